@@ -1,0 +1,60 @@
+# Every target makes the environment first, once: .venv is keyed on requirements.txt and pyproject.toml.
+#   make sft RECIPE=recipes/llama2-7b/chat.yaml ARGS="--launch recipes/accelerate/ddp.yaml"
+PYTHON ?= python3
+RECIPE ?= recipes/tiny/chat.yaml
+ARGS ?=
+
+VENV := .venv
+FT := $(VENV)/bin/python -m ft
+STAMP := $(VENV)/.installed
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install sft base chat show plan run test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: $(STAMP) ## make .venv with everything the project needs
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"ft needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}. Say PYTHON=python3.12"'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
+
+sft: $(STAMP) ## train RECIPE as far as its SFT stage and show what it learnt
+	$(FT) run "$(RECIPE)" --to sft $(ARGS)
+
+run: $(STAMP) ## make every stage of RECIPE
+	$(FT) run "$(RECIPE)" $(ARGS)
+
+plan: $(STAMP) ## say what RECIPE has made, what would run, and why
+	$(FT) plan "$(RECIPE)" $(ARGS)
+
+show: $(STAMP) ## show rows of RECIPE as the trainer gets them, trained tokens coloured
+	$(FT) show "$(RECIPE)" $(ARGS)
+
+chat: $(STAMP) ## talk to the newest model of RECIPE
+	$(FT) chat "$(RECIPE)" $(ARGS)
+
+base: $(STAMP) ## make the embedded base model again, from its corpus
+	$(FT) run recipes/tiny/base.yaml $(ARGS)
+
+test: $(STAMP) ## run the tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## let ruff write the code's layout
+	$(VENV)/bin/ruff check --fix-only .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove .venv and caches; results in runs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/ft.egg-info

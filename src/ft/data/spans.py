@@ -1,0 +1,290 @@
+"""Where each message stands in the rendered text, and which characters of it an answer is.
+
+A skeleton is the dialogue rendered with a unique word in place of every content. It shows the pieces of text that the
+template writes before, between and after the contents, and where in these pieces an answer begins (where the prompt
+to generate it ends) and ends (behind its end-of-turn token). The real text must then be exactly these pieces with the
+contents between them. Where it is not, because the template looks into a content (Qwen3 takes the thinking out of
+earlier answers), that content is put into the skeleton as it is, and looked up in its piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ft.data.formats import BadRow
+from ft.data.template import WORD, ChatTemplate, Message, word
+
+Place = tuple[int, int]  # (piece, characters into it)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters start to end of the text, said by `role`; of an answer, from the prompt's end to its own end."""
+
+    start: int
+    end: int
+    role: str
+
+
+@dataclass
+class Layout:
+    """A dialogue's text and the span of each message. `faults` says of an answer why it cannot be trained."""
+
+    text: str
+    spans: list[Span]
+    faults: dict[int, BadRow] = field(default_factory=dict)
+    shortened: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    pieces: tuple[str, ...]
+    slots: tuple[int, ...]  # slots[k] is the message between pieces k and k + 1
+    begins: dict[int, Place]
+    ends: dict[int, Place]
+
+
+class Spans:
+    """Lays out dialogues under one template. Skeletons are kept by the roles of the dialogue."""
+
+    KEPT = 4096
+
+    def __init__(self, template: ChatTemplate):
+        self.template = template
+        self.skeletons: dict[Any, Skeleton] = {}
+
+    def layout(self, messages: Sequence[Message], tools: Any = None) -> Layout:
+        """Raises BadRow where the template refuses the dialogue, or drops or changes what a message says."""
+        text = self.template.text(messages, tools)
+        kept_as_is: frozenset[int] = frozenset()
+        while True:
+            skeleton = self._skeleton(messages, tools, kept_as_is)
+            begins = _begins(skeleton, messages, text)
+            if isinstance(begins, list):
+                return self._laid_out(messages, text, skeleton, begins, kept_as_is)
+            kept_as_is |= {begins}
+
+    # The skeleton
+
+    def _skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
+        plain = tools is None and not kept and all(len(message) == 2 for message in messages)
+        key = tuple((message["role"], not message["content"]) for message in messages) if plain else None
+        if plain and (known := self.skeletons.get(key)):
+            return known
+        skeleton = self._made(messages, tools, kept)
+        if plain:
+            if len(self.skeletons) >= self.KEPT:
+                self.skeletons.clear()
+            self.skeletons[key] = skeleton
+        return skeleton
+
+    def _made(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
+        worded = [
+            message if n in kept or not message.get("content") else {**message, "content": word(n)}
+            for n, message in enumerate(messages)
+        ]
+        parts = WORD.split(self.template.text(worded, tools))
+        pieces, slots = tuple(parts[::2]), tuple(map(int, parts[1::2]))
+        for n, message in enumerate(worded):
+            times = slots.count(n)
+            if message is not messages[n] and (times == 0 or (times > 1 and message["role"] == "assistant")):
+                raise _altered(n, message["role"], "drops" if times == 0 else "repeats")
+        begins: dict[int, Place] = {}
+        ends: dict[int, Place] = {}
+        prefixed = True
+        for n, message in enumerate(worded):
+            if message["role"] != "assistant":
+                continue
+            begin, whole = self._begin(worded, n, tools, pieces, slots)
+            prefixed &= whole
+            if begin:
+                begins[n] = begin
+                if end := self._end(worded, n, tools, pieces, slots, begin):
+                    ends[n] = end
+        return Skeleton(pieces, slots, begins, ends, prefixed)
+
+    def _begin(
+        self, worded: list[Message], n: int, tools: Any, pieces: tuple[str, ...], slots: tuple[int, ...]
+    ) -> tuple[Place | None, bool]:
+        """Where the prompt for answer n ends, and whether the text holds that prompt whole."""
+        if n == 0:
+            return None, True
+        try:
+            prompt = WORD.split(self.template.text(worded[:n], tools, prompt=True))
+        except BadRow:
+            return None, True
+        piece = slots.index(n) if n in slots else _after(slots, n)
+        if (int(prompt[-2]) if len(prompt) > 1 else None) != (slots[piece - 1] if piece else None):
+            return None, True
+        shared = self.template.shared(prompt[-1], pieces[piece])
+        return ((piece, shared) if shared else None), shared == len(prompt[-1])
+
+    def _end(
+        self, worded: list[Message], n: int, tools: Any, pieces: tuple[str, ...], slots: tuple[int, ...], begin: Place
+    ) -> Place | None:
+        """Behind the token that ends answer n: what stands there when the answer is the last, or what follows it."""
+        piece, start = (slots.index(n) + 1, 0) if n in slots else begin
+        rest = pieces[piece][start:]
+        if n == len(worded) - 1:
+            end = self.template.last_added(rest)
+            return (piece, start + end) if end else None
+        closing = self.template.closing
+        if closing and worded[n].get("tool_calls"):
+            return None  # another header than the closing one ends a call; which, the template does not say
+        as_last = WORD.split(self.template.text(worded[: n + 1], tools))[-1][start if n not in slots else 0 :]
+        end = self.template.last_added(rest[: self.template.shared(as_last, rest)])
+        if not end and n in slots and self.template.first_added(as_last):
+            end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
+        if not end and n not in slots:
+            end = self._known_end(rest)
+        return (piece, start + end) if end else None
+
+    def _known_end(self, rest: str) -> int:
+        """The end of an answer that stands in its piece as it is: behind the first end-of-turn token."""
+        found = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
+        return min(found, default=0)
+
+    @property
+    def turn_ends(self) -> list[str]:
+        """The tokens that end an answer, as text: of an answer followed by another turn, and of the last one."""
+        skeleton = self.canonical
+        ends = []
+        for n in (1, 3):
+            if n in skeleton.ends:
+                piece, offset = skeleton.ends[n]
+                _, start, end = next(t for t in self.template.tokens(skeleton.pieces[piece]) if t[2] == offset)
+                ends.append(skeleton.pieces[piece][start:end].strip())
+        return list(dict.fromkeys(ends))
+
+    @property
+    def canonical(self) -> Skeleton:
+        """The skeleton of user, answer, user, answer."""
+        roles = ("user", "assistant") * 2
+        return self._skeleton([{"role": role, "content": "x"} for role in roles], None, frozenset())
+
+    # The text laid out along its skeleton
+
+    def _laid_out(
+        self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int], kept: frozenset[int]
+    ) -> Layout:
+        layout = Layout(text, [])
+        contents = {
+            n: (begins[k] + len(skeleton.pieces[k]), begins[k + 1]) for k, n in enumerate(skeleton.slots)
+        }  # fmt: skip
+        cursor = 0
+        for n, message in enumerate(messages):
+            if n not in contents:
+                contents[n] = self._looked_up(layout, messages, n, cursor, skeleton, begins)
+            start, end = contents[n]
+            if message["role"] == "assistant":
+                layout.spans.append(self._answer(layout, messages, n, skeleton, begins, (start, end)))
+            else:
+                layout.spans.append(Span(start, end, message["role"]))
+            cursor = max(cursor, end)
+        return layout
+
+    def _looked_up(
+        self, layout: Layout, messages: Sequence[Message], n: int, cursor: int, skeleton: Skeleton, begins: list[int]
+    ) -> tuple[int, int]:
+        """Where a content stands that is part of a piece: whitespace may differ, an old answer may lack its thinking."""
+        piece = _after(skeleton.slots, n)
+        content, role = messages[n].get("content") or "", messages[n]["role"]
+        low = max(cursor, begins[piece])
+        high = begins[piece] + len(skeleton.pieces[piece])
+        if not content.strip():
+            return low, low
+        if found := _squeezed_find(layout.text, content, low, high):
+            return found
+        answer = content.rpartition("</think>")[2]
+        if role == "assistant" and answer != content and (found := _squeezed_find(layout.text, answer, low, high)):
+            layout.shortened += (n,)
+            fix = "Train only the last answer (train_on: last), or give this message train: false."
+            layout.faults[n] = _altered(n, role, "leaves the thinking out of", fix)
+            return found
+        raise _altered(n, role, "drops or changes")
+
+    def _answer(
+        self,
+        layout: Layout,
+        messages: Sequence[Message],
+        n: int,
+        skeleton: Skeleton,
+        begins: list[int],
+        content: tuple[int, int],
+    ) -> Span:
+        """From where its prompt ends to behind its end-of-turn token; only its content where that cannot be told."""
+        begin, end = skeleton.begins.get(n), skeleton.ends.get(n)
+        if begin is None or end is None:
+            layout.faults.setdefault(n, _untrainable(n, begin is None))
+        start = content[0] if begin is None else begins[begin[0]] + begin[1]
+        stop = content[1] if end is None else begins[end[0]] + end[1]
+        if n not in layout.faults and (missing := _missing(messages[n], layout.text[start:stop])):
+            layout.faults[n] = _altered(n, "assistant", f"drops {missing} of")
+        return Span(start, max(stop, content[1]), "assistant")
+
+
+def _after(slots: Sequence[int], n: int) -> int:
+    """The piece that holds message n, which has no slot: the one behind the last slot of an earlier message."""
+    return max((k + 1 for k, slot in enumerate(slots) if slot < n), default=0)
+
+
+def _begins(skeleton: Skeleton, messages: Sequence[Message], text: str) -> list[int] | int:
+    """Where each piece begins in the text, or the message that the template treats in a way of its own."""
+    pieces, slots = skeleton.pieces, skeleton.slots
+    begins, at = [0], len(pieces[0])
+    if not text.startswith(pieces[0]):
+        return slots[0]
+    for k, n in enumerate(slots):
+        content, after = messages[n]["content"], pieces[k + 1]
+        fitting = [form for form in _forms(content) if text.startswith(form, at)]
+        length = next((len(form) for form in fitting if text.startswith(after, at + len(form))), None)
+        if length is None:
+            return slots[k + 1] if fitting and k + 1 < len(slots) else n
+        begins.append(at + length)
+        at += length + len(after)
+    return begins if at == len(text) else slots[-1]
+
+
+def _forms(content: str) -> list[str]:
+    """A content as templates write it: as it is, or without whitespace at its ends."""
+    bare = content.strip()
+    if bare == content:
+        return [content]
+    forms = (content, bare, content.lstrip(), content.rstrip(), content.strip("\n"), content.lstrip("\n"))
+    return list(dict.fromkeys((*forms, content.rstrip("\n"))))
+
+
+def _squeezed_find(text: str, content: str, low: int, high: int) -> tuple[int, int] | None:
+    """Where content stands in text[low:high], whatever the whitespace in either."""
+    inked = [at for at in range(low, high) if not text[at].isspace()]
+    wanted = "".join(content.split())
+    at = "".join(text[place] for place in inked).find(wanted)
+    return None if at < 0 else (inked[at], inked[at + len(wanted) - 1] + 1)
+
+
+def _missing(message: Message, said: str) -> str:
+    """What of an answer beside its content the template did not write: its reasoning, its tool calls."""
+    squeezed = "".join(said.split())
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        if isinstance(message.get(name), str) and "".join(message[name].split()) not in squeezed:
+            return f"the {name}"
+    for call in message.get("tool_calls") or ():
+        name = call.get("function", call).get("name")
+        if isinstance(name, str) and name not in said:
+            return f"the call of {name}"
+    return ""
+
+
+def _altered(n: int, role: str, does: str, fix: str = "Change the message, or use another chat template.") -> BadRow:
+    return BadRow(f"the chat template {does} message {n + 1} ({role})", fix)
+
+
+def _untrainable(n: int, at_start: bool) -> BadRow:
+    if n == 0:
+        return BadRow("message 1 is an answer with no prompt before it", "Give that message train: false.")
+    part = "begins" if at_start else "ends"
+    return BadRow(
+        f"cannot tell where message {n + 1} (assistant) {part} under this chat template", "Use train_on: last."
+    )

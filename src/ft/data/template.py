@@ -1,0 +1,192 @@
+"""A chat template as a tool: the text it renders, how it ends an answer, what in a message would forge a turn.
+
+Nothing here knows a template by name. What a template does is learnt by rendering dialogues whose contents are unique
+words (`word`), and looking at what stands between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats import BadRow
+from ft.errors import UserError, fail
+
+Message = dict[str, Any]
+
+SHIPPED = Path(__file__).parent.parent / "templates"
+WHERE = "chat template"
+TAG = re.compile(r"\[/?[A-Z][A-Z_]*\]|<</?[A-Z]+>>|<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>")
+HEADER = re.compile(r"\n\W*\w[^\n]*[:#\]>*]\Z")
+"""A line of plain text that marks a role, such as `\\nUser:` or `\\n### Response:`."""
+
+
+def template(name_or_path_or_text: str) -> str:
+    """The Jinja text of a shipped template's name, of a .jinja file, or of the text itself."""
+    given = name_or_path_or_text
+    if "{{" in given or "{%" in given:
+        return given
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.jinja"))}
+    path = shipped.get(given, Path(given))
+    if given not in shipped and path.suffix not in (".jinja", ".j2"):
+        names = ", ".join(shipped)
+        raise fail("chat_template", f"no template {given!r}", f"There are: {names}; or name a .jinja file.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise fail("chat_template", f"{given}: {error.strerror}", f"Shipped are: {', '.join(shipped)}.") from error
+    except UnicodeDecodeError as error:
+        raise fail("chat_template", f"{given} is not UTF-8 text", "Save it as UTF-8.") from error
+
+
+def word(number: int) -> str:
+    """A content that no template changes and no text holds by chance."""
+    return f"qZx{number:04d}xZq"
+
+
+WORD = re.compile(r"qZx(\d{4})xZq")
+
+
+class ChatTemplate:
+    """A tokenizer and its template. Raises UserError where no model could be trained with the pair."""
+
+    def __init__(self, tokenizer: Any):
+        if not getattr(tokenizer, "is_fast", False):
+            raise fail(
+                "tokenizer", "it is a slow one, which cannot say where a token stands in the text", "Convert it."
+            )
+        if not tokenizer.chat_template:
+            names = ", ".join(path.stem for path in sorted(SHIPPED.glob("*.jinja")))
+            raise fail("tokenizer", "it has no chat template", f"Name one in chat_template: {names}; or a .jinja file.")
+        self.tokenizer = tokenizer
+        self.added = {id: token.content for id, token in tokenizer.added_tokens_decoder.items()}
+        self.blocks = False
+        self.closing = ""
+        self.blocks = self._wants_blocks()
+        self.closing = self._closing()
+
+    def text(self, messages: Sequence[Message], tools: Any = None, *, prompt: bool = False) -> str:
+        """The dialogue as text; `prompt` ends it where the model is to go on. BadRow where the template refuses."""
+        if self.blocks:
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise BadRow(f"the chat template refuses it: {error}") from error
+        return text + self.closing if self.closing and not prompt and messages[-1]["role"] == "assistant" else text
+
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of each token of a piece of text."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            (id, *span) for id, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ]  # fmt: skip
+
+    def shared(self, one: str, other: str) -> int:
+        """How many characters two texts begin with in common, in whole tokens."""
+        if other.startswith(one):
+            return len(one)
+        end = 0
+        for (id, _, stop), (other_id, _, other_stop) in zip(self.tokens(one), self.tokens(other), strict=False):
+            if id != other_id or stop != other_stop:
+                break
+            end = stop
+        return end
+
+    def first_added(self, text: str) -> int:
+        """Where the added token ends that the text begins with, whitespace apart; 0 if it begins otherwise."""
+        for id, start, end in self.tokens(text):
+            if text[start:end].strip():
+                return end if self._is_added(id, text[start:end]) else 0
+        return 0
+
+    def last_added(self, text: str) -> int:
+        """Where the last added token of the text ends; 0 if there is none."""
+        return max((end for id, start, end in self.tokens(text) if self._is_added(id, text[start:end])), default=0)
+
+    def _is_added(self, id: int, text: str) -> bool:
+        """Whether a token is an added one that the text spells out: not <unk> or a byte token, which stand for others."""
+        return bool(text.strip()) and self.added.get(id, "").strip() == text.strip()
+
+    @cached_property
+    def forging(self) -> re.Pattern[str]:
+        """What no message may hold: special tokens, and whatever else marks a turn in this template."""
+        headers, cues = self._pieces()
+        marks = _special(self.tokenizer) | {tag for piece in headers + cues for tag in TAG.findall(piece)}
+        for header in headers:
+            tokens = [(id, header[start:end]) for id, start, end in self.tokens(header)]
+            marks |= {text.strip() for id, text in tokens if self._is_added(id, text)}
+        known = _any_of(marks)
+        for piece in headers + cues:
+            lines = (HEADER.search(part.rstrip()) for part in known.split(piece))
+            marks |= {line[0] for line in lines if line}
+        return _any_of(marks)
+
+    def _pieces(self) -> tuple[list[str], list[str]]:
+        """What the template writes around the contents of a dialogue, but before answers; and what before answers."""
+        pieces = WORD.split(self.text(_dialogue(4)))[::2]
+        headers, cues = pieces[::2], pieces[1::2]
+        with suppress(BadRow):  # it may have no system role
+            headers += WORD.split(self.text([{"role": "system", "content": word(9)}, *_dialogue(2)]))[:3:2]
+        return headers, cues
+
+    def _wants_blocks(self) -> bool:
+        """Whether content must be a list of blocks, as in templates that also take images."""
+        trouble = ""
+        for self.blocks in (False, True):
+            try:
+                text = self.text(_dialogue(4))
+            except BadRow as refused:
+                trouble = trouble or refused.what
+                continue
+            if all(word(n) in text for n in range(4)):
+                return self.blocks
+        trouble = trouble or "it drops what messages say"
+        raise fail(WHERE, f"it cannot render user, assistant, user, assistant: {trouble}", "Use another template.")
+
+    def _closing(self) -> str:
+        """What to add behind the last answer: nothing, or the header of the next turn where only that ends an answer.
+
+        GLM-4 is of the second kind: the model stops by writing `<|user|>`.
+        """
+        if self.last_added(self.text(_dialogue(4)).rpartition(word(3))[2]):
+            return ""
+        after = WORD.split(self.text(_dialogue(4)))[4]
+        if end := self.first_added(after):
+            return after[:end]
+        raise self._endless(after)
+
+    def _endless(self, after: str) -> UserError:
+        eos = self.tokenizer.eos_token
+        return fail(
+            WHERE,
+            f"it ends no answer with a token of this tokenizer (it writes {after[:40]!r}), so a model could never stop",
+            f"Write {{{{ eos_token }}}} ({eos}) after each answer, or add the template's end token to the tokenizer."
+            if eos
+            else "Give the tokenizer an eos_token and write it after each answer.",
+        )
+
+
+def _dialogue(length: int) -> list[Message]:
+    return [{"role": ("user", "assistant")[n % 2], "content": word(n)} for n in range(length)]
+
+
+def special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the text of any special token."""
+    return _any_of(_special(tokenizer))
+
+
+def _special(tokenizer: Any) -> set[str]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
+def _any_of(words: set[str]) -> re.Pattern[str]:
+    longest_first = sorted(words - {""}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) matches nothing

@@ -1,0 +1,43 @@
+"""What the machine at hand can do, asked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ft.errors import fail
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "cpu"  # type: ignore[union-attr]
+
+
+def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Trainer arguments the recipe leaves to the machine: on a CPU float32; on a GPU what the recipe or TRL says.
+
+    Raises UserError when the recipe asks for half precision and there is no GPU: nothing is downgraded in silence.
+    """
+    if has_gpu() and not train.get("use_cpu"):
+        return {}
+    asked = [key for key in ("bf16", "fp16", "tf32") if train.get(key)]
+    if asked:
+        name = where.partition(":")[0] or "recipe"
+        fix = f"Run it on a GPU, or try it here with `--set STAGE.train.{asked[0]}=false`."
+        raise fail(where, f"{name} trains with {asked[0]}, and this machine has no GPU", fix)
+    return {"use_cpu": True, "bf16": False}
+
+
+def compute_dtype(config: Any) -> str:
+    """The dtype a Trainer's arguments compute in: what a frozen base is held in."""
+    return "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
+
+
+def describe() -> str:
+    """The device's name for a record: 'NVIDIA H100' or 'CPU, 4 threads'."""
+    import torch
+
+    if has_gpu() and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,182 @@
+"""The only place that loads weights.
+
+A model folder holds either whole weights or an adapter; an adapter folder's `lineage.json` records the base and its
+quantisation, so whoever loads it gets the model that was trained and no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ft.data.chat import template
+from ft.data.read import file_hash
+from ft.errors import fail
+from ft.files import read_json, write_json
+from ft.recipe import ModelSource
+
+LINEAGE = "lineage.json"
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
+
+
+def load_tokenizer(path: str | Path, chat_template: str | None = None, revision: str | None = None) -> Any:
+    """The tokenizer with the template that trains and chats; without a pad token EOS pads (labels are by position)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    if chat_template:
+        tokenizer.chat_template = template(chat_template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def start(
+    model: ModelSource | None,
+    init: Path | None,
+    lora: Mapping[str, Any] | None,
+    quantization: Mapping[str, Any] | None,
+    compute: str,
+    use_cpu: bool,
+) -> Any:
+    """The model a training stage trains: whole, or a base that stays frozen with one trainable adapter in float32.
+
+    `compute` is the dtype of the frozen part ("bfloat16" on a GPU); what is trained is float32 unless the recipe's
+    `model: {dtype: …}` says otherwise. A parent that is an adapter is copied and trained on.
+    """
+    base, adapter = _base(model, init)
+    frozen = lora is not None
+    dtype = base.dtype or (compute if frozen else "float32")
+    loaded = load_base(base, dtype, quantization, use_cpu)
+    if not frozen:
+        return loaded
+    return _with_adapter(loaded, adapter, lora or {})
+
+
+def load(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None = None) -> Any:
+    """A finished model folder for use, in eval mode: an adapter stands on the base it was trained on."""
+    from peft import PeftModel
+
+    base, adapter = _base(None, folder)
+    if adapter is None:
+        return load_base(base, base.dtype or dtype, quantization, use_cpu).eval()
+    lineage = read_json(folder / LINEAGE) or {}
+    loaded = load_base(base, base.dtype or dtype, quantization or lineage.get("quantization"), use_cpu)
+    return PeftModel.from_pretrained(loaded, str(adapter)).eval()
+
+
+def load_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
+    """Weights as `source` says, safetensors only, quantised while they are read when asked."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
+    if source.attn_implementation:
+        options["attn_implementation"] = source.attn_implementation
+    if quantization:
+        options["quantization_config"] = BitsAndBytesConfig(**quantization)
+        if not use_cpu:
+            options["device_map"] = {"": _local_device()}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, **options)
+    except OSError as error:
+        text = str(error).splitlines()[0]
+        raise fail(source.path, f"the model cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
+    if quantization:
+        _keep_cpu_4bit_differentiable(model)
+    return model
+
+
+def save_lineage(
+    folder: Path, model: ModelSource | None, init: Path | None, quantization: Mapping[str, Any] | None
+) -> None:
+    """Record the base under an adapter, for whoever loads the folder next."""
+    base, _ = _base(model, init)
+    write_json(folder / LINEAGE, {"base": asdict(base), "quantization": dict(quantization) if quantization else None})
+
+
+def model_fingerprint(source: ModelSource, cache: Path | None) -> dict[str, Any]:
+    """What a model is: the bytes of a folder's weights and tokenizer, or a Hub id at a revision."""
+    folder = Path(source.path)
+    if not folder.is_dir():
+        return {"path": source.path, "revision": source.revision}
+    weights = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name.endswith("config.json")]
+    words = [p for p in sorted(folder.iterdir()) if p.name.startswith(("tokenizer", "chat_template", "special_tokens"))]
+    return {"weights": _joint_hash(weights, cache), "tokenizer": _joint_hash(words, cache)}
+
+
+def share(folder: Path) -> None:
+    """safetensors writes files that only their owner may read (mode 600); a result is for others too."""
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def _joint_hash(files: list[Path], cache: Path | None) -> str:
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name} {file_hash(file, cache)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _base(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Path | None]:
+    """The whole weights at the bottom, and the adapter that stands on them."""
+    if init is None:
+        if model is None:
+            raise fail("model", "there is no model to start from", "Write `model: path-or-hub-id`.")
+        return model, None
+    if not is_adapter(init):
+        return ModelSource(str(init), attn_implementation=model.attn_implementation if model else None), None
+    lineage = read_json(init / LINEAGE)
+    if lineage:
+        return ModelSource(**lineage["base"]), init
+    config = read_json(init / "adapter_config.json")
+    return ModelSource(config["base_model_name_or_path"], config.get("revision")), init
+
+
+def _with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter is not None:
+        model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    else:
+        model = get_peft_model(base, LoraConfig(**lora, task_type="CAUSAL_LM"))
+    adapters_in_float32(model)
+    return model
+
+
+def adapters_in_float32(model: Any) -> None:
+    """Trained parameters in float32: in bfloat16 a small learning rate changes almost none of them."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _keep_cpu_4bit_differentiable(model: Any) -> None:
+    """bitsandbytes 0.50 on CPUs with AVX512-BF16 repacks 4-bit weights at the first evaluation, and every later
+    training step then loses the gradient through them in silence. The flag keeps the differentiable path."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _local_device() -> int:
+    import os
+
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def tokenizer_of(model: ModelSource | None, init: Path | None, chat_template: str | None) -> Any:
+    """A parent's tokenizer carries its template already; the recipe's wins where it names one."""
+    if init is not None:
+        return load_tokenizer(init, chat_template)
+    if model is None:
+        raise fail("model", "there is no tokenizer", "Write `model: path-or-hub-id`.")
+    return load_tokenizer(model.path, chat_template, model.revision)

@@ -1,0 +1,50 @@
+"""The contract of a stage kind: which blocks it reads, what it needs, what it leaves.
+
+A kind is data, not a class to inherit from; its work is one function, named by path so that planning imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+from ft.recipe.check import Owner
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a recipe may write under `kind: NAME`, and the function that makes the stage.
+
+    blocks    block name → the class that owns its keys
+    make      "module:function", called with a Job in the stage's own process
+    leaves    "model" (a folder `from_pretrained` opens), "rows" (rows.jsonl) or "metrics" (metrics.json)
+    about     one line for people
+    data      does the stage read `data:`: "required", "optional" or "none"
+    rows      which rows it trains on are prepared (rendered, tokenised) before it starts
+    starts    does it start from a model (the recipe's, or `init:`)
+    required  blocks, or keys "block.key", that must be written
+    cosmetic  patterns "block.key" that do not change what the stage leaves
+    """
+
+    blocks: Mapping[str, Owner]
+    make: str
+    leaves: Literal["model", "rows", "metrics"]
+    about: str
+    data: Literal["required", "optional", "none"] = "required"
+    rows: bool = True
+    starts: bool = True
+    required: tuple[str, ...] = ()
+    cosmetic: tuple[str, ...] = ()
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def function(self) -> Callable[[Any], dict[str, Any]]:
+        module, name = self.make.split(":")
+        made: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), name)
+        return made
+
+    def decides(self, block: str, key: str) -> bool:
+        """Does `block.key` change what the stage leaves?"""
+        return not any(fnmatch(f"{block}.{key}", pattern) for pattern in self.cosmetic)

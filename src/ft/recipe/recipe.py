@@ -1,0 +1,301 @@
+"""A recipe as checked values: the model, a seed, and the stages in the order they run.
+
+`read` reports every problem at once. References (`$stage`) may only point up, so there is no cycle to find.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ft.errors import Problems
+from ft.recipe.blocks import Block, Items
+from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest
+from ft.recipe.kind import Kind
+from ft.recipe.merge import read_tree, stage_name
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
+SOURCE = Owner("ft.data.read:Source")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which weights to start from, and how they are held in memory.
+
+    path                 a folder, or a Hub id such as meta-llama/Llama-2-7b-hf
+    revision             a Hub commit, tag or branch
+    dtype                float32, bfloat16, float16; None: what is trained in float32, what is frozen as it computes
+    attn_implementation  eager, sdpa, flash_attention_2, …; None: the library's choice
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    attn_implementation: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as written: checked values, and where they stand for later complaints."""
+
+    name: str
+    kind_name: str
+    kind: Kind
+    where: str
+    init: str | None = None  # name of the stage it starts from; None: the recipe's model
+    inputs: Mapping[str, str] = field(default_factory=dict)  # input → stage name
+    data: tuple[Mapping[str, Any], ...] = ()
+    eval_data: tuple[Mapping[str, Any], ...] = ()
+    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    require: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> list[str]:
+        """Names of the stages whose results this one reads, each once."""
+        from_data = [reference(s["path"]) for s in (*self.data, *self.eval_data)]
+        return list(dict.fromkeys(n for n in (self.init, *self.inputs.values(), *from_data) if n))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    file: Path
+    model: ModelSource | None
+    chat_template: str | None
+    seed: int
+    stages: tuple[Stage, ...]
+    notices: tuple[str, ...] = ()
+
+    def stage(self, name: str) -> Stage:
+        return next(s for s in self.stages if s.name == name)
+
+
+@dataclass(frozen=True)
+class _RecipeKeys:
+    stages: list[Any]
+    model: str | dict[str, Any] | None = None
+    chat_template: str | None = None
+    seed: int = 1
+    name: str | None = None
+
+
+_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require")
+
+
+def reference(value: Any) -> str | None:
+    """The stage that "$name" points to; None for anything else."""
+    return value[1:] if isinstance(value, str) and value.startswith("$") else None
+
+
+def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdicts: Verdicts | None = None) -> Recipe:
+    """The checked recipe. Raises UserError with every problem of it, each `file:line: what. fix`."""
+    problems = Problems()
+    tree = read_tree(path, sets, problems)
+    recipe = _Reader(path, kinds, problems, verdicts or Verdicts(None)).recipe(tree)
+    problems.raise_any()
+    return recipe
+
+
+class _Reader:
+    """Carries what every check needs: the kinds there are, and where problems and notices are collected."""
+
+    def __init__(self, path: Path, kinds: Mapping[str, Kind], problems: Problems, verdicts: Verdicts):
+        self.path, self.kinds, self.problems, self.verdicts = path, kinds, problems, verdicts
+        self.notices: list[str] = []
+
+    def check(self, owner: Owner, block: Block, name: str) -> dict[str, Any]:
+        return check(owner, block, name, self.problems, self.notices, self.verdicts)
+
+    def recipe(self, tree: Block) -> Recipe:
+        values = self.check(Owner("ft.recipe.recipe:_RecipeKeys"), tree, "recipe")
+        model = self.model(tree)
+        stages: list[Stage] = []
+        written = tree.get("stages")
+        if isinstance(written, Items):
+            for place, stage in enumerate(written):
+                if isinstance(stage, Block):
+                    stages += self.stage(stage, stages)
+                else:
+                    self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
+            if not written:
+                self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
+        if model is None and any(s.kind.starts and s.init is None for s in stages):
+            self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
+        name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
+        template = self.template(tree, values.get("chat_template"))
+        return Recipe(name, self.path, model, template, values.get("seed", 1), tuple(stages), tuple(self.notices))
+
+    def model(self, tree: Block) -> ModelSource | None:
+        written = tree.get("model") or next((tree[k] for k in ("model_name_or_path", "base_model") if k in tree), None)
+        if isinstance(written, str):
+            written = Block({"path": written}, {"path": tree.marks.get("model", tree.mark)}, tree.mark)
+        if not isinstance(written, Block):
+            return None
+        values = self.check(Owner("ft.recipe.recipe:ModelSource"), written, "model")
+        if not isinstance(values.get("path"), str):
+            return None
+        path = self.local(written, "path", values["path"])
+        if path and not (path / "config.json").exists():
+            self.problems.add(
+                written.where("path"), f"no model in {path}", "The path is relative to the recipe's file."
+            )
+        values["path"] = str(path) if path else values["path"]
+        return ModelSource(**values)
+
+    def template(self, tree: Block, written: str | None) -> str | None:
+        """A template's file, made absolute; a shipped name or Jinja text stays as written."""
+        if written and written.endswith(".jinja"):
+            path = (tree.file("chat_template").parent / written).resolve()
+            if not path.exists():
+                self.problems.add(tree.where("chat_template"), f"no template {path}", "It is relative to this file.")
+            return str(path)
+        return written
+
+    def local(self, block: Block, key: str, written: str) -> Path | None:
+        """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""
+        path = (block.file(key).parent / Path(written).expanduser()).resolve()
+        looks_local = written.startswith((".", "/", "~")) or written.endswith(DATA_SUFFIXES)
+        return path if path.exists() or looks_local else None
+
+    def stage(self, block: Block, above: list[Stage]) -> list[Stage]:
+        """The stage, or nothing when its kind is unknown (what else is wrong with it is still reported)."""
+        block = current_names(block, "stage", self.problems, self.notices)
+        where, name = block.where("kind"), stage_name(block)
+        if "kind" not in block:
+            self.problems.add(
+                block.where(), "this stage has no kind", f"Write `kind:`, one of {', '.join(self.kinds)}."
+            )
+            return []
+        kind = choose(self.kinds, block["kind"], "stage kind", where, self.problems)
+        if kind is None:
+            return []
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+            self.problems.add(block.where("name"), f"'{name}' cannot name a folder", "Use letters, digits, - and _.")
+        if any(s.name == name for s in above):
+            self.problems.add(block.where("name"), f"two stages are called '{name}'", "Give one a `name:` of its own.")
+        self.keys(block, kind)
+        stage = Stage(
+            name=name,
+            kind_name=block["kind"],
+            kind=kind,
+            where=where,
+            init=self.init(block, above),
+            inputs=self.inputs(block, above),
+            data=self.sources(block, "data", above),
+            eval_data=self.sources(block, "eval_data", above),
+            blocks=self.blocks(block, kind),
+            require=self.require(block),
+        )
+        return [stage]
+
+    def keys(self, block: Block, kind: Kind) -> None:
+        known = [*_STAGE_KEYS, *kind.blocks]
+        for key in block:
+            if key not in known:
+                hint = nearest(key, known)
+                self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
+        for key in kind.required:
+            outer, _, inner = key.partition(".")
+            if outer not in block or (inner and isinstance(block[outer], Block) and inner not in block[outer]):
+                self.problems.add(
+                    block.where("kind"), f"kind '{block['kind']}' needs the block '{key}'", f"Write `{key}:`."
+                )
+        if kind.data == "required" and not block.get("data"):
+            self.problems.add(block.where("kind"), f"kind '{block['kind']}' needs data", "Write `data: [{path: …}]`.")
+        if kind.data == "none" and block.get("data"):
+            self.problems.add(block.where("data"), f"kind '{block['kind']}' reads no data", "Remove the key.")
+
+    def init(self, block: Block, above: list[Stage]) -> str | None:
+        if "init" not in block:
+            return None
+        name = self.referred(block["init"], block.where("init"), above)
+        stage = next((s for s in above if s.name == name), None)
+        if stage and stage.kind.leaves != "model":
+            self.problems.add(block.where("init"), f"'{name}' leaves {stage.kind.leaves}, not a model", "Name another.")
+        return name
+
+    def inputs(self, block: Block, above: list[Stage]) -> dict[str, str]:
+        written = block.get("inputs")
+        if written is None:
+            return {}
+        if not isinstance(written, Block):
+            self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
+            return {}
+        found = {key: self.referred(value, written.where(key), above) for key, value in written.items()}
+        return {key: name for key, name in found.items() if name}
+
+    def referred(self, value: Any, where: str, above: list[Stage]) -> str | None:
+        name, names = reference(value), [s.name for s in above]
+        there = f"Above are: {', '.join('$' + n for n in names)}." if names else "There is no stage above."
+        if name is None:
+            self.problems.add(where, f"'{value}' is not a stage", f"Write `$name` of a stage above. {there}")
+        elif name not in names:
+            self.problems.add(where, f"no stage '${name}' above this one", there)
+        else:
+            return name
+        return None
+
+    def sources(self, block: Block, key: str, above: list[Stage]) -> tuple[dict[str, Any], ...]:
+        written = block.get(key)
+        if written is None:
+            return ()
+        entries = written if isinstance(written, Items) else Items([written], [block.marks[key]], block.marks[key])
+        found = []
+        for place, entry in enumerate(entries):
+            if isinstance(entry, str):
+                entry = Block({"path": entry}, {"path": entries.marks[place]}, entries.marks[place])
+            if not isinstance(entry, Block):
+                self.problems.add(entries.where(place), "a source is a path or a mapping", "Write `{path: …}`.")
+                continue
+            values = self.check(SOURCE, entry, "data")
+            if isinstance(values.get("path"), str):
+                found.append(values | {"path": self.data_path(entry, values["path"], above)})
+        return tuple(found)
+
+    def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
+        """An absolute path, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
+        if written.startswith("$"):
+            name = self.referred(written, entry.where("path"), above)
+            stage = next((s for s in above if s.name == name), None)
+            if stage and stage.kind.leaves != "rows":
+                self.problems.add(
+                    entry.where("path"), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
+                )
+            return written
+        path = self.local(entry, "path", written)
+        if path and not path.exists():
+            there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = difflib.get_close_matches(path.name, there, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else "The path is relative to the recipe's file."
+            self.problems.add(entry.where("path"), f"no file {path}", hint)
+        return str(path) if path else written
+
+    def blocks(self, block: Block, kind: Kind) -> dict[str, dict[str, Any]]:
+        checked: dict[str, dict[str, Any]] = {}
+        for name, owner in kind.blocks.items():
+            written = block.get(name)
+            if written is not None and not isinstance(written, Block):
+                self.problems.add(block.where(name), f"{name} is a mapping", f"Write `{name}: {{key: value}}`.")
+            elif written is not None or name in kind.defaults:
+                defaults = dict(kind.defaults.get(name, {}))
+                marks = dict.fromkeys(defaults, block.mark)
+                given = written if written is not None else Block({}, {}, block.mark)
+                whole = Block({**defaults, **given}, {**marks, **given.marks}, given.mark)
+                checked[name] = self.check(owner, whole, name)
+        return checked
+
+    def require(self, block: Block) -> dict[str, float]:
+        written = block.get("require")
+        if written is None:
+            return {}
+        if not isinstance(written, Block):
+            self.problems.add(block.where("require"), "require is a mapping", "Write `require: {metric: least}`.")
+            return {}
+        for key, value in written.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                self.problems.add(written.where(key), f"require.{key} is '{value}'", "Write the least number allowed.")
+        return dict(written)

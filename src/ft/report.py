@@ -1,0 +1,91 @@
+"""What a run says at its end: the numbers of each stage, and a dialogue with what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ft.files import read_json
+from ft.runs import Plan, Planned
+
+
+def plan_rows(there: Plan) -> list[dict[str, Any]]:
+    """The plan as plain values, one dict a stage: for the table and for --json."""
+    return [
+        {
+            "stage": p.name,
+            "kind": p.stage.kind_name,
+            "state": p.state,
+            "rows": p.prepared["train"]["rows"] if p.prepared else None,
+            "trained_tokens": p.prepared["train"]["trained_tokens"] if p.prepared else None,
+            "steps": p.done.get("numbers", {}).get("steps") or p.steps,
+            "folder": str(p.folder),
+            "why": p.why,
+        }
+        for p in there.stages
+    ]
+
+
+def show_plan(there: Plan, console: Console) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("stage", "kind", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "trained tokens", "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("folder", no_wrap=True)
+    table.add_column("would run because", overflow="fold", min_width=20)
+    colours = {"done": "green", "resume": "yellow", "absent": ""}
+    for row in plan_rows(there):
+        counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in ("rows", "trained_tokens", "steps")]
+        state = Text(row["state"], style=colours[row["state"]])
+        table.add_row(row["stage"], row["kind"], state, *counts, row["folder"], row["why"])
+    console.print(table)
+
+
+def result_rows(stages: Sequence[Planned]) -> list[dict[str, Any]]:
+    """What finished stages left, as plain values."""
+    return [{"stage": p.name, "folder": str(p.folder), "seconds": p.done.get("seconds"), **_numbers(p)} for p in stages]
+
+
+def show_results(stages: Sequence[Planned], console: Console) -> None:
+    """Numbers of each finished stage, then the sample dialogue of the last evaluation that made one."""
+    for planned in stages:
+        if planned.done:
+            console.print(Text(planned.name, style="bold"), Text(_line(_numbers(planned))))
+    model = next((p for p in reversed(stages) if p.done and p.stage.kind.leaves == "model"), None)
+    dialogues = [found for p in stages if (found := read_json(p.folder / "dialogue.json"))]
+    if dialogues:
+        console.print()
+        for message in dialogues[-1]:
+            colour = "cyan" if message["role"] == "user" else "green"
+            console.print(Text(f"{message['role']:>9}: ", style=colour), Text(message["content"]), sep="")
+    if model:
+        console.print(f"\nmodel: {model.folder}\ntalk to it: ft chat {model.folder}")
+
+
+def _numbers(planned: Planned) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = planned.done.get("numbers", {})
+    return found
+
+
+def _line(numbers: Mapping[str, Any]) -> str:
+    """'loss 2.310 → 0.412, held-out loss 2.280 → 0.431, answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is."""
+    words, left = [], dict(numbers)
+    for label, first, last in (
+        ("loss", "loss_first", "loss_last"),
+        ("held-out loss", "eval_loss_first", "eval_loss"),
+    ):
+        if last in left:
+            before = left.pop(first, None)
+            words.append(f"{label} {before:.3f} → {left.pop(last):.3f}" if before else f"{label} {left.pop(last):.3f}")
+    for name in [n for n in left if f"{n}_low" in left and not n.startswith("baseline_")]:
+        low, high, value = left.pop(f"{name}_low"), left.pop(f"{name}_high"), left.pop(name)
+        before = left.pop(f"baseline_{name}", None)
+        was = f"{before:.1%} → " if before is not None else ""
+        words.append(f"{name} {was}{value:.1%} (95% interval {low:.1%} to {high:.1%})")
+    words += [f"{k} {v:,}" for k, v in left.items() if isinstance(v, int) and not isinstance(v, bool)]
+    return ", ".join(words)

@@ -1,0 +1,246 @@
+"""Makes what a plan lacks: rows are prepared here, then each stage runs as a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from ft.data.prepare import RowOptions, prepare, rows_folder
+from ft.errors import fail
+from ft.files import write_json
+from ft.models.load import tokenizer_of
+from ft.preflight import preflight
+from ft.recipe import Recipe
+from ft.runs import Plan, Planned, plan
+from ft.stages import STAGES
+from ft.stages.job import Job
+
+RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+say = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class StageFailed(Exception):
+    """A stage's process ended badly; it has said why itself. `code` is what ft exits with."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.code = code
+
+
+def chosen(there: Plan, to: str | None, only: str | None) -> list[Planned]:
+    """The stages meant: `--to S` is S, what it is made from, and the evaluations of these up to and behind S."""
+    if only:
+        return [there.stage(only)]
+    if not to:
+        return list(there.stages)
+    needed = _needed(there, to)
+    last = there.stages.index(there.stage(to)) + 1
+    while last < len(there.stages) and there.stages[last].stage.kind.leaves == "metrics":
+        last += 1
+    judged = [p for p in there.stages[:last] if p.stage.kind.leaves == "metrics" and needed.issuperset(p.stage.parents)]
+    return [p for p in there.stages if p.name in needed or p in judged]
+
+
+def _needed(there: Plan, name: str) -> set[str]:
+    """The stage and everything it is made from."""
+    found, todo = set(), [name]
+    while todo:
+        stage = todo.pop()
+        found.add(stage)
+        todo += [parent for parent in there.stage(stage).stage.parents if parent not in found]
+    return found
+
+
+def run(
+    recipe: Recipe,
+    runs: Path,
+    *,
+    to: str | None = None,
+    only: str | None = None,
+    force: Sequence[str] = (),
+    launch: Path | None = None,
+) -> Plan:
+    """Make the chosen stages, in order; finished ones are skipped. Returns the plan as it stands at the end."""
+    there = plan(recipe, runs)
+    wanted = [p.name for p in chosen(there, to, only)]
+    for name in force:
+        _set_aside(there, name)
+        there = plan(recipe, runs)
+    todo = [p for p in there.stages if p.name in wanted]
+    preflight([p for p in todo if p.state != "done"])
+    for planned in todo:
+        if planned.state != "done":
+            _parents_are_there(there, planned)
+            prepare_rows(there, planned)
+            _make(there, planned, launch)
+        _gate(planned)
+    return plan(recipe, runs)
+
+
+def prepare_rows(there: Plan, planned: Planned) -> None:
+    """Render and tokenise the stage's rows into the cache, unless they are there."""
+    if planned.rows_key is None:
+        return
+    folder = rows_folder(there.runs, planned.rows_key)
+    if (folder / "stats.json").exists():
+        return
+    stage = planned.stage
+    tokenizer = tokenizer_of(there.recipe.model, planned.init, there.recipe.chat_template)
+    with _counting(f"{planned.name}: preparing rows") as tick:
+        stats = prepare(
+            folder,
+            there.sources(stage.data),
+            there.sources(stage.eval_data),
+            tokenizer,
+            rows=RowOptions(**stage.blocks.get("rows", {})),
+            max_length=planned.rows_key["max_length"],
+            packing=planned.rows_key["packing"],
+            seed=there.recipe.seed,
+            tick=tick,
+        )
+    say.print(f"{planned.name}: {rows_line(stats)}")
+
+
+def rows_line(stats: Mapping[str, Any]) -> str:
+    """What became of the rows, in one line: nothing is dropped in silence."""
+    train, held_out, long = stats["train"], stats["eval"], stats["too_long"]
+    words = [f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['trained_tokens']:,} of them trained"]
+    if held_out:
+        words.append(f"{held_out['rows']:,} rows held out")
+    if "fill" in train:
+        words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
+    if stats["rejected"]:
+        words.append(f"{stats['rejected']:,} rejected (rejects.jsonl)")
+    if long["rows"]:
+        words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
+    return "; ".join(words)
+
+
+@contextmanager
+def _counting(text: str) -> Iterator[Callable[[int], None]]:
+    bar = Progress(
+        TextColumn(text), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn(), console=say, transient=True
+    )
+    with bar:
+        task = bar.add_task(text, total=None)
+        yield lambda count: bar.update(task, advance=count)
+
+
+def _parents_are_there(there: Plan, planned: Planned) -> None:
+    missing = [name for name in planned.stage.parents if not there.stage(name).done]
+    if missing:
+        what = f"'{planned.name}' needs {', '.join(missing)}, which is not made"
+        raise fail(planned.stage.where, what, "Run without --only.")
+
+
+def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
+    """Start the stage's process and wait. Ctrl-C reaches it too; what it saved by then, the next run continues from."""
+    folder = planned.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "key.json", planned.key)
+    job = there.job(planned).write()
+    say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
+    command = [sys.executable, "-m", "ft", "stage", str(job)]
+    if launch:
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch), "-m", *command[2:]]
+    with _only_one(folder):
+        code = _finished(subprocess.Popen(command, env=_environment()))
+    if code == 2:
+        raise StageFailed("", 2)
+    if code in (130, -signal.SIGINT):
+        raise StageFailed(f"{planned.name}: interrupted. The same command continues.", 130)
+    if code:
+        raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
+
+
+def _finished(process: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the child got it too and ends by itself
+            continue
+
+
+def _environment() -> dict[str, str]:
+    """No telemetry, no advertising, from any library a stage imports."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**quiet, "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1", **os.environ}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[IO[str]]:
+    """Two commands never make the same result at once; the lock falls with its process, however that ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
+        yield lock
+
+
+def make_stage(job_file: Path) -> None:
+    """A stage's own process: do the work, then write done.json, last and by rename."""
+    job = Job.read(job_file)
+    _quiet_libraries()
+    started = time.monotonic()
+    numbers = STAGES[job.kind].function()(job)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from ft.models.device import describe
+
+    done = {
+        "stage": job.name,
+        "kind": job.kind,
+        "fingerprint": job.fingerprint,
+        "numbers": numbers,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": describe(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "versions": {name: version(name) for name in RECORDED},
+    }
+    write_json(job.folder / "done.json", done)
+
+
+def _quiet_libraries() -> None:
+    """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
+    import warnings
+
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # TRL 1.16 sets this key itself, so no user can heed the advice.
+    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _gate(planned: Planned) -> None:
+    """`require:` names the least a result must reach for the chain to go on."""
+    numbers = planned.done.get("numbers", {})
+    for metric, least in planned.stage.require.items():
+        value = numbers.get(metric)
+        if value is None:
+            there = ", ".join(k for k, v in numbers.items() if isinstance(v, (int, float)))
+            raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {there}.")
+        if value < least:
+            text = f"{planned.name}: {metric} is {value:.4g}, and the recipe requires {least}. The chain stops here."
+            raise StageFailed(text, 1)
+
+
+def _set_aside(there: Plan, name: str) -> None:
+    """Rename the stage's folder and those made from it: nothing is overwritten, nothing is deleted."""
+    there.stage(name)
+    for planned in there.stages:
+        if name in _needed(there, planned.name) and planned.folder.exists():
+            count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
+            planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

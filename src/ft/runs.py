@@ -1,0 +1,260 @@
+"""Which result a stage has, found by what decides it.
+
+A result is a folder `runs/<recipe>/<stage>-<fingerprint>/`. Absent: make it. There without `done.json`: resume it.
+`done.json`: skip it. A finished folder of the same fingerprint under another recipe's name serves as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ft.data.chat import template
+from ft.data.prepare import RowsKey, rows_folder
+from ft.data.read import Source
+from ft.data.read import fingerprint as source_fingerprint
+from ft.errors import Problems, fail
+from ft.files import digest, read_json
+from ft.models.load import model_fingerprint
+from ft.recipe import Recipe, Stage
+from ft.recipe.recipe import reference
+from ft.stages.job import Job
+
+State = Literal["done", "resume", "absent"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with its place and its state.
+
+    key          everything that decides the result, as JSON; `fingerprint` is its hash
+    why          why it would run, in words; "" when done
+    rows_key     names the prepared rows; None for kinds that prepare none
+    """
+
+    stage: Stage
+    folder: Path
+    fingerprint: str
+    key: Mapping[str, Any]
+    state: State
+    why: str
+    rows_key: RowsKey | None = None
+    prepared: Mapping[str, Any] | None = None  # stats of the prepared rows, when they are there
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    init: Path | None = None
+    steps: int | None = None  # optimizer steps, when rows and batch are known
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        return read_json(self.folder / "done.json") or {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    runs: Path
+    stages: tuple[Planned, ...]
+
+    def stage(self, name: str) -> Planned:
+        found = next((p for p in self.stages if p.name == name), None)
+        if found is None:
+            names = ", ".join(p.name for p in self.stages)
+            raise fail(str(self.recipe.file), f"no stage '{name}'", f"There are: {names}.")
+        return found
+
+    def job(self, planned: Planned) -> Job:
+        """What the stage's own process is given."""
+        stage = planned.stage
+        sources = [self._resolved(source) for source in stage.data]
+        return Job(
+            name=stage.name,
+            kind=stage.kind_name,
+            fingerprint=planned.fingerprint,
+            folder=planned.folder.absolute(),
+            seed=self.recipe.seed,
+            where=stage.where,
+            model=self.recipe.model,
+            init=planned.init.absolute() if planned.init else None,
+            inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
+            rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
+            data=tuple(sources),
+            blocks=stage.blocks,
+            template=self.recipe.chat_template,
+            require=stage.require,
+        )
+
+    def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
+        return [Source(**self._resolved(source)) for source in sources]
+
+    def _resolved(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """A source with `$stage` replaced by the rows that stage left."""
+        name = reference(source["path"])
+        path = str((self.stage(name).folder / "rows.jsonl").absolute()) if name else source["path"]
+        return {**source, "path": path}
+
+
+def cache_folder(runs: Path) -> Path:
+    return runs / ".cache"
+
+
+def plan(recipe: Recipe, runs: Path) -> Plan:
+    """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
+    _adapters_fit(recipe)
+    planned: dict[str, Planned] = {}
+    for stage in recipe.stages:
+        planned[stage.name] = _planned(stage, recipe, runs, planned)
+    return Plan(recipe, runs, tuple(planned.values()))
+
+
+def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned]) -> Planned:
+    hashes = cache_folder(runs) / "hashes.json"
+    key = _key(stage, recipe, above, hashes)
+    fingerprint = digest(key)
+    folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
+    state: State = "absent"
+    if folder.exists():
+        state = "done" if (folder / "done.json").exists() else "resume"
+    rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
+    prepared = read_json(rows_folder(runs, rows_key) / "stats.json") if rows_key else None
+    return Planned(
+        stage=stage,
+        folder=folder,
+        fingerprint=fingerprint,
+        key=key,
+        state=state,
+        why="" if state == "done" else _why(state, folder, key),
+        rows_key=rows_key,
+        prepared=prepared,
+        inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
+        init=above[stage.init].folder if stage.init else None,
+        steps=_steps(stage, prepared),
+    )
+
+
+def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+    """What decides the stage's result. Parents enter by their fingerprint, files by content, never by path."""
+    key: dict[str, Any] = {"kind": stage.kind_name, "seed": recipe.seed}
+    if stage.init:
+        key["init"] = above[stage.init].fingerprint
+    elif stage.kind.starts and recipe.model:
+        key["model"] = model_fingerprint(recipe.model, hashes)
+    if recipe.chat_template:
+        key["chat_template"] = template(recipe.chat_template)
+    if stage.inputs:
+        key["inputs"] = {name: above[ref].fingerprint for name, ref in stage.inputs.items()}
+    for name, sources in (("data", stage.data), ("eval_data", stage.eval_data)):
+        if sources:
+            key[name] = [_source_key(source, above, hashes) for source in sources]
+    for block, values in stage.blocks.items():
+        key[block] = {k: v for k, v in values.items() if stage.kind.decides(block, k)}
+    if recipe.model and recipe.model.dtype:
+        key["dtype"] = recipe.model.dtype
+    return key
+
+
+def _source_key(source: Mapping[str, Any], above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+    name = reference(source["path"])
+    if name:
+        return {**source, "path": above[name].fingerprint}
+    return source_fingerprint(Source(**source), hashes)
+
+
+def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mapping[str, Planned]) -> RowsKey:
+    """Prepared rows depend on sources, tokenizer, template and budget, and not on the model's weights."""
+    train = stage.blocks["train"]
+    return {
+        "data": key["data"],
+        "eval_data": key.get("eval_data", []),
+        "rows": dict(stage.blocks.get("rows", {})),
+        "max_length": train["max_length"],
+        "packing": train.get("packing_strategy", "bfd") if train.get("packing") else None,
+        "tokenizer": _tokenizer(stage, key, above),
+        "chat_template": key.get("chat_template"),
+        "seed": recipe.seed,
+    }
+
+
+def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, Planned]) -> Any:
+    """The tokenizer travels down the chain unchanged, so the chain's first model names it."""
+    made_by = ""
+    while stage.init:
+        parent = above[stage.init]
+        stage, key, made_by = parent.stage, parent.key, parent.fingerprint
+    model = key.get("model")
+    return model.get("tokenizer", model) if model else made_by
+
+
+def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None:
+    found = sorted(runs.glob(f"*/{stage}-{fingerprint}/done.json"))
+    return found[0].parent if found else None
+
+
+def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
+    if state == "resume":
+        return "was interrupted; continues"
+    stage = folder.name.rpartition("-")[0]
+    earlier = [p for p in folder.parent.glob(f"{stage}-*/key.json") if p.parent.name.rpartition("-")[0] == stage]
+    if not earlier:
+        return "new"
+    latest = max(earlier, key=lambda p: p.stat().st_mtime)
+    return ", ".join(changed(read_json(latest) or {}, key)[:4]) or "set aside by --force"
+
+
+def changed(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """ "train.beta changed (0.1 → 0.2)" for each key that differs; hashes and long values are only named."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = dict.fromkeys([*before, *after])
+        return [c for k in keys for c in changed(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k)]
+    if before == after:
+        return []
+    short = all(isinstance(v, (int, float, bool, str, type(None))) and len(str(v)) <= 12 for v in (before, after))
+    values = f" ({before} → {after})" if short and "." in prefix and not prefix.startswith(("data", "model")) else ""
+    return [f"{prefix} changed{values}"]
+
+
+def _steps(stage: Stage, prepared: Mapping[str, Any] | None) -> int | None:
+    """Optimizer steps on one process, when nothing is left to the library's defaults."""
+    train = stage.blocks.get("train", {})
+    if train.get("max_steps", -1) > 0:
+        return int(train["max_steps"])
+    if not prepared or "num_train_epochs" not in train or "per_device_train_batch_size" not in train:
+        return None
+    batches = math.ceil(prepared["train"]["trainer_rows"] / train["per_device_train_batch_size"])
+    a_step = train.get("gradient_accumulation_steps", 1)
+    return math.ceil(math.ceil(batches / a_step) * train["num_train_epochs"])
+
+
+def _adapters_fit(recipe: Recipe) -> None:
+    """A stage that starts from an adapter trains that adapter on: its shape and its base must be the parent's."""
+    problems = Problems()
+    for stage in recipe.stages:
+        if "train" not in stage.blocks or not stage.init:
+            continue
+        parent = recipe.stage(stage.init)
+        theirs, ours = parent.blocks.get("lora"), stage.blocks.get("lora")
+        if theirs is None:
+            continue
+        where = stage.where
+        if ours is None:
+            problems.add(
+                where, f"'${stage.init}' is an adapter, and '{stage.name}' has no `lora:`", "Write the same block."
+            )
+        elif _shape(ours) != _shape(theirs):
+            problems.add(
+                where, f"lora differs from '${stage.init}'s, whose adapter it trains on", "Write the same block."
+            )
+        if stage.blocks.get("quantization") != parent.blocks.get("quantization"):
+            fix = "An adapter fits the base it was trained on: write the same block."
+            problems.add(where, f"quantization differs from '${stage.init}'s", fix)
+    problems.raise_any()
+
+
+def _shape(lora: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in lora.items() if key != "lora_dropout"}

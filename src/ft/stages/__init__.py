@@ -1,0 +1,99 @@
+"""The kinds of stages. To add one: a file here with its function, and one entry in STAGES.
+
+Naming a kind imports neither torch nor TRL; its function is imported in the stage's own process.
+"""
+
+from __future__ import annotations
+
+from ft.recipe import Kind, Owner
+
+# Keys of every Trainer's arguments that ft decides, with the place where a user decides the matter.
+_OURS = {
+    "output_dir": "Folders are named by their content; choose where with `ft run --runs DIR`.",
+    "seed": "Write `seed:` at the top of the recipe.",
+    "do_train": "Remove it: the stage trains.",
+    "do_eval": "Remove it: `eval_strategy` says when.",
+    "do_predict": "Remove it; add a stage of kind `evaluate`.",
+    "resume_from_checkpoint": "Remove it: the same command resumes by itself.",
+    "local_rank": "Use `ft run --launch CONFIG`.",
+    "disable_tqdm": "Remove it: ft shows its own progress.",
+    "hub_token": "Set HF_TOKEN in the environment.",
+    "trust_remote_code": "Remove it: code from the Hub is never run.",
+    "model_init_kwargs": "Write `model: {path: …, dtype: …, attn_implementation: …}` at the top.",
+    "remove_unused_columns": "Remove it: the stage hands the trainer the columns it reads.",
+    "label_names": "Remove it: the stage hands the trainer the columns it reads.",
+}
+_OURS_SFT = _OURS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_text_field": "Write `columns: {text: …}` at the source.",
+    "dataset_kwargs": "Remove it: ft prepares the rows before the trainer starts.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "completion_only_loss": "Write `rows: {train_on: completion}`.",
+    "assistant_only_loss": "Write `rows: {train_on: assistant}`.",
+    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns}`; nothing is cut inside a turn.",
+    "eos_token": "The template decides which token ends a turn; write `chat_template:` at the top.",
+    "pad_token": "Remove it: labels are by position, so the pad token hides nothing.",
+    "padding_free": "Write `packing: true`, which is padding-free.",
+}
+
+# What a user may change without training again: where things are logged, saved and shown.
+_COSMETIC = tuple(
+    f"train.{key}"
+    for key in (
+        *("logging_*", "log_*", "report_to", "run_name", "project", "trackio_*", "save_*", "eval_*"),
+        *("push_to_hub", "hub_*", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+        *("dataloader_persistent_workers", "ddp_timeout", "skip_memory_metrics", "include_*", "prediction_loss_only"),
+        *("per_device_eval_batch_size", "use_cpu", "torch_empty_cache_steps", "bf16_full_eval", "fp16_full_eval"),
+    )
+)
+
+_LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."})
+_QUANTIZATION = Owner("transformers:BitsAndBytesConfig")
+_ROWS = Owner("ft.data.prepare:RowOptions")
+_SFT_BLOCKS = {
+    "train": Owner("trl:SFTConfig", _OURS_SFT),
+    "rows": _ROWS,
+    "lora": _LORA,
+    "quantization": _QUANTIZATION,
+}
+
+STAGES: dict[str, Kind] = {
+    "scratch": Kind(
+        about="an untrained model and a tokenizer trained on the rows",
+        make="ft.stages.scratch:make",
+        blocks={
+            "architecture": Owner("transformers:LlamaConfig"),
+            "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
+        },
+        leaves="model",
+        rows=False,
+        starts=False,
+        required=("architecture", "tokenizer"),
+    ),
+    "pretrain": Kind(
+        about="a model trained on every token of plain documents",
+        make="ft.stages.sft:make",
+        blocks=_SFT_BLOCKS,
+        leaves="model",
+        required=("train.max_length",),
+        cosmetic=_COSMETIC,
+        defaults={"rows": {"train_on": "all"}},
+    ),
+    "sft": Kind(
+        about="a model fine-tuned on conversations",
+        make="ft.stages.sft:make",
+        blocks=_SFT_BLOCKS,
+        leaves="model",
+        required=("train.max_length",),
+        cosmetic=_COSMETIC,
+        defaults={"rows": {}},
+    ),
+    "evaluate": Kind(
+        about="answers to held-out prompts, judged by code, before and after",
+        make="ft.stages.evaluate:make",
+        blocks={"evaluate": Owner("ft.stages.evaluate:EvaluateOptions"), "quantization": _QUANTIZATION},
+        leaves="metrics",
+        rows=False,
+        required=("evaluate",),
+    ),
+}

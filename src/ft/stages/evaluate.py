@@ -1,0 +1,181 @@
+"""Answers to held-out prompts, judged by code, of the model made and of the one it started from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.data.chat import Renderer
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Source
+from ft.errors import fail
+from ft.files import write_json
+from ft.models.device import has_gpu
+from ft.models.generate import Sampling, generate
+from ft.models.load import load, load_base, tokenizer_of
+from ft.rewards import REWARDS
+from ft.stages.job import Job
+from ft.stages.pictures import before_and_after
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How answers are made and judged: a recipe's `evaluate:` block.
+
+    reward          name of a function in ft.rewards, or module:function is not allowed: a recipe runs no code
+    max_new_tokens  longest answer, in tokens
+    temperature     0 answers greedily
+    batch_size      prompts answered side by side
+    baseline        also judge the recipe's model (or the input `baseline`), to show what was learnt
+    by              column whose values the score is split by
+    dialogue        user turns of a sample dialogue, answered one after the other and shown at the end
+    """
+
+    reward: str = "answer"
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    batch_size: int = 64
+    baseline: bool = True
+    by: str | None = None
+    dialogue: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.reward not in REWARDS:
+            raise ValueError(f"there is no reward '{self.reward}'; there are: {', '.join(REWARDS)}")
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write answers.jsonl, metrics.json, scores.png and dialogue.json; return the scores."""
+    options = EvaluateOptions(**job.block("evaluate"))
+    rows = _rows(job)
+    after = _judged(job, job.init, rows, options)
+    scores: dict[str, Any] = _summary(options.reward, after)
+    before = None
+    if options.baseline:
+        before = _judged(job, job.inputs.get("baseline"), rows, options)
+        scores |= {f"baseline_{name}": value for name, value in _summary(options.reward, before).items()}
+    _write_answers(job.folder / "answers.jsonl", rows, after, before)
+    if options.by:
+        scores["by"] = _by(options, rows, after, before, job.folder)
+    if options.dialogue:
+        write_json(job.folder / "dialogue.json", _dialogue(job, options))
+    write_json(job.folder / "metrics.json", scores)
+    return scores
+
+
+def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927): honest near 0 and 1, where the normal interval is not."""
+    share, spread = right / count, z * z / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    text: str
+    score: float
+
+
+def _rows(job: Job) -> list[dict[str, Any]]:
+    bad = BadRows("error", None)
+    rows = [located.row for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)]
+    for row in rows:
+        if "prompt" not in row:
+            raise fail(job.where, "evaluation rows are prompts", "Write `format: prompt` at the source.")
+    return rows
+
+
+class _Speaker:
+    """A loaded model that answers conversations."""
+
+    def __init__(self, job: Job, folder: Path | None, options: EvaluateOptions):
+        use_cpu = not has_gpu()
+        dtype = "float32" if use_cpu else "bfloat16"
+        self.tokenizer = tokenizer_of(job.model, folder, job.template)
+        if folder is not None:
+            self.model = load(folder, dtype, use_cpu, job.blocks.get("quantization"))
+        else:
+            assert job.model is not None
+            self.model = load_base(job.model, dtype, job.blocks.get("quantization"), use_cpu).eval()
+        if not use_cpu and not hasattr(self.model, "hf_device_map"):
+            self.model.to("cuda")
+        self.renderer = Renderer(self.tokenizer)
+        self.options = options
+        self.seed = job.seed
+
+    def answer(self, conversations: Sequence[list[dict[str, Any]]]) -> list[str]:
+        options = self.options
+        answers = generate(
+            self.model,
+            [self.renderer.prompt(messages) for messages in conversations],
+            Sampling(options.max_new_tokens, options.temperature, seed=self.seed),
+            stop_ids=self.renderer.stop_ids,
+            pad_id=self.tokenizer.pad_token_id,
+            batch_size=options.batch_size,
+        )
+        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+
+def _judged(job: Job, folder: Path | None, rows: list[dict[str, Any]], options: EvaluateOptions) -> list[_Judged]:
+    speaker = _Speaker(job, folder, options)
+    prompts = [row["prompt"] for row in rows]
+    texts = speaker.answer(prompts)
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name != "prompt"}
+    scores = REWARDS[options.reward](prompts, completions, **columns)
+    return [_Judged(text, score) for text, score in zip(texts, scores, strict=True)]
+
+
+def _summary(reward: str, judged: list[_Judged]) -> dict[str, float]:
+    """The mean score and, where scores are shares of right and wrong, its 95 % interval."""
+    total = sum(j.score for j in judged)
+    low, high = wilson(total, len(judged)) if all(0 <= j.score <= 1 for j in judged) else (math.nan, math.nan)
+    return {reward: total / len(judged), f"{reward}_low": low, f"{reward}_high": high}
+
+
+def _by(
+    options: EvaluateOptions,
+    rows: list[dict[str, Any]],
+    after: list[_Judged],
+    before: list[_Judged] | None,
+    folder: Path,
+) -> dict[str, dict[str, float]]:
+    """Scores per value of the column `by`, written as a picture too."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[str(row.get(options.by or ""))].append(place)
+    mean = {name: sum(after[p].score for p in places) / len(places) for name, places in groups.items()}
+    was = {
+        name: sum(before[p].score for p in places) / len(places) if before else None for name, places in groups.items()
+    }
+    before_and_after({n: (was[n], mean[n]) for n in mean}, folder / "scores.png", "held-out prompts", options.reward)
+    return {name: {"rows": len(groups[name]), "score": mean[name]} for name in mean}
+
+
+def _mean(judged: list[_Judged], places: list[int]) -> float:
+    return sum(judged[place].score for place in places) / len(places)
+
+
+def _write_answers(path: Path, rows: list[dict[str, Any]], after: list[_Judged], before: list[_Judged] | None) -> None:
+    with path.open("w", encoding="utf-8") as out:
+        for place, row in enumerate(rows):
+            line = {**row, "completion": after[place].text, "score": after[place].score}
+            if before:
+                line |= {"baseline_completion": before[place].text, "baseline_score": before[place].score}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
+    """The sample dialogue, each answer seeing those before it."""
+    speaker = _Speaker(job, job.init, options)
+    messages: list[dict[str, str]] = []
+    for turn in options.dialogue:
+        messages.append({"role": "user", "content": turn})
+        messages.append({"role": "assistant", "content": speaker.answer([messages])[0]})
+    return messages

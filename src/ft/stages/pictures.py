@@ -1,0 +1,53 @@
+"""Pictures of a result, drawn without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def loss_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Training and evaluation loss (nats per token) by optimizer step, as PNG; nothing when nothing was logged."""
+    series = {
+        name: [(line["step"], line[key]) for line in lines if key in line]
+        for name, key in (("training rows", "loss"), ("held-out rows", "eval_loss"))
+    }
+    if not any(series.values()):
+        return
+    figure, axes = _axes(title, "optimizer step", "loss (nats per token)")
+    for name, points in series.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def before_and_after(scores: Mapping[str, tuple[float | None, float]], path: Path, title: str, label: str) -> None:
+    """Horizontal bars per topic: the score before and after, each from 0 to 1, as PNG."""
+    figure, axes = _axes(title, label, "")
+    places = range(len(scores))
+    before = [value or 0.0 for value, _ in scores.values()]
+    if any(value is not None for value, _ in scores.values()):
+        axes.barh([place + 0.2 for place in places], before, height=0.38, label="before", color="0.75")
+    axes.barh(
+        [place - 0.2 for place in places], [v for _, v in scores.values()], height=0.38, label="after", color="C0"
+    )
+    axes.set_yticks(list(places), list(scores))
+    axes.set_xlim(0, 1)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _save(figure, path)
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,81 @@
+"""A model from nothing: a tokenizer trained on the rows, and random weights of a given architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ft.data.chat import template
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Source
+from ft.models.load import share
+from ft.stages.job import Job
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """A byte-level BPE tokenizer: a recipe's `tokenizer:` block.
+
+    vocab_size     entries, the special ones included
+    pad, bos, eos  the special tokens with a meaning of their own; they come first, in this order
+    extra          further special tokens, such as the role markers of a chat template
+    """
+
+    vocab_size: int
+    pad: str = "<|pad|>"
+    bos: str = "<|bos|>"
+    eos: str = "<|end|>"
+    extra: list[str] = field(default_factory=list)
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Leave config, random weights and tokenizer as one folder. Same seed, same bytes."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
+
+    options = TokenizerOptions(**job.block("tokenizer"))
+    tokenizer = _tokenizer(options, job.template, _texts(job))
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = LlamaConfig(**{**job.block("architecture"), "vocab_size": len(tokenizer), **ids})
+    set_seed(job.seed)
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**ids)
+    model.save_pretrained(str(job.folder))
+    tokenizer.save_pretrained(str(job.folder))
+    share(job.folder)
+    return {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
+
+
+def _texts(job: Job) -> Iterator[str]:
+    bad = BadRows("error", job.folder / "rejects.jsonl")
+    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+        messages = located.row.get("messages") or [*located.row.get("prompt", []), *located.row.get("completion", [])]
+        yield from [located.row["text"]] if "text" in located.row else [message["content"] for message in messages]
+    bad.finish()
+
+
+def _tokenizer(options: TokenizerOptions, chat_template: str | None, texts: Iterator[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [options.pad, options.bos, options.eos, *options.extra]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=options.pad,
+        bos_token=options.bos,
+        eos_token=options.eos,
+        extra_special_tokens=options.extra,
+        chat_template=template(chat_template) if chat_template else None,
+        clean_up_tokenization_spaces=False,
+    )

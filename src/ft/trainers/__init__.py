@@ -1,0 +1,1 @@
+"""What TRL's trainers lack, as thin additions to them."""

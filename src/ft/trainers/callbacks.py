@@ -1,0 +1,117 @@
+"""What a person sees of a training stage, and what stays of it: progress, metrics.jsonl, complete checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class MetricsFile(TrainerCallback):
+    """Every logged value as one line of metrics.jsonl, whatever tracker is used besides.
+
+    After a resume, lines from beyond the checkpoint are cut off first, so that no step stands in the file twice.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step and state.global_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a") as out:
+                out.write(json.dumps({"step": state.global_step, **logs}, default=float) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut off by a kill is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+class ShownProgress(TrainerCallback):
+    """A bar with loss, tokens/s and the time left on a terminal; one line per logged step elsewhere. On stderr."""
+
+    def __init__(self, name: str):
+        self.name, self.said = name, ""
+        self.bar: Progress | None = None
+        self.first = (0, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.first = (state.global_step, time.monotonic())
+        if not state.is_world_process_zero or not sys.stderr.isatty():
+            return
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
+        self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step, said=self.said)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shown = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "mean_token_accuracy")}
+        if not shown or not state.is_world_process_zero:
+            return
+        self.said = "  ".join(f"{key.replace('mean_token_', '')} {float(value):.3f}" for key, value in shown.items())
+        if not self.bar:
+            print(
+                f"{self.name}: step {state.global_step}/{state.max_steps}  {self.said}{self.left(state)}",
+                file=sys.stderr,
+            )
+
+    def left(self, state: TrainerState) -> str:
+        steps, seconds = state.global_step - self.first[0], time.monotonic() - self.first[1]
+        if not steps or state.global_step >= state.max_steps:
+            return ""
+        return f"  {seconds / steps * (state.max_steps - state.global_step):.0f} s left"
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
