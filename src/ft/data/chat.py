@@ -72,6 +72,8 @@ class Renderer:
         self.counts = Counts()
         self.notes: tuple[str, ...] = ()
         self.special = special_tokens(tokenizer)
+        one = tokenizer.bos_token_id != tokenizer.eos_token_id  # GPT-2 has one token for both, which may stand anywhere
+        self.bos: tuple[int | None, str] = (tokenizer.bos_token_id, tokenizer.bos_token) if one else (None, "")
         self.stop_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.template: ChatTemplate | None = None  # a base model's plain text needs none
         if tokenizer.chat_template:
@@ -169,15 +171,16 @@ class Renderer:
             for span in layout.spans:
                 low, high = _tokens(starts, offsets, layout.text, span.start, span.end, strict=False)
                 roles[low:high] = [CODES.get(span.role, 0)] * (high - low)
-            strict = self.train_on != "all"
+            strict, count = self.train_on != "all", 0
             for start, end in draft.trained:
                 low, high = _tokens(starts, offsets, layout.text, start, end, strict=strict)
                 labels[low:high] = ids[low:high]
+                count += high - low
             for n in draft.answers:
                 self._check_end(layout, n, starts, ids, labels)
         except BadRow as bad:
             return bad
-        if all(label == NOT_TRAINED for label in labels):
+        if not count:
             return BadRow("no token of this row is trained", "Give it an answer.")
         return Rendered(ids, labels, roles)
 
@@ -202,12 +205,21 @@ class Renderer:
         if self.on_too_long == "error":
             what = f"it is {length} tokens long, over max_length {self.max_length}"
             return BadRow(what, "Raise max_length, or set on_too_long: drop_turns or drop.")
-        if self.on_too_long == "drop_turns" and (found := fewest(self._droppable(row), lambda n: self._less(row, n))):
-            dropped, shorter = found
-            self.counts.turns_dropped += dropped
-            return shorter if isinstance(shorter, BadRow) else replace(shorter, dropped_turns=dropped)
+        if self.on_too_long == "drop_turns" and (shorter := self._shortened(row)):
+            return shorter
         self.counts.rows_dropped += 1
         return None
+
+    def _shortened(self, row: Row) -> Rendered | BadRow | None:
+        def fits(turns: int) -> Rendered | BadRow | None:
+            return self._less(row, turns)
+
+        found = fewest(self._droppable(row), fits)
+        if found is None or isinstance(found[1], BadRow):
+            return found and found[1]
+        dropped, shorter = found
+        self.counts.turns_dropped += dropped
+        return replace(shorter, dropped_turns=dropped)
 
     def _fits(self, rendered: Rendered) -> bool:
         return self.max_length is None or len(rendered.input_ids) <= self.max_length
@@ -257,8 +269,8 @@ class Renderer:
 
     def _check_bos(self, ids: list[int], text: str) -> None:
         """BOS as often as the template writes it, and never twice in a row."""
-        bos, written = self.tokenizer.bos_token_id, self.tokenizer.bos_token
-        if bos is None or bos == self.tokenizer.eos_token_id:
+        bos, written = self.bos
+        if bos is None:
             return
         if ids.count(bos) != text.count(written) or ids[:2] == [bos, bos]:
             what = f"its text has {text.count(written)} {written}, its tokens {ids.count(bos)}"

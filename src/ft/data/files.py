@@ -126,7 +126,8 @@ def _unread(line: bytes, error: Exception) -> BadRow:
         return _not_utf8(error)
     fix = "A JSON array belongs in a .json file." if line.lstrip().startswith(b"[") else "Write one JSON object a line."
     if isinstance(error, json.JSONDecodeError):
-        return BadRow(f"no JSON: {error.msg} at column {error.colno}", fix)
+        column = min(error.pos, len(line.decode().rstrip())) + 1  # at the end of the row, not after the line's end
+        return BadRow(f"no JSON: {error.msg} at column {column}", fix)
     return BadRow(f"no JSON that can be read: {error}", fix)
 
 

@@ -46,6 +46,16 @@ class Skeleton:
     ends: dict[int, Place]
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A dialogue of words instead of contents, and its rendering."""
+
+    messages: list[Message]
+    tools: Any
+    pieces: tuple[str, ...]
+    slots: tuple[int, ...]
+
+
 class Spans:
     """Lays out dialogues under one template. Skeletons are kept by the roles of the dialogue."""
 
@@ -63,7 +73,9 @@ class Spans:
             skeleton = self._skeleton(messages, tools, kept_as_is)
             begins = _begins(skeleton, messages, text)
             if isinstance(begins, list):
-                return self._laid_out(messages, text, skeleton, begins, kept_as_is)
+                return self._laid_out(messages, text, skeleton, begins)
+            if begins in kept_as_is:
+                raise _altered(begins, messages[begins]["role"], "does not write the same way twice")
             kept_as_is |= {begins}
 
     # The skeleton
@@ -86,59 +98,51 @@ class Spans:
             for n, message in enumerate(messages)
         ]
         parts = WORD.split(self.template.text(worded, tools))
-        pieces, slots = tuple(parts[::2]), tuple(map(int, parts[1::2]))
+        shown = _Shown(worded, tools, tuple(parts[::2]), tuple(map(int, parts[1::2])))
         for n, message in enumerate(worded):
-            times = slots.count(n)
+            times = shown.slots.count(n)
             if message is not messages[n] and (times == 0 or (times > 1 and message["role"] == "assistant")):
-                raise _altered(n, message["role"], "drops" if times == 0 else "repeats")
+                raise _altered(n, message["role"], "repeats" if times else "drops")
         begins: dict[int, Place] = {}
         ends: dict[int, Place] = {}
-        prefixed = True
         for n, message in enumerate(worded):
-            if message["role"] != "assistant":
-                continue
-            begin, whole = self._begin(worded, n, tools, pieces, slots)
-            prefixed &= whole
-            if begin:
+            if message["role"] == "assistant" and (begin := self._begin(shown, n)):
                 begins[n] = begin
-                if end := self._end(worded, n, tools, pieces, slots, begin):
+                if end := self._end(shown, n, begin):
                     ends[n] = end
-        return Skeleton(pieces, slots, begins, ends, prefixed)
+        return Skeleton(shown.pieces, shown.slots, begins, ends)
 
-    def _begin(
-        self, worded: list[Message], n: int, tools: Any, pieces: tuple[str, ...], slots: tuple[int, ...]
-    ) -> tuple[Place | None, bool]:
-        """Where the prompt for answer n ends, and whether the text holds that prompt whole."""
+    def _begin(self, shown: _Shown, n: int) -> Place | None:
+        """Where the prompt for answer n ends."""
         if n == 0:
-            return None, True
+            return None
         try:
-            prompt = WORD.split(self.template.text(worded[:n], tools, prompt=True))
+            prompt = WORD.split(self.template.text(shown.messages[:n], shown.tools, prompt=True))
         except BadRow:
-            return None, True
-        piece = slots.index(n) if n in slots else _after(slots, n)
-        if (int(prompt[-2]) if len(prompt) > 1 else None) != (slots[piece - 1] if piece else None):
-            return None, True
-        shared = self.template.shared(prompt[-1], pieces[piece])
-        return ((piece, shared) if shared else None), shared == len(prompt[-1])
+            return None
+        piece = shown.slots.index(n) if n in shown.slots else _after(shown.slots, n)
+        before = shown.slots[piece - 1] if piece else None
+        if (int(prompt[-2]) if len(prompt) > 1 else None) != before:
+            return None
+        shared = self.template.shared(prompt[-1], shown.pieces[piece])
+        return (piece, shared) if shared else None
 
-    def _end(
-        self, worded: list[Message], n: int, tools: Any, pieces: tuple[str, ...], slots: tuple[int, ...], begin: Place
-    ) -> Place | None:
+    def _end(self, shown: _Shown, n: int, begin: Place) -> Place | None:
         """Behind the token that ends answer n: what stands there when the answer is the last, or what follows it."""
-        piece, start = (slots.index(n) + 1, 0) if n in slots else begin
-        rest = pieces[piece][start:]
-        if n == len(worded) - 1:
+        slotted = n in shown.slots
+        piece, start = (shown.slots.index(n) + 1, 0) if slotted else begin
+        rest = shown.pieces[piece][start:]
+        if n == len(shown.messages) - 1:
             end = self.template.last_added(rest)
             return (piece, start + end) if end else None
-        closing = self.template.closing
-        if closing and worded[n].get("tool_calls"):
+        if self.template.closing and shown.messages[n].get("tool_calls"):
             return None  # another header than the closing one ends a call; which, the template does not say
-        as_last = WORD.split(self.template.text(worded[: n + 1], tools))[-1][start if n not in slots else 0 :]
+        as_last = WORD.split(self.template.text(shown.messages[: n + 1], shown.tools))[-1][start:]
         end = self.template.last_added(rest[: self.template.shared(as_last, rest)])
-        if not end and n in slots and self.template.first_added(as_last):
-            end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
-        if not end and n not in slots:
+        if not end and not slotted:
             end = self._known_end(rest)
+        elif not end and self.template.first_added(as_last):
+            end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
         return (piece, start + end) if end else None
 
     def _known_end(self, rest: str) -> int:
@@ -166,9 +170,7 @@ class Spans:
 
     # The text laid out along its skeleton
 
-    def _laid_out(
-        self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int], kept: frozenset[int]
-    ) -> Layout:
+    def _laid_out(self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int]) -> Layout:
         layout = Layout(text, [])
         contents = {
             n: (begins[k] + len(skeleton.pieces[k]), begins[k + 1]) for k, n in enumerate(skeleton.slots)
@@ -188,7 +190,7 @@ class Spans:
     def _looked_up(
         self, layout: Layout, messages: Sequence[Message], n: int, cursor: int, skeleton: Skeleton, begins: list[int]
     ) -> tuple[int, int]:
-        """Where a content stands that is part of a piece: whitespace may differ, an old answer may lack its thinking."""
+        """Where a content without a slot stands: whitespace may differ, and an old answer may lack its thinking."""
         piece = _after(skeleton.slots, n)
         content, role = messages[n].get("content") or "", messages[n]["role"]
         low = max(cursor, begins[piece])
@@ -234,8 +236,8 @@ def _begins(skeleton: Skeleton, messages: Sequence[Message], text: str) -> list[
     """Where each piece begins in the text, or the message that the template treats in a way of its own."""
     pieces, slots = skeleton.pieces, skeleton.slots
     begins, at = [0], len(pieces[0])
-    if not text.startswith(pieces[0]):
-        return slots[0]
+    if not text.startswith(pieces[0]) or (not slots and at < len(text)):
+        return slots[0] if slots else 0
     for k, n in enumerate(slots):
         content, after = messages[n]["content"], pieces[k + 1]
         fitting = [form for form in _forms(content) if text.startswith(form, at)]

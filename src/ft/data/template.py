@@ -111,7 +111,7 @@ class ChatTemplate:
         return max((end for id, start, end in self.tokens(text) if self._is_added(id, text[start:end])), default=0)
 
     def _is_added(self, id: int, text: str) -> bool:
-        """Whether a token is an added one that the text spells out: not <unk> or a byte token, which stand for others."""
+        """Whether a token is an added one, spelt out: <unk> and byte tokens are added too, but stand for other text."""
         return bool(text.strip()) and self.added.get(id, "").strip() == text.strip()
 
     @cached_property

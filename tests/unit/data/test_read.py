@@ -1,0 +1,423 @@
+import csv
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ft.data.dialogue import BadRow
+from ft.data.files import Located
+from ft.data.read import Source, file_hash, fingerprint, hub, is_local, missing, read
+from ft.errors import Problem, UserError
+
+Bad = list[tuple[str, Any, str, str]]
+
+
+def everything(path: Path, **how: Any) -> tuple[list[Located], Bad]:
+    """The rows of a source and what was reported about others."""
+    bad: Bad = []
+
+    def report(where: str, row: Any, problem: BadRow) -> None:
+        bad.append((where, row, problem.what, problem.fix))
+
+    return list(read(Source(str(path), **how), report)), bad
+
+
+def refusal(path: Path, **how: Any) -> str:
+    with pytest.raises(UserError) as error:
+        list(read(Source(str(path), **how)))
+    return str(error.value).replace(str(path), "F").replace(str(path.parent), "D")
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+CONTENT = {
+    "x.jsonl": '{"a": "1", "b": "é"}\n\n{"a": "2", "b": ""}\n',
+    "x.jsonl.gz": '\ufeff{"a": "1", "b": "é"}\r\n\r\n{"a": "2", "b": ""}',
+    "x.json": '\ufeff[{"a": "1", "b": "é"},\n {"a": "2", "b": ""}]',
+    "x.json.gz": '{"version": 2, "data": [{"a": "1", "b": "é"}, {"a": "2", "b": ""}]}',
+    "x.csv": "\ufeffa,b\n1,é\n\n2,\n",
+    "x.csv.gz": 'a,b\r\n"1","é"\r\n2,""',
+    "x.tsv": "a\tb\n1\té\n2\t\n",
+}
+LINES = {"x.jsonl": (1, 3), "x.jsonl.gz": (1, 3), "x.csv": (2, 4), "x.csv.gz": (2, 3), "x.tsv": (2, 3)}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_each_text_file_gives_its_rows_with_their_place(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / name, CONTENT[name])
+    first, second = LINES.get(name, (1, 2))
+
+    assert everything(path) == (
+        [Located(f"{path}:{first}", {"a": "1", "b": "é"}), Located(f"{path}:{second}", {"a": "2", "b": ""})],
+        [],
+    )
+
+
+def test_parquet_rows_are_counted_over_its_groups(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    rows = [{"messages": [{"role": "user", "content": str(number)}]} for number in range(5)]
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+
+    assert everything(path)[0] == [Located(f"{path}:{number}", row) for number, row in enumerate(rows, 1)]
+
+
+def test_bad_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
+    lines = [b'{"a": 1}', b'{"a" 1}', b'{"a": "\xff"}', b"[1]", b"7", b'{"a": 2}', b'{"a": ' + b"[" * 100_000]
+    path = written(tmp_path / "x.jsonl", b"\n".join(lines))
+
+    rows, bad = everything(path)
+
+    assert [row.row for row in rows] == [{"a": 1}, {"a": 2}]
+    assert bad[:4] == [
+        (
+            f"{path}:2",
+            '{"a" 1}',
+            "no JSON: Expecting ':' delimiter at column 6",
+            "Write one JSON object a line.",
+        ),
+        (f"{path}:3", '{"a": "\ufffd"}', "byte 8 of the line (0xff) is not UTF-8", "Save as UTF-8."),
+        (f"{path}:4", [1], "the row is a list, not an object", 'Write {"column": value, …}.'),
+        (f"{path}:5", 7, "the row is a number, not an object", 'Write {"column": value, …}.'),
+    ]
+    assert [where for where, *_ in bad[4:]] == [f"{path}:7"]
+
+
+def test_without_a_report_the_first_bad_line_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", '{"a": 1}\n{"a"\n')
+
+    assert refusal(path) == "F:2: no JSON: Expecting ':' delimiter at column 5. Write one JSON object a line."
+
+
+def test_an_array_spread_over_lines_is_sent_to_a_json_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", '[\n{"a": 1}\n]')
+
+    assert everything(path)[1][0][3] == "A JSON array belongs in a .json file."
+
+
+def test_csv_rows_with_the_wrong_number_of_cells_bytes_or_quotes_are_reported(tmp_path: Path) -> None:
+    content = b'a,b\n1,"two\nlines"\n1,2,3\n\xe9,2\n1,"x"y\n3,4\n5,"open'
+    path = written(tmp_path / "x.csv", content)
+
+    rows, bad = everything(path)
+
+    assert rows == [
+        Located(f"{path}:2", {"a": "1", "b": "two\nlines"}),
+        Located(f"{path}:7", {"a": "3", "b": "4"}),
+    ]
+    assert [(where.removeprefix(str(path)), what, fix) for where, _, what, fix in bad] == [
+        (":4", "3 cells for 2 columns", "Quote cells that hold the separator."),
+        (":5", "column a is not UTF-8", "Save as UTF-8."),
+        (":6", "no CSV: ',' expected after '\"'", "A quote may be open: cells with quotes double them."),
+        (":8", "no CSV: unexpected end of data", "A quote may be open: cells with quotes double them."),
+    ]
+
+
+def test_a_csv_cell_may_be_longer_than_pythons_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], ["x" * 200_000]])
+
+    assert len(everything(path)[0][0].row["text"]) == 200_000
+
+
+WHOLE_FILE_ERRORS: list[tuple[str, str | bytes, str]] = [
+    ("x.jsonl", "", "F: holds no rows."),
+    ("x.jsonl", "\n\n", "F: holds no rows."),
+    ("x.json", "", "F: holds no rows."),
+    ("x.json", "[]", "F: holds no rows."),
+    ("x.csv", "", "F: holds no rows."),
+    ("x.csv", "a,b\n", "F: holds no rows."),
+    ("x.jsonl", '{"a": 1}'.encode("utf-16"), "F: is UTF-16 text. Save it as UTF-8."),
+    ("x.json", '[{"a": 1},\n{"a" 2}]', "F:2: no JSON: Expecting ':' delimiter at column 6."),
+    ("x.json", '{"a": 1}\n{"a": 2}', "F:2: no JSON: Extra data at column 1. One object a line? Then name it .jsonl."),
+    ("x.json", b'[{"a": 1},\n{"a": "\xff"}]', "F:2: byte 0xff is not UTF-8. Save it as UTF-8."),
+    (
+        "x.json",
+        '{"a": 1}',
+        "F: holds an object with 0 lists, not a list of rows. Write an array of rows, or one object a line as .jsonl.",
+    ),
+    (
+        "x.json",
+        '{"a": [], "b": []}',
+        "F: holds an object with 2 lists, not a list of rows. Write an array of rows, or one object a line as .jsonl.",
+    ),
+    (
+        "x.json",
+        '"a"',
+        "F: holds a string, not a list of rows. Write an array of rows, or one object a line as .jsonl.",
+    ),
+    ("x.csv", "a,a\n1,2\n", "F:1: two columns are named 'a'. Rename one."),
+    ("x.csv", "a,\n1,2\n", "F:1: column 2 has no name. The first line names the columns."),
+    ("x.csv", b"a,\xe9\n1,2\n", "F:1: the name of column 2 is not UTF-8. Save the file as UTF-8."),
+    ("x.parquet", b"PAR", "F: is not whole Parquet: "),
+    ("x.txt", "a", "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, and .gz of the text ones."),
+    (
+        "x.parquet.gz",
+        "a",
+        "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, and .gz of the text ones.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "text"), WHOLE_FILE_ERRORS)
+def test_what_is_wrong_with_a_whole_file_is_said(tmp_path: Path, name: str, content: str | bytes, text: str) -> None:
+    path = written(tmp_path / name, content)
+    said = refusal(path)
+
+    assert said.startswith(text) if text.endswith(": ") else said == text
+
+
+def test_a_torn_gzip_file_is_said_after_the_rows_it_still_holds(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 50_000)[:-20])
+    rows = read(Source(str(path)))
+
+    assert next(rows) == Located(f"{path}:1", {"a": 1})
+    with pytest.raises(UserError, match=r"is not a whole gzip file: .*\. Pack or fetch it again\.$"):
+        list(rows)
+
+
+def test_a_file_that_is_not_gzip_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(b'{"a": 1}\n')
+
+    assert refusal(path) == ("F: is not a whole gzip file: Not a gzipped file (b'{\"'). Pack or fetch it again.")
+
+
+def test_a_json_file_too_large_to_load_whole_is_sent_to_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(b" " * 2**24, compresslevel=1) * 17)
+
+    assert refusal(path) == (
+        "F: is over 256 MiB, too much for one JSON text. Write one object a line and name it .jsonl."
+    )
+
+
+# Folders
+
+
+def test_a_folder_gives_its_files_in_name_order(tmp_path: Path) -> None:
+    written(tmp_path / "b.jsonl", '{"a": "2"}')
+    written(tmp_path / "a.csv", "a\n1\n")
+    written(tmp_path / "README.md", "about")
+
+    assert everything(tmp_path)[0] == [
+        Located(f"{tmp_path}/a.csv:2", {"a": "1"}),
+        Located(f"{tmp_path}/b.jsonl:1", {"a": "2"}),
+    ]
+
+
+def test_what_a_folder_holds_beside_rows_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path / "a.jsonl", '{"a": 1}')
+    written(tmp_path / "b.xlsx", "")
+    (tmp_path / "more").mkdir()
+
+    everything(tmp_path)
+
+    assert caplog.messages == [f"{tmp_path}: not rows, left unread: b.xlsx, more"]
+
+
+def test_files_named_by_split_are_read_by_split(tmp_path: Path) -> None:
+    for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test", "train_sft")):
+        written(tmp_path / f"{name}.jsonl", json.dumps({"a": number}))
+
+    assert [row.row["a"] for row in everything(tmp_path)[0]] == [0, 1]
+    assert [row.row["a"] for row in everything(tmp_path, split="test")[0]] == [2]
+    assert [row.row["a"] for row in everything(tmp_path, split="train_sft")[0]] == [3]
+    assert refusal(tmp_path, split="dev") == (
+        "F: the folder has no file of split 'dev'. There are splits: test, train, train_sft."
+    )
+
+
+def test_a_file_of_no_split_beside_files_of_splits_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "test", "extra"):
+        written(tmp_path / f"{name}.jsonl", '{"a": 1}')
+
+    assert refusal(tmp_path) == (
+        "F: extra.jsonl belongs to no split, but other files do (test, train). Name one file as path, or rename it."
+    )
+
+
+def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == ("F: the folder holds no file of rows. Known are: .jsonl, .json, .csv, .tsv, .parquet.")
+
+
+# Absent
+
+
+def test_files_near_an_absent_one_are_named(tmp_path: Path) -> None:
+    written(tmp_path / "rows.jsonl", "")
+    written(tmp_path / "zebra.txt", "")
+    near, far = Source(str(tmp_path / "row.jsonl")), Source(str(tmp_path / "q.csv"))
+
+    assert missing(near, "x.yaml:3") == Problem(
+        "x.yaml:3", f"no file or folder '{near.path}'", f"Did you mean '{tmp_path}/rows.jsonl'?"
+    )
+    assert missing(far, "x.yaml:3") == Problem(
+        "x.yaml:3", f"no file or folder '{far.path}'", f"In '{tmp_path}' there are: rows.jsonl, zebra.txt."
+    )
+    assert missing(Source(str(tmp_path / "a/b.csv")), "w") == Problem(
+        "w", f"no file or folder '{tmp_path}/a/b.csv'", f"There is no folder '{tmp_path}/a' either."
+    )
+
+
+def test_nothing_is_missing_of_a_file_that_is_there_or_of_a_hub_id(tmp_path: Path) -> None:
+    assert missing(Source(str(tmp_path)), "w") is None
+    assert missing(Source("HuggingFaceH4/ultrachat_200k"), "w") is None
+
+
+def test_reading_an_absent_file_says_so(tmp_path: Path) -> None:
+    written(tmp_path / "rows.jsonl", "")
+
+    assert refusal(tmp_path / "row.jsonl") == "F: no such file or folder. Did you mean 'D/rows.jsonl'?"
+
+
+@pytest.mark.parametrize(
+    ("path", "local"),
+    [
+        ("HuggingFaceH4/ultrachat_200k", False),
+        ("imdb", False),
+        ("rows.jsonl", True),
+        ("data/rows.jsonl.gz", True),
+        ("./data/rows", True),
+        ("../rows", True),
+        ("~/rows", True),
+        ("/data/rows", True),
+        ("a/b/c", True),
+        ("here", True),
+        ("here/absent", True),
+    ],
+)
+def test_a_local_path_is_told_from_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, local: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+
+    assert is_local(path) is local
+
+
+# Hub, with local files in the Hub's place
+
+
+def test_a_hub_data_set_is_read_by_split_and_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    repository = tmp_path / "set"
+    repository.mkdir()
+    written(repository / "train.jsonl", '{"text": "a"}\n')
+    written(repository / "test.jsonl", '{"text": "b"}\n{"text": "c"}\n')
+
+    assert list(hub(Source(str(repository), split="test"))) == [
+        Located(f"{repository}[test]:1", {"text": "b"}),
+        Located(f"{repository}[test]:2", {"text": "c"}),
+    ]
+
+
+def test_what_keeps_a_hub_data_set_from_loading_is_said(tmp_path: Path) -> None:
+    absent = Source(str(tmp_path / "absent"), name="default", split="test")
+
+    with pytest.raises(UserError) as error:
+        list(hub(absent))
+
+    assert str(error.value).startswith(f"{absent.path}[default, test]: cannot be loaded: ")
+    assert str(error.value).endswith(
+        ". Check path, name, split and revision, and the way to the Hub; a local path starts with ./"
+    )
+
+
+# Sources and fingerprints
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"path": ""}, "path is empty"),
+        (
+            {"format": "chat"},
+            "no format 'chat'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
+            "hh_pairs, prompt",
+        ),
+        ({"weight": 0.0}, "weight is 0.0; it must be above 0"),
+        ({"weight": float("inf")}, "weight is inf; it must be above 0"),
+        ({"rows": 0}, "rows is 0; it must be at least 1"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(how: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        Source(**({"path": "x.jsonl"} | how))
+
+
+def test_a_fingerprint_holds_bytes_and_not_names(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", "abc")
+    moved = written(tmp_path / "y.jsonl", "abc")
+    sha256_of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+    of_path = fingerprint(Source(str(path), format="text", weight=2, columns={"text": "a"}), None)
+
+    assert of_path == {
+        "files": [[".jsonl", sha256_of_abc]],
+        "format": "text",
+        "columns": {"text": "a"},
+        "weight": 2,
+        "rows": None,
+    }
+    assert fingerprint(Source(str(moved), format="text", weight=2, columns={"text": "a"}), None) == of_path
+
+
+def test_a_fingerprint_of_a_folder_covers_the_files_that_are_read(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        written(tmp_path / f"{name}.jsonl", name)
+    before = fingerprint(Source(str(tmp_path)), None)
+    written(tmp_path / "test.jsonl", "other")
+    unread_changed = fingerprint(Source(str(tmp_path)), None)
+    written(tmp_path / "train.jsonl", "other")
+
+    assert unread_changed == before
+    assert fingerprint(Source(str(tmp_path)), None) != before
+
+
+def test_a_fingerprint_of_the_hub_names_what_is_loaded() -> None:
+    source = Source("owner/set", split="train_sft", name="en", revision="abc", rows=10)
+
+    assert fingerprint(source, None) == {
+        "path": "owner/set",
+        "format": None,
+        "split": "train_sft",
+        "name": "en",
+        "revision": "abc",
+        "columns": {},
+        "weight": 1.0,
+        "rows": 10,
+    }
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path, cache = written(tmp_path / "x.jsonl", "abc"), tmp_path / "new" / "hashes.json"
+    first = file_hash(path, cache)
+    state = path.stat()
+    written(path, "xyz")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    assert file_hash(path, cache) == first  # same size, same time: not read again
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert file_hash(path, cache) != first
+
+
+@pytest.mark.parametrize("content", ["{torn", "[]", '{"x": 1}'])
+def test_a_broken_cache_of_hashes_is_made_again(tmp_path: Path, content: str) -> None:
+    path, cache = written(tmp_path / "x.jsonl", "abc"), written(tmp_path / "hashes.json", content)
+
+    assert file_hash(path, cache)[:8] == "ba7816bf"
+    assert json.loads(cache.read_text())[str(path)][2][:8] == "ba7816bf"
