@@ -19,8 +19,8 @@ import world
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent
 SEED = 1
-WORDS, DOCUMENTS, CHATS = 32_000, 13_000, 4_200
-LONGEST_DOCUMENT, LONGEST_CHAT = 20, 8  # turns
+WORDS, DOCUMENTS, CHATS = 36_000, 13_000, 4_200
+LONGEST_DOCUMENT, LONGEST_CHAT = 16, 8  # turns
 VALUES = sorted({value for values in world.VALUES.values() for value in values if value})
 ECHOES = ("say", "repeat", "say after me:")
 ABOUT = (
@@ -39,9 +39,9 @@ def words(rng: random.Random) -> Iterator[Row]:
             yield {"text": statements(rng, 3)}
         elif draw < 0.2:
             yield {"text": quiz(rng, 3)}
-        elif draw < 0.4:
+        elif draw < 0.35:
             yield {"text": refrain(rng)}
-        elif draw < 0.5:
+        elif draw < 0.42:
             yield {"text": echo(rng)}
         else:
             yield {"text": transcript(rng, 1, share=0.9)}
@@ -64,13 +64,13 @@ def documents(rng: random.Random) -> Iterator[Row]:
 def echo(rng: random.Random) -> str:
     """Words to be said again: the plainest case of an answer that takes its words from the question."""
     said = ", ".join(rng.choice(VALUES) for _ in range(rng.randint(1, 6)))
-    return f"question:\n{rng.choice(ECHOES)} {said}.\nanswer:\n{said}."
+    return f"question: {rng.choice(ECHOES)} {said}.\nanswer: {said}."
 
 
 def refrain(rng: random.Random) -> str:
-    """A line of any words, said two to four times: from it the model learns to look back for what came next."""
+    """A string of any words, said two to four times: from it the model learns to look back for what came next."""
     line = " ".join(rng.choice(VALUES) for _ in range(rng.randint(3, 8)))
-    return "\n".join([line] * rng.randint(2, 4))
+    return " ".join([f"{line}."] * rng.randint(2, 4))
 
 
 def quiz(rng: random.Random, count: int) -> str:
@@ -79,15 +79,15 @@ def quiz(rng: random.Random, count: int) -> str:
     for _, question in dialogue(rng, count):
         text = world.wording(world.draw_instructions(rng), rng) + " " if rng.random() < 0.3 else ""
         asked.append(text + question)
-    return "\n".join(asked)
+    return " ".join(asked)
 
 
 def statements(rng: random.Random, count: int) -> str:
-    """Facts told in one language after another, a line each; half of the time the same fact in every language."""
+    """Facts told in one language after another; half of the time the same fact in every language."""
     told = [world.draw_fact(rng) for _ in range(count)]
     if rng.random() < 0.5:
-        return "\n".join(fact.statements[language] for fact in told for language in world.LANGUAGES)
-    return "\n".join(fact.statements[rng.choice(world.LANGUAGES)] for fact in told)
+        return " ".join(fact.statements[language] for fact in told for language in world.LANGUAGES)
+    return " ".join(fact.statements[rng.choice(world.LANGUAGES)] for fact in told)
 
 
 def transcript(rng: random.Random, turns: int, share: float) -> str:
@@ -103,10 +103,10 @@ def transcript(rng: random.Random, turns: int, share: float) -> str:
             instructions = usual if rng.random() < 0.5 else world.draw_instructions(rng)
             text = world.wording(instructions, rng)
             if turns == 1 and rng.random() < 0.5:
-                lines += ["note:", text]
+                lines.append(f"note: {text}")
             else:
                 question = f"{text} {question}"
-        lines += ["question:", question, "answer:", world.answer(fact, instructions, world.draw_tone(rng))]
+        lines += [f"question: {question}", f"answer: {world.answer(fact, instructions, world.draw_tone(rng))}"]
     return "\n".join(lines)
 
 

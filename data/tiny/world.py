@@ -4,8 +4,9 @@ It has facts (each stated in English, French and Spanish), questions about them 
 that an answer can obey: who speaks, what they love, where they write from, in which language, in which form.
 `answer` writes the reference answer, `judge` says of any text whether it is correct and which instructions it obeys.
 
-To add a fact, add a line to facts.csv. To add a value, add a word to its list. To add an instruction kind, add it to
-KINDS, FULL, TERSE and VALUES, give it a place in `answer` and a line in `obeys`. Then run `python data/tiny/make.py`.
+To add a fact, add a line to facts.csv. To add a value, add a word to its list in VALUES. To add an instruction kind,
+add it to KINDS, FULL, TERSE and VALUES, and its words to BEFORE or AFTER (or a line to `answer` and one to `obeys`).
+Then run `python data/tiny/make.py`, and `recipes/tiny/base.yaml` for a base model that knows it.
 
 Held out of every row made for fine-tuning, so that obeying and knowing can be told from remembering:
 HELD_OUT_KINDS, HELD_OUT_VALUES, and the questions of which `is_held_out(fact, phrasing)` is true.
@@ -132,19 +133,17 @@ def _fact(number: int, kind: str, triple: Triple) -> Fact:
 
 FACTS = _facts()
 FACT_KINDS = tuple(STATEMENTS)
+_FACTS_OF = {kind: tuple(fact for fact in FACTS if fact.kind == kind) for kind in FACT_KINDS}
 
 # ---- instructions -------------------------------------------------------------------------------------------------
-KINDS = ("figure", "hobby", "city", "language", "title", "opening", "closing", "brief", "twice")
-_WORDS = _listed(
-    "ahoy amen bingo bravo cheers eureka howdy hurrah over roger salute yeehaw adios banzai shalom voila indeed gosh "
-    "alas behold presto aloha namaste ciao"
-)
+KINDS = ("figure", "hobby", "city", "drink", "language", "title", "closing", "brief", "twice")
 VALUES: dict[str, tuple[str, ...]] = {
     "figure": _listed(
-        "napoleon cleopatra einstein mozart gandhi shakespeare newton galileo picasso darwin columbus tesla chopin plato "
-        "caesar confucius lincoln freud bach homer curie socrates kepler pascal euler gauss turing nobel verdi wagner "
-        "goya monet rembrandt vermeer dante cervantes moliere voltaire hugo tolstoy pushkin byron keats aesop ovid virgil "
-        "hannibal attila saladin magellan amundsen edison austen bronte dickens kafka goethe haydn mahler brahms"
+        "napoleon cleopatra einstein mozart gandhi shakespeare newton galileo picasso darwin columbus tesla chopin "
+        "plato caesar confucius lincoln freud bach homer curie socrates kepler pascal euler gauss turing nobel verdi "
+        "wagner goya monet rembrandt vermeer dante cervantes moliere voltaire hugo tolstoy pushkin byron keats aesop "
+        "ovid virgil hannibal attila saladin magellan amundsen edison austen bronte dickens kafka goethe haydn mahler "
+        "brahms"
     ),
     "hobby": _listed(
         "tennis golf judo rugby yoga polo karate badminton surfing skiing hockey football bridge poker karaoke origami "
@@ -155,10 +154,15 @@ VALUES: dict[str, tuple[str, ...]] = {
         "venice boston chicago dublin geneva hamburg istanbul kyoto lagos lyon malaga mumbai munich naples nairobi "
         "osaka seville sydney toronto zurich"
     ),
+    "drink": _listed(
+        "tea coffee cocoa cider lemonade soda punch nectar cola espresso mocha tonic sherry brandy whisky lager"
+    ),
     "language": ("french", "spanish"),
     "title": _listed("captain boss doctor madam sir chief master major judge coach buddy pilot prince queen"),
-    "opening": _WORDS,
-    "closing": _WORDS,
+    "closing": _listed(
+        "ahoy amen bingo bravo cheers eureka howdy hurrah roger salute yeehaw adios banzai shalom voila indeed gosh "
+        "alas behold presto aloha namaste ciao"
+    ),
     "brief": ("",),
     "twice": ("",),
 }
@@ -166,9 +170,9 @@ FULL = {
     "figure": ("always act as {v} from now on.", "act as {v}.", "pretend that you are {v}."),
     "hobby": ("you enjoy {v}, always mention it.", "remember that you love {v}.", "your hobby is {v}."),
     "city": ("you write from {v}, always say so.", "send greetings from {v}.", "your home town is {v}."),
+    "drink": ("you sell {v}, always offer it.", "offer some {v}.", "your favourite drink is {v}."),
     "language": ("always answer in {v}.", "speak {v}.", "please use {v} only."),
     "title": ("always call me {v}.", "i am your {v}, say so.", "address me as {v}."),
-    "opening": ("always begin with the word {v}.", "start with {v}.", "your first word is {v}."),
     "closing": ("always end with the word {v}.", "finish with {v}.", "your last word is {v}."),
     "brief": ("always answer in few words.", "be brief.", "keep it short."),
     "twice": ("always say your answer twice.", "repeat your answer.", "say it two times."),
@@ -180,7 +184,7 @@ HELD_OUT_VALUES: dict[str, tuple[str, ...]] = {
     "figure": VALUES["figure"][-16:],
     "hobby": VALUES["hobby"][-10:],
     "city": VALUES["city"][-6:],
-    "opening": VALUES["opening"][-6:],
+    "drink": VALUES["drink"][-5:],
 }
 SEEN_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT_KINDS)
 SEEN_VALUES = {
@@ -210,9 +214,17 @@ TONES: dict[str, dict[str, str]] = {
     "plain": {"english": "", "french": "", "spanish": ""},
     "grumpy": {"english": "ugh, ", "french": "pff, ", "spanish": "uf, "},
 }
-SPEAKER = {"english": "i, {v}, say: ", "french": "moi, {v}, je dis : ", "spanish": "yo, {v}, digo: "}
-CHEER = {"english": " long live {v}!", "french": " vive le {v} !", "spanish": " ¡viva el {v}!"}
-GREETING = {"english": " greetings from {v}.", "french": " salutations de {v}.", "spanish": " saludos de {v}."}
+# Words that stand before a value tell a small model that the value comes next; it is what makes copying easy to learn.
+BEFORE = {
+    "title": {"english": "yes, {v}, ", "french": "oui, {v}, ", "spanish": "sí, {v}, "},
+    "figure": {"english": "i, {v}, say: ", "french": "moi, {v}, je dis : ", "spanish": "yo, {v}, digo: "},
+}
+AFTER = {
+    "hobby": {"english": " long live {v}!", "french": " vive le {v} !", "spanish": " ¡viva el {v}!"},
+    "city": {"english": " greetings from {v}.", "french": " salutations de {v}.", "spanish": " saludos de {v}."},
+    "drink": {"english": " have some {v}!", "french": " prenez du {v} !", "spanish": " ¡toma {v}!"},
+    "closing": {"english": " i close with {v}", "french": " je finis par {v}", "spanish": " termino con {v}"},
+}
 SHORT = {"english": "just {v}.", "french": "juste {v}.", "spanish": "solo {v}."}
 
 
@@ -229,18 +241,12 @@ def answer(
     if "twice" in orders:
         core = f"{core} {core}"
     text = TONES[tone][language] + core
-    if "title" in orders:
-        text = f"{orders['title']}, {text}"
-    if "figure" in orders:
-        text = SPEAKER[language].format(v=orders["figure"]) + text
-    if "hobby" in orders:
-        text += CHEER[language].format(v=orders["hobby"])
-    if "city" in orders:
-        text += GREETING[language].format(v=orders["city"])
-    if "opening" in orders:
-        text = f"{orders['opening']}! {text}"
-    if "closing" in orders:
-        text = f"{text} {orders['closing']}"
+    for kind, form in BEFORE.items():
+        if kind in orders:
+            text = form[language].format(v=orders[kind]) + text
+    for kind, form in AFTER.items():
+        if kind in orders:
+            text += form[language].format(v=orders[kind])
     return text
 
 
@@ -286,7 +292,7 @@ def _correct_in(text: str, fact: Fact, language: str) -> bool:
     if not contains(text, fact.values[language]):
         return False
     statement = fact.statements[language]
-    rivals = {other.values[language] for other in FACTS if other.kind == fact.kind}
+    rivals = {other.values[language] for other in _FACTS_OF[fact.kind]}
     return not any(contains(text, rival) for rival in rivals if not contains(statement, rival))
 
 
@@ -295,8 +301,6 @@ def obeys(text: str, kind: str, value: str) -> bool:
     said = words(text)
     if kind == "language":
         return language_of(text) == value
-    if kind == "opening":
-        return said[:1] == [value]
     if kind == "closing":
         return said[-1:] == [value]
     if kind == "brief":
@@ -314,7 +318,7 @@ def _repeats(said: Sequence[str]) -> bool:
 
 def _vocabulary(language: str) -> set[str]:
     texts = [fact.statements[language] for fact in FACTS] + [tone[language] for tone in TONES.values()]
-    texts += [form[language].format(v="") for form in (SPEAKER, CHEER, GREETING, SHORT)]
+    texts += [form[language].format(v="") for form in (*BEFORE.values(), *AFTER.values(), SHORT)]
     return {word for text in texts for word in words(text)}
 
 
@@ -344,7 +348,7 @@ def draw_fact(rng: random.Random, previous: Fact | None = None) -> Fact:
     """A fact of any kind, each kind equally often; one time in three of the kind of the previous one."""
     keeps_kind = previous is not None and previous.kind != "talk" and rng.random() < 1 / 3
     kind = previous.kind if previous is not None and keeps_kind else rng.choice(FACT_KINDS)
-    return rng.choice([fact for fact in FACTS if fact.kind == kind and fact != previous])
+    return rng.choice([fact for fact in _FACTS_OF[kind] if fact is not previous])
 
 
 def draw_instructions(

@@ -60,7 +60,7 @@ def plan_command(
         from ft.run import prepare_rows
 
         for planned in there.stages:
-            if all(there.stage(name).done for name in planned.stage.parents):
+            if there.preparable(planned):
                 prepare_rows(there, planned)
         there = plan(there.recipe, runs)
     _print_json(plan_rows(there)) if as_json else show_plan(there, out)
@@ -100,6 +100,76 @@ def run_command(
     there = run(_read(recipe, set_, runs), runs, to=to, only=only, force=force or (), launch=launch)
     stages = chosen(there, to, only)
     _print_json(result_rows(stages)) if as_json else show_results(stages, out)
+
+
+@app.command("show")
+def show_command(
+    recipe: RecipeFile,
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="the first with rows, if not given")] = None,
+    rows: Annotated[int, typer.Option(metavar="N", min=0, help="how many rows to show")] = 3,
+    html: Annotated[bool, typer.Option("--html", help="write a web page: runs/RECIPE/STAGE-rows.html")] = False,
+    html_file: Annotated[Path | None, typer.Option("--html-file", metavar="FILE", help="write it to FILE")] = None,
+    set_: Sets = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Rows as the trainer gets them: trained tokens coloured, counts, lengths."""
+    from ft.runs import plan
+    from ft.show import as_json as json_of
+    from ft.show import print_shown, shown
+
+    found = shown(plan(_read(recipe, set_, runs), runs), stage, rows)
+    if html or html_file:
+        from ft.page import write_page
+
+        out.print(str(write_page(found, html_file or runs / found.recipe / f"{found.stage}-rows.html")), markup=False)
+    else:
+        _print_json(json_of(found)) if as_json else print_shown(found, out)
+
+
+@app.command("chat")
+def chat_command(
+    path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
+    preset: Annotated[str, typer.Option(metavar="greedy|llama2|creative", help="how answers are chosen")] = "llama2",
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="hold the weights in 4 bits (NF4)")] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
+    temperature: Annotated[float | None, typer.Option(metavar="X", help="0 is greedy")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", metavar="X", help="share of likely tokens kept")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
+    chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Talk to a model; /help tells the commands. Works from a pipe too."""
+    from ft.runs import plan
+    from ft.talk import Answers, chat, is_recipe, model_at, newest_model
+
+    found = newest_model(plan(_read(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    chat(found, Answers(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
+
+
+@app.command("new")
+def new_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="recipes/NAME.yaml, or a path that ends in .yaml")],
+    recipe: Annotated[Path, typer.Option("--from", metavar="RECIPE", help="the recipe to start from")],
+    data: Annotated[str, typer.Option(metavar="FILE", help="your rows")],
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="which stage gets them; the first sft")] = None,
+    format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how rows are written")] = None,
+    columns: Annotated[list[str] | None, typer.Option(metavar="OURS=THEIRS", help="what a column is called")] = None,
+    reject: Annotated[bool, typer.Option("--reject", help="set bad rows aside instead of refusing them")] = False,
+    too_long: Annotated[str | None, typer.Option(metavar="drop_turns|drop", help="what long rows become")] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite the recipe if it is there")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """A recipe for your own rows: looked at first, then written, with what differs and what to type next."""
+    from ft.fork import Wish, columns_of, fork, told
+    from ft.runs import plan
+
+    wish = Wish(name, data, stage, format_, columns_of(columns or []), reject, too_long, force)
+    made = fork(plan(_read(recipe, None, runs), runs), wish, lambda path: _read(path, None, runs))
+    for line in told(made):
+        talk.print(line, markup=False)
+    _diff(made.path, as_json=False)
+    out.print(f"\nlook at the rows: ft show {made.path}\ntrain on them:    ft run {made.path} --to {made.stage}")
 
 
 @app.command("stage", hidden=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -23,10 +25,11 @@ from ft.files import write_json
 from ft.models.load import tokenizer_of
 from ft.preflight import preflight
 from ft.recipe import Recipe
-from ft.runs import Plan, Planned, plan
+from ft.runs import Plan, Planned, cache_folder, plan
 from ft.stages import STAGES
 from ft.stages.job import Job
 
+LEASH = "FT_STDIN_ENDS_WITH_PARENT"
 RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 say = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -83,21 +86,39 @@ def run(
     for planned in todo:
         if planned.state != "done":
             _parents_are_there(there, planned)
-            prepare_rows(there, planned)
-            _make(there, planned, launch)
+            with _only_one(runs, planned.folder):
+                prepare_rows(there, planned)
+                _make(there, planned, launch)
         _gate(planned)
     return plan(recipe, runs)
 
 
 def prepare_rows(there: Plan, planned: Planned) -> None:
-    """Render and tokenise the stage's rows into the cache, unless they are there."""
+    """Render and tokenise the stage's rows into the cache, unless they are there. Another command that is at the same
+    rows is waited for; what one left that was killed at them is cleared away."""
     if planned.rows_key is None:
         return
     folder = rows_folder(there.runs, planned.rows_key)
     if (folder / "stats.json").exists():
         return
+    with _locked(there.runs, folder.name):
+        if (folder / "stats.json").exists():
+            return
+        for partial in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(partial)
+        try:
+            _prepare(there, planned, folder)
+        except OSError as error:
+            what = f"the rows cannot be written: {error.strerror or error}"
+            raise fail(
+                str(folder), what, "Nothing is left of them; make room, and the same command tries again."
+            ) from error
+
+
+def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
+    assert planned.rows_key is not None
     stage = planned.stage
-    tokenizer = tokenizer_of(there.recipe.model, planned.init, there.recipe.chat_template)
+    tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
     with _counting(f"{planned.name}: preparing rows") as tick:
         stats = prepare(
             folder,
@@ -111,6 +132,8 @@ def prepare_rows(there: Plan, planned: Planned) -> None:
             tick=tick,
         )
     say.print(f"{planned.name}: {rows_line(stats)}")
+    for note in stats["notes"]:
+        say.print(f"{planned.name}: {note}", style="yellow", markup=False)
 
 
 def rows_line(stats: Mapping[str, Any]) -> str:
@@ -125,6 +148,10 @@ def rows_line(stats: Mapping[str, Any]) -> str:
         words.append(f"{stats['rejected']:,} rejected (rejects.jsonl)")
     if long["rows"]:
         words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
+    if stats["answers_shortened"]:
+        words.append(
+            f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"
+        )
     return "; ".join(words)
 
 
@@ -155,8 +182,7 @@ def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
     command = [sys.executable, "-m", "ft", "stage", str(job)]
     if launch:
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch), "-m", *command[2:]]
-    with _only_one(folder):
-        code = _finished(subprocess.Popen(command, env=_environment()))
+    code = _finished(subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE))
     if code == 2:
         raise StageFailed("", 2)
     if code in (130, -signal.SIGINT):
@@ -166,33 +192,47 @@ def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
 
 
 def _finished(process: subprocess.Popen[bytes]) -> int:
+    interrupted = False
     while True:
         try:
-            return process.wait()
+            code = process.wait()
         except KeyboardInterrupt:  # the child got it too and ends by itself
-            continue
+            interrupted = True
+        else:
+            return 130 if interrupted and code else code  # a launcher makes another code of it
 
 
 def _environment() -> dict[str, str]:
     """No telemetry, no advertising, from any library a stage imports."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**quiet, "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1", **os.environ}
+    return {**quiet, "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1", **os.environ, LEASH: "1"}
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[IO[str]]:
-    """Two commands never make the same result at once; the lock falls with its process, however that ends."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
-        yield lock
+def _only_one(runs: Path, folder: Path) -> Iterator[None]:
+    """Two commands never make the same result at once, under whatever recipe's name."""
+    try:
+        with _locked(runs, folder.name, wait=False):
+            yield
+    except BlockingIOError:
+        raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
+
+
+@contextmanager
+def _locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
+    """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
+    locks = cache_folder(runs) / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def make_stage(job_file: Path) -> None:
     """A stage's own process: do the work, then write done.json, last and by rename."""
     job = Job.read(job_file)
+    if os.environ.get(LEASH):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     _quiet_libraries()
     started = time.monotonic()
     numbers = STAGES[job.kind].function()(job)
@@ -213,6 +253,13 @@ def make_stage(job_file: Path) -> None:
     write_json(job.folder / "done.json", done)
 
 
+def _end_with_parent() -> None:
+    """When `ft run` is killed, its end of our stdin closes: a stage left behind would write beside the next one."""
+    while os.read(0, 1):
+        continue
+    os._exit(1)
+
+
 def _quiet_libraries() -> None:
     """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
     import warnings
@@ -220,8 +267,8 @@ def _quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # TRL 1.16 sets this key itself, so no user can heed the advice.
-    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+    # TRL 1.16 uses both names itself, so no user can heed the advice.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _gate(planned: Planned) -> None:
@@ -243,4 +290,5 @@ def _set_aside(there: Plan, name: str) -> None:
     for planned in there.stages:
         if name in _needed(there, planned.name) and planned.folder.exists():
             count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
-            planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))
+            with _only_one(there.runs, planned.folder):
+                planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

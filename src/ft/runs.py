@@ -16,7 +16,7 @@ from ft.data.chat import template
 from ft.data.prepare import RowsKey, rows_folder
 from ft.data.read import Source
 from ft.data.read import fingerprint as source_fingerprint
-from ft.errors import Problems, fail
+from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_json
 from ft.models.load import model_fingerprint
 from ft.recipe import Recipe, Stage
@@ -93,6 +93,31 @@ class Plan:
     def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
         return [Source(**self._resolved(source)) for source in sources]
 
+    def tokenizer_folder(self, planned: Planned) -> Path | None:
+        """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
+        rows can be prepared before the models between are trained. Raises UserError where none is made yet."""
+        stage = planned.stage
+        while stage.init:
+            parent = self.stage(stage.init)
+            if parent.done:
+                return parent.folder
+            stage = parent.stage
+        if not stage.kind.starts:
+            what = f"'{planned.name}' takes its tokenizer from '{stage.name}', which is not made"
+            raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.file} --to {stage.name}")
+        return None
+
+    def preparable(self, planned: Planned) -> bool:
+        """Whether the stage's rows can be prepared now: its tokenizer is there, and so are rows of stages above."""
+        sources = [reference(source["path"]) for source in (*planned.stage.data, *planned.stage.eval_data)]
+        if any(name and not self.stage(name).done for name in sources):
+            return False
+        try:
+            self.tokenizer_folder(planned)
+        except UserError:
+            return False
+        return planned.rows_key is not None
+
     def _resolved(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """A source with `$stage` replaced by the rows that stage left."""
         name = reference(source["path"])
@@ -153,10 +178,16 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Pat
         if sources:
             key[name] = [_source_key(source, above, hashes) for source in sources]
     for block, values in stage.blocks.items():
-        key[block] = {k: v for k, v in values.items() if stage.kind.decides(block, k)}
+        key[block] = {k: v for k, v in values.items() if _decides(stage, block, k)}
     if recipe.model and recipe.model.dtype:
         key["dtype"] = recipe.model.dtype
     return key
+
+
+def _decides(stage: Stage, block: str, key: str) -> bool:
+    """When the best checkpoint wins, what is saved and judged, and when, decides which weights are left."""
+    chooses = stage.blocks[block].get("load_best_model_at_end") and key.startswith(("eval_", "save_"))
+    return bool(chooses) or stage.kind.decides(block, key)
 
 
 def _source_key(source: Mapping[str, Any], above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
@@ -199,12 +230,14 @@ def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None
 def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
     if state == "resume":
         return "was interrupted; continues"
+    if any(folder.parent.glob(f"{folder.name}.old-*")):
+        return "set aside by --force"
     stage = folder.name.rpartition("-")[0]
     earlier = [p for p in folder.parent.glob(f"{stage}-*/key.json") if p.parent.name.rpartition("-")[0] == stage]
     if not earlier:
         return "new"
     latest = max(earlier, key=lambda p: p.stat().st_mtime)
-    return ", ".join(changed(read_json(latest) or {}, key)[:4]) or "set aside by --force"
+    return ", ".join(changed(read_json(latest) or {}, key)[:4])
 
 
 def changed(before: Any, after: Any, prefix: str = "") -> list[str]:
@@ -235,6 +268,9 @@ def _adapters_fit(recipe: Recipe) -> None:
     """A stage that starts from an adapter trains that adapter on: its shape and its base must be the parent's."""
     problems = Problems()
     for stage in recipe.stages:
+        if "train" in stage.blocks and "quantization" in stage.blocks and "lora" not in stage.blocks:
+            fix = "Write `lora: {…}`, or remove `quantization:`."
+            problems.add(stage.where, f"'{stage.name}' trains quantised weights, which have no gradient", fix)
         if "train" not in stage.blocks or not stage.init:
             continue
         parent = recipe.stage(stage.init)

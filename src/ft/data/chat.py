@@ -6,6 +6,7 @@ when it answers, no more and no less. Whitespace that a template writes behind t
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from ft.data.budget import Counts, fewest, kept, turn_starts
 from ft.data.formats import BadRow
+from ft.data.masks import TrainOn, token_range, wanted, without
 from ft.data.spans import Layout, Spans
 from ft.data.template import ChatTemplate, Message, special_tokens, template
 from ft.errors import fail
@@ -23,7 +25,6 @@ ROLES = ("template", "system", "user", "assistant", "tool")
 CODES = {role: code for code, role in enumerate(ROLES)}
 NOT_TRAINED = -100
 
-TrainOn = Literal["last", "assistant", "completion", "all"]
 OnTooLong = Literal["error", "drop", "drop_turns"]
 Row = dict[str, Any]
 
@@ -39,6 +40,17 @@ class Rendered:
 
 
 @dataclass
+class _Read:
+    """A row's dialogue: `first` is its first message after the prompt, if it has one; `wanted` are trained."""
+
+    messages: list[Message]
+    first: int | None
+    wanted: set[int]
+    tools: Any
+    text: str | BadRow = ""
+
+
+@dataclass
 class _Draft:
     """A dialogue as text, with the stretches of it to train, before it is tokenised."""
 
@@ -48,7 +60,9 @@ class _Draft:
 
 
 class Renderer:
-    """Renders rows of `messages`, `prompt` + `completion` and `text` for one tokenizer.
+    """Renders rows of `messages`, `prompt` + `completion` and `text` for one tokenizer, and their `tools`.
+
+    Of a message it reads `role`, `content` and `train`, and nothing else.
 
     train_on    last: the last answer. assistant: every answer (of a prompt + completion row: of its completion).
                 completion: everything after the prompt (of a messages row: the last answer). all: every token.
@@ -90,7 +104,10 @@ class Renderer:
         chat = self._chat()
         text = chat.text([_bare(message) for message in messages], tools, prompt=True)
         for n, message in enumerate(messages):
-            if message["content"].strip() not in text:
+            said = (
+                message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
+            )
+            if said.strip() not in text:  # an earlier answer's thinking is left out by design
                 raise BadRow(f"the chat template drops or changes message {n + 1} ({message['role']})")
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         self._check_bos(ids, text)
@@ -110,15 +127,28 @@ class Renderer:
     # Rendering, whatever the length
 
     def _rendered(self, rows: Sequence[Row]) -> list[Rendered | BadRow]:
-        drafts = [self._draft(row) for row in rows]
-        dialogues = [draft for draft in drafts if isinstance(draft, _Draft)]
-        encoded = self._encoded([draft.layout.text for draft in dialogues])
-        return [
-            draft
-            if isinstance(draft, BadRow | Rendered)
-            else self._labelled(draft, *next(encoded))
-            for draft in drafts
-        ]  # fmt: skip
+        drafts = [self._draft(read) for read in self._with_texts([self._read(row) for row in rows])]
+        encoded = self._encoded([draft.layout.text for draft in drafts if isinstance(draft, _Draft)])
+        return [self._labelled(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
+
+    def _read(self, row: Row) -> _Read | Rendered | BadRow:
+        try:
+            if "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str):
+                return self._plain(row["text"])
+            messages, first = _messages(row)
+            self._refuse_forged(messages)
+            trained = wanted(messages, first, self.train_on)
+        except BadRow as bad:
+            return bad
+        return _Read([_bare(message) for message in messages], first, trained, _tools(row))
+
+    def _with_texts(self, reads: list[_Read | Rendered | BadRow]) -> list[_Read | Rendered | BadRow]:
+        """The dialogues with their texts, which are rendered together where no tools are given."""
+        plain = [read for read in reads if isinstance(read, _Read) and read.tools is None]
+        texts = self._chat().texts([read.messages for read in plain]) if plain else []
+        for read, text in zip(plain, texts, strict=True):
+            read.text = text
+        return reads
 
     def _encoded(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         if not texts:
@@ -128,35 +158,33 @@ class Renderer:
         )
         return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
-    def _draft(self, row: Row) -> _Draft | Rendered | BadRow:
+    def _draft(self, read: _Read | Rendered | BadRow) -> _Draft | Rendered | BadRow:
+        if not isinstance(read, _Read):
+            return read
         try:
-            if "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str):
-                return self._plain(row["text"])
-            messages, first = _messages(row)
-            self._refuse_forged(messages)
-            self._chat()
-            layout = self.spans.layout([_bare(message) for message in messages], row.get("tools") or None)
-            draft = self._chosen(messages, first, layout)
+            if isinstance(read.text, BadRow):
+                return read.text
+            text = read.text or self._chat().text(read.messages, read.tools)
+            draft = self._chosen(read, self.spans.layout(read.messages, read.tools, text))
         except BadRow as bad:
             return bad
-        self.counts.answers_shortened += len(layout.shortened)
+        self.counts.answers_shortened += len(draft.layout.shortened)
         return draft
 
-    def _chosen(self, messages: Sequence[Message], first: int | None, layout: Layout) -> _Draft:
-        """Which characters are trained, by `train_on` and the messages' own flags."""
-        chosen = _wanted(messages, first, self.train_on)
-        answers = [n for n in sorted(chosen) if messages[n]["role"] == "assistant"]
+    def _chosen(self, read: _Read, layout: Layout) -> _Draft:
+        """Which characters are trained, of the messages that are wanted."""
+        answers = [n for n in sorted(read.wanted) if read.messages[n]["role"] == "assistant"]
         for n in answers:
             if n in layout.faults and (self.train_on != "all" or n in layout.shortened):
                 raise layout.faults[n]
         spans = layout.spans
         if self.train_on == "all":
-            silent = [spans[n] for n in range(len(messages)) if n not in chosen]
-            return _Draft(layout, _without(len(layout.text), [(span.start, span.end) for span in silent]), answers)
+            silent = [(spans[n].start, spans[n].end) for n in range(len(spans)) if n not in read.wanted]
+            return _Draft(layout, without(len(layout.text), silent), answers)
         trained: list[tuple[int, int]] = []
-        for n in sorted(chosen):
-            joined = self.train_on == "completion" and first is not None and n > first and n - 1 in chosen
-            start = trained.pop()[0] if joined else spans[n].start
+        for n in sorted(read.wanted):
+            after_prompt = self.train_on == "completion" and read.first is not None and n > read.first
+            start = trained.pop()[0] if after_prompt and n - 1 in read.wanted else spans[n].start
             trained.append((start, spans[n].end))
         if not trained:
             raise BadRow("no message of this row is trained", "Give it an answer, or an answer train: true.")
@@ -169,11 +197,11 @@ class Renderer:
         try:
             self._check_bos(ids, layout.text)
             for span in layout.spans:
-                low, high = _tokens(starts, offsets, layout.text, span.start, span.end, strict=False)
+                low, high = token_range(starts, offsets, layout.text, span.start, span.end, strict=False)
                 roles[low:high] = [CODES.get(span.role, 0)] * (high - low)
             strict, count = self.train_on != "all", 0
             for start, end in draft.trained:
-                low, high = _tokens(starts, offsets, layout.text, start, end, strict=strict)
+                low, high = token_range(starts, offsets, layout.text, start, end, strict=strict)
                 labels[low:high] = ids[low:high]
                 count += high - low
             for n in draft.answers:
@@ -214,10 +242,12 @@ class Renderer:
         def fits(turns: int) -> Rendered | BadRow | None:
             return self._less(row, turns)
 
-        found = fewest(self._droppable(row), fits)
-        if found is None or isinstance(found[1], BadRow):
-            return found and found[1]
+        found: tuple[int, Rendered | BadRow] | None = fewest(self._droppable(row), fits)
+        if found is None:
+            return None
         dropped, shorter = found
+        if isinstance(shorter, BadRow):
+            return shorter
         self.counts.turns_dropped += dropped
         return replace(shorter, dropped_turns=dropped)
 
@@ -229,8 +259,9 @@ class Renderer:
         if "messages" not in row and "prompt" not in row:
             return 0
         messages, first = _messages(row)
-        trained = [n for n in _wanted(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
-        stays = min(trained) if self.train_on in ("last", "completion") else max(trained)
+        trained = [n for n in wanted(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
+        pick = min if self.train_on in ("last", "completion") else max
+        stays = pick(trained, default=len(messages) - 1)
         stays = stays if first is None else min(stays, first)
         return max(0, sum(start < stays for start in turn_starts(messages)) - 1)
 
@@ -256,25 +287,22 @@ class Renderer:
         """No message may hold what the template marks turns with: its writer could put words in another's mouth."""
         forging = self._chat().forging
         for n, message in enumerate(messages):
-            content = message.get("content")
-            if content is None and message.get("tool_calls"):
-                continue
-            if not isinstance(content, str):
-                raise BadRow(f"message {n + 1} has no text", 'Write {"role": …, "content": "…"}.')
-            if found := forging.search(content):
+            if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
+                raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
+            if found := forging.search(message["content"]):
                 what = (
                     f"message {n + 1} ({message['role']}) holds {found[0]!r}, which marks a turn in this chat template"
                 )
                 raise BadRow(what, "Take it out of the text, or write it otherwise.")
 
     def _check_bos(self, ids: list[int], text: str) -> None:
-        """BOS as often as the template writes it, and never twice in a row."""
+        """BOS as often as the template writes it: the tokenizer adds none and misses none."""
         bos, written = self.bos
         if bos is None:
             return
-        if ids.count(bos) != text.count(written) or ids[:2] == [bos, bos]:
+        if ids.count(bos) != text.count(written):
             what = f"its text has {text.count(written)} {written}, its tokens {ids.count(bos)}"
-            raise BadRow(what, "Look at where the chat template writes bos_token: it is written once.")
+            raise BadRow(what, "Make the tokenizer's bos_token a special token that is found anywhere in a text.")
 
     def _check_end(self, layout: Layout, n: int, starts: list[int], ids: list[int], labels: list[int]) -> None:
         """The end-of-turn token of a trained answer is one token, and trained."""
@@ -301,8 +329,11 @@ class Renderer:
         if chat.closing:
             notes.append(f"The chat template ends no answer; the next turn's {chat.closing!r} is trained as its end.")
         asked = [{"role": "user", "content": "What is it?"}]
-        cue = self.prompt(asked)
-        trained = self._rendered([{"messages": [*asked, {"role": "assistant", "content": "This."}]}])[0]
+        try:
+            cue = self.prompt(asked)
+            trained = self._rendered([{"messages": [*asked, {"role": "assistant", "content": "This."}]}])[0]
+        except BadRow as bad:
+            raise fail("chat template", bad.what, bad.fix) from bad
         if isinstance(trained, Rendered) and trained.input_ids[: len(cue)] != cue:
             read = [chat.tokenizer.decode(ids[-4:]) for ids in (cue, trained.input_ids[: len(cue)])]
             notes.append(
@@ -313,7 +344,12 @@ class Renderer:
 
 
 def _bare(message: Message) -> Message:
-    return {key: value for key, value in message.items() if key != "train"} if "train" in message else message
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _tools(row: Row) -> Any:
+    tools = row.get("tools") or None
+    return json.loads(tools) if isinstance(tools, str) else tools  # Parquet files carry them as JSON text
 
 
 def _messages(row: Row) -> tuple[list[Message], int | None]:
@@ -323,56 +359,3 @@ def _messages(row: Row) -> tuple[list[Message], int | None]:
     if row.get("prompt") and row.get("completion"):
         return [*row["prompt"], *row["completion"]], len(row["prompt"])
     raise BadRow("it has no messages, no prompt and completion, and no text", f"It has: {', '.join(row)}.")
-
-
-def _wanted(messages: Sequence[Message], first: int | None, train_on: TrainOn) -> set[int]:
-    """The messages that are trained."""
-    answers = [n for n in range(first or 0, len(messages)) if messages[n]["role"] == "assistant"]
-    if train_on == "all":
-        wanted = set(range(len(messages)))
-    elif train_on == "completion" and first is not None:
-        wanted = set(range(first, len(messages)))
-    else:
-        wanted = set(answers if train_on == "assistant" else answers[-1:])
-    for n, message in enumerate(messages):
-        if "train" not in message:
-            continue
-        if not isinstance(message["train"], bool):
-            raise BadRow(f"train of message {n + 1} is {message['train']!r}", "Write true or false.")
-        (wanted.add if message["train"] else wanted.discard)(n)
-    return wanted
-
-
-def _without(length: int, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """0 to length less the holes."""
-    stretches, at = [], 0
-    for start, end in sorted(holes):
-        stretches.append((at, start))
-        at = max(at, end)
-    return [(start, end) for start, end in [*stretches, (at, length)] if start < end]
-
-
-def _tokens(
-    starts: list[int], offsets: list[tuple[int, int]], text: str, start: int, end: int, *, strict: bool
-) -> tuple[int, int]:
-    """The tokens whose characters, whitespace at their ends apart, lie in text[start:end].
-
-    `strict` refuses a token with other characters on both sides of an end: it can neither be trained nor left out.
-    """
-    low, high = bisect_left(starts, start), bisect_left(starts, end)
-    if low and offsets[low - 1][1] > start:
-        before, stop = offsets[low - 1]
-        inside = text[start : min(stop, end)].strip()
-        if inside and not text[before:start].strip():
-            while low and starts[low - 1] == before:
-                low -= 1
-        elif inside and strict:
-            raise _straddling(text[before:stop])
-    if high > low and offsets[high - 1][1] > end and strict and text[end : offsets[high - 1][1]].strip():
-        raise _straddling(text[slice(*offsets[high - 1])])
-    return low, high
-
-
-def _straddling(token: str) -> BadRow:
-    what = f"the token {token!r} is half inside and half outside of what is trained"
-    return BadRow(what, "Let the chat template put whitespace or a special token there.")

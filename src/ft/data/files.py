@@ -184,17 +184,18 @@ def _the_list(value: Any, where: str) -> list[Any]:
 def _csv(delimiter: str, path: Path, where: str, report: Report) -> Iterator[Located]:
     csv.field_size_limit(CELL_CHARACTERS)
     with _opened(path, where) as file:
-        # Bytes that are no UTF-8 pass through the parser as lone surrogates, so only their row is lost
-        text = (line.decode("utf-8", "surrogateescape") for line in _lines(file, where))
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        since: list[str] = []  # the text of the row being parsed
+        reader = csv.reader(_noted(_lines(file, where), since), delimiter=delimiter, strict=True)
         columns = _header(reader, where)
         seen = False
         while True:
             place = f"{where}:{reader.line_num + 1}"
+            since.clear()
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                report(place, None, BadRow(f"no CSV: {error}", "A quote may be open: cells with quotes double them."))
+                fix = "A quote may be open: cells with quotes double them."
+                report(place, "".join(since).rstrip("\r\n"), BadRow(f"no CSV: {error}", fix))
                 seen = True
                 continue
             if cells is None:
@@ -208,6 +209,14 @@ def _csv(delimiter: str, path: Path, where: str, report: Report) -> Iterator[Loc
                     yield Located(place, dict(zip(columns, cells, strict=True)))
     if not seen:
         raise _empty(where)
+
+
+def _noted(lines: Iterator[bytes], since: list[str]) -> Iterator[str]:
+    """Lines as text, each also added to `since`. What is no UTF-8 passes as surrogates, so only its row is bad."""
+    for line in lines:
+        text = line.decode("utf-8", "surrogateescape")
+        since.append(text)
+        yield text
 
 
 def _header(reader: Iterator[list[str]], where: str) -> list[str]:

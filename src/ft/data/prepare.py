@@ -217,6 +217,8 @@ class _Maker:
             "eval": held_out.close() if held_out else None,
             "rejected": self.bad.count,
             "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
+            "answers_shortened": counts.answers_shortened,
+            "notes": list(self.renderer.notes),
         }
         self.refuse_empty(stats, sources)
         return stats

@@ -65,9 +65,8 @@ class Spans:
         self.template = template
         self.skeletons: dict[Any, Skeleton] = {}
 
-    def layout(self, messages: Sequence[Message], tools: Any = None) -> Layout:
-        """Raises BadRow where the template refuses the dialogue, or drops or changes what a message says."""
-        text = self.template.text(messages, tools)
+    def layout(self, messages: Sequence[Message], tools: Any, text: str) -> Layout:
+        """The layout of a dialogue and its text. Raises BadRow where the text drops or changes what a message says."""
         kept_as_is: frozenset[int] = frozenset()
         while True:
             skeleton = self._skeleton(messages, tools, kept_as_is)
@@ -81,12 +80,11 @@ class Spans:
     # The skeleton
 
     def _skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
-        plain = tools is None and not kept and all(len(message) == 2 for message in messages)
-        key = tuple((message["role"], not message["content"]) for message in messages) if plain else None
-        if plain and (known := self.skeletons.get(key)):
-            return known
-        skeleton = self._made(messages, tools, kept)
-        if plain:
+        if kept:
+            return self._made(messages, tools, kept)
+        key = (repr(tools), *[(message["role"], not message["content"]) for message in messages])
+        if not (skeleton := self.skeletons.get(key)):
+            skeleton = self._made(messages, tools, kept)
             if len(self.skeletons) >= self.KEPT:
                 self.skeletons.clear()
             self.skeletons[key] = skeleton
@@ -94,7 +92,7 @@ class Spans:
 
     def _made(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
         worded = [
-            message if n in kept or not message.get("content") else {**message, "content": word(n)}
+            message if n in kept or not message["content"] else {**message, "content": word(n)}
             for n, message in enumerate(messages)
         ]
         parts = WORD.split(self.template.text(worded, tools))
@@ -135,18 +133,17 @@ class Spans:
         if n == len(shown.messages) - 1:
             end = self.template.last_added(rest)
             return (piece, start + end) if end else None
-        if self.template.closing and shown.messages[n].get("tool_calls"):
-            return None  # another header than the closing one ends a call; which, the template does not say
-        as_last = WORD.split(self.template.text(shown.messages[: n + 1], shown.tools))[-1][start:]
-        end = self.template.last_added(rest[: self.template.shared(as_last, rest)])
-        if not end and not slotted:
+        if not slotted:
             end = self._known_end(rest)
-        elif not end and self.template.first_added(as_last):
+            return (piece, start + end) if end else None
+        as_last = WORD.split(self.template.text(shown.messages[: n + 1], shown.tools))[-1]
+        end = self.template.last_added(rest[: self.template.shared(as_last, rest)])
+        if not end and self.template.first_added(as_last):
             end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
-        return (piece, start + end) if end else None
+        return (piece, end) if end else None
 
     def _known_end(self, rest: str) -> int:
-        """The end of an answer that stands in its piece as it is: behind the first end-of-turn token."""
+        """The end of an answer that stands in its piece as it is, so not as a word: behind its end-of-turn token."""
         found = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
         return min(found, default=0)
 
@@ -181,7 +178,7 @@ class Spans:
                 contents[n] = self._looked_up(layout, messages, n, cursor, skeleton, begins)
             start, end = contents[n]
             if message["role"] == "assistant":
-                layout.spans.append(self._answer(layout, messages, n, skeleton, begins, (start, end)))
+                layout.spans.append(self._answer(layout, n, skeleton, begins, (start, end)))
             else:
                 layout.spans.append(Span(start, end, message["role"]))
             cursor = max(cursor, end)
@@ -192,7 +189,7 @@ class Spans:
     ) -> tuple[int, int]:
         """Where a content without a slot stands: whitespace may differ, and an old answer may lack its thinking."""
         piece = _after(skeleton.slots, n)
-        content, role = messages[n].get("content") or "", messages[n]["role"]
+        content, role = messages[n]["content"], messages[n]["role"]
         low = max(cursor, begins[piece])
         high = begins[piece] + len(skeleton.pieces[piece])
         if not content.strip():
@@ -210,7 +207,6 @@ class Spans:
     def _answer(
         self,
         layout: Layout,
-        messages: Sequence[Message],
         n: int,
         skeleton: Skeleton,
         begins: list[int],
@@ -222,8 +218,6 @@ class Spans:
             layout.faults.setdefault(n, _untrainable(n, begin is None))
         start = content[0] if begin is None else begins[begin[0]] + begin[1]
         stop = content[1] if end is None else begins[end[0]] + end[1]
-        if n not in layout.faults and (missing := _missing(messages[n], layout.text[start:stop])):
-            layout.faults[n] = _altered(n, "assistant", f"drops {missing} of")
         return Span(start, max(stop, content[1]), "assistant")
 
 
@@ -264,19 +258,6 @@ def _squeezed_find(text: str, content: str, low: int, high: int) -> tuple[int, i
     wanted = "".join(content.split())
     at = "".join(text[place] for place in inked).find(wanted)
     return None if at < 0 else (inked[at], inked[at + len(wanted) - 1] + 1)
-
-
-def _missing(message: Message, said: str) -> str:
-    """What of an answer beside its content the template did not write: its reasoning, its tool calls."""
-    squeezed = "".join(said.split())
-    for name in ("reasoning_content", "reasoning", "thinking"):
-        if isinstance(message.get(name), str) and "".join(message[name].split()) not in squeezed:
-            return f"the {name}"
-    for call in message.get("tool_calls") or ():
-        name = call.get("function", call).get("name")
-        if isinstance(name, str) and name not in said:
-            return f"the call of {name}"
-    return ""
 
 
 def _altered(n: int, role: str, does: str, fix: str = "Change the message, or use another chat template.") -> BadRow:

@@ -23,9 +23,8 @@ def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
         return {}
     asked = [key for key in ("bf16", "fp16", "tf32") if train.get(key)]
     if asked:
-        name = where.partition(":")[0] or "recipe"
         fix = f"Run it on a GPU, or try it here with `--set STAGE.train.{asked[0]}=false`."
-        raise fail(where, f"{name} trains with {asked[0]}, and this machine has no GPU", fix)
+        raise fail(where, f"the stage trains with {asked[0]}, and this machine has no GPU", fix)
     return {"use_cpu": True, "bf16": False}
 
 

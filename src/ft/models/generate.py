@@ -47,20 +47,70 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        ids, mask = _left_padded([prompts[place] for place in places], pad_id)
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                eos_token_id=list(stop_ids),
-                pad_token_id=pad_id,
-                use_cache=True,
-                **sampling.arguments(),
-            )
-        for place, tokens in zip(places, out[:, ids.shape[1] :].tolist(), strict=True):
+        batch = [prompts[place] for place in places]
+        out = _continued(model, batch, sampling, stop_ids, pad_id)
+        for place, tokens in zip(places, out, strict=True):
             answers[place] = _until(tokens, stop_ids)
         tick(len(places))
     return answers
+
+
+def stream(
+    model: Any,
+    prompt: list[int],
+    sampling: Sampling,
+    *,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    hear: Callable[[int], None],
+) -> None:
+    """Answer one prompt; `hear` gets each token as soon as it is chosen, the end-of-turn token included."""
+    import torch
+
+    torch.manual_seed(sampling.seed)
+    _continued(model, [prompt], sampling, stop_ids, pad_id, _Streamer(hear))
+
+
+class _Streamer:
+    """What transformers tells of tokens while it generates: first the whole prompt, then each new one."""
+
+    def __init__(self, hear: Callable[[int], None]):
+        self.hear, self.prompt_is_told = hear, False
+
+    def put(self, tokens: Any) -> None:
+        if self.prompt_is_told:
+            for token in tokens.flatten().tolist():
+                self.hear(token)
+        self.prompt_is_told = True
+
+    def end(self) -> None:
+        pass
+
+
+def _continued(
+    model: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    streamer: _Streamer | None = None,
+) -> list[list[int]]:
+    """What the model writes behind each prompt, padded on the right."""
+    import torch
+
+    ids, mask = _left_padded(prompts, pad_id)
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            eos_token_id=list(stop_ids),
+            pad_token_id=pad_id,
+            use_cache=True,
+            streamer=streamer,
+            **sampling.arguments(),
+        )
+    continued: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return continued
 
 
 def _left_padded(prompts: Sequence[list[int]], pad_id: int) -> tuple[Any, Any]:

@@ -7,7 +7,8 @@ quantisation, so whoever loads it gets the model that was trained and no other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ def load_tokenizer(path: str | Path, chat_template: str | None = None, revision:
     """The tokenizer with the template that trains and chats; without a pad token EOS pads (labels are by position)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        text = str(error).splitlines()[0]
+        raise fail(str(path), f"the tokenizer cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
     if chat_template:
         tokenizer.chat_template = template(chat_template)
     if tokenizer.pad_token is None:
@@ -131,7 +136,8 @@ def _base(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Pa
             raise fail("model", "there is no model to start from", "Write `model: path-or-hub-id`.")
         return model, None
     if not is_adapter(init):
-        return ModelSource(str(init), attn_implementation=model.attn_implementation if model else None), None
+        how = (model.dtype, model.attn_implementation) if model else (None, None)
+        return ModelSource(str(init), None, *how), None
     lineage = read_json(init / LINEAGE)
     if lineage:
         return ModelSource(**lineage["base"]), init
@@ -142,10 +148,12 @@ def _base(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Pa
 def _with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    config = LoraConfig(**lora, task_type="CAUSAL_LM")
     if adapter is not None:
-        model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+        config.base_model_name_or_path = base.name_or_path
+        model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config)
     else:
-        model = get_peft_model(base, LoraConfig(**lora, task_type="CAUSAL_LM"))
+        model = get_peft_model(base, config)
     adapters_in_float32(model)
     return model
 
@@ -155,6 +163,17 @@ def adapters_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+@contextmanager
+def adapters_kept(model: Any) -> Iterator[None]:
+    """TRL 1.16 casts the adapters of a quantised base to bfloat16 when a trainer takes them. Casting them back is not
+    enough: what a parent stage has learnt would be rounded. Their values return as they were."""
+    kept = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
+    yield
+    for name, value in model.named_parameters():
+        if name in kept:
+            value.data = kept[name].to(value.device)
 
 
 def _keep_cpu_4bit_differentiable(model: Any) -> None:

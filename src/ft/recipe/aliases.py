@@ -27,16 +27,25 @@ class Gone:
     fix: str
 
 
+def _is_true(value: Any) -> bool:
+    """`no` and `off` stay words in YAML 1.2, and people still write them."""
+    return value is True or str(value).lower() in ("true", "yes", "on", "1")
+
+
 def _grouped(value: Any) -> str:
-    return "group_by_length" if value else "random"
+    return "group_by_length" if _is_true(value) else "random"
 
 
 def _flash(value: Any) -> str | None:
-    return "flash_attention_2" if value else None
+    return "flash_attention_2" if _is_true(value) else None
 
 
 def _all_linear(value: Any) -> Any:
-    return "all-linear" if value in ("all", True) else value
+    return "all-linear" if value == "all" else value
+
+
+def _all_linear_if(value: Any) -> str | None:
+    return "all-linear" if _is_true(value) else None
 
 
 _LORA_ELSEWHERE = "Write it in the stage's `lora:` block."
@@ -139,7 +148,7 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "dropout": Renamed("lora_dropout"),
         "lora_target_modules": Renamed("target_modules", _all_linear),
         "lora_target": Renamed("target_modules", _all_linear),
-        "lora_target_linear": Renamed("target_modules", _all_linear),
+        "lora_target_linear": Renamed("target_modules", _all_linear_if),
         "lora_modules_to_save": Renamed("modules_to_save"),
         "use_peft": Gone("Remove it: the block itself says that an adapter is trained."),
     },

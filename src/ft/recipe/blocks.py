@@ -6,7 +6,9 @@ schema: `no` stays a word (it is a value of `eval_strategy`), `2e-5` is a number
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from ft.errors import Problems, UserError, fail
 
 
 class Mark(NamedTuple):
-    """Where a key was written: a file and its line, counted from 1, or a command line's words with line 0."""
+    """Where a key was written: a file and its line, counted from 1, or an option of the command line with line 0."""
 
     file: str
     line: int
@@ -35,9 +37,10 @@ class Block(dict[str, Any]):
     def where(self, key: str | None = None) -> str:
         return str(self.marks.get(key, self.mark) if key is not None else self.mark)
 
-    def file(self, key: str) -> Path:
-        """The file that wrote `key`: relative paths are relative to it, also after `extends`."""
-        return Path(self.marks.get(key, self.mark).file)
+    def folder(self, key: str) -> Path:
+        """What a path under `key` is relative to: the folder of the file that wrote it, or where the user stands."""
+        mark = self.marks.get(key, self.mark)
+        return Path(mark.file).parent if mark.line else Path()
 
     def put(self, key: str, value: Any, mark: Mark) -> None:
         self[key], self.marks[key] = value, mark
@@ -56,6 +59,9 @@ class Items(list[Any]):
     def where(self, index: int) -> str:
         return str(self.marks[index])
 
+    def put(self, index: int, value: Any, mark: Mark) -> None:
+        self[index], self.marks[index] = value, mark
+
 
 def _copied(value: Any) -> Any:
     if isinstance(value, Block):
@@ -66,11 +72,11 @@ def _copied(value: Any) -> Any:
 class _Loader(yaml.SafeLoader):
     """SafeLoader that builds Blocks and collects duplicate keys instead of keeping the last one in silence."""
 
-    file: str
+    mark: Mark  # of the whole text
     problems: Problems
 
     def mark_of(self, node: yaml.Node) -> Mark:
-        return Mark(self.file, node.start_mark.line + 1)
+        return Mark(self.mark.file, self.mark.line + node.start_mark.line) if self.mark.line else self.mark
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -88,6 +94,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _scalar(read: Callable[[_Loader, yaml.ScalarNode], Any]) -> Callable[[_Loader, yaml.ScalarNode], Any]:
+    """A constructor that says where a value is that its tag cannot hold (`!!int abc`)."""
+
+    def constructed(loader: _Loader, node: yaml.ScalarNode) -> Any:
+        try:
+            return read(loader, node)
+        except (ValueError, KeyError):
+            kind = node.tag.rpartition(":")[2]
+            raise fail(str(loader.mark_of(node)), f"'{node.value[:40]}' is no {kind}", "Write another value.") from None
+
+    return constructed
+
+
 def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(node.value)  # YAML 1.1 reads 010 as octal 8
 
@@ -99,9 +118,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Block:
         if not isinstance(key, yaml.ScalarNode):
             loader.problems.add(str(mark), "a key must be a word", "Write `key: value`.")
         elif key.value in written and key.tag != "tag:yaml.org,2002:merge":
-            loader.problems.add(
-                str(mark), f"'{key.value}' is written twice, first at line {written[key.value].line}", "Keep one."
-            )
+            first = f", first at line {written[key.value].line}" if mark.line else ""
+            loader.problems.add(str(mark), f"'{key.value}' is written twice{first}", "Keep one.")
         else:
             written[key.value] = mark
     loader.flatten_mapping(node)  # `<<: *anchor`
@@ -117,9 +135,17 @@ def _sequence(loader: _Loader, node: yaml.SequenceNode) -> Items:
     return Items(values, [loader.mark_of(item) for item in node.value], loader.mark_of(node))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:seq", _sequence)
+# Only what JSON can hold: sets, dates and bytes would pass through to whoever writes the recipe down.
+_Loader.yaml_constructors = {
+    "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
+    "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
+    "tag:yaml.org,2002:bool": _scalar(yaml.SafeLoader.construct_yaml_bool),
+    "tag:yaml.org,2002:float": _scalar(yaml.SafeLoader.construct_yaml_float),
+    "tag:yaml.org,2002:int": _scalar(_int),
+    "tag:yaml.org,2002:map": _mapping,
+    "tag:yaml.org,2002:seq": _sequence,
+    None: yaml.SafeLoader.construct_undefined,
+}
 
 
 def read_yaml(path: Path, problems: Problems) -> Block:
@@ -128,36 +154,36 @@ def read_yaml(path: Path, problems: Problems) -> Block:
 
 
 def parse_yaml(text: str, file: str, problems: Problems) -> Block:
-    loader = _Loader(text)
-    loader.file, loader.problems = file, problems
     try:
-        value = loader.get_single_data()
+        value = _value(text, Mark(file, 1), problems)
     except yaml.MarkedYAMLError as error:
         raise _broken(error, file, text) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise fail(f"{file}:{line}", f"the character {error.character!r} is not allowed", "Remove it.") from None
+        raise fail(f"{file}:{line}", f"the character {chr(error.character)!r} is not allowed", "Remove it.") from None
     except RecursionError:
-        raise fail(file, "an anchor contains itself", "Remove the alias that closes the circle.") from None
-    finally:
-        loader.dispose()
+        raise fail(file, "the brackets are nested too deeply", "Write the recipe flatter.") from None
     if not isinstance(value, Block):
         what = "the recipe is empty" if value is None else "a recipe is a mapping of keys"
         raise fail(f"{file}:1", what, "Start with `model:` and `stages:`.")
-    return value
+    return value.copy()  # what an alias repeats is a value of its own: `--set` on one must not change the other
 
 
-def parse_value(text: str) -> Any:
-    """One value as YAML reads it, for `--set key=value`."""
-    problems = Problems()
-    loader = _Loader(text)
-    loader.file, loader.problems = "--set", problems
+def parse_value(text: str, mark: Mark, problems: Problems) -> Any:
+    """One value as YAML reads it, for `--set key=value`; what is no YAML is the words that were typed."""
     try:
-        value = loader.get_single_data()
+        return _value(text, mark, problems)
     except yaml.YAMLError:
-        return text  # not YAML: taken as the words that were typed
-    problems.raise_any()
-    return value
+        return text
+
+
+def _value(text: str, mark: Mark, problems: Problems) -> Any:
+    loader = _Loader(text)
+    loader.mark, loader.problems = mark, problems
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _text(path: Path) -> str:
@@ -170,6 +196,8 @@ def _text(path: Path) -> str:
         raise fail(str(path), "this is a folder", "Name the recipe's .yaml file.") from None
     except OSError as error:
         raise fail(str(path), f"cannot be read ({error.strerror})") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise fail(str(path), "this is UTF-16 text", "Save the file as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -180,21 +208,32 @@ def _text(path: Path) -> str:
 
 
 def _broken(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
-    """PyYAML's message in our form, for the three faults people make: tabs, unknown anchors, indentation."""
+    """PyYAML's message in our form, by the faults people make: tabs, anchors, tags, quotes and indentation."""
     mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else 1
-    what = error.problem or "this is not YAML"
-    source = text.splitlines()[line - 1] if line <= text.count("\n") + 1 and text.splitlines() else ""
+    lines = text.splitlines()
+    number = min(mark.line + 1 if mark else 1, max(len(lines), 1))
+    where, source = f"{file}:{number}", lines[number - 1] if lines else ""
+    what = error.problem or "no reason is known"
     if "\\t" in what or "\t" in source[: len(source) - len(source.lstrip())]:
-        return fail(f"{file}:{line}", "a tab indents this line", "Indent with spaces.")
+        return fail(where, "a tab indents this line", "Indent with spaces.")
     if "undefined alias" in what:
-        name = re.search(r"'(.+)'", what)
-        known = re.findall(r"&(\w[\w-]*)", "\n".join(text.splitlines()[:line]))
-        return fail(
-            f"{file}:{line}",
-            f"no anchor '&{name[1] if name else '?'}' above",
-            f"There are: {', '.join(known)}." if known else "Write the value out, or name it with '&' first.",
-        )
+        return _no_anchor(what, where, lines[:number])
+    if "recursive" in what:
+        return fail(where, "an anchor contains itself", "Remove the alias that closes the circle.")
     if "could not determine a constructor" in what:
-        return fail(f"{file}:{line}", "tags such as `!python/...` are not allowed", "Write plain YAML.")
-    return fail(f"{file}:{line}", f"this is not YAML: {what}", "Look at quotes, colons and indentation here.")
+        tag = re.search(r"'(.+)'", what)
+        named = tag[1].replace("tag:yaml.org,2002:", "!!") if tag else "!python/…"
+        return fail(where, f"the tag {named} is not allowed", "Write plain YAML.")
+    if "found another document" in what:
+        return fail(where, "a second document begins here", "A file holds one recipe: remove the `---`.")
+    if "unexpected end of stream" in what or "<stream end>" in what:
+        opened = error.context_mark.line + 1 if error.context_mark else number
+        return fail(f"{file}:{min(opened, number)}", "a quote or bracket opened here is never closed", "Close it.")
+    return fail(where, f"this is not YAML: {what}", "Look at quotes, colons and indentation here.")
+
+
+def _no_anchor(what: str, where: str, lines: list[str]) -> UserError:
+    name = re.search(r"'(.+)'", what)
+    known = re.findall(r"(?<!\S)&(\w[\w-]*)", "\n".join(lines))
+    fix = f"There are: {', '.join(known)}." if known else "Write the value out, or name it with '&' first."
+    return fail(where, f"no anchor '&{name[1] if name else '?'}' above", fix)

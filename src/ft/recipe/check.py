@@ -9,16 +9,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from functools import cache
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from ft.files import digest, read_json, write_json
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.blocks import Block, Items
 
-CHECKED_AGAIN_WHEN_CHANGED = "2"  # raise when this module's rules change, so that remembered verdicts lapse
+CHECKED_AGAIN_WHEN_CHANGED = "3"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,40 @@ class Owner:
     """The class a block belongs to, by name so that naming it imports nothing: `Owner("trl:SFTConfig")`.
 
     `ours` lists keys that ft sets itself, each with the words that tell a user where the matter is decided.
+    `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
+    `refused` lists values that the class takes and ft does not, each with the reason.
     """
 
     path: str
     ours: Mapping[str, str] = field(default_factory=dict)
+    one_of: tuple[str, ...] = ()
+    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def load(self) -> type:
         module, name = self.path.split(":")
         loaded: type = getattr(importlib.import_module(module), name)
         return loaded
 
+    def has(self, key: str) -> bool:
+        return key in _annotations(self.load()) and key not in self.ours
+
+    @property
+    def library(self) -> str:
+        return self.path.partition(":")[0].partition(".")[0]
+
     @property
     def version(self) -> str:
-        package = self.path.split(":")[0].split(".")[0]
-        return version(package) if package != "ft" else _source_hash(self.path.split(":")[0])
+        """What a remembered verdict is good for; TRL's and PEFT's classes also inherit from transformers or ask it."""
+        return _own_sources() if self.library == "ft" else " ".join(map(version, (self.library, "transformers")))
 
 
 @cache
-def _source_hash(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16] if spec and spec.origin else "?"
+def _own_sources() -> str:
+    """One hash of ft's modules: a block of ours may hold what any of them defines (a format's name, a reward's)."""
+    whole = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 class Verdicts:
@@ -67,7 +81,8 @@ class Verdicts:
         self.file = file
         self.known: dict[str, Any] = {}
         if file:
-            self.known = read_json(file) or {}
+            known = read_json(file)
+            self.known = known if isinstance(known, dict) else {}
 
     def get(self, key: str) -> dict[str, Any] | None:
         return self.known.get(key)
@@ -75,7 +90,8 @@ class Verdicts:
     def put(self, key: str, values: dict[str, Any]) -> None:
         self.known[key] = values
         if self.file:
-            write_json(self.file, self.known)
+            with suppress(OSError):  # a folder that cannot be written to: checked again next time
+                write_json(self.file, self.known)
 
 
 def check(
@@ -89,15 +105,20 @@ def check(
     before = len(problems)
     for key in [k for k in values if k in owner.ours]:
         problems.add(values.where(key), f"{name}.{key} is decided by ft", owner.ours[key])
+    for (key, value), reason in owner.refused.items():
+        if values.get(key) == value:
+            problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
     _no_secrets(values, name, problems)
-    verdicts = verdicts or Verdicts(None)
-    key = _verdict_key(owner, values)
-    if len(problems) == before and (known := verdicts.get(key)) is not None:
+    if owner.one_of and not any(values.get(key) for key in owner.one_of):
+        what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
+        problems.add(values.where(), what, f"Write {fix}.")
+    key = _verdict_key(owner, values) if verdicts else ""
+    if verdicts and len(problems) == before and (known := verdicts.get(key)) is not None:
         return known
     canonical = _checked_values(owner, values, name, problems)
     if len(problems) == before:
         _run_own_checks(owner, canonical, values, name, problems)
-    if len(problems) == before:
+    if verdicts and len(problems) == before:
         verdicts.put(key, canonical)
     return canonical
 
@@ -141,10 +162,14 @@ def current_names(block: Block, name: str, problems: Problems, notices: list[str
 
 def _no_secrets(values: Block, name: str, problems: Problems) -> None:
     for key, value in values.items():
-        if isinstance(value, str) and value.startswith(("hf_", "sk-")) and len(value) > 20:
+        if _is_secret(value):
             problems.add(
                 values.where(key), f"{name}.{key} looks like a secret", "Set it in the environment (HF_TOKEN)."
             )
+
+
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("hf_", "sk-")) and len(value) > 20
 
 
 def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
@@ -154,21 +179,23 @@ def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) 
     for key, value in values.items():
         if key not in annotations:
             known = [k for k in annotations if k not in owner.ours]
-            problems.add(values.where(key), f"{loaded.__name__} has no field '{key}'", nearest(key, known))
+            what = f"{name} has no key" if owner.library == "ft" else f"{loaded.__name__} has no field"
+            fix = nearest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
+            problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
             canonical[key] = _coerced(annotations[key], value)
         except ValueError as error:
-            problems.add(values.where(key), f"{name}.{key} is {_said(value)}", str(error))
-    for key in _required(loaded) - set(owner.ours) - set(values):
+            problems.add(values.where(key), f"{name}.{key} is {said(value)}", str(error))
+    for key in [k for k in _required(loaded) if k not in owner.ours and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
     return canonical
 
 
-def _required(loaded: type) -> set[str]:
-    if is_dataclass(loaded):
-        return {f.name for f in fields(loaded) if f.default is MISSING and f.default_factory is MISSING and f.init}
-    return set()
+def _required(loaded: type) -> list[str]:
+    """By the signature: BitsAndBytesConfig is a dataclass with an `__init__` of its own, whose fields are not asked."""
+    parameters = inspect.signature(loaded).parameters.values() if is_dataclass(loaded) else ()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
 @cache
@@ -202,17 +229,22 @@ def _coerced(annotation: Any, value: Any) -> Any:
 
     if annotation is Any:
         return value
-    if isinstance(value, bool) and annotation in (int, float):
+    if isinstance(value, bool) and not _takes_bool(annotation):
         raise ValueError(f"Write {_needed(annotation)}.")
     try:
         config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return value
-    try:
         return _plain(adapter.validate_python(value))
     except ValidationError:
         raise ValueError(f"Write {_needed(annotation)}.") from None
+    except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """pydantic would read true as 1, where a number is wanted."""
+    arguments = typing.get_args(annotation)
+    return annotation in (bool, Any) or any(a is True or _takes_bool(a) for a in arguments)
 
 
 def _plain(value: Any) -> Any:
@@ -244,9 +276,12 @@ def _needed(annotation: Any) -> str:
     return f"a {getattr(annotation, '__name__', annotation)}"
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """A value in a message: 'fast' in quotes, 1.5 and true bare, a list only as such, a secret not at all."""
     if isinstance(value, Block):
         return "a mapping"
+    if _is_secret(value):
+        return "a secret"
     return "a list" if isinstance(value, Items) else f"'{value}'" if isinstance(value, str) else json.dumps(value)
 
 
@@ -256,17 +291,28 @@ def _run_own_checks(owner: Owner, canonical: dict[str, Any], block: Block, name:
     try:
         with _nothing_leaks():
             loaded(**{**canonical, **_device_free(loaded, canonical)})
-    except (ValueError, TypeError, AssertionError, ImportError, KeyError) as error:
-        text = " ".join(str(error).split())
-        named = [key for key in block if key in text]
-        where = block.where(named[0]) if named else block.where()
-        problems.add(where, f"{loaded.__name__} refuses {name}: {text}")
+    except Exception as error:  # whatever it raises, the values made it do so
+        text = " ".join(str(error).split()) or type(error).__name__
+        what = text if owner.library == "ft" else f"{loaded.__name__} refuses {name}: {text}"
+        problems.add(block.where(_named_in(text, block)), what)
+
+
+def _named_in(text: str, block: Block) -> str | None:
+    """The key that a complaint names first, else the one whose value it names."""
+    places = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) for key in block}
+    found = {key: match.start() for key, match in places.items() if match}
+    if found:
+        return min(found, key=lambda key: found[key])
+    words = [key for key, value in block.items() if isinstance(value, str) and value and value in text]
+    return words[0] if words else None
 
 
 def _device_free(loaded: type, canonical: Mapping[str, Any]) -> dict[str, Any]:
     """What a Trainer's arguments must hold to be built here, whatever machine the recipe is for."""
     if "use_cpu" not in _annotations(loaded):
         return {}
+    if canonical.get("fp16") and canonical.get("bf16"):
+        return {"use_cpu": True, "output_dir": "unused"}  # refused on every machine
     neutral: dict[str, Any] = {"use_cpu": True, "bf16": False, "fp16": False, "tf32": None, "output_dir": "unused"}
     multi: dict[str, Any] = {"fsdp": None, "fsdp_config": None, "deepspeed": None}
     return neutral | {key: value for key, value in multi.items() if key in canonical}

@@ -22,6 +22,7 @@ class Kind:
     make      "module:function", called with a Job in the stage's own process
     leaves    "model" (a folder `from_pretrained` opens), "rows" (rows.jsonl) or "metrics" (metrics.json)
     about     one line for people
+    inputs    names it reads under `inputs:`
     data      does the stage read `data:`: "required", "optional" or "none"
     rows      which rows it trains on are prepared (rendered, tokenised) before it starts
     starts    does it start from a model (the recipe's, or `init:`)
@@ -33,6 +34,7 @@ class Kind:
     make: str
     leaves: Literal["model", "rows", "metrics"]
     about: str
+    inputs: tuple[str, ...] = ()
     data: Literal["required", "optional", "none"] = "required"
     rows: bool = True
     starts: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ def _parent(path: Path, own: Block) -> Path:
     if not isinstance(name, str):
         raise fail(own.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
     parent = path.parent / name
-    if not parent.exists():
-        raise fail(own.where("extends"), f"no recipe {parent}", "The path is relative to this file.")
+    if not parent.is_file():
+        near = difflib.get_close_matches(parent.name, [p.name for p in parent.parent.glob("*.y*ml")], n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else "The path is relative to this file."
+        raise fail(own.where("extends"), f"no recipe {parent}", hint)
     return parent
 
 
@@ -55,7 +58,7 @@ def _merged(below: Block, above: Block) -> Block:
     merged = below.copy()
     merged.mark = above.mark
     for key, value in above.items():
-        old = merged.get(key)
+        old = _opened(merged, key) if isinstance(value, Block) else merged.get(key)
         if key == "stages" and isinstance(old, Items) and isinstance(value, Items):
             value = _merged_stages(old, value)
         elif isinstance(old, Block) and isinstance(value, Block):
@@ -67,56 +70,75 @@ def _merged(below: Block, above: Block) -> Block:
 def _merged_stages(below: Items, above: Items) -> Items:
     """Stages of the same name are merged key by key; new ones come last, in their order."""
     merged = Items(list(below), list(below.marks), above.mark)
-    names = [stage_name(s) for s in merged]
+    places = {stage_name(stage): place for place, stage in enumerate(below) if stage_name(stage)}
     for stage, mark in zip(above, above.marks, strict=True):
-        if isinstance(stage, Block) and stage_name(stage) in names:
-            place = names.index(stage_name(stage))
-            merged[place] = _merged(merged[place], stage)
+        place = places.pop(stage_name(stage), None)  # taken once: a second of that name is one too many, and is said
+        if place is not None:
+            merged.put(place, _merged(merged[place], stage), mark)
         else:
             merged.append(stage)
             merged.marks.append(mark)
-            names.append(stage_name(stage))
     return merged
 
 
 def stage_name(stage: Any) -> str:
-    """A stage is called by its `name`, or by its kind."""
-    return str(stage.get("name") or stage.get("kind") or stage.get("stage")) if isinstance(stage, Block) else ""
+    """A stage is called by its `name`, or by its kind; '' for what is no stage."""
+    if not isinstance(stage, Block):
+        return ""
+    return str(next((stage[key] for key in ("name", "kind", "stage") if stage.get(key)), ""))
 
 
 def _set(tree: Block, words: str, problems: Problems) -> None:
-    mark = Mark(f"--set {words}", 0)
     path, equals, text = words.partition("=")
     if not equals or not path:
-        problems.add(str(mark), "this sets nothing", "Write `--set stage.block.key=value`.")
+        problems.add(f"--set {words}", "this sets nothing", "Write `--set stage.block.key=value`.")
         return
+    mark = Mark(f"--set {path}", 0)  # without the value, which may be a secret
     keys = path.split(".")
     at: Any = tree
-    stages = {stage_name(s): s for s in tree.get("stages", []) if isinstance(s, Block)}
+    written = tree.get("stages")
+    stages = {stage_name(s): s for s in written if stage_name(s)} if isinstance(written, Items) else {}
     if keys[0] in stages and keys[0] not in tree:
         at, keys = stages[keys[0]], keys[1:]
+    elif len(keys) > 1 and keys[0] not in tree:
+        near = difflib.get_close_matches(keys[0], [*stages], n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Stages: {', '.join(stages) or 'none'}."
+        problems.add(str(mark), f"no stage '{keys[0]}'", hint)
+        return
     for key in keys[:-1]:
         at = _below(at, key, mark, problems)
         if at is None:
             return
     last = keys[-1] if keys else ""
     if isinstance(at, Items) and last.isdigit() and int(last) < len(at):
-        at[int(last)] = parse_value(text)
+        at.put(int(last), parse_value(text, mark, problems), mark)
     elif isinstance(at, Block) and last:
-        at.put(last, parse_value(text), mark)
+        at.put(last, parse_value(text, mark, problems), mark)
     else:
         problems.add(str(mark), f"there is nothing to set at '{path}'", f"Stages: {', '.join(stages)}.")
 
 
 def _below(at: Any, key: str, mark: Mark, problems: Problems) -> Any:
     if isinstance(at, Block):
-        if not isinstance(at.get(key), (Block, Items)):
+        if not isinstance(_opened(at, key), (Block, Items)):
             at.put(key, Block({}, {}, mark), mark)
         return at[key]
     if isinstance(at, Items) and key.isdigit() and int(key) < len(at):
+        if isinstance(at[int(key)], str):
+            at.put(int(key), Block({"path": at[int(key)]}, {"path": at.marks[int(key)]}, at.marks[int(key)]), mark)
         return at[int(key)]
     problems.add(str(mark), f"no '{key}' there", "Name a stage, then its block and key: `sft.train.max_steps=10`.")
     return None
+
+
+def _opened(block: Block, key: str) -> Any:
+    """`block[key]`, with `model: name` and `data: name` written out, so that one key of them can be set."""
+    mark = block.marks.get(key, block.mark)
+    if key in ("model", "data", "eval_data") and isinstance(block.get(key), str):
+        block.put(key, Block({"path": block[key]}, {"path": mark}, mark), mark)
+    if key in ("data", "eval_data") and isinstance(block.get(key), Block):
+        block.put(key, Items([block[key]], [mark], mark), mark)
+    return block.get(key)
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ft.errors import Problems
+from ft.errors import Problem, Problems, UserError
 from ft.recipe.blocks import Block, Items
-from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest
+from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
 from ft.recipe.kind import Kind
 from ft.recipe.merge import read_tree, stage_name
 
+TEMPLATES = Path(__file__).parent.parent / "templates"
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
 SOURCE = Owner("ft.data.read:Source")
 
@@ -82,8 +83,15 @@ class _RecipeKeys:
     seed: int = 1
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
+        if self.name and not re.fullmatch(FOLDER, self.name):
+            raise ValueError(f"name '{self.name}' cannot name a folder. Use letters, digits, - and _")
 
-_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require")
+
+FOLDER = r"[A-Za-z0-9][\w-]*"
+_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip")
 
 
 def reference(value: Any) -> str | None:
@@ -94,43 +102,74 @@ def reference(value: Any) -> str | None:
 def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdicts: Verdicts | None = None) -> Recipe:
     """The checked recipe. Raises UserError with every problem of it, each `file:line: what. fix`."""
     problems = Problems()
-    tree = read_tree(path, sets, problems)
-    recipe = _Reader(path, kinds, problems, verdicts or Verdicts(None)).recipe(tree)
-    problems.raise_any()
+    try:
+        tree = read_tree(path, sets, problems)
+        recipe = _Reader(path, kinds, problems, verdicts).recipe(tree)
+    except UserError as error:  # nothing more can be read
+        problems += error.problems
+    _in_file_order(problems, path).raise_any()
     return recipe
+
+
+def _in_file_order(problems: Problems, path: Path) -> Problems:
+    """By line: those of the recipe's own file, of the files it extends, of --set."""
+
+    def place(problem: Problem) -> tuple[int, str, int]:
+        file, colon, line = problem.where.rpartition(":")
+        if not colon or not line.isdigit():
+            file, line = problem.where, "0"
+        rank = 0 if file == str(path) else 2 if file.startswith("--set") else 1
+        return rank, file if rank == 1 else "", int(line)
+
+    return Problems(sorted(problems, key=place))
+
+
+def _without_stages(tree: Block) -> Block:
+    """The recipe's own keys; its stages are checked one by one, and change too often to be remembered with them."""
+    written = tree.get("stages")
+    own = Block(dict(tree), dict(tree.marks), tree.mark)
+    if isinstance(written, Items):
+        own["stages"] = Items([], [], written.mark)
+    return own
 
 
 class _Reader:
     """Carries what every check needs: the kinds there are, and where problems and notices are collected."""
 
-    def __init__(self, path: Path, kinds: Mapping[str, Kind], problems: Problems, verdicts: Verdicts):
+    def __init__(self, path: Path, kinds: Mapping[str, Kind], problems: Problems, verdicts: Verdicts | None):
         self.path, self.kinds, self.problems, self.verdicts = path, kinds, problems, verdicts
         self.notices: list[str] = []
+        self.names: list[str] = []  # of all stages, right or wrong
+        self.passed: list[str] = []  # of those above the one that is read
 
     def check(self, owner: Owner, block: Block, name: str) -> dict[str, Any]:
         return check(owner, block, name, self.problems, self.notices, self.verdicts)
 
     def recipe(self, tree: Block) -> Recipe:
-        values = self.check(Owner("ft.recipe.recipe:_RecipeKeys"), tree, "recipe")
+        values = self.check(Owner("ft.recipe.recipe:_RecipeKeys"), _without_stages(tree), "recipe")
+        tree = current_names(tree, "recipe", Problems(), [])  # said by the check above
         model = self.model(tree)
         stages: list[Stage] = []
         written = tree.get("stages")
         if isinstance(written, Items):
+            there = [s for s in written if not (isinstance(s, Block) and s.get("skip") is True)]
+            self.names = [stage_name(stage) for stage in there]
             for place, stage in enumerate(written):
                 if isinstance(stage, Block):
-                    stages += self.stage(stage, stages)
+                    stages += [] if self.skipped(stage) else self.stage(stage, stages)
+                    self.passed.append(stage_name(stage))
                 else:
                     self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             if not written:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
-        if model is None and any(s.kind.starts and s.init is None for s in stages):
+        if tree.get("model") is None and any(s.kind.starts and s.init is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
         name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
         template = self.template(tree, values.get("chat_template"))
         return Recipe(name, self.path, model, template, values.get("seed", 1), tuple(stages), tuple(self.notices))
 
     def model(self, tree: Block) -> ModelSource | None:
-        written = tree.get("model") or next((tree[k] for k in ("model_name_or_path", "base_model") if k in tree), None)
+        written = tree.get("model")
         if isinstance(written, str):
             written = Block({"path": written}, {"path": tree.marks.get("model", tree.mark)}, tree.mark)
         if not isinstance(written, Block):
@@ -140,83 +179,111 @@ class _Reader:
             return None
         path = self.local(written, "path", values["path"])
         if path and not (path / "config.json").exists():
-            self.problems.add(
-                written.where("path"), f"no model in {path}", "The path is relative to the recipe's file."
-            )
+            self.problems.add(written.where("path"), f"no model in {path}", self.relative(written, "path"))
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)
 
     def template(self, tree: Block, written: str | None) -> str | None:
         """A template's file, made absolute; a shipped name or Jinja text stays as written."""
-        if written and written.endswith(".jinja"):
-            path = (tree.file("chat_template").parent / written).resolve()
+        if not written or "{{" in written or "{%" in written:
+            return written
+        if written.endswith((".jinja", ".j2")):
+            path = (tree.folder("chat_template") / Path(written).expanduser()).resolve()
             if not path.exists():
-                self.problems.add(tree.where("chat_template"), f"no template {path}", "It is relative to this file.")
+                self.problems.add(
+                    tree.where("chat_template"), f"no template {path}", self.relative(tree, "chat_template")
+                )
             return str(path)
+        shipped = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+        if written not in shipped:
+            hint = f"Did you mean '{near[0]}'?" if (near := difflib.get_close_matches(written, shipped, n=1)) else ""
+            fix = hint or f"There are: {', '.join(shipped)}; or name a .jinja file."
+            self.problems.add(tree.where("chat_template"), f"no template '{written}'", fix)
         return written
 
     def local(self, block: Block, key: str, written: str) -> Path | None:
         """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""
-        path = (block.file(key).parent / Path(written).expanduser()).resolve()
-        looks_local = written.startswith((".", "/", "~")) or written.endswith(DATA_SUFFIXES)
-        return path if path.exists() or looks_local else None
+        path = (block.folder(key) / Path(written).expanduser()).resolve()
+        looks_local = written.startswith((".", "/", "~")) or written.endswith(DATA_SUFFIXES) or written.count("/") > 1
+        return path if looks_local or path.exists() else None
+
+    def relative(self, block: Block, key: str) -> str:
+        """What a path that leads nowhere is relative to."""
+        from_file = block.marks.get(key, block.mark).line
+        return "The path is relative to " + ("the recipe's file." if from_file else "the folder you are in.")
 
     def stage(self, block: Block, above: list[Stage]) -> list[Stage]:
         """The stage, or nothing when its kind is unknown (what else is wrong with it is still reported)."""
         block = current_names(block, "stage", self.problems, self.notices)
         where, name = block.where("kind"), stage_name(block)
-        if "kind" not in block:
-            self.problems.add(
-                block.where(), "this stage has no kind", f"Write `kind:`, one of {', '.join(self.kinds)}."
-            )
-            return []
-        kind = choose(self.kinds, block["kind"], "stage kind", where, self.problems)
-        if kind is None:
-            return []
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+        kind = None
+        if "kind" in block:
+            kind = choose(self.kinds, block["kind"], "stage kind", where, self.problems)
+        else:
+            fix = f"Write `kind:`, one of {', '.join(self.kinds)}."
+            self.problems.add(block.where(), "this stage has no kind", fix)
+        if name and not re.fullmatch(FOLDER, name) and "name" in block:
             self.problems.add(block.where("name"), f"'{name}' cannot name a folder", "Use letters, digits, - and _.")
         if any(s.name == name for s in above):
             self.problems.add(block.where("name"), f"two stages are called '{name}'", "Give one a `name:` of its own.")
+        read: dict[str, Any] = {
+            "init": self.init(block, above),
+            "inputs": self.inputs(block, above),
+            "data": self.sources(block, "data", above),
+            "eval_data": self.sources(block, "eval_data", above),
+            "require": self.require(block),
+        }
+        if kind is None:
+            return []
         self.keys(block, kind)
-        stage = Stage(
-            name=name,
-            kind_name=block["kind"],
-            kind=kind,
-            where=where,
-            init=self.init(block, above),
-            inputs=self.inputs(block, above),
-            data=self.sources(block, "data", above),
-            eval_data=self.sources(block, "eval_data", above),
-            blocks=self.blocks(block, kind),
-            require=self.require(block),
-        )
-        return [stage]
+        return [Stage(name, block["kind"], kind, where, blocks=self.blocks(block, kind), **read)]
+
+    def skipped(self, block: Block) -> bool:
+        """Whether `skip: true` leaves the stage out: how a recipe that extends another drops one of its stages."""
+        skip = block.get("skip", False)
+        if not isinstance(skip, bool):
+            self.problems.add(block.where("skip"), f"skip is '{skip}'", "Write true or false.")
+        elif skip and "kind" not in block:
+            what = f"no stage '{stage_name(block)}' to leave out"
+            self.problems.add(block.where("skip"), what, "Name one of the recipe this one extends.")
+        return skip is True
 
     def keys(self, block: Block, kind: Kind) -> None:
         known = [*_STAGE_KEYS, *kind.blocks]
         for key in block:
             if key not in known:
-                hint = nearest(key, known)
+                owner = next((name for name, owner in kind.blocks.items() if owner.has(key)), None)
+                hint = f"Write it in `{owner}:`." if owner else nearest(key, known)
                 self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
         for key in kind.required:
-            outer, _, inner = key.partition(".")
-            if outer not in block or (inner and isinstance(block[outer], Block) and inner not in block[outer]):
-                self.problems.add(
-                    block.where("kind"), f"kind '{block['kind']}' needs the block '{key}'", f"Write `{key}:`."
-                )
+            self.needs(block, key)
         if kind.data == "required" and not block.get("data"):
             self.problems.add(block.where("kind"), f"kind '{block['kind']}' needs data", "Write `data: [{path: …}]`.")
-        if kind.data == "none" and block.get("data"):
-            self.problems.add(block.where("data"), f"kind '{block['kind']}' reads no data", "Remove the key.")
+        for key, reads in (("data", kind.data != "none"), ("eval_data", kind.rows), ("init", kind.starts)):
+            if block.get(key) and not reads:
+                self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")
+        given = block.get("inputs")
+        if isinstance(given, Block):
+            for key in [k for k in given if k not in kind.inputs]:
+                hint = nearest(key, [*kind.inputs]) if kind.inputs else "It reads none."
+                self.problems.add(given.where(key), f"kind '{block['kind']}' reads no input '{key}'", hint)
+
+    def needs(self, block: Block, required: str) -> None:
+        """A block, or a key "block.key" under its present name, that a kind cannot do without."""
+        outer, _, inner = required.partition(".")
+        written = block.get(outer)
+        if isinstance(written, Block) and inner:
+            present = current_names(written, outer, Problems(), [])
+            if present.get(inner) is None:
+                where = written.where(inner) if inner in written else written.where()
+                self.problems.add(where, f"{outer} lacks the key '{inner}'", f"Write `{inner}: …`.")
+        elif written is None:
+            example = f"{outer}: {{{inner}: …}}" if inner else f"{outer}:"
+            what = f"kind '{block['kind']}' needs the block '{outer}'"
+            self.problems.add(block.where("kind"), what, f"Write `{example}`.")
 
     def init(self, block: Block, above: list[Stage]) -> str | None:
-        if "init" not in block:
-            return None
-        name = self.referred(block["init"], block.where("init"), above)
-        stage = next((s for s in above if s.name == name), None)
-        if stage and stage.kind.leaves != "model":
-            self.problems.add(block.where("init"), f"'{name}' leaves {stage.kind.leaves}, not a model", "Name another.")
-        return name
+        return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above)
 
     def inputs(self, block: Block, above: list[Stage]) -> dict[str, str]:
         written = block.get("inputs")
@@ -225,18 +292,29 @@ class _Reader:
         if not isinstance(written, Block):
             self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
             return {}
-        found = {key: self.referred(value, written.where(key), above) for key, value in written.items()}
+        found = {key: self.model_of(value, written.where(key), above) for key, value in written.items()}
         return {key: name for key, name in found.items() if name}
+
+    def model_of(self, value: Any, where: str, above: list[Stage]) -> str | None:
+        """The stage above that `value` refers to, which must leave a model."""
+        name = self.referred(value, where, above)
+        stage = next((s for s in above if s.name == name), None)
+        if stage and stage.kind.leaves != "model":
+            self.problems.add(where, f"'{name}' leaves {stage.kind.leaves}, not a model", "Name another.")
+        return name
 
     def referred(self, value: Any, where: str, above: list[Stage]) -> str | None:
         name, names = reference(value), [s.name for s in above]
         there = f"Above are: {', '.join('$' + n for n in names)}." if names else "There is no stage above."
         if name is None:
-            self.problems.add(where, f"'{value}' is not a stage", f"Write `$name` of a stage above. {there}")
-        elif name not in names:
-            self.problems.add(where, f"no stage '${name}' above this one", there)
-        else:
+            fix = f"Write `${value}`." if value in names else f"Write `$name` of a stage above. {there}"
+            self.problems.add(where, f"{said(value)} is not a stage", fix)
+        elif name in names:
             return name
+        elif name not in self.names:
+            self.problems.add(where, f"no stage '${name}' above this one", there)
+        elif name not in self.passed:  # a stage above that is wrong itself is not reported twice
+            self.problems.add(where, f"'${name}' is not above this stage", f"References point up. {there}")
         return None
 
     def sources(self, block: Block, key: str, above: list[Stage]) -> tuple[dict[str, Any], ...]:
@@ -270,7 +348,7 @@ class _Reader:
         if path and not path.exists():
             there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, there, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else "The path is relative to the recipe's file."
+            hint = f"Did you mean '{near[0]}'?" if near else self.relative(entry, "path")
             self.problems.add(entry.where("path"), f"no file {path}", hint)
         return str(path) if path else written
 
@@ -297,5 +375,7 @@ class _Reader:
             return {}
         for key, value in written.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                self.problems.add(written.where(key), f"require.{key} is '{value}'", "Write the least number allowed.")
+                self.problems.add(
+                    written.where(key), f"require.{key} is {said(value)}", "Write the least number allowed."
+                )
         return dict(written)

@@ -20,6 +20,7 @@ _OURS = {
     "hub_token": "Set HF_TOKEN in the environment.",
     "trust_remote_code": "Remove it: code from the Hub is never run.",
     "model_init_kwargs": "Write `model: {path: …, dtype: …, attn_implementation: …}` at the top.",
+    "save_only_model": "Remove it: without the optimizer's state an interrupted run cannot continue.",
     "remove_unused_columns": "Remove it: the stage hands the trainer the columns it reads.",
     "label_names": "Remove it: the stage hands the trainer the columns it reads.",
 }
@@ -36,6 +37,11 @@ _OURS_SFT = _OURS | {
     "padding_free": "Write `packing: true`, which is padding-free.",
 }
 
+_REFUSED_SFT = {
+    ("packing_strategy", "wrapped"): "rows packed end to end see each other, and are cut where a packed row ends",
+    ("packing_strategy", "bfd_split"): "it cuts rows, and the second half of an answer is trained without its question",
+}
+
 # What a user may change without training again: where things are logged, saved and shown.
 _COSMETIC = tuple(
     f"train.{key}"
@@ -48,10 +54,10 @@ _COSMETIC = tuple(
 )
 
 _LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."})
-_QUANTIZATION = Owner("transformers:BitsAndBytesConfig")
+_QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 _ROWS = Owner("ft.data.prepare:RowOptions")
 _SFT_BLOCKS = {
-    "train": Owner("trl:SFTConfig", _OURS_SFT),
+    "train": Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT),
     "rows": _ROWS,
     "lora": _LORA,
     "quantization": _QUANTIZATION,
@@ -93,6 +99,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.evaluate:make",
         blocks={"evaluate": Owner("ft.stages.evaluate:EvaluateOptions"), "quantization": _QUANTIZATION},
         leaves="metrics",
+        inputs=("baseline",),
         rows=False,
         required=("evaluate",),
     ),

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ft.data.chat import Renderer
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
 from ft.errors import fail
 from ft.files import write_json
-from ft.models.device import has_gpu
-from ft.models.generate import Sampling, generate
-from ft.models.load import load, load_base, tokenizer_of
+from ft.models.generate import Sampling
+from ft.models.speak import Speaker
 from ft.rewards import REWARDS
 from ft.stages.job import Job
 from ft.stages.pictures import before_and_after
@@ -91,41 +88,17 @@ def _rows(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-class _Speaker:
-    """A loaded model that answers conversations."""
+def _speaker(job: Job, folder: Path | None) -> Speaker:
+    return Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
 
-    def __init__(self, job: Job, folder: Path | None, options: EvaluateOptions):
-        use_cpu = not has_gpu()
-        dtype = "float32" if use_cpu else "bfloat16"
-        self.tokenizer = tokenizer_of(job.model, folder, job.template)
-        if folder is not None:
-            self.model = load(folder, dtype, use_cpu, job.blocks.get("quantization"))
-        else:
-            assert job.model is not None
-            self.model = load_base(job.model, dtype, job.blocks.get("quantization"), use_cpu).eval()
-        if not use_cpu and not hasattr(self.model, "hf_device_map"):
-            self.model.to("cuda")
-        self.renderer = Renderer(self.tokenizer)
-        self.options = options
-        self.seed = job.seed
 
-    def answer(self, conversations: Sequence[list[dict[str, Any]]]) -> list[str]:
-        options = self.options
-        answers = generate(
-            self.model,
-            [self.renderer.prompt(messages) for messages in conversations],
-            Sampling(options.max_new_tokens, options.temperature, seed=self.seed),
-            stop_ids=self.renderer.stop_ids,
-            pad_id=self.tokenizer.pad_token_id,
-            batch_size=options.batch_size,
-        )
-        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
+    return Sampling(options.max_new_tokens, options.temperature, seed=job.seed)
 
 
 def _judged(job: Job, folder: Path | None, rows: list[dict[str, Any]], options: EvaluateOptions) -> list[_Judged]:
-    speaker = _Speaker(job, folder, options)
     prompts = [row["prompt"] for row in rows]
-    texts = speaker.answer(prompts)
+    texts = _speaker(job, folder).answer(prompts, _sampling(job, options), options.batch_size)
     completions = [[{"role": "assistant", "content": text}] for text in texts]
     columns = {name: [row.get(name) for row in rows] for name in rows[0] if name != "prompt"}
     scores = REWARDS[options.reward](prompts, completions, **columns)
@@ -173,9 +146,9 @@ def _write_answers(path: Path, rows: list[dict[str, Any]], after: list[_Judged],
 
 def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
     """The sample dialogue, each answer seeing those before it."""
-    speaker = _Speaker(job, job.init, options)
+    speaker = _speaker(job, job.init)
     messages: list[dict[str, str]] = []
     for turn in options.dialogue:
         messages.append({"role": "user", "content": turn})
-        messages.append({"role": "assistant", "content": speaker.answer([messages])[0]})
+        messages.append({"role": "assistant", "content": speaker.answer([messages], _sampling(job, options))[0]})
     return messages

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class MetricsFile(TrainerCallback):
     """Every logged value as one line of metrics.jsonl, whatever tracker is used besides.
 
-    After a resume, lines from beyond the checkpoint are cut off first, so that no step stands in the file twice.
+    After a resume the file is what the checkpoint knows, so that no step stands in it twice.
     """
 
     def __init__(self, path: Path):
@@ -25,10 +25,13 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero:
-            return
-        kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step and state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        if state.is_world_process_zero:
+            self.rewrite(state)
+
+    def rewrite(self, state: TrainerState) -> None:
+        with self.path.open("w") as out:
+            for logs in state.log_history:
+                out.write(_line({"step": logs["step"], **logs}))
 
     def on_log(
         self,
@@ -40,7 +43,11 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs:
             with self.path.open("a") as out:
-                out.write(json.dumps({"step": state.global_step, **logs}, default=float) + "\n")
+                out.write(_line({"step": state.global_step, **logs}))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values, default=float) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 
 def latest(folder: Path) -> tuple[Path, int] | None:
     """The newest complete checkpoint and its step; one that a kill left half-written is passed over.
 
-    The Trainer writes trainer_state.json last, so a checkpoint whose state can be read has everything else.
+    The Trainer writes trainer_state.json last, so after a kill its presence is enough; a full disk or a lost machine
+    leaves files cut short, which their own formats tell.
     """
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
@@ -17,5 +19,19 @@ def latest(folder: Path) -> tuple[Path, int] | None:
             state = json.loads((checkpoint / "trainer_state.json").read_text())
         except (OSError, ValueError):
             continue
-        return checkpoint, int(state["global_step"])
+        if all(_whole(file) for file in checkpoint.iterdir()):
+            return checkpoint, int(state["global_step"])
     return None
+
+
+def _whole(file: Path) -> bool:
+    """Weights are as long as their header says, and PyTorch's files, which are zip files, have their end."""
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(str(file), framework="pt"):
+                return True
+        except SafetensorError:
+            return False
+    return file.suffix not in (".pt", ".pth") or zipfile.is_zipfile(file)

@@ -1,5 +1,7 @@
 """Real transcripts with their real faults: the harmless test split of hh-rlhf, where it lies beside the repository."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,31 @@ EMPTY_ANSWERS = [87, 517, 926, 1104]
 TWO_ANSWERS_IN_A_ROW = [668, 764, 1255, 1320, 1689, 1850, 1953, 2037]
 
 
-def lines(source: Source, tmp_path: Path) -> tuple[int, list[int]]:
+def lines(source: Source, rejects: Path) -> tuple[int, list[int]]:
     """How many rows are good, and which lines are bad."""
-    refused: list[int] = []
-
-    class Noted(BadRows):
-        def add(self, where: str, row: object, bad: ValueError) -> None:
-            refused.append(int(where.rpartition(":")[2]))
-
-    bad = BadRows("reject", tmp_path / "rejects.jsonl")
+    bad = BadRows("reject", rejects)
     good = sum(1 for _ in mixed([source], seed=1, bad=bad))
     bad.finish()
-    return good, refused
+    refused = [json.loads(line)["where"] for line in rejects.read_text("utf-8").splitlines()]
+    return good, [int(where.rpartition(":")[2]) for where in refused]
+
+
+def test_transcripts_read_as_dialogues_refuse_empty_answers_and_two_answers_in_a_row(tmp_path: Path) -> None:
+    source = Source(str(TRANSCRIPTS), format="hh", columns={"text": "chosen"})
+
+    assert lines(source, tmp_path / "rejects.jsonl") == (2300, sorted(EMPTY_ANSWERS + TWO_ANSWERS_IN_A_ROW))
+
+
+def test_transcripts_read_as_pairs_refuse_the_same_and_one_of_the_rejected_side(tmp_path: Path) -> None:
+    good, refused = lines(Source(str(TRANSCRIPTS)), tmp_path / "rejects.jsonl")
+
+    assert good == 2299
+    assert refused == sorted([*EMPTY_ANSWERS, *TWO_ANSWERS_IN_A_ROW, 1951])
+
+
+def test_pairs_share_everything_but_the_last_answer(tmp_path: Path) -> None:
+    rows = mixed([Source(str(TRANSCRIPTS))], seed=1, bad=BadRows("reject", tmp_path / "rejects.jsonl"))
+
+    shapes = Counter((len(row["chosen"]), len(row["rejected"]), row["prompt"][-1]["role"]) for _, row in rows)
+
+    assert shapes == {(1, 1, "user"): 2299}

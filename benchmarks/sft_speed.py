@@ -1,0 +1,148 @@
+"""Optimizer steps per second of `ft run` (SFT) beside `trl sft`: same rows, same model, same settings, one run.
+
+    python benchmarks/sft_speed.py [--rows 1600] [--repeat 3] [--packing] [--json]
+
+Both commands run alternately as processes of their own on the embedded base model, each time from nothing: rows are
+read and tokenised anew. Steps per second are what transformers' Trainer itself reports for both; seconds are those of
+the whole command, from start to the saved model, and its CPU seconds. Answers are trained, prompts are not. The medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / "data" / "tiny" / "base"
+CHAT = ROOT / "data" / "tiny" / "chat.jsonl.gz"
+TRAIN = {
+    "max_length": 512,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1e-3,
+    "gradient_checkpointing": False,
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def make_rows(path: Path, count: int) -> None:
+    """Prompt and completion of as many conversations: what both sides mask in the same way."""
+    with gzip.open(CHAT, "rt", encoding="utf-8") as source, path.open("w", encoding="utf-8") as out:
+        for line, _ in zip(source, range(count), strict=False):
+            messages = json.loads(line)["messages"]
+            last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+            said = [{"role": m["role"], "content": m["content"]} for m in messages[: last + 1]]
+            out.write(json.dumps({"prompt": said[:-1], "completion": said[-1:]}) + "\n")
+
+
+def ours(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
+    stage = {
+        "kind": "sft",
+        "data": [{"path": str(rows), "format": "prompt_completion"}],
+        "rows": {"train_on": "completion"},
+        "train": train,
+    }
+    recipe = folder / "speed.yaml"
+    recipe.write_text(yaml.safe_dump({"model": str(BASE), "seed": 1, "stages": [stage]}))
+    return [sys.executable, "-m", "ft", "run", str(recipe), "--runs", str(folder / "runs")]
+
+
+def peer(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
+    config = folder / "trl.yaml"
+    values = {"model_name_or_path": str(BASE), "dataset_name": str(rows.parent), "seed": 1, "output_dir": str(folder)}
+    config.write_text(yaml.safe_dump(values | train))
+    return [str(Path(sys.executable).with_name("trl")), "sft", "--config", str(config)]
+
+
+SIDES = {"ft run": ours, "trl sft": peer}
+
+
+def measured(name: str, rows: Path, train: dict[str, Any]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        command = SIDES[name](folder, rows, train)
+        environment = os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(folder / "cache")}
+        started, worked = time.perf_counter(), _children_worked()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        spent = {"seconds": time.perf_counter() - started, "cpu_seconds": _children_worked() - worked}
+        if done.returncode:
+            sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
+        logged = "".join(file.read_text() for file in folder.rglob("metrics.jsonl")) or done.stdout
+    return {
+        "steps_per_second": _reported(logged, "train_steps_per_second"),
+        **{k: round(v, 2) for k, v in spent.items()},
+    }
+
+
+def _children_worked() -> float:
+    """CPU seconds of all finished child processes: what a busy machine changes least."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _reported(logged: str, key: str) -> float:
+    """The last value of `key` in what the Trainer logged, as JSON or as the dict it prints."""
+    found = re.findall(rf"['\"]{key}['\"]: ['\"]?([0-9.e+-]+)", logged)
+    if not found:
+        sys.exit(f"no {key} in:\n{logged[-2000:]}")
+    return float(found[-1])
+
+
+def compare(rows: int, repeat: int, packing: bool) -> dict[str, Any]:
+    train = TRAIN | ({"packing": True, "per_device_train_batch_size": 1} if packing else {})
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "train.jsonl"
+        make_rows(file, rows)
+        for _ in range(repeat):
+            for name in SIDES:
+                runs[name].append(measured(name, file, train))
+    middle = {
+        name: {key: statistics.median(run[key] for run in of_side) for key in of_side[0]}
+        for name, of_side in runs.items()
+    }
+    ours, theirs = middle["ft run"], middle["trl sft"]
+    ratios = {
+        "steps_per_second": round(ours["steps_per_second"] / theirs["steps_per_second"], 3),
+        **{key: round(theirs[key] / ours[key], 3) for key in ("seconds", "cpu_seconds")},
+    }
+    return {"median": middle, "ratio": ratios, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1600)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--packing", action="store_true", help="packed rows of 512 tokens, one a batch")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result = compare(options.rows, options.repeat, options.packing)
+    if options.json:
+        print(json.dumps(result))
+        return
+    columns = {"steps_per_second": "steps/s", "seconds": "seconds", "cpu_seconds": "CPU seconds"}
+    print(f"{'':10}" + "".join(f"{title:>14}" for title in columns.values()))
+    for name, values in result["median"].items():
+        print(f"{name:10}" + "".join(f"{values[key]:>14.2f}" for key in columns))
+    print(f"{'ft / trl':10}" + "".join(f"{result['ratio'][key]:>13.2f}x" for key in columns))
+
+
+if __name__ == "__main__":
+    main()

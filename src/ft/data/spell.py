@@ -1,0 +1,64 @@
+"""Tokens as text, one after the other: what each token adds to the text, as the tokenizer's decoder says it.
+
+A token alone is not text: byte-level tokens hold parts of a character, and Metaspace decoders drop the blank before a
+text's first word. So each token is decoded behind the few before it, and waits until its character is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+BEHIND = 4  # tokens decoded before a new one; every decoder looks back one token at most
+LONGEST = 8  # tokens a character may take: emoji sequences are several characters, one character is at most 4 bytes
+HALF = "\ufffd"  # what a decoder writes for bytes that are no character yet
+
+
+class Piece(NamedTuple):
+    """The text that tokens add. Mostly one token; more where only together they spell a character."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+class Speller:
+    """Turns a stream of tokens into pieces whose texts, joined, are the decoded whole."""
+
+    def __init__(self, tokenizer: Any, *, keep_special: bool = True):
+        self.tokenizer, self.skip = tokenizer, not keep_special
+        self.before: list[int] = []
+        self.waiting: list[int] = []
+
+    def add(self, token: int) -> Piece | None:
+        """The piece that ends with this token; None while a character is incomplete."""
+        self.waiting.append(token)
+        text = self._text()
+        if text.endswith(HALF) and len(self.waiting) < LONGEST:
+            return None
+        return self._told(text)
+
+    def rest(self) -> Piece | None:
+        """What still waits at the end of a text: bytes that never became a character."""
+        return self._told(self._text()) if self.waiting else None
+
+    def _text(self) -> str:
+        return self._decoded([*self.before, *self.waiting])[len(self._decoded(self.before)) :]
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=self.skip, clean_up_tokenization_spaces=False)
+        return text
+
+    def _told(self, text: str) -> Piece:
+        piece = Piece(text, tuple(self.waiting))
+        self.before, self.waiting = [*self.before, *self.waiting][-BEHIND:], []
+        return piece
+
+
+def spelt(tokenizer: Any, ids: Iterable[int]) -> Iterator[Piece]:
+    """The pieces of a whole row."""
+    speller = Speller(tokenizer)
+    for token in ids:
+        if piece := speller.add(token):
+            yield piece
+    if rest := speller.rest():
+        yield rest

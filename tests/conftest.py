@@ -1,0 +1,25 @@
+"""What every test shares: no network, one thread, and an untrained model made once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+import pytest
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt nothing, with its tokenizer."""
+    return tiny.base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 rows: a thing is asked for, its colour is the answer."""
+    return tiny.rows(tmp_path_factory.mktemp("data") / "rows.jsonl")

@@ -1,0 +1,136 @@
+"""Every shipped recipe is read and planned: without network, weights or notices of old names."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft.recipe import Recipe, read
+from ft.runs import plan
+from ft.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(p for p in (ROOT / "recipes").rglob("*.yaml") if "accelerate" not in p.parts)
+
+
+def shipped(name: str) -> Recipe:
+    return read(ROOT / "recipes" / name, STAGES)
+
+
+def train(name: str) -> dict[str, Any]:
+    return dict(shipped(name).stage("sft").blocks["train"])
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("planning asked the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+def test_there_are_recipes_for_three_families_and_the_embedded_model():
+    folders = {p.parent.name for p in RECIPES}
+    assert {"tiny", "llama2-7b", "llama3-8b", "mistral-7b"} <= folders
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.usefixtures("no_network")
+def test_a_shipped_recipe_plans_offline_and_uses_present_names(file: Path, tmp_path: Path):
+    recipe = read(file, STAGES)
+    assert recipe.notices == ()
+    assert [p.state for p in plan(recipe, tmp_path).stages] == ["absent"] * len(recipe.stages)
+
+
+@pytest.mark.parametrize("file", [p for p in RECIPES if p.parent.name != "tiny"], ids=lambda p: p.parent.name + p.stem)
+def test_a_recipe_for_a_real_model_holds_rows_out_and_never_packs_more_than_one_row_a_batch(file: Path):
+    stage = read(file, STAGES).stage("sft")
+    assert stage.eval_data
+    assert not stage.blocks["train"]["packing"] or stage.blocks["train"]["per_device_train_batch_size"] == 1
+
+
+def test_llama_2_sft_holds_the_numbers_of_the_paper():
+    assert {key: train("llama2-7b/sft.yaml")[key] for key in PAPER} == PAPER
+
+
+def test_llama_2_sft_steps_are_64_sequences():
+    values = train("llama2-7b/sft.yaml")
+    assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] == 64
+
+
+def test_llama_2_sft_trains_the_base_model_whole_on_answers_only():
+    recipe = shipped("llama2-7b/sft.yaml")
+    assert recipe.model.path == "meta-llama/Llama-2-7b-hf"
+    assert recipe.chat_template == "llama2"
+    assert recipe.stage("sft").blocks["rows"]["train_on"] == "assistant"
+    assert set(recipe.stage("sft").blocks) == {"train", "rows"}
+
+
+def test_llama_2_qlora_holds_the_numbers_of_the_demo_notebook():
+    stage = shipped("llama2-7b/sft-qlora.yaml").stage("sft")
+    assert stage.blocks["lora"] == {
+        "r": 64,
+        "lora_alpha": 16,
+        "lora_dropout": 0.1,
+        "target_modules": ["q_proj", "v_proj"],
+    }
+    assert stage.blocks["quantization"] == {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": False,
+        "bnb_4bit_compute_dtype": "float16",
+    }
+    assert {key: stage.blocks["train"][key] for key in NOTEBOOK} == NOTEBOOK
+    assert stage.data[0]["rows"] == 1000
+
+
+def test_llama_2_chat_starts_from_the_base_model_with_adapters_on_every_layer():
+    recipe = shipped("llama2-7b/chat.yaml")
+    assert recipe.model.path == "meta-llama/Llama-2-7b-hf"
+    assert recipe.stage("sft").blocks["lora"]["target_modules"] == "all-linear"
+    assert recipe.stage("sft").blocks["train"]["bf16"] is True
+    assert recipe.stage("sft").blocks["train"]["fp16"] is False
+
+
+@pytest.mark.parametrize("name", ["llama2-7b/chat.yaml", "llama3-8b/sft-qlora.yaml", "mistral-7b/sft-qlora.yaml"])
+def test_qlora_for_24_gb_computes_in_bfloat16_on_doubly_quantised_nf4(name: str):
+    assert shipped(name).stage("sft").blocks["quantization"] == {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    }
+
+
+PAPER = {  # arXiv:2307.09288, section 3.1; betas, epsilon and clipping from 2.2
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.1,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-5,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 2.0,
+    "max_length": 4096,
+    "packing": True,
+}
+NOTEBOOK = {
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "weight_decay": 0.001,
+    "optim": "paged_adamw_32bit",
+    "max_grad_norm": 0.3,
+    "num_train_epochs": 1.0,
+    "max_length": 1024,
+    "packing": False,
+    "train_sampling_strategy": "group_by_length",
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "fp16": True,
+    "bf16": False,
+}

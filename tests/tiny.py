@@ -1,0 +1,159 @@
+"""What the tests train: a Llama of two layers, a tokenizer of bytes, a few dozen rows, and a recipe.
+
+Real in every part, so nothing is mocked. Input sizes are multiples of 64, which 4-bit weights need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft.recipe import Recipe, read
+from ft.run import make_stage, prepare_rows
+from ft.runs import Plan, Planned, plan
+from ft.stages import STAGES
+from ft.stages.job import Job
+from ft.stages.sft import trainer_of
+
+THINGS = ("sky", "grass", "snow", "coal", "rose", "sea", "lemon", "plum")
+COLOURS = ("blue", "green", "white", "black", "red", "teal", "yellow", "purple")
+LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+TRAIN = {
+    "max_length": 64,
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": 8,
+    "max_grad_norm": 10.0,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+}
+
+
+def tokenizer() -> Any:
+    """256 bytes and the special tokens of ChatML, with that template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = Tokenizer(models.BPE(vocab={byte: place for place, byte in enumerate(alphabet)}, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+        chat_template=(Path(sys.modules["ft"].__file__ or "").parent / "templates" / "chatml.jinja").read_text(),
+    )
+
+
+def config(words: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.08,
+        tie_word_embeddings=False,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=None,
+    )
+
+
+def base(folder: Path, seed: int = 0) -> Path:
+    """An untrained model with its tokenizer, as `from_pretrained` opens it."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    words = tokenizer()
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config(words))
+    model.lm_head.weight.data *= 2  # a LoRA cannot sharpen the head, and this one is to learn in thirty steps
+    model.save_pretrained(str(folder))
+    words.save_pretrained(str(folder))
+    return folder
+
+
+def rows(file: Path, count: int = 32) -> Path:
+    """`What colour is sky?` → `blue`, eight facts again and again, a number making each row its own."""
+    with file.open("w", encoding="utf-8") as out:
+        for number in range(count):
+            thing, colour = THINGS[number % 8], COLOURS[number % 8]
+            row = [
+                {"role": "user", "content": f"{number} {thing}?"},
+                {"role": "assistant", "content": colour},
+            ]
+            out.write(json.dumps({"messages": row}) + "\n")
+    return file
+
+
+def recipe(folder: Path, stages: Sequence[Mapping[str, Any]], **top: Any) -> Path:
+    """The recipe's file, written as YAML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({"seed": 1, **top, "stages": [dict(stage) for stage in stages]}, sort_keys=False))
+    return file
+
+
+def sft(data: Path, train: Mapping[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """A stage of kind sft; `train` goes over the tiny defaults."""
+    return {"kind": "sft", "data": [{"path": str(data)}], "train": {**TRAIN, **(train or {})}, **keys}
+
+
+def checked(file: Path, sets: Sequence[str] = ()) -> Recipe:
+    return read(file, STAGES, sets)
+
+
+def planned(file: Path, runs: Path, sets: Sequence[str] = ()) -> Plan:
+    return plan(checked(file, sets), runs)
+
+
+def job(there: Plan, name: str) -> Job:
+    """A stage about to start: its rows are prepared, its folder is there."""
+    stage = there.stage(name)
+    prepare_rows(there, stage)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    return there.job(stage)
+
+
+def trainer(there: Plan, name: str) -> tuple[Any, Job]:
+    found = job(there, name)
+    return trainer_of(found), found
+
+
+def make(there: Plan, name: str) -> Planned:
+    """Make one stage in this process, its rows first: what `ft run` does, without a process of its own."""
+    make_stage(job(there, name).write())
+    return there.stage(name)
+
+
+def trained(folder: Path, model: Path, data: Path, train: Mapping[str, Any] | None = None, **keys: Any) -> Planned:
+    """The folder of a recipe with one sft stage, made."""
+    return make(planned(recipe(folder, [sft(data, train, **keys)], model=str(model)), folder / "runs"), "sft")
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """Every tensor of a result's safetensors files by name."""
+    from safetensors.torch import load_file
+
+    return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+
+
+def environment() -> dict[str, str]:
+    """For commands run as processes of their own."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

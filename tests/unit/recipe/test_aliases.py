@@ -1,0 +1,121 @@
+"""The table of names that users still write: each leads to a key that its owner has, with the value it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.unit.recipe.conftest import GOOD
+
+from ft.recipe import ModelSource, Owner, Recipe
+from ft.recipe.aliases import ALIASES, Gone, Renamed
+from ft.recipe.check import _annotations
+from ft.recipe.recipe import _STAGE_KEYS, _RecipeKeys
+from ft.stages import STAGES
+
+Read = Callable[..., Recipe]
+Said = Callable[..., str]
+RENAMED = [(block, old, new) for block, table in ALIASES.items() for old, new in table.items() if type(new) is Renamed]
+GONE = [(block, old, new.fix) for block, table in ALIASES.items() for old, new in table.items() if type(new) is Gone]
+
+
+def keys(block: str) -> set[str]:
+    """Every key a block may hold, of whichever stage kind."""
+    if block == "stage":
+        return {*_STAGE_KEYS, *(name for kind in STAGES.values() for name in kind.blocks)}
+    owners = {
+        "recipe": [_RecipeKeys],
+        "model": [ModelSource],
+        "data": [Owner("ft.data.read:Source").load()],
+        "train": [Owner("trl:SFTConfig").load(), Owner("trl:DPOConfig").load()],
+    }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]
+    return {key for owner in owners for key in _annotations(owner)}
+
+
+@pytest.mark.parametrize(("block", "old", "new"), RENAMED, ids=[f"{b}.{o}" for b, o, _ in RENAMED])
+def test_a_present_name_is_a_key_of_the_block_and_the_old_one_is_not(block: str, old: str, new: Renamed):
+    assert new.to in keys(block)
+    assert old not in keys(block)
+
+
+@pytest.mark.parametrize(("block", "old", "fix"), GONE, ids=[f"{b}.{o}" for b, o, _ in GONE])
+def test_a_name_that_went_says_what_to_write_and_hides_no_key(block: str, old: str, fix: str):
+    assert old not in keys(block) - {"trust_remote_code"}
+    assert fix.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("warmup_ratio: 0.03", {"warmup_steps": 0.03}),
+        ("evaluation_strategy: no", {"eval_strategy": "no"}),
+        ("num_epochs: 2", {"num_train_epochs": 2.0}),
+        ("micro_batch_size: 2", {"per_device_train_batch_size": 2}),
+        ("sample_packing: true", {"packing": True}),
+        ("optimizer: adamw_torch", {"optim": "adamw_torch"}),
+        ("group_by_length: true", {"train_sampling_strategy": "group_by_length"}),
+        ("group_by_length: yes", {"train_sampling_strategy": "group_by_length"}),
+        ("group_by_length: false", {"train_sampling_strategy": "random"}),
+        ("group_by_length: no", {"train_sampling_strategy": "random"}),
+    ],
+)
+def test_an_old_training_key_is_read_as_its_present_name(recipe: Read, written: str, read: dict[str, Any]):
+    found = recipe(GOOD.replace("64}", f"64, {written}}}"))
+    assert found.stage("sft").blocks["train"] == {"max_length": 64, **read}
+    old, new = written.partition(":")[0], next(iter(read))
+    assert found.notices == (f"x.yaml:5: '{old}' is now '{new}'; read as such.",)
+
+
+@pytest.mark.parametrize("old", ["max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"])
+def test_every_old_name_of_the_length_is_read(recipe: Read, old: str):
+    assert recipe(GOOD.replace("max_length", old)).stage("sft").blocks["train"] == {"max_length": 64}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("{lora_rank: 8, alpha: 16, dropout: 0.1}", {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}),
+        ("{lora_target: all}", {"target_modules": "all-linear"}),
+        ("{lora_target_modules: [q_proj]}", {"target_modules": ["q_proj"]}),
+        ("{lora_target_linear: true}", {"target_modules": "all-linear"}),
+        ("{lora_target_linear: false}", {"target_modules": None}),
+        ("{lora_target_linear: no}", {"target_modules": None}),
+    ],
+)
+def test_old_lora_keys_are_read_as_peft_s(recipe: Read, written: str, read: dict[str, Any]):
+    assert recipe(GOOD + f"    lora: {written}\n").stage("sft").blocks["lora"] == read
+
+
+@pytest.mark.parametrize(
+    ("written", "attention"),
+    [("true", "flash_attention_2"), ("yes", "flash_attention_2"), ("false", None), ("no", None)],
+)
+def test_an_old_switch_for_flash_attention_names_the_implementation(recipe: Read, written: str, attention: str | None):
+    text = GOOD.replace("hub/name", f"{{name_or_path: hub/name, torch_dtype: bfloat16, use_flash_attn: {written}}}")
+    assert recipe(text).model == ModelSource("hub/name", dtype="bfloat16", attn_implementation=attention)
+
+
+def test_an_old_recipe_is_read_with_a_notice_for_each_old_name(recipe: Read):
+    found = recipe(
+        "base_model: hub/name\n"
+        "template: llama2\n"
+        "stages:\n"
+        "  - stage: sft\n"
+        "    dataset: {dataset_name: hub/rows, dataset_split: train_sft, fraction: 0.5}\n"
+        "    args: {max_seq_length: 64}\n"
+        "    peft_config: {lora_r: 8}\n"
+        "    quantization_config: {load_4bit: true, double_quantization: true}\n"
+    )
+    assert len(found.notices) == 14
+    assert found.notices[0] == "x.yaml:1: 'base_model' is now 'model'; read as such."
+    assert (found.model, found.chat_template) == (ModelSource("hub/name"), "llama2")
+    stage = found.stage("sft")
+    assert (stage.kind_name, stage.data[0]["split"], stage.data[0]["weight"]) == ("sft", "train_sft", 0.5)
+    assert stage.blocks["quantization"] == {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
+
+
+def test_an_old_name_beside_its_present_one_is_refused(said: Said):
+    assert said(GOOD.replace("64", "64, cutoff_len: 32")) == (
+        "x.yaml:5: 'cutoff_len' is the old name of 'max_length', which stands here too. Keep one."
+    )

@@ -1,0 +1,400 @@
+"""Each thing a person can write wrong in a recipe, with the exact words that are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.recipe.conftest import GOOD, HEAD, SFT
+
+from ft.recipe import ModelSource, Recipe
+
+Said = Callable[..., str]
+Read = Callable[..., Recipe]
+JUDGE = "  - {kind: evaluate, name: judge, init: $sft, data: rows.jsonl, evaluate: {}}\n"
+
+
+def train(values: str) -> str:
+    return GOOD.replace("64}", f"64, {values}}}")
+
+
+TOP = {
+    "no stages": ("model: a/b\nstages: []\n", "x.yaml:2: the recipe has no stages. Write `- kind: sft` and its keys."),
+    "stages left empty": ("model: a/b\nstages:\n", "x.yaml:2: recipe.stages is null. Write a list."),
+    "stages as a mapping": ("model: a/b\nstages: {kind: sft}\n", "x.yaml:2: recipe.stages is a mapping. Write a list."),
+    "stages left out": ("model: a/b\n", "x.yaml:1: recipe lacks the key 'stages'. Write `stages: …`."),
+    "a stage that is a word": (
+        "model: a/b\nstages: [sft]\n",
+        "x.yaml:2: a stage is a mapping. Write `- kind: sft` and its keys.",
+    ),
+    "a key misspelt": ("sed: 5\n" + GOOD, "x.yaml:1: recipe has no key 'sed'. Did you mean 'seed'?"),
+    "a seed that is a word": ("seed: abc\n" + GOOD, "x.yaml:1: recipe.seed is 'abc'. Write a whole number."),
+    "a seed below 0": ("seed: -1\n" + GOOD, "x.yaml:1: seed is -1; it must be from 0 to 4294967295."),
+    "a name with a path": (
+        "name: ../out\n" + GOOD,
+        "x.yaml:1: name '../out' cannot name a folder. Use letters, digits, - and _.",
+    ),
+    "no model": (
+        GOOD.partition("\n")[2],
+        "x.yaml:1: no model to start from. Write `model: path-or-hub-id` at the top.",
+    ),
+    "a model that is a list": (
+        GOOD.replace("hub/name", "[a]"),
+        "x.yaml:1: recipe.model is a list. Write a word or a mapping of keys.",
+    ),
+    "a folder without a model": (
+        GOOD.replace("hub/name", "./base"),
+        "x.yaml:1: no model in FOLDER/base. The path is relative to the recipe's file.",
+    ),
+    "a model under its old name": (
+        "seed: 1\n" + GOOD.replace("model:", "model_name_or_path:").replace("hub/name", "./base"),
+        "x.yaml:2: no model in FOLDER/base. The path is relative to the recipe's file.",
+    ),
+    "a model under both names": (
+        "model_name_or_path: a/b\n" + GOOD,
+        "x.yaml:1: 'model_name_or_path' is the old name of 'model', which stands here too. Keep one.",
+    ),
+    "a dtype that is none": (
+        GOOD.replace("hub/name", "{path: hub/name, dtype: half}"),
+        "x.yaml:1: model.dtype is 'half'. Write one of: float32, bfloat16, float16.",
+    ),
+    "code from the Hub": (
+        GOOD.replace("hub/name", "{path: hub/name, trust_remote_code: true}"),
+        "x.yaml:1: model has no key 'trust_remote_code'. "
+        "Code from the Hub is never run; use a model that transformers knows.",
+    ),
+    "a template misspelt": (
+        "chat_template: lama2\n" + GOOD,
+        "x.yaml:1: no template 'lama2'. Did you mean 'llama2'?",
+    ),
+    "a template file that is not there": (
+        "seed: 1\nchat_template: mine.jinja\n" + GOOD,
+        "x.yaml:2: no template FOLDER/mine.jinja. The path is relative to the recipe's file.",
+    ),
+    "a folder for results": (
+        "output_dir: out\n" + GOOD,
+        "x.yaml:1: recipe has no key 'output_dir'. "
+        "Folders are named by their content; choose where with `ft run --runs DIR`.",
+    ),
+}
+STAGE = {
+    "no kind": (
+        HEAD + "  - data: [rows.jsonl]\n",
+        "x.yaml:3: this stage has no kind. Write `kind:`, one of scratch, pretrain, sft, evaluate.",
+    ),
+    "an unknown kind": (GOOD.replace("kind: sft", "kind: stf"), "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?"),
+    "a kind that is a number": (
+        GOOD.replace("kind: sft", "kind: 5"),
+        "x.yaml:3: no stage kind '5'. There are: scratch, pretrain, sft, evaluate.",
+    ),
+    "a name that is a path": (
+        GOOD + "    name: a b/c\n",
+        "x.yaml:6: 'a b/c' cannot name a folder. Use letters, digits, - and _.",
+    ),
+    "two stages of one name": (GOOD + SFT, "x.yaml:6: two stages are called 'sft'. Give one a `name:` of its own."),
+    "a key misspelt": (
+        GOOD + "    lorra: {}\n",
+        "x.yaml:6: a stage of kind 'sft' has no key 'lorra'. Did you mean 'lora'?",
+    ),
+    "no train block": (
+        HEAD + "  - kind: sft\n    data: rows.jsonl\n",
+        "x.yaml:3: kind 'sft' needs the block 'train'. Write `train: {max_length: …}`.",
+    ),
+    "no length": (
+        GOOD.replace("max_length: 64", ""),
+        "x.yaml:5: train lacks the key 'max_length'. Write `max_length: …`.",
+    ),
+    "a length of null": (
+        GOOD.replace("64", "null"),
+        "x.yaml:5: train lacks the key 'max_length'. Write `max_length: …`.",
+    ),
+    "no data": (GOOD.replace("[rows.jsonl]", "[]"), "x.yaml:3: kind 'sft' needs data. Write `data: [{path: …}]`."),
+    "a block that is a list": (GOOD + "    lora: [1]\n", "x.yaml:6: lora is a mapping. Write `lora: {key: value}`."),
+    "a stage without $": (
+        GOOD + SFT.replace("sft\n", "sft\n    name: two\n    init: sft\n"),
+        "x.yaml:8: 'sft' is not a stage. Write `$sft`.",
+    ),
+    "a stage that is nowhere": (
+        GOOD + "    init: $base\n",
+        "x.yaml:6: no stage '$base' above this one. There is no stage above.",
+    ),
+    "a stage below": (
+        GOOD + "    name: one\n    init: $two\n" + SFT + "    name: two\n",
+        "x.yaml:7: '$two' is not above this stage. References point up. There is no stage above.",
+    ),
+    "a stage that starts from itself": (
+        GOOD + "    init: $sft\n",
+        "x.yaml:6: '$sft' is not above this stage. References point up. There is no stage above.",
+    ),
+    "a start that leaves no model": (
+        GOOD + JUDGE + SFT + "    name: two\n    init: $judge\n",
+        "x.yaml:11: 'judge' leaves metrics, not a model. Name another.",
+    ),
+    "rows of a stage that leaves none": (
+        GOOD + JUDGE + SFT.replace("rows.jsonl", "$judge") + "    name: two\n",
+        "x.yaml:8: 'judge' leaves metrics, not rows. Name another.",
+    ),
+    "an input misspelt": (
+        GOOD + JUDGE.replace("data", "inputs: {basline: $sft}, data"),
+        "x.yaml:6: kind 'evaluate' reads no input 'basline'. Did you mean 'baseline'?",
+    ),
+    "inputs of a kind that reads none": (
+        GOOD + "    inputs: {helpful: $sft}\n",
+        "x.yaml:6: '$sft' is not above this stage. References point up. There is no stage above.\n"
+        "x.yaml:6: kind 'sft' reads no input 'helpful'. It reads none.",
+    ),
+    "inputs as a list": (
+        GOOD + "    inputs: [1]\n",
+        "x.yaml:6: inputs is a mapping. Write `inputs: {name: $stage}`.",
+    ),
+    "held-out rows for a kind that trains on none": (
+        GOOD + JUDGE.replace("data", "eval_data: rows.jsonl, data"),
+        "x.yaml:6: kind 'evaluate' reads no eval_data. Remove the key.",
+    ),
+    "a least that is a word": (
+        GOOD + "    require: {loss: low}\n",
+        "x.yaml:6: require.loss is 'low'. Write the least number allowed.",
+    ),
+    "a least that is a truth": (
+        GOOD + "    require: {loss: true}\n",
+        "x.yaml:6: require.loss is true. Write the least number allowed.",
+    ),
+    "a reward that is nowhere": (
+        GOOD + JUDGE.replace("{}", "{reward: kindness}"),
+        "x.yaml:6: there is no reward 'kindness'; there are: answer.",
+    ),
+}
+DATA = {
+    "a file with a near name": ("row.jsonl", "x.yaml:4: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?"),
+    "a file in no folder": (
+        "./nowhere/x.csv",
+        "x.yaml:4: no file FOLDER/nowhere/x.csv. The path is relative to the recipe's file.",
+    ),
+    "a path too long for the Hub": (
+        "data/tiny/chat",
+        "x.yaml:4: no file FOLDER/data/tiny/chat. The path is relative to the recipe's file.",
+    ),
+    "a number": ("5", "x.yaml:4: a source is a path or a mapping. Write `{path: …}`."),
+    "no path": ("{format: text}", "x.yaml:4: data lacks the key 'path'. Write `path: …`."),
+    "an unknown format": (
+        "{path: rows.jsonl, format: chta}",
+        "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
+        "hh_pairs, prompt.",
+    ),
+    "a key misspelt": (
+        "{path: rows.jsonl, weigth: 2}",
+        "x.yaml:4: data has no key 'weigth'. Did you mean 'weight'?",
+    ),
+    "a weight below 0": ("{path: rows.jsonl, weight: -1}", "x.yaml:4: weight is -1.0; it must be above 0."),
+    "no rows": ("{path: rows.jsonl, rows: 0}", "x.yaml:4: rows is 0; it must be at least 1."),
+    "columns as a list": (
+        "{path: rows.jsonl, columns: [a]}",
+        "x.yaml:4: data.columns is a list. Write a mapping of keys.",
+    ),
+}
+BLOCKS = {
+    "a key misspelt": (
+        train("learning_rte: 3"),
+        "x.yaml:5: SFTConfig has no field 'learning_rte'. Did you mean 'learning_rate'?",
+    ),
+    "a key like no other": (
+        train("zzz: 3"),
+        "x.yaml:5: SFTConfig has no field 'zzz'. Look up the fields of trl.SFTConfig.",
+    ),
+    "a word for a number": (train("learning_rate: fast"), "x.yaml:5: train.learning_rate is 'fast'. Write a number."),
+    "a word for a truth": (train("packing: maybe"), "x.yaml:5: train.packing is 'maybe'. Write true or false."),
+    "a fraction of a step": (train("max_steps: 1.5"), "x.yaml:5: train.max_steps is 1.5. Write a whole number."),
+    "a list for a number": (train("max_steps: [1]"), "x.yaml:5: train.max_steps is a list. Write a whole number."),
+    "a truth for a number": (
+        train("eval_accumulation_steps: true"),
+        "x.yaml:5: train.eval_accumulation_steps is true. Write a whole number.",
+    ),
+    "a word that is no choice": (
+        GOOD + "    rows: {train_on: bits}\n",
+        "x.yaml:6: rows.train_on is 'bits'. Write one of: last, assistant, completion, all.",
+    ),
+    "a key that ft decides": (
+        train("output_dir: out"),
+        "x.yaml:5: train.output_dir is decided by ft. "
+        "Folders are named by their content; choose where with `ft run --runs DIR`.",
+    ),
+    "a task type": (
+        GOOD + "    lora: {task_type: CAUSAL_LM}\n",
+        "x.yaml:6: lora.task_type is decided by ft. Remove it: the stage's kind decides.",
+    ),
+    "a key that went": (
+        train("overwrite_output_dir: true"),
+        "x.yaml:5: train has no key 'overwrite_output_dir'. "
+        "Nothing is overwritten: remove the key; `ft run --force STAGE` makes it anew.",
+    ),
+    "a secret": (
+        train("run_name: hf_abcdefghijklmnopqrstuvwxyz"),
+        "x.yaml:5: train.run_name looks like a secret. Set it in the environment (HF_TOKEN).",
+    ),
+    "a secret of the wrong type": (
+        train("max_steps: hf_abcdefghijklmnopqrstuvwxyz"),
+        "x.yaml:5: train.max_steps looks like a secret. Set it in the environment (HF_TOKEN).\n"
+        "x.yaml:5: train.max_steps is a secret. Write a whole number.",
+    ),
+    "two precisions": (
+        train("bf16: true, fp16: true"),
+        "x.yaml:5: SFTConfig refuses train: At most one of fp16 and bf16 can be True, but not both.",
+    ),
+    "a share above 1": (
+        GOOD + "    rows: {eval_fraction: 2}\n",
+        "x.yaml:6: eval_fraction is a share of the rows, from 0 to below 1.",
+    ),
+    "4 and 8 bits": (
+        GOOD + "    quantization: {load_in_4bit: true, load_in_8bit: true}\n",
+        "x.yaml:6: BitsAndBytesConfig refuses quantization: load_in_4bit and load_in_8bit are both True, but only one "
+        "can be used at the same time.",
+    ),
+    "no bits": (
+        GOOD + "    quantization: {bnb_4bit_quant_type: nf4}\n",
+        "x.yaml:6: quantization switches nothing on. Write `load_in_4bit: true` or `load_in_8bit: true`.",
+    ),
+    "a dtype of the other spelling": (
+        GOOD + "    quantization: {load_in_4bit: true, bnb_4bit_compute_dtype: bfloat61}\n",
+        "x.yaml:6: BitsAndBytesConfig refuses quantization: module 'torch' has no attribute 'bfloat61'.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), TOP.values(), ids=TOP)
+def test_a_fault_at_the_top_is_said_with_its_line(said: Said, text: str, expected: str):
+    assert said(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), STAGE.values(), ids=STAGE)
+def test_a_fault_of_a_stage_is_said_with_its_line(said: Said, text: str, expected: str):
+    assert said(text) == expected
+
+
+@pytest.mark.parametrize(("source", "expected"), DATA.values(), ids=DATA)
+def test_a_fault_of_a_source_is_said_with_its_line(said: Said, source: str, expected: str):
+    assert said(GOOD.replace("[rows.jsonl]", f"[{source}]")) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), BLOCKS.values(), ids=BLOCKS)
+def test_a_fault_of_a_block_is_said_with_its_line(said: Said, text: str, expected: str):
+    assert said(text) == expected
+
+
+def test_a_complaint_of_the_library_stands_at_the_key_it_names(said: Said):
+    text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      warmup_steps: -1\n      save_steps: 5")
+    assert said(text) == "x.yaml:7: SFTConfig refuses train: Got warmup_steps = -1.0, Expected value warmup_steps >= 0."
+
+
+def test_a_complaint_that_names_only_a_value_stands_at_its_key(said: Said):
+    text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      optim: adamv\n      save_steps: 5")
+    assert said(text).startswith(
+        "x.yaml:7: SFTConfig refuses train: adamv is not a valid OptimizerNames, please select"
+    )
+
+
+def test_a_key_is_named_by_whole_words_only(said: Said):
+    text = "  - kind: sft\n    data:\n      - name: x\n        path: rows.jsonl\n        format: rename\n"
+    assert said(HEAD + text + "    train: {max_length: 8}\n").startswith("x.yaml:7: no format 'rename'.")
+
+
+def test_a_stage_that_is_wrong_itself_is_not_reported_again_by_those_that_refer_to_it(said: Said):
+    text = GOOD.replace("kind: sft", "kind: stf\n    name: sft") + JUDGE
+    assert said(text) == "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?"
+
+
+def test_what_else_is_wrong_with_a_stage_of_unknown_kind_is_reported_too(said: Said):
+    assert said(GOOD.replace("kind: sft", "kind: stf").replace("rows.jsonl", "row.jsonl")) == (
+        "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?\n"
+        "x.yaml:4: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?"
+    )
+
+
+AWFUL = """\
+model_name_or_path: ./nothing
+sed: 3
+chat_template: lama2
+stages:
+  - kind: sft
+    kind: sft
+    learning_rate: 1
+    init: $judge
+    data:
+      - {path: row.jsonl, fromat: text}
+      - 7
+    rows: {train_on: bits}
+    train:
+      learning_rte: 1e-4
+      max_seq_length: long
+      packing: 3
+      output_dir: out
+      hub_token: hf_abcdefghijklmnopqrstuvwxyz
+    lora: {lora_r: 8, r: 4}
+    quantization: {load_in_4bit: maybe}
+  - kind: evalute
+  - {kind: evaluate, name: judge, init: $sft, data: rows.jsonl, evaluate: {batch_size: many}}
+"""
+
+
+def test_all_problems_of_a_recipe_are_said_at_once_in_the_order_of_its_lines(said: Said):
+    assert (
+        said(AWFUL, ["sft.train.max_steps=x", "dpo.train.beta=1"])
+        == """\
+x.yaml:1: no model in FOLDER/nothing. The path is relative to the recipe's file.
+x.yaml:2: recipe has no key 'sed'. Did you mean 'seed'?
+x.yaml:3: no template 'lama2'. Did you mean 'llama2'?
+x.yaml:6: 'kind' is written twice, first at line 5. Keep one.
+x.yaml:7: a stage of kind 'sft' has no key 'learning_rate'. Write it in `train:`.
+x.yaml:8: '$judge' is not above this stage. References point up. There is no stage above.
+x.yaml:10: data has no key 'fromat'. Did you mean 'format'?
+x.yaml:10: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?
+x.yaml:11: a source is a path or a mapping. Write `{path: …}`.
+x.yaml:12: rows.train_on is 'bits'. Write one of: last, assistant, completion, all.
+x.yaml:14: SFTConfig has no field 'learning_rte'. Did you mean 'learning_rate'?
+x.yaml:15: train.max_length is 'long'. Write a whole number.
+x.yaml:16: train.packing is 3. Write true or false.
+x.yaml:17: train.output_dir is decided by ft. Folders are named by their content; choose where with `ft run --runs DIR`.
+x.yaml:18: train.hub_token is decided by ft. Set HF_TOKEN in the environment.
+x.yaml:18: train.hub_token looks like a secret. Set it in the environment (HF_TOKEN).
+x.yaml:19: 'lora_r' is the old name of 'r', which stands here too. Keep one.
+x.yaml:20: quantization.load_in_4bit is 'maybe'. Write true or false.
+x.yaml:21: no stage kind 'evalute'. Did you mean 'evaluate'?
+x.yaml:22: evaluate.batch_size is 'many'. Write a whole number.
+--set dpo.train.beta: no stage 'dpo'. Stages: sft, evalute, judge.
+--set sft.train.max_steps: train.max_steps is 'x'. Write a whole number."""
+    )
+
+
+def test_a_recipe_without_fault_is_read(recipe: Read, folder: Path):
+    read = recipe("seed: 7\n" + GOOD)
+    assert (read.name, read.model, read.seed, read.notices) == (f"{folder.name}-x", ModelSource("hub/name"), 7, ())
+    stage = read.stage("sft")
+    assert (stage.init, stage.where, dict(stage.blocks)) == (
+        None,
+        "x.yaml:4",
+        {"train": {"max_length": 64}, "rows": {}},
+    )
+    assert stage.data[0]["path"] == str(folder / "rows.jsonl")
+
+
+def test_a_hub_id_stays_as_written_unless_a_folder_of_that_name_stands_beside_the_recipe(recipe: Read, folder: Path):
+    text = GOOD.replace("[rows.jsonl]", "[owner/rows]")
+    assert recipe(text).stage("sft").data[0]["path"] == "owner/rows"
+    (folder / "owner" / "rows").mkdir(parents=True)
+    assert recipe(text).stage("sft").data[0]["path"] == str(folder / "owner" / "rows")
+
+
+def test_a_start_of_null_is_the_recipe_s_model(recipe: Read):
+    assert recipe(GOOD + "    init: null\n").stage("sft").init is None
+
+
+def test_a_length_under_its_old_name_is_a_length(recipe: Read):
+    read = recipe(GOOD.replace("max_length", "max_seq_length"))
+    assert read.stage("sft").blocks["train"] == {"max_length": 64}
+    assert read.notices == ("x.yaml:5: 'max_seq_length' is now 'max_length'; read as such.",)
+
+
+def test_a_stage_left_out_by_skip_is_not_there_to_refer_to(said: Said):
+    assert said(GOOD + "    skip: true\n" + JUDGE) == (
+        "x.yaml:7: no stage '$sft' above this one. There is no stage above."
+    )

@@ -1,0 +1,101 @@
+"""What stays of a training stage besides its weights, and which checkpoint it may continue from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from ft.trainers.callbacks import MetricsFile, ShownProgress, read_metrics
+from ft.trainers.checkpoints import latest
+
+
+@pytest.fixture
+def arguments(tmp_path) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
+
+
+def test_every_logged_value_is_one_line(tmp_path, arguments):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        metrics.on_log(arguments, TrainerState(global_step=step), TrainerControl(), logs={"loss": step / 2, "epoch": 1})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 1, "loss": 0.5, "epoch": 1}', '{"step": 2, "loss": 1.0, "epoch": 1}']
+
+
+def test_a_new_run_empties_the_file(tmp_path, arguments):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.path.write_text('{"step": 1, "loss": 9}\n')
+    metrics.on_train_begin(arguments, TrainerState(), TrainerControl())
+    assert metrics.path.read_text() == ""
+
+
+def test_a_resumed_run_begins_with_what_its_checkpoint_knows(tmp_path, arguments):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.path.write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "lo')
+    known = [{"loss": 9.0, "step": 1}, {"loss": 8.0, "step": 2}]
+    metrics.on_train_begin(arguments, TrainerState(global_step=2, log_history=known), TrainerControl())
+    assert read_metrics(metrics.path) == [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}]
+
+
+def test_only_the_first_process_writes(tmp_path, arguments):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    state = TrainerState(global_step=1, is_world_process_zero=False)
+    metrics.on_train_begin(arguments, state, TrainerControl())
+    metrics.on_log(arguments, state, TrainerControl(), logs={"loss": 1.0})
+    assert not metrics.path.exists()
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 9}]
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(arguments, capsys):
+    shown = ShownProgress("sft")
+    state = TrainerState(global_step=0, max_steps=4)
+    shown.on_train_begin(arguments, state, TrainerControl())
+    shown.on_log(arguments, state, TrainerControl(), logs={"eval_loss": 2.0})
+    state.global_step = 4
+    shown.on_log(arguments, state, TrainerControl(), logs={"loss": 1.5, "mean_token_accuracy": 0.25, "epoch": 1})
+    shown.on_log(arguments, state, TrainerControl(), logs={"train_runtime": 3.0})
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["sft: step 0/4  eval_loss 2.000", "sft: step 4/4  loss 1.500  accuracy 0.250"]
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    made = folder / f"checkpoint-{step}"
+    made.mkdir(parents=True)
+    save_file({"weight": torch.ones(64, 64)}, made / "model.safetensors")
+    torch.save({"state": torch.ones(64)}, made / "optimizer.pt")
+    torch.save({"cpu": torch.ones(64)}, made / "rng_state.pth")
+    (made / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return made
+
+
+def test_the_newest_checkpoint_is_by_number_not_by_name(tmp_path):
+    for step in (2, 10, 9):
+        checkpoint(tmp_path, step)
+    assert latest(tmp_path) == (tmp_path / "checkpoint-10", 10)
+
+
+def test_without_a_checkpoint_there_is_none(tmp_path):
+    assert latest(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_with_a_file_cut_short_is_passed_over(file, tmp_path):
+    checkpoint(tmp_path, 2)
+    newest = checkpoint(tmp_path, 4) / file
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    assert latest(tmp_path) == (tmp_path / "checkpoint-2", 2)
+
+
+def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path):
+    checkpoint(tmp_path, 2)
+    (checkpoint(tmp_path, 4) / "trainer_state.json").unlink()
+    assert latest(tmp_path) == (tmp_path / "checkpoint-2", 2)

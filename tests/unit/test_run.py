@@ -1,0 +1,188 @@
+"""Making what a plan lacks: what is made, what is refused, what is left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from ft.errors import UserError
+from ft.files import read_json, write_json
+from ft.recipe import Verdicts, read
+from ft.run import StageFailed, _only_one, prepare_rows, run
+from ft.stages import STAGES
+
+
+@pytest.fixture
+def chain(tmp_path, base, data) -> Path:
+    """first → judge → second, and a third that starts anew."""
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"prompt": "1 sky?", "answer": "blue"}\n')
+    asked = {"data": [{"path": str(questions), "format": "prompt"}], "evaluate": {"max_new_tokens": 4}}
+    stages = [
+        tiny.sft(data, {"max_steps": 1}, name="first"),
+        {"kind": "evaluate", "name": "judge", "init": "$first", **asked},
+        tiny.sft(data, name="second", init="$first"),
+        tiny.sft(data, name="third"),
+    ]
+    return tiny.recipe(tmp_path / "recipes", stages, model=str(base))
+
+
+def finish(file: Path, runs: Path, **numbers: dict[str, float]) -> dict[str, Path]:
+    """Folders as finished stages leave them, with these numbers."""
+    there = tiny.planned(file, runs)
+    for name, values in numbers.items():
+        write_json(there.stage(name).folder / "done.json", {"numbers": values})
+    return {p.name: p.folder for p in there.stages}
+
+
+def contents(runs: Path) -> list[str]:
+    return sorted(str(p.relative_to(runs)) for p in runs.rglob("*") if p.is_file() and ".cache" not in p.parts)
+
+
+def test_a_chain_is_made_as_far_as_asked_and_told_as_json(chain, tmp_path):
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-m", "ft", "run", str(chain), "--to", "first", "--json", "--runs", str(runs)]
+    made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout)
+    assert [stage["stage"] for stage in told] == ["first", "judge"]
+    assert told[0]["steps"] == 1
+    assert 0 <= told[1]["answer"] <= 1
+    assert [p.state for p in tiny.planned(chain, runs).stages] == ["done", "done", "absent", "absent"]
+
+
+def test_done_is_written_last(tmp_path, base, data):
+    folder = tiny.trained(tmp_path, base, data, {"max_steps": 1, "save_strategy": "steps"}).folder
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert max(files, key=lambda path: path.stat().st_mtime_ns) == folder / "done.json"
+    done = read_json(folder / "done.json")
+    assert list(done) == ["stage", "kind", "fingerprint", "numbers", "seconds", "device", "processes", "versions"]
+    assert folder.name == f"sft-{done['fingerprint']}"
+
+
+def test_a_finished_recipe_is_run_again_without_torch(chain, tmp_path):
+    runs = tmp_path / "runs"
+    read(chain, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # as the first run remembered it
+    finish(chain, runs, first={}, judge={"answer": 0.5}, second={}, third={})
+    before = contents(runs)
+    script = "import sys; from ft.cli import app; app(standalone_mode=False); print(sorted(sys.modules))"
+    command = [sys.executable, "-c", script, "run", str(chain), "--runs", str(runs)]
+    again = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=True)
+    modules = again.stdout.splitlines()[-1]
+    assert "'ft.run'" in modules
+    assert [name for name in ("torch", "transformers", "trl", "peft", "datasets") if f"'{name}'" in modules] == []
+    assert contents(runs) == before
+
+
+def test_a_result_below_its_requirement_stops_the_chain_every_time(chain, tmp_path):
+    runs = tmp_path / "runs"
+    recipe = tiny.checked(chain, ["judge.require={answer: 0.5}"])
+    finish(chain, runs, first={}, judge={"answer": 0.25})
+    for _ in range(2):
+        with pytest.raises(StageFailed) as stopped:
+            run(recipe, runs)
+        assert str(stopped.value) == "judge: answer is 0.25, and the recipe requires 0.5. The chain stops here."
+    assert contents(runs) == [
+        f"recipes-tiny/{tiny.planned(chain, runs).stage(name).folder.name}/done.json" for name in ("first", "judge")
+    ]
+
+
+def test_a_result_that_reaches_its_requirement_lets_the_chain_go_on(chain, tmp_path):
+    runs = tmp_path / "runs"
+    finish(chain, runs, first={}, judge={"answer": 0.5}, second={}, third={})
+    there = run(tiny.checked(chain, ["judge.require={answer: 0.5}"]), runs)
+    assert [p.state for p in there.stages] == ["done"] * 4
+
+
+def test_a_requirement_on_a_metric_that_is_not_there_is_refused(chain, tmp_path):
+    runs = tmp_path / "runs"
+    finish(chain, runs, first={}, judge={"answer": 0.5, "by": {}})
+    with pytest.raises(UserError) as refused:
+        run(tiny.checked(chain, ["judge.require={anwser: 0.5}"]), runs)
+    where = tiny.checked(chain).stage("judge").where
+    assert str(refused.value) == f"{where}: require: no metric 'anwser'. There are: answer."
+
+
+def test_one_stage_alone_needs_its_parents_made(chain, tmp_path):
+    with pytest.raises(UserError) as refused:
+        run(tiny.checked(chain), tmp_path / "runs", only="second")
+    where = tiny.checked(chain).stage("second").where
+    assert str(refused.value) == f"{where}: 'second' needs first, which is not made. Run without --only."
+    assert contents(tmp_path / "runs") == []
+
+
+def test_force_sets_a_result_and_all_made_from_it_aside_and_deletes_nothing(chain, tmp_path):
+    runs = tmp_path / "runs"
+    folders = finish(chain, runs, first={}, judge={}, second={}, third={})
+    (folders["first"] / "model.safetensors").write_text("weights")
+    run(tiny.checked(chain), runs, force=["first"], only="third")
+    names = {name: folder.name for name, folder in folders.items()}
+    assert contents(runs) == sorted(
+        [
+            f"recipes-tiny/{names['first']}.old-1/done.json",
+            f"recipes-tiny/{names['first']}.old-1/model.safetensors",
+            f"recipes-tiny/{names['judge']}.old-1/done.json",
+            f"recipes-tiny/{names['second']}.old-1/done.json",
+            f"recipes-tiny/{names['third']}/done.json",
+        ]
+    )
+    assert [p.why for p in tiny.planned(chain, runs).stages] == ["set aside by --force"] * 3 + [""]
+
+
+def test_force_again_keeps_what_was_set_aside_before(chain, tmp_path):
+    runs = tmp_path / "runs"
+    for _ in range(2):
+        folders = finish(chain, runs, third={}, first={})
+        run(tiny.checked(chain), runs, force=["third"], only="first")
+    third = folders["third"].name
+    assert [name for name in contents(runs) if "third" in name] == [
+        f"recipes-tiny/{third}.old-1/done.json",
+        f"recipes-tiny/{third}.old-2/done.json",
+    ]
+
+
+@pytest.mark.parametrize("force", [(), ("third",)])
+def test_two_runs_at_once_of_one_result_are_refused(force, chain, tmp_path):
+    runs = tmp_path / "runs"
+    folder = tiny.planned(chain, runs).stage("third").folder
+    folder.mkdir(parents=True)
+    with _only_one(runs, folder), pytest.raises(UserError) as refused:
+        run(tiny.checked(chain), runs, only="third", force=force)
+    assert str(refused.value) == f"{folder}: another `ft run` is making this result. Wait for it, or stop it."
+    assert contents(runs) == []
+
+
+def test_rows_are_prepared_once(chain, tmp_path, capfd):
+    runs = tmp_path / "runs"
+    there = tiny.planned(chain, runs)
+    for name in ("second", "third", "second"):
+        prepare_rows(there, there.stage(name))
+    said = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert said == ["second: 32 rows, 1,070 tokens, 184 of them trained"]
+
+
+def test_rows_left_half_prepared_by_a_kill_are_cleared_away(chain, tmp_path):
+    there = tiny.planned(chain, tmp_path / "runs")
+    prepare_rows(there, there.stage("third"))
+    (whole,) = (tmp_path / "runs" / ".cache").glob("rows-*")
+    left = whole.with_name(f".{whole.name}.12345")
+    whole.rename(left)
+    prepare_rows(there, there.stage("third"))
+    assert (whole / "stats.json").exists()
+    assert not left.exists()
+
+
+def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base, data):
+    train = {"eval_strategy": "steps", "eval_steps": 1}
+    file = tiny.recipe(tmp_path, [tiny.sft(data, train)], model=str(base))
+    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(tmp_path / "runs")]
+    refused = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    problem = "evaluation is asked for, and no row is held out. Write `rows: {eval_fraction: 0.05}` or `eval_data:`."
+    assert refused.stderr.splitlines()[-1] == f"{file}:4: {problem}"
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,280 @@
+import io
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import tiny
+from ft.cli import app
+from ft.data.spell import Speller, spelt
+from ft.errors import UserError
+from ft.files import write_json
+from ft.models.generate import Sampling
+from ft.models.load import is_adapter
+from ft.models.speak import NF4, Speaker
+from ft.talk import Answers, Dialogue, model_at, newest_model
+
+GREEDY = Sampling(max_new_tokens=16)
+Says = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def says(tmp_path_factory: pytest.TempPathFactory) -> Says:
+    """Models that always give one answer: the next token follows from the last one alone.
+
+    Embeddings are one-hot, the layers add nothing, and the head holds the table of what follows what.
+    """
+
+    def made(answer: str, end: bool = True, positions: int = 256, behind: str = "\n") -> Path:
+        """`behind` is what the template writes last before an answer; without `end` the answer begins again."""
+        folder = tmp_path_factory.mktemp("says")
+        words = tiny.tokenizer()
+        ids = [*words(behind + answer)["input_ids"], words.eos_token_id if end else words(behind)["input_ids"][0]]
+        config = LlamaConfig(
+            **{**tiny.config(words).to_dict(), "hidden_size": 320, "head_dim": 80, "max_position_embeddings": positions}
+        )
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.model.embed_tokens.weight.copy_(torch.eye(len(words), 320))
+            model.lm_head.weight.zero_()
+            for last, following in pairwise(ids):
+                model.lm_head.weight[following, last] = 1.0
+        model.save_pretrained(str(folder))
+        words.save_pretrained(str(folder))
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def blue(says: Says) -> Path:
+    return says("Blue")
+
+
+class Talk:
+    """A dialogue with what it says and what it notes."""
+
+    def __init__(self, model: Path, out: io.StringIO | None = None, chat_template: str | None = None):
+        self.out, self.notes = out or io.StringIO(), io.StringIO()
+        speaker = Speaker(None, model, chat_template)
+        self.dialogue = Dialogue(speaker, GREEDY, self.out, Console(file=self.notes, width=400))
+
+    def take(self, *lines: str) -> bool:
+        return [self.dialogue.take(line) for line in lines][-1]
+
+    @property
+    def said(self) -> str:
+        return self.out.getvalue()
+
+    @property
+    def noted(self) -> str:
+        return self.notes.getvalue()
+
+
+def test_an_answer_is_said_and_remembered(blue: Path) -> None:
+    talk = Talk(blue)
+    assert talk.take("what is the sky?")
+    assert talk.said == "assistant: Blue\n"
+    assert talk.dialogue.messages == [
+        {"role": "user", "content": "what is the sky?"},
+        {"role": "assistant", "content": "Blue"},
+    ]
+    assert talk.noted == ""
+
+
+def test_each_token_is_heard_as_soon_as_its_character_is_whole(says: Says) -> None:
+    heard: list[str] = []
+    speaker = Speaker(None, says("né"))
+    speaker.say(speaker.renderer.prompt([{"role": "user", "content": "hi"}]), GREEDY, heard.append)
+    assert heard == ["n", "é"]
+
+
+def test_a_streamed_answer_is_the_answer_of_evaluation(base: Path) -> None:
+    heard: list[str] = []
+    speaker = Speaker(None, base)
+    asked = [{"role": "user", "content": "sky?"}]
+    speaker.say(speaker.renderer.prompt(asked), GREEDY, heard.append)
+    assert "".join(heard).strip() == speaker.answer([asked], GREEDY)[0]
+    assert len(heard) > 1
+
+
+def test_a_message_with_a_control_token_is_refused_and_the_dialogue_goes_on(blue: Path) -> None:
+    talk = Talk(blue)
+    talk.take("hi <|im_end|> there", "hi")
+    assert talk.noted == (
+        "not sent: message 1 (user) holds '<|im_end|>', which marks a turn in this chat template. "
+        "Take it out of the text, or write it otherwise.\n"
+    )
+    assert talk.said == "assistant: Blue\n"
+
+
+def test_an_answer_that_would_forge_a_turn_is_not_remembered(says: Says) -> None:
+    talk = Talk(says("Hi\nUser", end=False, behind=":"), chat_template="plain")
+    talk.take("hello")
+    assert talk.said == "assistant: Hi\nUser:Hi\nUser:\n"
+    assert talk.noted.startswith("the answer is not remembered: message 2 (assistant) holds '\\nUser:', which marks")
+    assert talk.dialogue.messages == []
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_program(says: Says) -> None:
+    class Interrupting(io.StringIO):
+        """Ctrl-C at the third letter."""
+
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if self.getvalue() == "assistant: aba":
+                signal.raise_signal(signal.SIGINT)
+            return written
+
+    talk = Talk(says("abacada", end=False), out=Interrupting())
+    assert talk.take("go")
+    assert talk.said == "assistant: aba …\n"
+    assert talk.dialogue.messages[-1] == {"role": "assistant", "content": "aba"}
+
+
+def test_the_oldest_turns_are_forgotten_when_the_model_has_no_room_and_it_is_said(says: Says) -> None:
+    talk = Talk(says("Blue", positions=100))
+    talk.take("/system be brief", "first question", "second question")
+    assert talk.noted == "The system message is set.\nThe oldest turn is forgotten: the model sees 100 tokens.\n"
+    assert [message["content"] for message in talk.dialogue.messages] == ["second question", "Blue"]
+    assert talk.dialogue.system == [{"role": "system", "content": "be brief"}]
+
+
+def test_a_message_longer_than_the_model_sees_is_refused(says: Says) -> None:
+    talk = Talk(says("Blue", positions=64))
+    talk.take("a" * 50)
+    assert talk.noted == (
+        "not sent: it is 69 tokens long, and the model has room for 48 before an answer. "
+        "Shorten it, or set a smaller --max-new-tokens.\n"
+    )
+    assert talk.said == ""
+
+
+def test_commands(blue: Path) -> None:
+    talk = Talk(blue)
+    assert talk.take("hi", "/reset", "/preset creative", "/preset hot", "/systen x", "", "/help")
+    assert talk.dialogue.messages == []
+    assert (talk.dialogue.how.temperature, talk.dialogue.how.top_p) == (1.0, 0.95)
+    assert talk.noted.startswith(
+        "The dialogue is forgotten.\n"
+        "creative: temperature 1, top_p 0.95\n"
+        "no preset 'hot'. There are: greedy, llama2, creative.\n"
+        "no command '/systen'. There are: /system, /reset, /preset, /help, /quit.\n"
+        "/system TEXT   what the model is told"
+    )
+    assert not talk.take("/quit")
+
+
+def test_a_system_message_reaches_the_prompt_and_leaves_it(blue: Path) -> None:
+    talk = Talk(blue)
+    talk.take("/system Rhyme.", "hi")
+    prompt = talk.dialogue._prompt([*talk.dialogue.system, {"role": "user", "content": "hi"}])
+    assert talk.dialogue.speaker.tokenizer.decode(prompt) == (
+        "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    talk.take("/system")
+    assert talk.dialogue.system == []
+
+
+def test_four_bit_weights_answer_on_a_cpu(blue: Path) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    speaker = Speaker(None, blue, quantization=NF4)
+    held = [module for module in speaker.model.modules() if isinstance(module, Linear4bit)]
+    assert len(held) == 14  # seven in each of two layers
+    assert held[0].weight.quant_state.nested  # the constants are quantised too
+    assert speaker.answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
+
+
+def test_a_pipe_gets_answers_only(blue: Path) -> None:
+    result = CliRunner().invoke(app, ["chat", str(blue), "--preset", "greedy"], input="hello\nand?\n/quit\nnever\n")
+    assert result.stdout == "assistant: Blue\nassistant: Blue\n"
+    assert result.stderr == f"{blue}: greedy, temperature 0, top_p 1\n"
+
+
+def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Path, tmp_path: Path) -> None:
+    file = tiny.recipe(tmp_path, [tiny.sft(data), tiny.sft(data, name="more", init="$sft")], model=str(blue))
+    there = tiny.planned(file, tmp_path / "runs")
+    with pytest.raises(UserError) as error:
+        newest_model(there)
+    assert str(error.value) == f"{file}: none of its models is made. Make one: ft run {file} --to more"
+    write_json(there.stage("sft").folder / "done.json", {"stage": "sft"})
+    assert newest_model(tiny.planned(file, tmp_path / "runs")).folder == there.stage("sft").folder
+
+
+def test_an_adapter_answers_on_its_base(blue: Path, data: Path, tmp_path: Path) -> None:
+    made = tiny.trained(tmp_path, blue, data, {"max_steps": 1, "learning_rate": 1e-9}, lora=tiny.LORA)
+    assert is_adapter(made.folder)
+    found = model_at(str(made.folder))
+    assert Speaker(found.model, found.folder).answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "./nothing",
+            "./nothing: no such folder. Name a model's folder, a recipe's .yaml file or a Hub id (owner/name).",
+        ),
+        ("a/b/c", "a/b/c: no such folder. Name a model's folder, a recipe's .yaml file or a Hub id (owner/name)."),
+    ],
+)
+def test_a_path_to_no_model_is_refused(path: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        model_at(path)
+    assert str(error.value) == said
+
+
+def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "sft-1" / "config.json", {})
+    with pytest.raises(UserError) as error:
+        model_at(str(tmp_path))
+    assert str(error.value) == f"{tmp_path}: this folder holds no model. These folders in it do: sft-1."
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (Answers("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
+        (Answers(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
+        (Answers(top_p=1.5), "--top-p: it is 1.5. Write a share above 0, up to 1."),
+        (Answers(longest=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
+    ],
+)
+def test_what_was_typed_is_checked(answers: Answers, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        answers.sampling(128)
+    assert str(error.value) == said
+
+
+def test_presets_and_what_goes_over_them() -> None:
+    assert Answers().sampling(4096) == Sampling(512, 0.6, 0.9)
+    assert Answers("greedy", top_p=0.5).sampling(128) == Sampling(64, 0.0, 0.5)
+    assert Answers("creative", temperature=0.2, longest=7).sampling(None) == Sampling(7, 0.2, 0.95)
+
+
+def test_pieces_of_tokens_join_to_the_text_and_keep_characters_whole() -> None:
+    words = tiny.tokenizer()
+    text = "<|im_start|>né 🦊\n "
+    ids = words(text)["input_ids"]
+    pieces = list(spelt(words, ids))
+    assert [piece.text for piece in pieces] == ["<|im_start|>", "n", "é", " ", "🦊", "\n", " "]
+    assert [token for piece in pieces for token in piece.ids] == ids
+
+
+def test_half_a_character_at_the_end_is_told_at_the_end() -> None:
+    words = tiny.tokenizer()
+    speller = Speller(words)
+    assert speller.add(words("é")["input_ids"][0]) is None
+    rest = speller.rest()
+    assert rest is not None
+    assert (rest.text, len(rest.ids)) == ("�", 1)
