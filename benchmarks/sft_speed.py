@@ -4,7 +4,8 @@
 
 Both commands run alternately as processes of their own on the embedded base model, each time from nothing: rows are
 read and tokenised anew. Steps per second are what transformers' Trainer itself reports for both; seconds are those of
-the whole command, from start to the saved model, and its CPU seconds. Answers are trained, prompts are not. The medians are printed.
+the whole command, from start to the saved model, as are CPU seconds, which a busy machine changes least. Answers are
+trained, prompts are not; both must have seen as many tokens. The medians are printed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TRAIN = {
     "use_cpu": True,
     "bf16": False,
 }
+SPEED, TOKENS = "steps_per_second", "num_tokens"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -85,10 +87,8 @@ def measured(name: str, rows: Path, train: dict[str, Any]) -> dict[str, float]:
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
         logged = "".join(file.read_text() for file in folder.rglob("metrics.jsonl")) or done.stdout
-    return {
-        "steps_per_second": _reported(logged, "train_steps_per_second"),
-        **{k: round(v, 2) for k, v in spent.items()},
-    }
+    reported = {key: _reported(logged, f"{prefix}{key}") for prefix, key in (("train_", SPEED), ("", TOKENS))}
+    return reported | {key: round(value, 2) for key, value in spent.items()}
 
 
 def _children_worked() -> float:
@@ -119,8 +119,10 @@ def compare(rows: int, repeat: int, packing: bool) -> dict[str, Any]:
         for name, of_side in runs.items()
     }
     ours, theirs = middle["ft run"], middle["trl sft"]
+    if abs(ours[TOKENS] / theirs[TOKENS] - 1) > 1e-3:  # the Trainer prints four digits
+        sys.exit(f"not the same work: ft saw {ours[TOKENS]:.0f} tokens, trl {theirs[TOKENS]:.0f}")
     ratios = {
-        "steps_per_second": round(ours["steps_per_second"] / theirs["steps_per_second"], 3),
+        SPEED: round(ours[SPEED] / theirs[SPEED], 3),
         **{key: round(theirs[key] / ours[key], 3) for key in ("seconds", "cpu_seconds")},
     }
     return {"median": middle, "ratio": ratios, "runs": runs}
@@ -137,7 +139,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    columns = {"steps_per_second": "steps/s", "seconds": "seconds", "cpu_seconds": "CPU seconds"}
+    columns = {SPEED: "steps/s", "seconds": "seconds", "cpu_seconds": "CPU seconds"}
     print(f"{'':10}" + "".join(f"{title:>14}" for title in columns.values()))
     for name, values in result["median"].items():
         print(f"{name:10}" + "".join(f"{values[key]:>14.2f}" for key in columns))

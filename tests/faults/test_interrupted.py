@@ -29,15 +29,15 @@ TRAIN = {
     **{"max_steps": STEPS, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 3},
     **{"eval_strategy": "steps", "eval_steps": 6, "eval_on_start": True, "per_device_eval_batch_size": 64},
 }
+CHANCE = random.Random(1)
 LORA = {**tiny.LORA, "lora_dropout": 0.1}  # draws random numbers at every step
 
 
 @pytest.fixture
-def file(tmp_path, base, data) -> Path:
+def file(tmp_path, base) -> Path:
     """A recipe of one stage; 3200 rows, so that preparing them can be met in the act."""
-    stage = tiny.sft(data, TRAIN, lora=LORA, rows={"eval_fraction": 0.05})
-    stage["data"] = [{"path": str(data), "weight": 100}]
-    return tiny.recipe(tmp_path, [stage], model=str(base))
+    rows = tiny.rows(tmp_path / "rows.jsonl", 3200)
+    return tiny.recipe(tmp_path, [tiny.sft(rows, TRAIN, lora=LORA, rows={"eval_fraction": 0.01})], model=str(base))
 
 
 class Command:
@@ -46,6 +46,7 @@ class Command:
     def __init__(self, file: Path, runs: Path):
         read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # TRL is not imported for the check again
         self.runs = runs
+        self.at = CHANCE.randrange(1, 10), CHANCE.randrange(12, 20)
         self.folder = tiny.planned(file, runs).stage("sft").folder
         command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
         pipe = subprocess.PIPE
@@ -75,6 +76,12 @@ class Command:
 
     def step(self, number: int) -> bool:
         return any(line["step"] >= number for line in read_metrics(self.folder / "metrics.jsonl"))
+
+    def early(self) -> bool:
+        return self.step(self.at[0])
+
+    def late(self) -> bool:
+        return self.step(self.at[1])
 
     def writing_a_checkpoint(self) -> bool:
         found = self.folder.glob("checkpoints/checkpoint-*")
@@ -107,35 +114,36 @@ def assert_as_undisturbed(folder: Path, reference: Path) -> None:
     assert numbers[0] == numbers[1]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_again_and_again_it_ends_with_the_same_bits(seed, file, tmp_path):
+def killed_whole(run: Command) -> None:
+    code, _ = run.send(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+
+
+def killed_alone(run: Command) -> None:
+    """Only `ft run`, not its stage, which has to notice: communicate() returns when the stage is gone as well."""
+    run.process.kill()
+    run.ended()
+    assert not run.at_the_end()
+
+
+@pytest.mark.parametrize(
+    ("kill", "moments"),
+    [
+        (killed_whole, [Command.preparing, Command.writing_a_checkpoint, Command.at_the_end]),
+        (killed_alone, [Command.early, Command.late]),
+    ],
+)
+def test_killed_again_and_again_it_ends_with_the_same_bits(kill, moments, file, tmp_path):
     reference = undisturbed(file, tmp_path)
-    chance = random.Random(seed)
-    moments = [
-        Command.preparing,
-        lambda run: run.step(chance.randrange(1, 10)),
-        Command.writing_a_checkpoint,
-        lambda run: run.step(chance.randrange(12, STEPS)),
-        Command.at_the_end,
-    ]
-    for moment in moments[seed::2] if seed else moments[::2]:
+    for moment in moments:
         run = Command(file, tmp_path / "runs")
-        run.until(lambda moment=moment, run=run: moment(run))
-        code, _ = run.send(signal.SIGKILL)
-        assert code == -signal.SIGKILL
+        run.until(lambda run=run, moment=moment: moment(run))
+        kill(run)
         assert not (run.folder / "done.json").exists()
     run = Command(file, tmp_path / "runs")
     assert run.ended()[0] == 0
     assert_as_undisturbed(run.folder, reference)
     assert list((tmp_path / "runs" / ".cache").glob(".rows-*")) == []
-
-
-def test_when_only_the_command_is_killed_its_stage_ends_too(file, tmp_path):
-    run = Command(file, tmp_path / "runs")
-    run.until(lambda: run.step(2))
-    run.process.kill()
-    run.ended()  # communicate() waits until the stage has closed its end of stderr as well
-    assert not run.at_the_end()
 
 
 @pytest.mark.parametrize("moment", [Command.preparing, lambda run: run.step(9)], ids=["preparing", "training"])

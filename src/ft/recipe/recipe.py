@@ -335,7 +335,7 @@ class _Reader:
         return tuple(found)
 
     def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
-        """An absolute path, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
+        """A path that opens from here, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
         if written.startswith("$"):
             name = self.referred(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
@@ -350,7 +350,8 @@ class _Reader:
             near = difflib.get_close_matches(path.name, there, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else self.relative(entry, "path")
             self.problems.add(entry.where("path"), f"no file {path}", hint)
-        return str(path) if path else written
+        here = Path.cwd()
+        return written if path is None else str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     def blocks(self, block: Block, kind: Kind) -> dict[str, dict[str, Any]]:
         checked: dict[str, dict[str, Any]] = {}

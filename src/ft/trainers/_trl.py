@@ -14,6 +14,11 @@ def load_weights(trainer: Any, checkpoint: Path) -> None:
     trainer._load_from_checkpoint(str(checkpoint))
 
 
+def attention_of(model: Any) -> str:
+    """The attention implementation that a loaded model runs: eager, sdpa, flash_attention_2, …"""
+    return str(model.config._attn_implementation)
+
+
 class TokenCount(TrainerCallback, ExportableState):
     """Carries the count of trained tokens over an interruption, inside the checkpoint; TRL 1.16 begins at 0 again."""
 

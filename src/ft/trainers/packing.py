@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ft.errors import fail
+from ft.trainers._trl import attention_of
 
 
 def refuse_leaks(model: Any, collate: Any, where: str) -> None:
@@ -24,10 +25,9 @@ def refuse_leaks(model: Any, collate: Any, where: str) -> None:
     joined = [_logits(model, collate, [first + rows[2]])[16:] for first in rows[:2]]
     moved = (packed[0] - packed[1]).abs().max().item()
     if moved > 0.1 * (joined[0] - joined[1]).abs().max().item():
-        attention = getattr(model.config, "_attn_implementation", "?")
         raise fail(
             where,
-            f"packed rows see each other with attention '{attention}' (logits move by {moved:.2g})",
+            f"packed rows see each other with attention '{attention_of(model)}' (logits move by {moved:.2g})",
             "Write `packing: false`, or `model: {path: …, attn_implementation: sdpa}`.",
         )
 

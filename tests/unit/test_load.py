@@ -1,0 +1,136 @@
+"""What is loaded: which weights, in which precision, on which base; and what identifies a model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from ft.errors import UserError
+from ft.files import read_json, write_json
+from ft.models.load import (
+    adapters_kept,
+    load,
+    load_base,
+    load_tokenizer,
+    model_fingerprint,
+    save_lineage,
+    start,
+    tokenizer_of,
+)
+from ft.recipe import ModelSource
+
+
+def begun(base: Path, lora=None, compute="float32", **source):
+    return start(ModelSource(str(base), **source), None, lora, None, compute, use_cpu=True)
+
+
+def dtypes(model) -> dict[bool, set[torch.dtype]]:
+    """Precisions by whether a parameter is trained."""
+    found: dict[bool, set[torch.dtype]] = {}
+    for parameter in model.parameters():
+        found.setdefault(parameter.requires_grad, set()).add(parameter.dtype)
+    return found
+
+
+def test_what_is_trained_whole_is_float32_whatever_it_computes_in(base):
+    assert dtypes(begun(base, compute="bfloat16")) == {True: {torch.float32}}
+
+
+def test_a_frozen_base_is_held_as_it_computes_and_its_adapter_in_float32(base):
+    assert dtypes(begun(base, tiny.LORA, compute="bfloat16")) == {False: {torch.bfloat16}, True: {torch.float32}}
+
+
+def test_a_recipes_dtype_wins(base):
+    assert dtypes(begun(base, dtype="bfloat16")) == {True: {torch.bfloat16}}
+    assert dtypes(begun(base, tiny.LORA, "bfloat16", dtype="float32")) == {
+        False: {torch.float32},
+        True: {torch.float32},
+    }
+
+
+def test_a_recipes_dtype_and_attention_hold_for_later_stages_too(base):
+    source = ModelSource("never opened", dtype="bfloat16", attn_implementation="eager")
+    model = start(source, base, None, None, "float32", use_cpu=True)
+    assert dtypes(model) == {True: {torch.bfloat16}}
+    assert model.config._attn_implementation == "eager"
+
+
+def test_adapters_return_as_they_were(base):
+    model = begun(base, tiny.LORA)
+    before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    with adapters_kept(model):
+        for value in model.parameters():
+            value.data = value.data.to(torch.bfloat16)
+    after = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def adapter(folder: Path, base: Path) -> Path:
+    """A saved adapter, and the record of its base."""
+    torch.manual_seed(0)
+    model = begun(base, {**tiny.LORA, "init_lora_weights": False})
+    model.save_pretrained(str(folder))
+    save_lineage(folder, ModelSource(str(base)), None, None)
+    return folder
+
+
+def test_an_adapter_folder_loads_on_its_base(tmp_path, base):
+    model = load(adapter(tmp_path / "adapter", base), "float32", use_cpu=True)
+    names = {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert len(names) == 28
+    assert not model.training
+    assert read_json(tmp_path / "adapter" / "lineage.json") == {
+        "base": {"path": str(base), "revision": None, "dtype": None, "attn_implementation": None},
+        "quantization": None,
+    }
+
+
+def test_an_adapter_made_elsewhere_names_its_base_itself(tmp_path, base):
+    folder = adapter(tmp_path / "adapter", base)
+    (folder / "lineage.json").unlink()
+    assert load(folder, "float32", use_cpu=True).peft_config["default"].base_model_name_or_path == str(base)
+
+
+def test_lineage_points_to_the_whole_weights_through_adapters(tmp_path, base):
+    first = adapter(tmp_path / "first", base)
+    save_lineage(tmp_path / "second", None, first, {"load_in_4bit": True})
+    assert read_json(tmp_path / "second" / "lineage.json")["base"]["path"] == str(base)
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"the model cannot be loaded: .* Check the name and HF_TOKEN"):
+        load_base(ModelSource(str(tmp_path)), "float32", None, use_cpu=True)
+
+
+def test_without_a_pad_token_the_end_of_turn_pads(tmp_path, base):
+    shutil.copytree(base, tmp_path / "base")
+    config = read_json(tmp_path / "base" / "tokenizer_config.json")
+    del config["pad_token"]
+    write_json(tmp_path / "base" / "tokenizer_config.json", config)
+    assert load_tokenizer(tmp_path / "base").pad_token == "<|im_end|>"
+
+
+def test_the_recipes_template_wins_over_the_models(base):
+    assert "<|im_start|>" in tokenizer_of(ModelSource(str(base)), None, None).chat_template
+    assert "[INST]" in tokenizer_of(ModelSource(str(base)), None, "llama2").chat_template
+
+
+def test_a_model_is_its_weights_and_its_tokenizer(tmp_path, base):
+    shutil.copytree(base, tmp_path / "copy")
+    before = model_fingerprint(ModelSource(str(base)), None)
+    assert model_fingerprint(ModelSource(str(tmp_path / "copy")), None) == before
+    (tmp_path / "copy" / "README.md").write_text("words")
+    assert model_fingerprint(ModelSource(str(tmp_path / "copy")), None) == before
+    (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages }}")
+    after = model_fingerprint(ModelSource(str(tmp_path / "copy")), None)
+    assert (after["weights"] == before["weights"], after["tokenizer"] == before["tokenizer"]) == (True, False)
+
+
+def test_a_hub_model_is_its_name_and_revision():
+    source = ModelSource("owner/name", revision="abc")
+    assert model_fingerprint(source, None) == {"path": "owner/name", "revision": "abc"}

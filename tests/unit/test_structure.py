@@ -1,0 +1,147 @@
+"""The house keeps its shape: imports go one way, private names stay in one file, nothing is hard-coded."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ft.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "ft"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# A module may import from its own layer and from those before it.
+LAYERS = (
+    ("errors", "files"),
+    ("recipe",),
+    ("data", "rewards"),
+    ("models",),
+    ("trainers",),
+    ("stages",),
+    ("runs",),
+    ("preflight",),
+    ("run",),
+    ("fit", "show", "page", "report", "talk", "fork"),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def part(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(file: Path) -> list[tuple[str, str | None]]:
+    """(module, name) of every import in the file, those inside functions too."""
+    found: list[tuple[str, str | None]] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            found += [(node.module or "", alias.name) for alias in node.names]
+    return found
+
+
+def ours(file: Path) -> set[str]:
+    """The parts of ft that a file imports."""
+    parts = set()
+    for module, name in imported(file):
+        if module == "ft" and name:
+            parts.add(name)
+        elif module.startswith("ft."):
+            parts.add(module.split(".")[1])
+    return parts - {"__version__"}
+
+
+def test_every_module_has_its_layer():
+    assert {part(file) for file in FILES} - {"__init__"} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_imports_go_one_way(file):
+    if part(file) == "__init__":
+        assert ours(file) == set()
+        return
+    assert sorted(name for name in ours(file) if LEVEL[name] > LEVEL[part(file)]) == []
+
+
+def test_data_knows_no_recipe():
+    assert [file.name for file in FILES if part(file) == "data" and "recipe" in ours(file)] == []
+
+
+def private(file: Path) -> list[str]:
+    """Underscore names of TRL and transformers that a file imports, or uses of a module it imported from them."""
+    found = []
+    theirs = set()
+    for module, name in imported(file):
+        if module.split(".")[0] in ("trl", "transformers", "peft", "accelerate"):
+            theirs.add(name or module.split(".")[0])
+            found += [p for p in [*module.split("."), name or ""] if re.match(r"_[a-z]", p)]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
+            found += [a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("_")]
+        if not isinstance(node, ast.Attribute) or not re.match(r"_[a-z]", node.attr):
+            continue
+        owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+        if owner in theirs or owner in ("trainer", "model", "config", "accelerator", "super"):
+            found.append(f"{owner}.{node.attr}")
+    return found
+
+
+def test_private_names_of_the_libraries_are_touched_in_one_file():
+    touched = {str(file.relative_to(SOURCE)): names for file in FILES if (names := private(file))}
+    assert list(touched) == ["trainers/_trl.py"]
+
+
+def test_no_hyperparameter_is_copied_into_the_source():
+    assert [str(file) for file in FILES if "learning_rate" in file.read_text(encoding="utf-8")] == []
+
+
+def test_every_kind_has_its_function_and_its_blocks_their_classes():
+    for kind in STAGES.values():
+        assert callable(kind.function())
+        for owner in kind.blocks.values():
+            assert isinstance(owner.load(), type)
+
+
+def test_planning_imports_no_library_that_takes_seconds():
+    script = "import ft.runs, ft.run, ft.report, ft.cli, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    command = ["-c", script]
+    done = subprocess.run(
+        [importlib.import_module("sys").executable, *command], capture_output=True, text=True, check=True
+    )
+    slow = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib")
+    assert [name for name in slow if f"'{name}'" in done.stdout] == []
+
+
+def tracked() -> list[Path]:
+    """Text files under version control; where there is no git, those that would be."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        names = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        folders = ("src", "tests", "recipes", "docs", "benchmarks")
+        names = [*ROOT.glob("*.*"), *(file for folder in folders for file in (ROOT / folder).rglob("*"))]
+    suffixes = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".jinja", ".json", ".cfg", ""}
+    return [file for file in names if file.is_file() and file.suffix in suffixes and "__pycache__" not in file.parts]
+
+
+SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
+MACHINE = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt|scratch)/\w")
+
+
+def test_no_file_holds_a_secret_or_a_path_of_one_machine():
+    found = []
+    for file in tracked():
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if SECRET.search(line) or MACHINE.search(line):
+                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert found == []
