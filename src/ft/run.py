@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from ft.data.prepare import RowOptions, prepare, rows_folder
+from ft.data.prepare import prepare, rows_folder
 from ft.errors import fail
 from ft.files import write_json
 from ft.models.load import tokenizer_of
@@ -125,13 +125,15 @@ def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
             there.sources(stage.data),
             there.sources(stage.eval_data),
             tokenizer,
-            rows=RowOptions(**stage.blocks.get("rows", {})),
+            rows=stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {})),
             max_length=planned.rows_key["max_length"],
             packing=planned.rows_key["packing"],
             seed=there.recipe.seed,
             tick=tick,
         )
     say.print(f"{planned.name}: {rows_line(stats)}")
+    if stats["rejected"]:
+        say.print(f"{planned.name}: rejected rows are in {folder / 'rejects.jsonl'}", style="yellow")
     for note in stats["notes"]:
         say.print(f"{planned.name}: {note}", style="yellow", markup=False)
 
@@ -145,7 +147,7 @@ def rows_line(stats: Mapping[str, Any]) -> str:
     if "fill" in train:
         words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
     if stats["rejected"]:
-        words.append(f"{stats['rejected']:,} rejected (rejects.jsonl)")
+        words.append(f"{stats['rejected']:,} rejected")
     if long["rows"]:
         words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
     if stats["answers_shortened"]:

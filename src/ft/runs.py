@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft.data.chat import template
 from ft.data.prepare import RowsKey, rows_folder
-from ft.data.read import Source
+from ft.data.read import Source, file_hash
 from ft.data.read import fingerprint as source_fingerprint
 from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_json
@@ -179,6 +179,8 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Pat
             key[name] = [_source_key(source, above, hashes) for source in sources]
     for block, values in stage.blocks.items():
         key[block] = {k: v for k, v in values.items() if _decides(stage, block, k)}
+        files = {k: file_hash(Path(values[k]), hashes) for k in stage.kind.blocks[block].files if k in values}
+        key[block] |= files
     if recipe.model and recipe.model.dtype:
         key["dtype"] = recipe.model.dtype
     return key

@@ -9,6 +9,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 import tiny
 from ft.errors import UserError
+from ft.models.load import load_base
+from ft.recipe import ModelSource
 from ft.trainers.packing import refuse_leaks
 
 COLLATE = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
@@ -36,14 +38,15 @@ def test_attention_that_minds_positions_passes(attention, dtype, base):
     refuse_leaks(model, COLLATE, "r.yaml:3")
 
 
-def test_8bit_weights_pass_whose_noise_depends_on_the_whole_batch(tmp_path, base, data):
-    stage = tiny.sft(data, {"packing": True}, lora=tiny.LORA, quantization={"load_in_8bit": True})
-    file = tiny.recipe(tmp_path, [stage], model=str(base))
-    tiny.trainer(tiny.planned(file, tmp_path / "runs"), "sft")
+def test_8bit_weights_pass_whose_outliers_are_those_of_the_whole_batch(base):
+    model = load_base(ModelSource(str(base)), "float32", {"load_in_8bit": True}, use_cpu=True)
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data *= 3  # some features pass 6.0, where LLM.int8 takes their columns out
+    refuse_leaks(model, COLLATE, "r.yaml:3")
 
 
 @pytest.mark.parametrize("leaky", [Forgetful, Unmasked])
-@pytest.mark.parametrize("spread", [0.02, 0.08])
+@pytest.mark.parametrize("spread", [0.002, 0.08])
 def test_attention_that_does_not_is_refused(leaky, spread):
     torch.manual_seed(0)
     words = tiny.tokenizer()

@@ -40,12 +40,18 @@ def finish(file: Path, runs: Path, **numbers: dict[str, float]) -> dict[str, Pat
     return {p.name: p.folder for p in there.stages}
 
 
+def remember(file: Path, runs: Path) -> None:
+    """The recipe is found right, as by an earlier command: libraries that check its blocks are not imported again."""
+    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
+
+
 def contents(runs: Path) -> list[str]:
     return sorted(str(p.relative_to(runs)) for p in runs.rglob("*") if p.is_file() and ".cache" not in p.parts)
 
 
 def test_a_chain_is_made_as_far_as_asked_and_told_as_json(chain, tmp_path):
     runs = tmp_path / "runs"
+    remember(chain, runs)
     command = [sys.executable, "-m", "ft", "run", str(chain), "--to", "first", "--json", "--runs", str(runs)]
     made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
@@ -67,7 +73,7 @@ def test_done_is_written_last(tmp_path, base, data):
 
 def test_a_finished_recipe_is_run_again_without_torch(chain, tmp_path):
     runs = tmp_path / "runs"
-    read(chain, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # as the first run remembered it
+    remember(chain, runs)
     finish(chain, runs, first={}, judge={"answer": 0.5}, second={}, third={})
     before = contents(runs)
     script = "import sys; from ft.cli import app; app(standalone_mode=False); print(sorted(sys.modules))"
@@ -180,6 +186,7 @@ def test_rows_left_half_prepared_by_a_kill_are_cleared_away(chain, tmp_path):
 def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base, data):
     train = {"eval_strategy": "steps", "eval_steps": 1}
     file = tiny.recipe(tmp_path, [tiny.sft(data, train)], model=str(base))
+    remember(file, tmp_path / "runs")
     command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(tmp_path / "runs")]
     refused = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
     assert refused.returncode == 2

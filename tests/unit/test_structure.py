@@ -87,7 +87,7 @@ def private(file: Path) -> list[str]:
             found += [p for p in [*module.split("."), name or ""] if re.match(r"_[a-z]", p)]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
-            found += [a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("_")]
+            found += [a.value for a in node.args if isinstance(a, ast.Constant) and re.match(r"_[a-z]", str(a.value))]
         if not isinstance(node, ast.Attribute) or not re.match(r"_[a-z]", node.attr):
             continue
         owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")

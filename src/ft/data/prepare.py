@@ -21,6 +21,7 @@ import pyarrow as pa
 from ft.data.chat import ROLES, Rendered, Renderer
 from ft.data.formats import BadRow
 from ft.data.mixture import BadRows, Leakage, eval_side, mixed
+from ft.data.pairs import REFERENCE, PairOptions, PairRenderer, RenderedPair
 from ft.data.read import Located, Source
 from ft.errors import fail
 from ft.files import digest, write_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
+Made = Rendered | RenderedPair
 PREPARED_AS = 1  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
 SCHEMA = pa.schema(
@@ -39,6 +41,10 @@ SCHEMA = pa.schema(
         ("roles", pa.list_(pa.int8())),
         ("length", pa.int32()),
     ]
+)
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+PAIR_SCHEMA = pa.schema(
+    [*SCHEMA, *((name, pa.list_(pa.int32())) for name in IDS), *((name, pa.float32()) for name in REFERENCE)]
 )
 
 
@@ -93,7 +99,7 @@ def prepare(
     eval_sources: Sequence[Source],
     tokenizer: Any,
     *,
-    rows: RowOptions,
+    rows: RowOptions | PairOptions,
     max_length: int,
     packing: str | None,
     seed: int,
@@ -122,6 +128,7 @@ class _Side:
     """One of train and eval: its file, and what is in it."""
 
     path: Path
+    schema: pa.Schema
     rows: int = 0
     tokens: int = 0
     trained_tokens: int = 0
@@ -131,20 +138,15 @@ class _Side:
 
     def __post_init__(self) -> None:
         self.file = pa.OSFile(str(self.path), "wb")
-        self.writer = pa.ipc.new_stream(self.file, SCHEMA)
+        self.writer = pa.ipc.new_stream(self.file, self.schema)
 
-    def write(self, rendered: Sequence[tuple[str, Rendered]]) -> None:
-        columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-        for where, row in rendered:
-            columns["where"].append(where)
-            columns["input_ids"].append(row.input_ids)
-            columns["labels"].append(row.labels)
-            columns["roles"].append(row.roles)
-            columns["length"].append(len(row.input_ids))
+    def write(self, rendered: Sequence[tuple[str, Made]]) -> None:
+        lines = [_columns(where, row) for where, row in rendered]
+        self.writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=self.schema))
+        for _, row in rendered:
             self.count(row)
-        self.writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=SCHEMA))
 
-    def count(self, row: Rendered) -> None:
+    def count(self, row: Made) -> None:
         self.rows += 1
         self.tokens += len(row.input_ids)
         self.lengths[len(row.input_ids)] += 1
@@ -165,6 +167,15 @@ class _Side:
             "trained_by_role": _named(self.trained_by_role),
             "lengths": _histogram(self.lengths),
         }
+
+
+def _columns(where: str, row: Made) -> dict[str, Any]:
+    columns: dict[str, Any] = {"where": where, "input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
+    columns["length"] = len(row.input_ids)
+    if isinstance(row, RenderedPair):
+        columns |= {name: getattr(row, name) for name in IDS}
+        columns |= dict(zip(REFERENCE, row.reference or (None, None), strict=True))
+    return columns
 
 
 def _named(counts: Counter[Any]) -> dict[str, int]:
@@ -190,20 +201,33 @@ def _histogram(lengths: Counter[int]) -> dict[str, Any]:
     return {"bins": shown, "quantiles": quantiles}
 
 
+def _renderer(tokenizer: Any, rows: RowOptions | PairOptions, max_length: int) -> Renderer | PairRenderer:
+    if isinstance(rows, PairOptions):
+        return PairRenderer(tokenizer, rows, max_length)
+    return Renderer(tokenizer, train_on=rows.train_on, max_length=max_length, on_too_long=rows.on_too_long)
+
+
 class _Maker:
     """Reads, renders and writes both sides of the rows."""
 
     def __init__(
-        self, folder: Path, tokenizer: Any, rows: RowOptions, max_length: int, seed: int, tick: Callable[[int], None]
+        self,
+        folder: Path,
+        tokenizer: Any,
+        rows: RowOptions | PairOptions,
+        max_length: int,
+        seed: int,
+        tick: Callable[[int], None],
     ):
         self.folder, self.rows, self.seed, self.tick = folder, rows, seed, tick
-        self.renderer = Renderer(tokenizer, train_on=rows.train_on, max_length=max_length, on_too_long=rows.on_too_long)
+        self.renderer = _renderer(tokenizer, rows, max_length)
+        self.schema = PAIR_SCHEMA if isinstance(rows, PairOptions) else SCHEMA
         self.bad = BadRows(rows.on_bad_row, folder / "rejects.jsonl")
         self.leakage = Leakage()
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
-        train = _Side(self.folder / "train.arrow")
-        held_out = _Side(self.folder / "eval.arrow") if eval_sources or self.rows.eval_fraction else None
+        train = _Side(self.folder / "train.arrow", self.schema)
+        held_out = _Side(self.folder / "eval.arrow", self.schema) if eval_sources or self.rows.eval_fraction else None
         for batch in self.rendered(sources, "train" if eval_sources else None):
             self.split(batch, train, held_out)
         if held_out and eval_sources:
@@ -225,7 +249,7 @@ class _Maker:
 
     def rendered(
         self, sources: Sequence[Source], side: Literal["train", "eval"] | None
-    ) -> Iterator[list[tuple[Located, Rendered]]]:
+    ) -> Iterator[list[tuple[Located, Made]]]:
         """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the renderer."""
         located = mixed(sources, seed=self.seed, bad=self.bad)
         while batch := list(islice(located, BATCH)):
@@ -240,9 +264,9 @@ class _Maker:
             self.tick(len(batch))
             yield good
 
-    def split(self, batch: list[tuple[Located, Rendered]], train: _Side, held_out: _Side | None) -> None:
+    def split(self, batch: list[tuple[Located, Made]], train: _Side, held_out: _Side | None) -> None:
         fraction = self.rows.eval_fraction
-        sides: tuple[list[tuple[str, Rendered]], list[tuple[str, Rendered]]] = ([], [])
+        sides: tuple[list[tuple[str, Made]], list[tuple[str, Made]]] = ([], [])
         for item, row in batch:
             sides[fraction > 0 and eval_side(item.row, fraction, self.seed)].append((item.where, row))
         train.write(sides[0])

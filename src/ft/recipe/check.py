@@ -40,12 +40,14 @@ class Owner:
     `ours` lists keys that ft sets itself, each with the words that tell a user where the matter is decided.
     `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
     `refused` lists values that the class takes and ft does not, each with the reason.
+    `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
     """
 
     path: str
     ours: Mapping[str, str] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def load(self) -> type:
         module, name = self.path.split(":")

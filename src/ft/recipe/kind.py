@@ -24,7 +24,7 @@ class Kind:
     about     one line for people
     inputs    names it reads under `inputs:`
     data      does the stage read `data:`: "required", "optional" or "none"
-    rows      which rows it trains on are prepared (rendered, tokenised) before it starts
+    rows      whether the rows it trains on are prepared (rendered, tokenised) before it starts
     starts    does it start from a model (the recipe's, or `init:`)
     required  blocks, or keys "block.key", that must be written
     cosmetic  patterns "block.key" that do not change what the stage leaves

@@ -334,22 +334,22 @@ class _Reader:
                 found.append(values | {"path": self.data_path(entry, values["path"], above)})
         return tuple(found)
 
-    def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
+    def data_path(self, entry: Block, written: str, above: list[Stage], key: str = "path") -> str:
         """A path that opens from here, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
         if written.startswith("$"):
-            name = self.referred(written, entry.where("path"), above)
+            name = self.referred(written, entry.where(key), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and stage.kind.leaves != "rows":
                 self.problems.add(
-                    entry.where("path"), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
+                    entry.where(key), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
                 )
             return written
-        path = self.local(entry, "path", written)
+        path = self.local(entry, key, written)
         if path and not path.exists():
             there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, there, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else self.relative(entry, "path")
-            self.problems.add(entry.where("path"), f"no file {path}", hint)
+            hint = f"Did you mean '{near[0]}'?" if near else self.relative(entry, key)
+            self.problems.add(entry.where(key), f"no file {path}", hint)
         here = Path.cwd()
         return written if path is None else str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -364,7 +364,9 @@ class _Reader:
                 marks = dict.fromkeys(defaults, block.mark)
                 given = written if written is not None else Block({}, {}, block.mark)
                 whole = Block({**defaults, **given}, {**marks, **given.marks}, given.mark)
-                checked[name] = self.check(owner, whole, name)
+                values = self.check(owner, whole, name)
+                files = {key: self.data_path(whole, values[key], [], key) for key in owner.files if key in values}
+                checked[name] = {**values, **files}
         return checked
 
     def require(self, block: Block) -> dict[str, float]:

@@ -103,4 +103,36 @@ STAGES: dict[str, Kind] = {
         rows=False,
         required=("evaluate",),
     ),
+    "gatt": Kind(
+        about="rows of Ghost Attention: an instruction said once, and the policy's answer that obeys it later",
+        make="ft.stages.gatt:make",
+        blocks={"gatt": Owner("ft.stages.gatt:GattOptions", files=("bank",)), "quantization": _QUANTIZATION},
+        leaves="rows",
+        rows=False,
+        required=("gatt.bank",),
+    ),
+    "consistency": Kind(
+        about="how long an instruction is obeyed: recall by turn, of one model or of several",
+        make="ft.stages.consistency:make",
+        blocks={
+            "consistency": Owner("ft.stages.consistency:ConsistencyOptions", files=("bank",)),
+            "quantization": _QUANTIZATION,
+        },
+        leaves="metrics",
+        inputs=("before", "ablation"),
+        rows=False,
+        required=("consistency.bank",),
+    ),
+    "attention": Kind(
+        about="how strongly answers attend to the instruction, by turn",
+        make="ft.stages.attention:make",
+        blocks={
+            "attention": Owner("ft.stages.attention:AttentionOptions", files=("bank",)),
+            "quantization": _QUANTIZATION,
+        },
+        leaves="metrics",
+        inputs=("before",),
+        rows=False,
+        required=("attention.bank",),
+    ),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from trl import DPOTrainer
 
 
 def load_weights(trainer: Any, checkpoint: Path) -> None:
@@ -34,3 +35,45 @@ class TokenCount(TrainerCallback, ExportableState):
         kept: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of what they said ever after
         saved = kept["TokenCount"]
         self.trainer._total_train_tokens = saved["attributes"]["tokens"]
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's DPOTrainer on pairs that are ids already; `shares` lets a pair's prompt go through the model once."""
+
+    shares = False
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset  # prepared before the trainer: TRL would render anew, and drop long prompts in silence
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Columns `ref_chosen_logps`, `ref_rejected_logps`, computed once and kept in the stage's folder."""
+        from ft.trainers.reference import with_reference
+
+        return with_reference(self, dataset, name, batch_size)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        return super()._compute_loss(model, self._shared(inputs), return_outputs)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return super().compute_ref_log_probs(model, self._shared(inputs))
+
+    def _shared(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "pairs": True} if self.shares else inputs
+
+    def read_reference_from_rows(self) -> None:
+        """From now on the reference is the rows' own columns, and no forward of it happens."""
+        self.precompute_ref_logps = True
+
+    def measured(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """TRL's own metrics and `loss` of these pairs, without a gradient and without entering the log."""
+        import torch
+
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self._compute_loss(self.model, inputs, return_outputs=False).item()
+        self.model.train(was_training)
+        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
+        self._metrics["eval"].clear()
+        return {**metrics, "loss": loss}

@@ -13,8 +13,8 @@ def refuse_leaks(model: Any, collate: Any, where: str) -> None:
 
     Two rows of 16 tokens, flattened by the trainer's own collator; a backend that lets them see each other
     (an attention implementation that ignores position_ids) changes the second row's logits when the first changes.
-    How far they move is held against how far they move when both are one row and see each other for certain: an
-    untrained model hardly looks back at all, and 8-bit weights make noise of their own.
+    How far they move is held against how far they move when both are one row and see each other for certain: LLM.int8
+    chooses its outlier columns by the whole batch, so 8-bit weights alone move logits by a hundredth.
     """
     import torch
 

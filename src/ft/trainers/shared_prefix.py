@@ -199,10 +199,9 @@ def objection(model: Any) -> str | None:
     model.train(was_training)
     apart, shared = apart[real.bool()].float(), shared.flatten(0, 1)[rows.slots[real.bool()]].float()
     error = ((apart - shared).norm(dim=1) / apart.norm(dim=1)).max().item()
-    allowed = ROUNDING[str(model.dtype).removeprefix("torch.")]
-    return (
-        None if error <= allowed else f"hidden states differ from those of separate rows by {error:.2g} of their length"
-    )
+    if error <= ROUNDING[str(model.dtype).removeprefix("torch.")]:
+        return None
+    return f"hidden states differ from those of separate rows by {error:.2g} of their length"
 
 
 def _inner(model: Any) -> Any:

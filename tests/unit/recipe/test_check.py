@@ -135,7 +135,9 @@ class Moody:
         raise LookupError(self.size)
 
 
-def test_checking_training_arguments_leaves_the_environment_as_it_was(recipe: Read):
+def test_checking_training_arguments_leaves_the_environment_as_it_was(recipe: Read, monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        monkeypatch.delenv(name)
     before = dict(os.environ)
     recipe(GOOD.replace("64}", "64, bf16: true, torch_compile: true, torch_compile_backend: eager}"))
     assert dict(os.environ) == before

@@ -374,14 +374,15 @@ def test_a_recipe_without_fault_is_read(recipe: Read, folder: Path):
         "x.yaml:4",
         {"train": {"max_length": 64}, "rows": {}},
     )
-    assert stage.data[0]["path"] == str(folder / "rows.jsonl")
+    assert stage.data[0]["path"] == "rows.jsonl"
 
 
 def test_a_hub_id_stays_as_written_unless_a_folder_of_that_name_stands_beside_the_recipe(recipe: Read, folder: Path):
     text = GOOD.replace("[rows.jsonl]", "[owner/rows]")
     assert recipe(text).stage("sft").data[0]["path"] == "owner/rows"
-    (folder / "owner" / "rows").mkdir(parents=True)
-    assert recipe(text).stage("sft").data[0]["path"] == str(folder / "owner" / "rows")
+    (folder / "there" / "owner" / "rows").mkdir(parents=True)
+    (folder / "there" / "y.yaml").write_text(text)
+    assert recipe("extends: there/y.yaml\n").stage("sft").data[0]["path"] == "there/owner/rows"
 
 
 def test_a_start_of_null_is_the_recipe_s_model(recipe: Read):

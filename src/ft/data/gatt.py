@@ -1,0 +1,175 @@
+"""Ghost Attention's rows (arXiv:2307.09288, section 3.3): an instruction said once and obeyed in a later turn.
+
+A dialogue gets an instruction meant for all of it. The policy answers with the instruction before every user message;
+the row shows it at the start only, so that the answer must be traced to it from afar. The earlier answers of a row
+were given under other prompts than the row shows, so they are read and not trained.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ft.data.checkers import holds, words
+from ft.data.dialogue import BadRow, Message
+from ft.data.instructions import Bank, Instruction, quotes
+
+Row = dict[str, Any]
+Place = Literal["system", "first_user"]
+Loss = Literal["last", "all_turns"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `turn` (0 is the first) another instruction holds, or none when it is None: `text` says so to the model."""
+
+    turn: int
+    instruction: Instruction | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Script:
+    """A dialogue's user messages with the instructions that hold in it, before the policy answers.
+
+    key        names it among the scripts of a stage
+    where      the row it is from
+    system     the dialogue's own system message, "" for none
+    questions  the user messages
+    answers    the dialogue's own answers, None where it has none
+    right      for each turn the words of which one stands in a right answer; empty where the row does not tell
+    """
+
+    key: str
+    where: str
+    system: str
+    questions: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    right: tuple[tuple[str, ...], ...]
+    first: Instruction
+    change: Change | None = None
+
+    def holding(self, turn: int) -> Instruction | None:
+        """The newest instruction in a turn; None when the last one was taken back."""
+        if self.change and turn >= self.change.turn:
+            return self.change.instruction
+        return self.first
+
+    def asked(self, turn: int) -> str:
+        """The user message as the policy reads it: the instruction stands before every one."""
+        holding = self.holding(turn)
+        return f"{holding.full} {self.questions[turn]}" if holding else self.questions[turn]
+
+    def shown(self, turn: int) -> str:
+        """The user message as a row shows it: bare, but where the instruction changes."""
+        if self.change and turn == self.change.turn:
+            return f"{self.change.text} {self.questions[turn]}"
+        return self.questions[turn]
+
+    def opening(self, place: Place) -> list[Message]:
+        """The messages before the first user message, the instruction in the system message or still to come."""
+        told = [self.system, self.first.shown if place == "system" else ""]
+        text = " ".join(part for part in told if part)
+        return [{"role": "system", "content": text}] if text else []
+
+    def user(self, turn: int, place: Place) -> str:
+        shown = self.shown(turn)
+        return f"{self.first.shown} {shown}" if turn == 0 and place == "first_user" else shown
+
+    def told(self) -> list[str]:
+        """Every text of an instruction in this dialogue, which no answer may quote."""
+        texts = [self.first.full, self.first.terse]
+        if self.change:
+            texts.append(self.change.text)
+            texts += [self.change.instruction.full] if self.change.instruction else []
+        return texts
+
+
+def script(
+    row: Row, key: str, where: str, bank: Bank, chance: random.Random, *, turns: int, switch: float, normal: float
+) -> Script:
+    """The row's dialogue, at most `turns` long, under an instruction drawn from the bank. Raises BadRow.
+
+    switch  probability that the instruction changes at a later turn
+    normal  share of the changes that take it back and put none in its place
+    """
+    system, questions, answers = _turns(row.get("messages") or row.get("prompt") or [])
+    questions, answers = questions[:turns], answers[:turns]
+    first = bank.draw(chance)
+    change = None
+    if chance.random() < switch and len(questions) > 1:
+        change = drawn_change(bank, chance, chance.randrange(1, len(questions)), normal)
+    right = tuple(tuple(one) for one in row.get("answers") or ())[: len(questions)]
+    return Script(key, where, system, questions, answers, right, first, change)
+
+
+def drawn_change(bank: Bank, chance: random.Random, turn: int, normal: float) -> Change:
+    """Another instruction from `turn` on, or with probability `normal` none."""
+    if chance.random() < normal:
+        return Change(turn, None, chance.choice(bank.normal))
+    other = bank.draw(chance)
+    return Change(turn, other, other.shown)
+
+
+def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str | None, ...]]:
+    """System message, user messages and their answers; the last user message may have none."""
+    if any(message["role"] == "tool" for message in messages):
+        raise BadRow("the dialogue has tool messages", "Ghost Attention takes turns of a user and an assistant.")
+    system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
+    rest = [message["content"] for message in messages if message["role"] != "system"]
+    if not rest:
+        raise BadRow("the row holds no dialogue", "Write format: messages, or prompt.")
+    answers: list[str | None] = [*rest[1::2], *([None] if len(rest) % 2 else [])]
+    return system, tuple(rest[::2]), tuple(answers)
+
+
+def cuts(script: Script, count: int, chance: random.Random) -> list[int]:
+    """The turns at which rows of this dialogue end: the last one, and others drawn by chance."""
+    last = len(script.questions) - 1
+    return sorted([*chance.sample(range(last), min(count - 1, last)), last])
+
+
+def row(script: Script, turn: int, said: Sequence[str], *, plain: bool, place: Place, loss: Loss) -> Row:
+    """The dialogue up to `turn`, with the instruction at its start only; the last answer is said[turn].
+
+    plain  the earlier answers are the dialogue's own, which know nothing of the instruction, else those in `said`
+    loss   last: the earlier answers are read and not trained. all_turns: they are trained too (an ablation)
+    """
+    messages = script.opening(place)
+    for t in range(turn + 1):
+        own = script.answers[t] if plain and t < turn else said[t]
+        if own is None:
+            raise ValueError(f"{script.where}: turn {t + 1} has no answer of its own")
+        answer: Message = {"role": "assistant", "content": own}
+        if loss == "last":
+            answer["train"] = t == turn
+        messages += [{"role": "user", "content": script.user(t, place)}, answer]
+    return {"messages": messages}
+
+
+def obeyed(bank: Bank, script: Script, turn: int, answer: str) -> dict[str, bool]:
+    """Kind → whether the answer does what is asked for in this turn; an instruction taken back is to be left alone."""
+    holding = script.holding(turn)
+    if holding is None:
+        return {kind: not found for kind, found in bank.obeyed(answer, script.first.values).items()}
+    return bank.obeyed(answer, holding.values)
+
+
+def is_right(script: Script, turn: int, answer: str) -> bool | None:
+    """Whether the answer holds a right one; None where the row does not say what is right."""
+    if turn >= len(script.right):
+        return None
+    return any(holds(words(answer), right) for right in script.right[turn])
+
+
+def score(obeyed: Mapping[str, bool], right: bool | None) -> float | None:
+    """The share of what can be told that is as it should be: each kind, and the answer; None when nothing can."""
+    told = [*obeyed.values(), *([] if right is None else [right])]
+    return sum(told) / len(told) if told else None
+
+
+def leaks(script: Script, said: Sequence[str]) -> bool:
+    """Whether one of the answers quotes an instruction."""
+    return any(quotes(answer, text) for answer in said for text in script.told())
