@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ft.data.checkers import holds, words
@@ -87,30 +87,21 @@ class Script:
         return texts
 
 
-def script(
-    row: Row, key: str, where: str, bank: Bank, chance: random.Random, *, turns: int, switch: float, normal: float
-) -> Script:
-    """The row's dialogue, at most `turns` long, under an instruction drawn from the bank. Raises BadRow.
-
-    switch  probability that the instruction changes at a later turn
-    normal  share of the changes that take it back and put none in its place
-    """
+def script(row: Row, key: str, where: str, first: Instruction, turns: int) -> Script:
+    """The row's dialogue, at most `turns` long, under an instruction. Raises BadRow."""
     system, questions, answers = _turns(row.get("messages") or row.get("prompt") or [])
-    questions, answers = questions[:turns], answers[:turns]
-    first = bank.draw(chance)
-    change = None
-    if chance.random() < switch and len(questions) > 1:
-        change = drawn_change(bank, chance, chance.randrange(1, len(questions)), normal)
-    right = tuple(tuple(one) for one in row.get("answers") or ())[: len(questions)]
-    return Script(key, where, system, questions, answers, right, first, change)
+    right = tuple(tuple(one) for one in row.get("answers") or ())
+    return Script(key, where, system, questions[:turns], answers[:turns], right[:turns], first)
 
 
-def drawn_change(bank: Bank, chance: random.Random, turn: int, normal: float) -> Change:
-    """Another instruction from `turn` on, or with probability `normal` none."""
-    if chance.random() < normal:
-        return Change(turn, None, chance.choice(bank.normal))
-    other = bank.draw(chance)
-    return Change(turn, other, other.shown)
+def changed(script: Script, turn: int, other: Instruction) -> Script:
+    """The script with another instruction from `turn` on."""
+    return replace(script, change=Change(turn, other, other.shown))
+
+
+def taken_back(script: Script, turn: int, text: str) -> Script:
+    """The script with no instruction from `turn` on, where `text` takes the first one back."""
+    return replace(script, change=Change(turn, None, text))
 
 
 def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str | None, ...]]:

@@ -153,7 +153,9 @@ def _tree(path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         raise fail(str(path), f"cannot be read: {' '.join(str(error).split())}") from error
     except (KeyError, AttributeError) as error:
-        raise fail(str(path), "a line is not a kind", 'Write {"kind": …, "full": […], "terse": …, "values": […]}.') from error
+        raise fail(
+            str(path), "a line is not a kind", 'Write {"kind": …, "full": […], "terse": …, "values": […]}.'
+        ) from error
 
 
 @dataclass

@@ -340,9 +340,7 @@ class _Reader:
             name = self.referred(written, entry.where(key), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and stage.kind.leaves != "rows":
-                self.problems.add(
-                    entry.where(key), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
-                )
+                self.problems.add(entry.where(key), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another.")
             return written
         path = self.local(entry, key, written)
         if path and not path.exists():

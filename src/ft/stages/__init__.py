@@ -42,6 +42,15 @@ _REFUSED_SFT = {
     ("packing_strategy", "bfd_split"): "it cuts rows, and the second half of an answer is trained without its question",
 }
 
+_OURS_DPO = _OURS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns}`; no answer is cut.",
+    "pad_token": "Remove it: answers are told from padding by position.",
+    "padding_free": "Remove it: a pair's prompt is shared instead.",
+    "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
+}
+
 # What a user may change without training again: where things are logged, saved and shown.
 _COSMETIC = tuple(
     f"train.{key}"
@@ -92,6 +101,20 @@ STAGES: dict[str, Kind] = {
         leaves="model",
         required=("train.max_length",),
         cosmetic=_COSMETIC,
+        defaults={"rows": {}},
+    ),
+    "dpo": Kind(
+        about="a model trained to prefer the chosen answer of each pair",
+        make="ft.stages.dpo:make",
+        blocks={
+            "train": Owner("trl:DPOConfig", _OURS_DPO),
+            "rows": Owner("ft.data.pairs:PairOptions"),
+            "lora": _LORA,
+            "quantization": _QUANTIZATION,
+        },
+        leaves="model",
+        required=("train.max_length",),
+        cosmetic=(*_COSMETIC, "train.precompute_ref_batch_size"),
         defaults={"rows": {}},
     ),
     "evaluate": Kind(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft.data.chat import Renderer
-from ft.data.dialogue import BadRow
-from ft.data.gatt import Place, Script, cuts, is_right, leaks, obeyed, row, score, script
+from ft.data.dialogue import BadRow, Message
+from ft.data.gatt import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
 from ft.data.instructions import Bank
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
@@ -36,6 +36,8 @@ class GattOptions:
     turns           longest dialogue, in turns; what follows is left out
     rows_each       rows made of one dialogue: all of it, and beginnings of it drawn by chance
     sample          all: the policy answers every turn. last: only those rows end with, after the dialogue's own answers
+    window          turns the policy sees at most, the one it answers included; null: all of the dialogue. Answers are
+                    sampled in stretches of window - 1 turns, each after a turn with the dialogue's own answer
     plain           share of rows whose earlier answers are the dialogue's own, which know nothing of the instruction
     samples         times each dialogue is answered; the best answer by score is kept
     filter          drop answers of which a checker, or the row's `answers`, says that they are not as they should be
@@ -49,6 +51,7 @@ class GattOptions:
     turns: int = 20
     rows_each: int = 1
     sample: Literal["all", "last"] = "all"
+    window: int | None = None
     plain: float = 0.5
     samples: int = 1
     filter: bool = True
@@ -69,6 +72,8 @@ class GattOptions:
         for name in ("plain", "switch", "normal"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        if self.window is not None and self.window < 2:
+            raise ValueError(f"window is {self.window}; it must be at least 2")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples above 1 need a temperature above 0: greedy answers are all the same")
 
@@ -81,15 +86,17 @@ def make(job: Job) -> dict[str, Any]:
     speaker = Speaker(job.model, job.init, job.template, job.blocks.get("quantization"))
     maker = _Maker(job, options, bank, place_of(options.place, speaker.renderer))
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
-    dialogues = [maker.dialogue(one, sample) for one in scripts for sample in range(options.samples)]
+    dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
     answers = answered(speaker, dialogues, sampling, options.batch_size, job.folder / "answers.jsonl", job.name)
     beside = job.folder / f".{ROWS}"
     with beside.open("w", encoding="utf-8") as out:
         for one in scripts:
-            for made in maker.rows(one, [answers[_key(one, sample)] for sample in range(options.samples)]):
+            for made in maker.rows(one, [maker.said(one, sample, answers) for sample in range(options.samples)]):
                 out.write(json.dumps(made, ensure_ascii=False) + "\n")
     if not maker.counts["rows"]:
-        raise fail(job.where, f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}", "Look at answers.jsonl.")
+        raise fail(
+            job.where, f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}", "Look at answers.jsonl."
+        )
     os.replace(beside, job.folder / ROWS)
     return {"dialogues": len(scripts), "rejected": bad, **maker.numbers()}
 
@@ -114,29 +121,35 @@ def _scripts(job: Job, options: GattOptions, bank: Bank) -> tuple[list[Script], 
     for number, located in enumerate(mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
         chance = random.Random(f"{job.seed} gatt {number}")
         try:
-            one = script(
-                *(located.row, str(number), located.where, bank, chance),
-                turns=options.turns,
-                switch=options.switch,
-                normal=options.normal,
-            )
+            one = script(located.row, str(number), located.where, bank.draw(chance), options.turns)
             _can_be_made(one, options)
         except BadRow as error:
             bad.add(located.where, located.row, error)
         else:
-            found.append(one)
+            found.append(_switched(one, options, bank, chance))
     bad.finish()
     return found, bad.count
 
 
+def _switched(one: Script, options: GattOptions, bank: Bank, chance: random.Random) -> Script:
+    """Now and then with an instruction that changes, or is taken back, at a later turn."""
+    if chance.random() >= options.switch or len(one.questions) < 2:
+        return one
+    turn = chance.randrange(1, len(one.questions))
+    if chance.random() < options.normal:
+        return taken_back(one, turn, chance.choice(bank.normal))
+    return changed(one, turn, bank.draw(chance))
+
+
 def _can_be_made(one: Script, options: GattOptions) -> None:
     """The dialogue's own answers are there where the options need them: of every turn before the last."""
-    if (options.plain or options.sample == "last") and None in one.answers[:-1]:
-        raise BadRow("a turn has no answer", "Set plain: 0 and sample: all, or complete the dialogue.")
+    needed = options.plain or options.window or options.sample == "last"
+    if needed and None in one.answers[:-1]:
+        raise BadRow("a turn has no answer", "Set plain: 0, sample: all and window: null, or complete the dialogue.")
 
 
-def _key(one: Script, sample: int) -> str:
-    return f"{one.key}/{sample}"
+def _key(one: Script, sample: int, first: int = 0) -> str:
+    return f"{one.key}/{sample}/{first}"
 
 
 @dataclass
@@ -150,16 +163,38 @@ class _Maker:
     counts: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
 
-    def dialogue(self, one: Script, sample: int) -> Dialogue:
-        """What the policy is asked: the instruction before every user message, in each turn the newest."""
-        last = self.options.sample == "last"
-        ends = self.ends(one)
+    def dialogues(self, one: Script, sample: int) -> list[Dialogue]:
+        """What the policy is asked, in stretches: the newest instruction stands before every user message."""
+        last, ends, count = self.options.sample == "last", self.ends(one), len(one.questions)
         turns = [
             Turn(one.asked(t), given=one.answers[t] if last and t != ends[-1] else None, ask=not last or t in ends)
-            for t in range(len(one.questions))
+            for t in range(count)
         ]
         start = [{"role": "system", "content": one.system}] if one.system else []
-        return Dialogue(_key(one, sample), turns, start)
+        if self.options.window is None:
+            return [Dialogue(_key(one, sample), turns, start)]
+        stretch = self.options.window - 1
+        return [
+            Dialogue(_key(one, sample, first), turns[first : first + stretch], [*start, *self.before(one, first)])
+            for first in range(0, count, stretch)
+        ]
+
+    def before(self, one: Script, turn: int) -> list[Message]:
+        """The turn before, as the dialogue has it."""
+        if turn == 0:
+            return []
+        said = one.answers[turn - 1]
+        assert said is not None  # _can_be_made
+        return [{"role": "user", "content": one.questions[turn - 1]}, {"role": "assistant", "content": said}]
+
+    def said(self, one: Script, sample: int, answers: Mapping[str, list[str | None]]) -> list[str | None]:
+        """The answers of all stretches in a row, as far as none is missing."""
+        found: list[str | None] = []
+        for dialogue in self.dialogues(one, sample):
+            found += answers[dialogue.key]
+            if len(answers[dialogue.key]) < len(dialogue.turns):
+                break
+        return found
 
     def ends(self, one: Script) -> list[int]:
         return cuts(one, self.options.rows_each, self.chance(one))
@@ -198,9 +233,7 @@ class _Maker:
             return "disobeying"
         if self.options.filter and right is False:
             return "wrong"
-        made = row(
-            one, turn, [text or "" for text in said], plain=plain, place=self.place, loss=self.options.loss
-        )
+        made = row(one, turn, [text or "" for text in said], plain=plain, place=self.place, loss=self.options.loss)
         return made | self.provenance(one, turn, plain) | {"obeyed": told, "right": right, "score": score(told, right)}
 
     def provenance(self, one: Script, turn: int, plain: bool) -> dict[str, Any]:

@@ -23,6 +23,32 @@ def loss_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     _save(figure, path)
 
 
+def preference_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Margin, accuracy and log-probabilities (nats an answer) of pairs by optimizer step, as PNG, training rows thin
+    and held-out rows thick: a margin that grows while both answers fall is seen at once."""
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("reward margin", {"margin": "rewards/margins"}),
+        ("share of pairs ranked right", {"accuracy": "rewards/accuracies"}),
+        ("log-probability (nats)", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
+    )
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, (label, series) in zip(figure.subplots(1, 3), panels, strict=True):
+        for colour, (name, key) in enumerate(series.items()):
+            for prefix, width in (("", 1.0), ("eval_", 2.5)):
+                points = [(line["step"], line[prefix + key]) for line in lines if prefix + key in line]
+                shown = name if not prefix else f"{name}, held out"
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=f"C{colour}", linewidth=width, label=shown)
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.has_data():
+            axes.legend(frameon=False)
+    _save(figure, path)
+
+
 def before_and_after(scores: Mapping[str, tuple[float | None, float]], path: Path, title: str, label: str) -> None:
     """Horizontal bars per topic: the score before and after, each from 0 to 1, as PNG."""
     figure, axes = _axes(title, label, "")

@@ -81,7 +81,12 @@ class _Bar:
     def __init__(self, name: str, total: int, done: int):
         self.name, self.total, self.done, self.before = name, total, done, done
         self.started = self.said = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+        )
         self.shown = Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
         )

@@ -69,11 +69,12 @@ class PairTrainer(DPOTrainer):
         import torch
 
         inputs = self._prepare_inputs(self.data_collator(rows))
-        was_training = self.model.training
-        self.model.eval()
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self._compute_loss(self.model, inputs, return_outputs=False).item()
-        self.model.train(was_training)
+            loss = self._compute_loss(model, inputs, return_outputs=False).item()
+        model.train(was_training)
         metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
         self._metrics["eval"].clear()
         return {**metrics, "loss": loss}

@@ -62,6 +62,34 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+class ChosenFalls(TrainerCallback):
+    """Says once when the chosen answers become much less likely than they were: margins grow, and answers get worse.
+
+    The mark is half of the first log-probability again, at least 10 nats an answer.
+    """
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.said = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        now = (logs or {}).get("logps/chosen")
+        if now is None or not state.is_world_process_zero:
+            return
+        self.first = now if self.first is None else self.first
+        if not self.said and now < self.first - max(10.0, abs(self.first) / 2):
+            self.said = True
+            text = f"step {state.global_step}: chosen answers fell from {self.first:.1f} to {now:.1f} nats"
+            print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
+
+
 class ShownProgress(TrainerCallback):
     """A bar with loss, tokens/s and the time left on a terminal; one line per logged step elsewhere. On stderr."""
 

@@ -67,7 +67,7 @@ def _know_again(file: Path, seen: list[float], where: str, exact: bool) -> None:
 
 
 def brings_reference(rows: Any) -> bool:
-    """Whether every row has both reference columns; UserError when only some have."""
+    """Whether every row has its reference's log-probabilities; UserError when only some have."""
     if not set(REFERENCE) <= set(rows.column_names):
         return False
     missing = sum(chunk.null_count for name in REFERENCE for chunk in rows.data.column(name).chunks)
@@ -76,6 +76,15 @@ def brings_reference(rows: Any) -> bool:
         fix = "Give every row both, or none."
         raise fail(rows[lacking]["where"], f"the row lacks {' and '.join(REFERENCE)}, which other rows have", fix)
     return not missing
+
+
+def pairs_of(rows: Any) -> Any:
+    """The rows as the trainer's collator takes them: reference columns only where they are filled."""
+    return rows if rows is None or brings_reference(rows) else _bare(rows)
+
+
+def _bare(rows: Any) -> Any:
+    return rows.remove_columns([column for column in REFERENCE if column in rows.column_names])
 
 
 def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
@@ -92,8 +101,7 @@ def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
             _write(file, computed)
         trainer.accelerator.wait_for_everyone()
     kept = Dataset.from_file(str(file))
-    bare = rows.remove_columns([column for column in REFERENCE if column in rows.column_names])
-    return concatenate_datasets([bare, kept], axis=1)
+    return concatenate_datasets([_bare(rows), kept], axis=1)
 
 
 def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[float]]:

@@ -1,0 +1,332 @@
+"""How long an instruction is obeyed: recall by turn, for values, kinds and questions that no training row has shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from ft.data.gatt import Place, Script, changed, is_right, obeyed, script, taken_back
+from ft.data.instructions import Bank, Instruction, Side
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Source
+from ft.errors import fail
+from ft.files import write_json
+from ft.models.generate import Sampling
+from ft.models.rollout import Dialogue, Turn
+from ft.models.speak import Speaker
+from ft.stages.curves import by_turn
+from ft.stages.evaluate import wilson
+from ft.stages.gatt import place_of
+from ft.stages.job import Job
+from ft.stages.rolled import answered
+
+AFTER = "after"
+SIDES: dict[str, Side] = {"seen": "train", "held_out_values": "values", "held_out_kinds": "kinds"}
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions:
+    """What is asked and how it is judged: a recipe's `consistency:` block.
+
+    bank         the instruction bank; kinds without a checker are not asked for
+    turns        longest dialogue, in turns
+    shown        turns whose recall stands among the numbers, as `turn_4`; metrics.json and by_turn.csv have all
+    given        also with the dialogue's own answers as context, which ignore the instruction
+    change_turn  turn in which a second instruction comes, or the first is taken back; null: not asked
+    """
+
+    bank: str
+    turns: int = 24
+    shown: list[int] = field(default_factory=lambda: [1, 2, 4, 6, 10, 15, 20, 24])
+    given: bool = True
+    change_turn: int | None = 5
+    place: Literal["auto", "system", "first_user"] = "auto"
+    temperature: float = 0.0
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.change_turn is not None and not 2 <= self.change_turn <= self.turns:
+            raise ValueError(f"change_turn is {self.change_turn}; it lies between 2 and turns ({self.turns})")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to ask: which instructions, which context, and whether they change on the way."""
+
+    name: str
+    side: Side
+    given: bool = False
+    change: Literal["", "new", "normal"] = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer of one model."""
+
+    model: str
+    cell: str
+    dialogue: str
+    turn: int
+    answer: str
+    obeyed: Mapping[str, bool]
+    right: bool | None
+    new_question: bool | None
+
+    @property
+    def obeys(self) -> bool:
+        return all(self.obeyed.values())
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write answers.jsonl, by_turn.csv, metrics.json and consistency.png; return the numbers."""
+    options = ConsistencyOptions(**job.block("consistency"))
+    bank = judged_kinds(Bank.read(Path(options.bank)), job.where)
+    rows = rows_of(job)
+    models = {"before": job.inputs.get("before"), "ablation": job.inputs.get("ablation"), AFTER: job.init}
+    found: list[Judged] = []
+    for name, folder in models.items():
+        if folder or name == AFTER:
+            speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
+            found += _Asker(job, options, bank, rows, speaker, name).judged()
+    with (job.folder / "answers.jsonl").open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
+    table = Recall(found, main_cell(bank).name)
+    table.write_csv(job.folder / "by_turn.csv")
+    table.picture(job.folder / "consistency.png")
+    table.show(options.shown)
+    numbers = table.numbers(options.shown)
+    write_json(job.folder / "metrics.json", numbers | {"cells": table.cells()})
+    return numbers
+
+
+def judged_kinds(bank: Bank, where: str) -> Bank:
+    """The bank's kinds whose answers code can judge."""
+    kinds = {name: kind for name, kind in bank.kinds.items() if kind.check}
+    if not kinds:
+        raise fail(where, "no kind of the bank has a checker, so nothing can be judged", "Write `check:` at a kind.")
+    return Bank(kinds, bank.excludes, bank.normal)
+
+
+def rows_of(job: Job) -> list[dict[str, Any]]:
+    bad = BadRows("error", None)
+    rows = [located.row for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)]
+    bad.finish()
+    return rows
+
+
+def main_cell(bank: Bank) -> Cell:
+    """What the numbers speak of: values no training row has shown, or where none is held out, those it has."""
+    held_out = bank.has("values")
+    return Cell("held_out_values", "values") if held_out else Cell("seen", "train")
+
+
+def cells_of(options: ConsistencyOptions, bank: Bank) -> list[Cell]:
+    main = main_cell(bank)
+    cells = [Cell(name, side) for name, side in SIDES.items() if bank.has(side)]
+    if options.given:
+        cells.append(Cell("given_answers", main.side, given=True))
+    if options.change_turn:
+        cells += [Cell("new_instruction", main.side, change="new"), Cell("taken_back", main.side, change="normal")]
+    return cells
+
+
+def drawn(bank: Bank, side: Side, chance: random.Random) -> Instruction:
+    """Held-out kinds come one at a time: a combination is obeyed only when every part is."""
+    return bank.draw(chance, side, most=1 if side == "kinds" else 3)
+
+
+@dataclass
+class _Asker:
+    """Asks one model every dialogue in every cell."""
+
+    job: Job
+    options: ConsistencyOptions
+    bank: Bank
+    rows: Sequence[Mapping[str, Any]]
+    speaker: Speaker
+    name: str
+
+    def judged(self) -> list[Judged]:
+        place = place_of(self.options.place, self.speaker.renderer)
+        asked = [
+            (cell, self.script(cell, n)) for cell in cells_of(self.options, self.bank) for n in range(len(self.rows))
+        ]
+        dialogues = [self.dialogue(cell, one, place) for cell, one in asked]
+        sampling = Sampling(self.options.max_new_tokens, self.options.temperature, seed=self.job.seed)
+        file = self.job.folder / f"answers-{self.name}.jsonl"
+        title = f"{self.job.name}: {self.name}"
+        answers = answered(self.speaker, dialogues, sampling, self.options.batch_size, file, title)
+        file.unlink()  # all of it stands in answers.jsonl
+        return [
+            self.judge(cell, one, turn, said)
+            for cell, one in asked
+            for turn, said in enumerate(answers[f"{cell.name}/{one.key}"])
+        ]
+
+    def script(self, cell: Cell, number: int) -> Script:
+        """The same dialogue and the same instruction for every model."""
+        chance = random.Random(f"{self.job.seed} {cell.side} {number}")
+        row = dict(self.rows[number])
+        one = script(row, str(number), str(number), drawn(self.bank, cell.side, chance), self.options.turns)
+        turn = (self.options.change_turn or 0) - 1
+        if cell.change == "new":
+            return changed(one, turn, drawn(self.bank, cell.side, chance))
+        return taken_back(one, turn, chance.choice(self.bank.normal)) if cell.change else one
+
+    def dialogue(self, cell: Cell, one: Script, place: Place) -> Dialogue:
+        turns = [
+            Turn(one.user(turn, place), given=one.answers[turn] if cell.given else None)
+            for turn in range(len(one.questions))
+        ]
+        return Dialogue(f"{cell.name}/{one.key}", turns, one.opening(place))
+
+    def judge(self, cell: Cell, one: Script, turn: int, said: str | None) -> Judged:
+        """An answer cut off at max_new_tokens counts as written: nothing."""
+        marks = self.rows[int(one.key)].get("held_out") or []
+        new = bool(marks[turn]) if turn < len(marks) else None
+        told, right = obeyed(self.bank, one, turn, said or ""), is_right(one, turn, said or "")
+        if said is None:
+            told = dict.fromkeys(told, False)
+        return Judged(self.name, cell.name, one.key, turn + 1, said or "", told, right, new)
+
+
+class Recall:
+    """Shares of answers that obey, told apart in every way asked for."""
+
+    def __init__(self, judged: Sequence[Judged], main: str):
+        self.judged, self.main = judged, main
+        self.models = list(dict.fromkeys(one.model for one in judged))
+        self.names = list(dict.fromkeys(one.cell for one in judged))
+        self.turns = sorted({one.turn for one in judged})
+
+    def of(self, model: str, cell: str, when: Callable[[Judged], bool] = lambda one: True) -> list[Judged]:
+        return [one for one in self.judged if one.model == model and one.cell == cell and when(one)]
+
+    def by_turn(self, model: str, cell: str) -> list[dict[str, Any]]:
+        found = []
+        for turn in self.turns:
+            if here := self.of(model, cell, lambda one, turn=turn: one.turn == turn):  # type: ignore[misc]
+                right = [one.right for one in here if one.right is not None]
+                found.append({"turn": turn, **share([one.obeys for one in here]), "correct": mean(right)})
+        return found
+
+    def cells(self) -> dict[str, Any]:
+        """Cell → model → recall by turn, kind and question, with intervals, and correctness."""
+        return {
+            cell: {
+                model: {
+                    "by_turn": self.by_turn(model, cell),
+                    "by_kind": self.by_kind(model, cell),
+                    "new_questions": share(
+                        [one.obeys for one in self.of(model, cell, lambda one: one.new_question is True)]
+                    ),
+                    "known_questions": share(
+                        [one.obeys for one in self.of(model, cell, lambda one: one.new_question is False)]
+                    ),
+                    "correct": mean([one.right for one in self.of(model, cell) if one.right is not None]),
+                }
+                for model in self.models
+            }
+            for cell in self.names
+        }
+
+    def by_kind(self, model: str, cell: str) -> dict[str, Any]:
+        """From the second turn on, where the instruction no longer stands in the turn itself."""
+        found: dict[str, list[bool]] = {}
+        for one in self.of(model, cell, lambda one: one.turn > 1):
+            for kind, does in one.obeyed.items():
+                found.setdefault(kind, []).append(does)
+        return {kind: share(does) for kind, does in sorted(found.items())}
+
+    def numbers(self, shown: Sequence[int]) -> dict[str, Any]:
+        """`turn_4` with its interval, `baseline_turn_4` before, `ablation_turn_4`, `turn_4_gain`; and correctness."""
+        numbers: dict[str, Any] = {}
+        recalls = {model: {line["turn"]: line for line in self.by_turn(model, self.main)} for model in self.models}
+        for turn in [turn for turn in shown if turn in recalls[AFTER]]:
+            line = recalls[AFTER][turn]
+            numbers |= {
+                f"turn_{turn}": line["recall"],
+                f"turn_{turn}_low": line["low"],
+                f"turn_{turn}_high": line["high"],
+            }
+            for name, model in (("baseline", "before"), ("ablation", "ablation")):
+                if turn in recalls.get(model, {}):
+                    numbers[f"{name}_turn_{turn}"] = recalls[model][turn]["recall"]
+            if "before" in recalls and turn in recalls["before"]:
+                numbers[f"turn_{turn}_gain"] = line["recall"] - recalls["before"][turn]["recall"]
+        return numbers | self.correctness() | self.elsewhere()
+
+    def correctness(self) -> dict[str, Any]:
+        names = {AFTER: "correct", "before": "baseline_correct", "ablation": "ablation_correct"}
+        right = {
+            model: [one.right for one in self.of(model, self.main) if one.right is not None] for model in self.models
+        }
+        if not right[AFTER]:
+            return {}
+        told = share([bool(one) for one in right[AFTER]])
+        return {names[model]: mean(found) for model, found in right.items()} | {
+            "correct_low": told["low"],
+            "correct_high": told["high"],
+        }
+
+    def elsewhere(self) -> dict[str, Any]:
+        """One number a cell: recall from the second turn on, or from the change on."""
+        return {
+            cell: mean([one.obeys for one in self.of(AFTER, cell, lambda one: one.turn > 1)]) for cell in self.names
+        }
+
+    def write_csv(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(["model", "cell", "turn", "answers", "recall", "low", "high", "correct"])
+            for cell in self.names:
+                for model in self.models:
+                    for line in self.by_turn(model, cell):
+                        out.writerow(
+                            [model, cell, *(line[k] for k in ("turn", "answers", "recall", "low", "high", "correct"))]
+                        )
+
+    def picture(self, path: Path) -> None:
+        def line(model: str, cell: str) -> list[tuple[int, float, float, float]]:
+            return [
+                (point["turn"], point["recall"], point["low"], point["high"]) for point in self.by_turn(model, cell)
+            ]
+
+        models = {model: line(model, self.main) for model in self.models}
+        cells = {cell.replace("_", " "): line(AFTER, cell) for cell in self.names}
+        panels = {f"{self.main.replace('_', ' ')}, own answers as context": models, f"{AFTER}, in every cell": cells}
+        by_turn(panels, path, "instruction obeyed")
+
+    def show(self, shown: Sequence[int]) -> None:
+        """The table, on stderr: a line each model and cell."""
+        turns = [turn for turn in shown if turn in self.turns]
+        table = Table("cell", "model", *(f"t{turn}" for turn in turns), "correct", box=None, pad_edge=False)
+        for cell in self.names:
+            for model in self.models:
+                lines = {line["turn"]: line["recall"] for line in self.by_turn(model, cell)}
+                right = mean([one.right for one in self.of(model, cell) if one.right is not None])
+                percents = [f"{lines[turn]:.0%}" if turn in lines else "·" for turn in turns]
+                table.add_row(cell, model, *percents, "·" if right is None else f"{right:.1%}")
+        Console(file=sys.stderr, width=140).print(table)
+
+
+def share(told: Sequence[bool]) -> dict[str, Any]:
+    """How many, which share of them is true, and its 95 % interval."""
+    if not told:
+        return {"answers": 0, "recall": None, "low": None, "high": None}
+    low, high = wilson(sum(told), len(told))
+    return {"answers": len(told), "recall": sum(told) / len(told), "low": low, "high": high}
+
+
+def mean(told: Sequence[bool]) -> float | None:
+    return sum(told) / len(told) if told else None

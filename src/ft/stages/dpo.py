@@ -1,0 +1,108 @@
+"""Direct preference optimisation on prepared pairs, whole, by LoRA or by QLoRA (arXiv:2305.18290).
+
+The reference is never named: it is the policy as the stage begins. An adapter's reference is a frozen copy of it on the
+same base; a whole model's is a second, frozen one, or its log-probabilities computed once (`precompute_ref_log_probs`).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+from ft.data.prepare import eval_rows, train_rows
+from ft.models.device import compute_dtype
+from ft.models.load import adapters_kept, start
+from ft.stages.job import Job
+from ft.stages.pictures import preference_curves
+from ft.stages.training import METRICS, arguments, evaluation_has_rows, policy, train_and_save, watched
+
+log = logging.getLogger(__name__)
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Train, save a folder that `from_pretrained` opens, and return the numbers for done.json."""
+    from ft.trainers.callbacks import read_metrics
+
+    trainer = trainer_of(job)
+    numbers = train_and_save(trainer, job)
+    if trainer.is_world_process_zero():
+        lines = read_metrics(job.folder / METRICS)
+        preference_curves(lines, job.folder / "preferences.png", job.name)
+        numbers |= _last(lines)
+    return numbers
+
+
+def trainer_of(job: Job) -> Any:
+    """The trainer, its reference proven to be the policy it starts from."""
+    from trl import DPOConfig
+
+    from ft.trainers.callbacks import ChosenFalls
+    from ft.trainers.reference import brings_reference, check_start, pairs_of
+
+    assert job.rows is not None
+    held_out, rows = pairs_of(eval_rows(job.rows)), pairs_of(train_rows(job.rows))
+    evaluation_has_rows(job, held_out)
+    config = arguments(job, DPOConfig, max_length=None)  # rows fit already; TRL would cut answers
+    trainer = _trainer(job, config, rows, held_out)
+    rough = config.bf16 or config.fp16 or "quantization" in job.blocks or brings_reference(rows)
+    check_start(trainer, job.folder, job.where, exact=not rough)
+    trainer = watched(trainer, job)
+    trainer.add_callback(ChosenFalls())
+    return trainer
+
+
+def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
+    from ft.trainers._trl import PairTrainer
+    from ft.trainers.reference import brings_reference, with_reference
+
+    whole = "lora" not in job.blocks
+    kept = config.precompute_ref_log_probs or brings_reference(rows)
+    # With an adapter TRL would hash the whole base first; the stage's folder is named by it already.
+    config.precompute_ref_log_probs = whole and kept
+    model, tokenizer = policy(job, config)
+    reference = None
+    if whole and not kept:
+        reference = start(job.model, job.init, None, None, compute_dtype(config), config.use_cpu)
+    with nullcontext() if whole else adapters_kept(model):
+        trainer = PairTrainer(
+            model=model,
+            ref_model=reference,
+            args=config,
+            train_dataset=rows,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+        )
+    _share(trainer)
+    if kept and not whole:
+        size = config.precompute_ref_batch_size or config.per_device_eval_batch_size
+        trainer.train_dataset = with_reference(trainer, rows, "train", size)
+        if held_out is not None:
+            trainer.eval_dataset = with_reference(trainer, held_out, "eval", size)
+        trainer.read_reference_from_rows()
+    return trainer
+
+
+def _share(trainer: Any) -> None:
+    """Let a pair's prompt go through the model once, if that is proven to change nothing on this model."""
+    from ft.trainers.shared_prefix import objection, share_logps
+
+    share_logps(trainer.model)
+    if trainer.ref_model is not None:
+        share_logps(trainer.ref_model)
+    against = objection(trainer.model)
+    trainer.shares = against is None
+    if against and trainer.is_world_process_zero():
+        log.warning("prompts are not shared by their two answers: %s", against)
+
+
+def _last(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where margins, accuracy and the answers' log-probabilities (nats) ended, of held-out pairs if there are any."""
+    found: dict[str, Any] = {}
+    for name in ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"):
+        for key in (f"eval_{name}", name):
+            values = [line[key] for line in lines if key in line]
+            if values:
+                found[name.replace("rewards/", "").replace("/", "_")] = values[-1]
+                break
+    return found
