@@ -19,7 +19,7 @@ import world
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent
 SEED = 1
-WORDS, DOCUMENTS, CHATS = 56_000, 12_000, 4_200
+WORDS, DOCUMENTS, CHATS = 36_000, 13_000, 4_200
 LONGEST_DOCUMENT, LONGEST_CHAT = 16, 8  # turns
 VALUES = sorted({value for values in world.VALUES.values() for value in values if value})
 ECHOES = ("say", "repeat", "say after me:")

@@ -121,8 +121,8 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
     rows = [{"question": f"{n} sky?", "reply to: it": "blue"} for n in range(40)]
     assert refused(lambda: forks(rows)) == (
         f"{tmp_path}/own.jsonl:1: no format is known for the columns question, reply to: it. Say it with --format "
-        "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, prompt) and "
-        "--columns ours=theirs."
+        "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, prompt, every_answer) "
+        "and --columns ours=theirs."
     )
     made = forks(rows, columns=columns_of(["prompt=question,completion=reply to: it"]))
     assert (

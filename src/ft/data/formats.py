@@ -85,6 +85,13 @@ def messages(row: Row) -> Row:
     return {**_extras(row, "conversations", "system"), "messages": answered(turns, column)}
 
 
+def every_answer(row: Row) -> Row:
+    """`messages` without their `train`, so that `rows: {train_on: …}` decides: the ablation of Ghost Attention."""
+    found = messages(row)
+    bare = [{"role": message["role"], "content": message["content"]} for message in found["messages"]]
+    return {**found, "messages": bare}
+
+
 def sharegpt(row: Row) -> Row:
     """`conversations` (or `messages`) with from and value: human, gpt, system, tool and what else they were called."""
     column = _column(row, "conversations", "messages")
@@ -252,6 +259,7 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "preference": preference,
     "hh_pairs": hh_pairs,
     "prompt": prompt,
+    "every_answer": every_answer,
 }
 
 

@@ -215,7 +215,7 @@ class _Reader:
         try:
             return CHECKERS[name](**(given or {}))
         except (TypeError, ValueError) as error:
-            self.problems.add(where, f"check {name}: {str(error).replace('__init__() ', '')}")
+            self.problems.add(where, f"check {name}: {str(error).rpartition('__init__() ')[2]}")
             return None
 
     def texts(self, where: str, written: Any) -> tuple[str, ...]:

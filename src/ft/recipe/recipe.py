@@ -334,22 +334,34 @@ class _Reader:
                 found.append(values | {"path": self.data_path(entry, values["path"], above)})
         return tuple(found)
 
-    def data_path(self, entry: Block, written: str, above: list[Stage], key: str = "path") -> str:
+    def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
         """A path that opens from here, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
         if written.startswith("$"):
-            name = self.referred(written, entry.where(key), above)
+            name = self.referred(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and stage.kind.leaves != "rows":
-                self.problems.add(entry.where(key), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another.")
+                self.problems.add(
+                    entry.where("path"), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
+                )
             return written
-        path = self.local(entry, key, written)
-        if path and not path.exists():
+        path = self.local(entry, "path", written)
+        return written if path is None else self.file(entry, "path", path)
+
+    def file(self, block: Block, key: str, path: Path) -> str:
+        """A path that opens from here; where nothing is, a problem that names what is near."""
+        if not path.exists():
             there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, there, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else self.relative(entry, key)
-            self.problems.add(entry.where(key), f"no file {path}", hint)
+            hint = f"Did you mean '{near[0]}'?" if near else self.relative(block, key)
+            self.problems.add(block.where(key), f"no file {path}", hint)
         here = Path.cwd()
-        return written if path is None else str(path.relative_to(here) if path.is_relative_to(here) else path)
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    def block_files(self, block: Block, owner: Owner, values: Mapping[str, Any]) -> dict[str, str]:
+        """The keys of a block that name files, relative to the recipe that wrote them."""
+        named = {key: values[key] for key in owner.files if isinstance(values.get(key), str)}
+        paths = {key: (block.folder(key) / Path(written).expanduser()).resolve() for key, written in named.items()}
+        return {key: self.file(block, key, path) for key, path in paths.items()}
 
     def blocks(self, block: Block, kind: Kind) -> dict[str, dict[str, Any]]:
         checked: dict[str, dict[str, Any]] = {}
@@ -363,8 +375,7 @@ class _Reader:
                 given = written if written is not None else Block({}, {}, block.mark)
                 whole = Block({**defaults, **given}, {**marks, **given.marks}, given.mark)
                 values = self.check(owner, whole, name)
-                files = {key: self.data_path(whole, values[key], [], key) for key in owner.files if key in values}
-                checked[name] = {**values, **files}
+                checked[name] = {**values, **self.block_files(whole, owner, values)}
         return checked
 
     def require(self, block: Block) -> dict[str, float]:

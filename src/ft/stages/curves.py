@@ -32,7 +32,7 @@ def maps(named: Mapping[str, Any], path: Path, marks: Sequence[int], bin_tokens:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(named), 5), layout="constrained")
-    shown = None
+    shown: Any = None
     for axes, (title, values) in zip(figure.subplots(1, len(named), squeeze=False)[0], named.items(), strict=True):
         shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=title, xlabel=f"read token, in bins of {bin_tokens}", ylabel="reading token")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class PairTrainer(DPOTrainer):
         from ft.trainers.reference import with_reference
 
         return with_reference(self, dataset, name, batch_size)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The policy alone: a reference that no file holds comes anew from what the stage starts from, always."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            shutil.rmtree(Path(output_dir or str(self.args.output_dir)) / "ref", ignore_errors=True)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         return super()._compute_loss(model, self._shared(inputs), return_outputs)

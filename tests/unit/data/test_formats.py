@@ -40,6 +40,11 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"prompt_id": "a", "messages": [user("2+2?"), answer("4")]},
     ),
     (
+        "every_answer",
+        {"messages": [user("2+2?"), {**answer("4"), "train": False}, user("3+3?"), {**answer("6"), "train": True}]},
+        {"messages": [user("2+2?"), answer("4"), user("3+3?"), answer("6")]},
+    ),
+    (
         "sharegpt",
         {
             "id": "x",

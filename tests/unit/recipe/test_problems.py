@@ -9,6 +9,7 @@ import pytest
 from tests.unit.recipe.conftest import GOOD, HEAD, SFT
 
 from ft.recipe import ModelSource, Recipe
+from ft.stages import STAGES
 
 Said = Callable[..., str]
 Read = Callable[..., Recipe]
@@ -81,12 +82,12 @@ TOP = {
 STAGE = {
     "no kind": (
         HEAD + "  - data: [rows.jsonl]\n",
-        "x.yaml:3: this stage has no kind. Write `kind:`, one of scratch, pretrain, sft, evaluate.",
+        f"x.yaml:3: this stage has no kind. Write `kind:`, one of {', '.join(STAGES)}.",
     ),
     "an unknown kind": (GOOD.replace("kind: sft", "kind: stf"), "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?"),
     "a kind that is a number": (
         GOOD.replace("kind: sft", "kind: 5"),
-        "x.yaml:3: no stage kind '5'. There are: scratch, pretrain, sft, evaluate.",
+        f"x.yaml:3: no stage kind '5'. There are: {', '.join(STAGES)}.",
     ),
     "a name that is a path": (
         GOOD + "    name: a b/c\n",
@@ -180,7 +181,7 @@ DATA = {
     "an unknown format": (
         "{path: rows.jsonl, format: chta}",
         "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
-        "hh_pairs, prompt.",
+        "hh_pairs, prompt, every_answer.",
     ),
     "a key misspelt": (
         "{path: rows.jsonl, weigth: 2}",

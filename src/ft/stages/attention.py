@@ -1,0 +1,228 @@
+"""How strongly answers attend to the instruction, by turn: figure 10 of arXiv:2307.09288, for any causal model."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft.data.chat import CODES, NOT_TRAINED, Renderer
+from ft.data.gatt import Place, Script, script
+from ft.data.instructions import Bank
+from ft.errors import fail
+from ft.files import write_json
+from ft.models.generate import Sampling
+from ft.models.rollout import Dialogue, Turn
+from ft.models.speak import Speaker
+from ft.stages.consistency import AFTER, rows_of
+from ft.stages.curves import Point, by_turn, maps
+from ft.stages.gatt import place_of
+from ft.stages.job import Job
+from ft.stages.rolled import answered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What is looked at: a recipe's `attention:` block.
+
+    bank        the instruction bank
+    turns       longest dialogue, in turns
+    bin_tokens  neighbouring tokens that make one point of the map
+    """
+
+    bank: str
+    turns: int = 20
+    bin_tokens: int = 8
+    place: Literal["auto", "system", "first_user"] = "auto"
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Spans:
+    """A whole dialogue as tokens: where its instruction stands, and the tokens of each answer."""
+
+    ids: list[int]
+    instruction: list[int]
+    answers: list[list[int]]
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write attention.csv, attention.png, map.png and metrics.json; return attention by turn, before and after.
+
+    Both models read the same dialogues, whose answers are the last model's own.
+    """
+    options = AttentionOptions(**job.block("attention"))
+    after = Speaker(job.model, job.init, job.template, job.blocks.get("quantization"))
+    place = place_of(options.place, after.renderer)
+    dialogues = _read_through(job, options, after, place)
+    found = {AFTER: _Attention.of(after.model, dialogues)}
+    del after  # its memory is free for the other
+    if "before" in job.inputs:
+        before = Speaker(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
+        found = {"before": _Attention.of(before.model, dialogues), **found}
+    _write_csv(job.folder / "attention.csv", found)
+    panels = {
+        title: {name: attention.line(peak) for name, attention in found.items()}
+        for title, peak in (("mean over the answer's tokens", False), ("greatest of the answer's tokens", True))
+    }
+    by_turn(panels, job.folder / "attention.png", "attention to the instruction")
+    marks = [answer[0] // options.bin_tokens for answer in dialogues[0].answers]
+    binned_maps = {name: binned(attention.first, options.bin_tokens).tolist() for name, attention in found.items()}
+    maps(binned_maps, job.folder / "map.png", marks, options.bin_tokens)
+    numbers = {
+        f"{'' if name == AFTER else 'baseline_'}attention_turn_{turn}": value
+        for name, attention in found.items()
+        for turn, value, _, _ in attention.line(peak=True)
+    }
+    write_json(job.folder / "metrics.json", numbers)
+    return numbers
+
+
+def _read_through(job: Job, options: AttentionOptions, speaker: Speaker, place: Place) -> list[Spans]:
+    """The dialogues with the model's own answers, as tokens; those that do not fit end earlier."""
+    bank = Bank.read(Path(options.bank))
+    side: Any = "values" if bank.has("values") else "train"
+    scripts = []
+    for number, row in enumerate(rows_of(job)):
+        first = bank.draw(random.Random(f"{job.seed} {side} {number}"), side)
+        scripts.append(script(row, str(number), str(number), first, options.turns))
+    asked = [
+        Dialogue(one.key, [Turn(one.user(t, place)) for t in range(len(one.questions))], one.opening(place))
+        for one in scripts
+    ]
+    sampling = Sampling(options.max_new_tokens, temperature=0.0, seed=job.seed)
+    answers = answered(speaker, asked, sampling, options.batch_size, job.folder / "answers.jsonl", job.name)
+    found = [spans(one, [a or "" for a in answers[one.key]], place, speaker.renderer) for one in scripts]
+    whole = [one for one in found if one is not None]
+    if not whole:
+        raise fail(job.where, "no dialogue could be read", "Look at answers.jsonl.")
+    return whole
+
+
+def spans(one: Script, said: Sequence[str], place: Place, renderer: Renderer) -> Spans | None:
+    """The dialogue as far as it was answered; None where nothing was."""
+    messages = list(one.opening(place))
+    for turn, answer in enumerate(said):
+        if not answer.strip():
+            break
+        messages += [{"role": "user", "content": one.user(turn, place)}, {"role": "assistant", "content": answer}]
+    if messages == one.opening(place):
+        return None
+    rendered = renderer.render({"messages": messages})
+    assert rendered is not None  # only a budget drops rows
+    role = CODES["system" if place == "system" else "user"]
+    told = _runs([code == role for code in rendered.roles])[0]
+    if place == "first_user":
+        told = told[: len(renderer.tokenizer(one.first.shown, add_special_tokens=False)["input_ids"])]
+    answers = _runs([label != NOT_TRAINED for label in rendered.labels])
+    return Spans(rendered.input_ids, told, answers)
+
+
+def _runs(marked: Sequence[bool]) -> list[list[int]]:
+    """The places of each unbroken run of True."""
+    runs: list[list[int]] = []
+    for place, here in enumerate(marked):
+        if here and place and marked[place - 1]:
+            runs[-1].append(place)
+        elif here:
+            runs.append([place])
+    return runs
+
+
+@dataclass
+class _Attention:
+    """Attention of each answer to the instruction: (mean over its tokens, the greatest), by dialogue and turn."""
+
+    values: list[list[tuple[float, float]]]
+    first: Tensor  # (T, T) of the first dialogue
+
+    @staticmethod
+    def of(model: Any, dialogues: Sequence[Spans]) -> _Attention:
+        model.set_attn_implementation("eager")  # the others never hold the weights
+        values, first = [], None
+        for dialogue in dialogues:
+            greatest = greatest_attention(model, dialogue.ids)
+            first = greatest if first is None else first
+            values.append([to_instruction(greatest, dialogue.instruction, answer) for answer in dialogue.answers])
+        assert first is not None
+        return _Attention(values, first)
+
+    def line(self, peak: bool) -> list[Point]:
+        """Mean over dialogues by turn, with the interval of one standard error to each side."""
+        points = []
+        for turn in range(max(map(len, self.values))):
+            here = [value[turn][peak] for value in self.values if turn < len(value)]
+            middle = fmean(here)
+            error = (fmean([(v - middle) ** 2 for v in here]) / len(here)) ** 0.5
+            points.append((turn + 1, middle, middle - error, middle + error))
+        return points
+
+
+def greatest_attention(model: Any, ids: Sequence[int]) -> Tensor:
+    """(T, T): the greatest attention of each token to each, over all layers and heads; eager attention only.
+
+    Layers are looked at one after the other, so only one layer's weights are held at a time.
+    """
+    import torch
+
+    found: list[Tensor] = []
+
+    def see(module: Any, arguments: Any, output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if weights is None or getattr(weights, "ndim", 0) != 4:
+            return
+        here = weights[0].amax(0).float()
+        found[:] = [torch.maximum(found[0], here)] if found else [here]
+
+    with torch.no_grad(), _watched(model, see):
+        model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+    if not found:
+        raise ValueError("no layer of this model returns its attention weights")
+    return found[0].cpu()
+
+
+@contextmanager
+def _watched(model: Any, see: Any) -> Iterator[None]:
+    handles = [
+        module.register_forward_hook(see) for module in model.modules() if type(module).__name__.endswith("Attention")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def to_instruction(greatest: Tensor, instruction: Sequence[int], answer: Sequence[int]) -> tuple[float, float]:
+    """Mean and greatest over an answer's tokens of their attention to the instruction.
+
+    A token is chosen where the one before it is read, so that is the place that looks.
+    """
+    looking = [place - 1 for place in answer]
+    each = greatest[looking][:, list(instruction)].amax(1)
+    return float(each.mean()), float(each.max())
+
+
+def binned(greatest: Tensor, tokens: int) -> Tensor:
+    """(T, T) to (bins, bins): the greatest value of neighbouring tokens."""
+    import torch
+
+    return torch.nn.functional.max_pool2d(greatest[None, None], tokens, ceil_mode=True)[0, 0]
+
+
+def _write_csv(path: Path, found: Mapping[str, _Attention]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["model", "turn", "mean", "greatest"])
+        for name, attention in found.items():
+            for (turn, mean, _, _), (_, peak, _, _) in zip(attention.line(False), attention.line(True), strict=True):
+                out.writerow([name, turn, round(mean, 5), round(peak, 5)])

@@ -1,0 +1,448 @@
+"""A DPO stage learns against the policy it started from, and computes what TRL's own trainer computes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+import tiny
+from ft.errors import UserError
+from ft.files import read_json, write_json
+from ft.models.load import load
+from ft.models.logprobs import answer_logps
+from ft.recipe import Verdicts, read
+from ft.runs import Plan, Planned
+from ft.stages import STAGES, dpo
+from ft.trainers.callbacks import read_metrics
+from ft.trainers.reference import check_start
+
+# Nothing stands behind the end token, so that TRL's rows are ours token for token.
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LORA, QLORA = {"lora": tiny.LORA}, {"lora": tiny.LORA, "quantization": tiny.NF4}
+STARTS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {  # method → its blocks, those of its SFT parent
+    "full": ({}, None),
+    "full on sft": ({}, {}),
+    "lora": (LORA, None),
+    "lora on sft": (LORA, LORA),
+    "qlora": (QLORA, None),
+    "qlora on sft": (QLORA, QLORA),
+}
+TRAIN = {**tiny.TRAIN, "max_length": 128, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "beta": 0.5}
+SGD = {"optim": "sgd", "learning_rate": 0.02, "max_steps": 3}
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def pair(number: int) -> dict[str, Any]:
+    """Every other prompt has a turn before the question; the answer with a word of joy is preferred."""
+    thing, colour = tiny.THINGS[number % 8], tiny.COLOURS[number % 8]
+    earlier = [said("user", f"{number}!"), said("assistant", "yes?")] if number % 2 else []
+    chosen, rejected = [said("assistant", f"oh, {colour}")], [said("assistant", colour)]
+    return {"prompt": [*earlier, said("user", f"{number} {thing}?")], "chosen": chosen, "rejected": rejected}
+
+
+def written(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    return written(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", [pair(number) for number in range(16)])
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory, base, data) -> Path:
+    """Runs in which every SFT parent of STARTS is made."""
+    folder = tmp_path_factory.mktemp("parents")
+    for blocks in ({}, LORA, QLORA):
+        tiny.make(tiny.planned(tiny.recipe(folder, [parent(data, blocks)], model=str(base)), folder / "runs"), "sft")
+    return folder / "runs"
+
+
+def parent(data: Path, blocks: dict[str, Any]) -> dict[str, Any]:
+    return tiny.sft(data, {"max_steps": 8}, **blocks)
+
+
+@pytest.fixture
+def house(tmp_path, base, data, pairs, parents) -> House:
+    return House(tmp_path, base, data, pairs, parents)
+
+
+class House:
+    """Recipes with one dpo stage, started as STARTS says."""
+
+    def __init__(self, folder: Path, base: Path, data: Path, pairs: Path, parents: Path):
+        self.folder, self.base, self.data, self.pairs = folder, base, data, pairs
+        shutil.copytree(parents, folder / "runs")
+
+    def file(
+        self, start: str, train: dict[str, Any] | None = None, rows: dict[str, Any] | None = None, **top: Any
+    ) -> Path:
+        blocks, sft_blocks = STARTS[start]
+        first = [] if sft_blocks is None else [parent(self.data, sft_blocks)]
+        stage = {
+            **{"kind": "dpo", "data": [{"path": str(self.pairs)}], "rows": rows or {}},
+            **{"train": {**TRAIN, **(train or {})}, **blocks, **({"init": "$sft"} if first else {})},
+        }
+        return tiny.recipe(self.folder, [*first, stage], model=str(self.base), **top)
+
+    def plan(self, start: str, train: dict[str, Any] | None = None, runs: str = "runs", **keys: Any) -> Plan:
+        return tiny.planned(self.file(start, train, **keys), self.folder / runs)
+
+    def trainer(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> Any:
+        there = self.plan(start, train, **keys)
+        if there.stages[0].name == "sft" and not there.stage("sft").done:  # another template makes another parent
+            tiny.make(there, "sft")
+            there = self.plan(start, train, **keys)
+        return dpo.trainer_of(tiny.job(there, "dpo"))
+
+    def made(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> Planned:
+        return tiny.make(self.plan(start, train, **keys), "dpo")
+
+    def sft(self, start: str, **top: Any) -> Path:
+        return self.plan(start, **top).stage("sft").folder
+
+
+def first_rows(trainer: Any, count: int = 8) -> list[dict[str, Any]]:
+    return [trainer.train_dataset[place] for place in range(count)]
+
+
+def chosen_logps(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+    columns = [[row[name] for row in rows] for name in IDS[:2]]
+    return torch.tensor(answer_logps(model.eval(), *columns, pad_id=0))
+
+
+def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name].float() - other[name].float()).abs().max().item() for name in one)
+
+
+def trained_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+
+
+def logged(trainer: Any) -> list[dict[str, Any]]:
+    timed = ("runtime", "per_second", "total_flos")
+    lines = trainer.state.log_history
+    return [{key: line[key] for key in line if not any(word in key for word in timed)} for line in lines]
+
+
+def assert_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], most: float = 1e-5) -> None:
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        tied = abs(one.get("rewards/margins", 1)) < 1e-5  # which of two equal rewards is larger is rounding
+        for key in one.keys() - ({"rewards/accuracies"} if tied else set()):
+            assert one[key] == pytest.approx(other[key], rel=most, abs=most), key
+
+
+# ---- the reference ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", STARTS)
+def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, house):
+    trainer = house.trainer(start)
+    metrics = trainer.measured(first_rows(trainer))
+    assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
+def test_the_reference_is_the_policy_of_the_parent_stage_and_not_the_base(start, house):
+    trainer = house.trainer(start, {"max_steps": 4, "learning_rate": 1e-2})
+    rows = first_rows(trainer)
+    trainer.train()  # the reference stays where it was
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    reference, _ = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    sft = chosen_logps(load(house.sft(start), "float32", use_cpu=True), rows)
+    base = chosen_logps(AutoModelForCausalLM.from_pretrained(str(house.base)), rows)
+    assert (reference - sft).abs().max() < 1e-3
+    assert (reference - base).abs().min() > 1
+    assert (chosen_logps(trainer.model, rows) - sft).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("start", ["full", "lora"])
+def test_the_reference_of_a_first_stage_is_the_base(start, house):
+    trainer = house.trainer(start, {"max_steps": 2})
+    rows = first_rows(trainer)
+    trainer.train()
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    reference, _ = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    base = chosen_logps(AutoModelForCausalLM.from_pretrained(str(house.base)), rows)
+    assert (reference - base).abs().max() < 1e-4
+
+
+def test_reference_columns_of_another_model_stop_the_run(house):
+    rows = [{**pair(number), "ref_chosen_logps": -40.0, "ref_rejected_logps": -30.0} for number in range(16)]
+    house.pairs = written(house.folder / "foreign.jsonl", rows)
+    with pytest.raises(UserError) as refused:
+        house.trainer("lora on sft")
+    assert re.sub(r"by -?[\d.]+ nats", "by N nats", str(refused.value)) == (
+        f"{house.folder}/tiny.yaml:21: policy and reference differ before the first step "
+        f"({house.pairs}:1: log-probability of chosen, by N nats). "
+        "Reference columns in the rows must come from the model this stage starts from; else remove them."
+    )
+
+
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
+def test_a_reference_that_is_not_the_policy_stops_the_run(start, house):
+    trainer = house.trainer(start)
+    for name, value in (trainer.ref_model or trainer.model).named_parameters():
+        if trainer.ref_model or ".ref." in name:
+            value.data *= 1.5
+    with pytest.raises(UserError, match=r"policy and reference differ before the first step \(.*pairs\.jsonl:1: log-p"):
+        check_start(trainer, house.folder, "dpo", exact="qlora" not in start)
+
+
+def test_a_resumed_run_knows_its_reference_again(house):
+    folder = house.made("lora on sft", {"save_strategy": "steps", "save_steps": 2}).folder
+    (folder / "done.json").unlink()
+    write_json(folder / "reference.json", [value - 5 for value in read_json(folder / "reference.json")])
+    with pytest.raises(UserError, match="the reference is not the one of the interrupted run"):
+        house.made("lora on sft", {"save_strategy": "steps", "save_steps": 2})
+
+
+def test_rows_of_which_only_some_bring_a_reference_are_refused(house):
+    rows = [{**pair(number), "ref_chosen_logps": -40.0, "ref_rejected_logps": -30.0} for number in range(3)]
+    house.pairs = written(house.folder / "some.jsonl", [*rows, pair(3)])
+    with pytest.raises(UserError) as refused:
+        house.trainer("lora")
+    assert str(refused.value) == (
+        f"{house.pairs}:4: the row lacks ref_chosen_logps and ref_rejected_logps, which other rows have. "
+        "Give every row both, or none."
+    )
+
+
+# ---- TRL's numbers ------------------------------------------------------------------------------------------------
+def theirs(house: House, start: str, train: dict[str, Any]) -> Any:
+    """TRL's own trainer on the same conversational rows, from the same model."""
+    words = AutoTokenizer.from_pretrained(str(house.base))
+    words.chat_template = TEMPLATE
+    if "sft" in start:
+        model: Any = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(str(house.base)),
+            str(house.sft(start, chat_template=TEMPLATE)),
+            is_trainable=True,
+        )
+    else:
+        model = AutoModelForCausalLM.from_pretrained(str(house.base))
+    places = {"output_dir": str(house.folder / "trl"), "seed": 1, "use_cpu": True, "bf16": False, "report_to": "none"}
+    rows = Dataset.from_list([json.loads(line) for line in house.pairs.read_text().splitlines()])
+    config = DPOConfig(**{**TRAIN, **train, **places}, disable_tqdm=True)
+    trainer = DPOTrainer(model=model, args=config, train_dataset=rows, processing_class=words)
+    trainer.train()
+    return trainer
+
+
+def slots(trainer: Any) -> list[tuple[int, ...]]:
+    """Shape of the ids of every forward from now on."""
+    seen: list[tuple[int, ...]] = []
+    embeddings = trainer.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    return seen
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "sigmoid": {},
+    "ipo": {"loss_type": ["ipo"]},
+    "sigmoid+sft": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+    "wpo": {"use_weighting": True},
+    "ld": {"ld_alpha": 0.5},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("start", ["full", "lora on sft"])
+def test_losses_gradients_and_metrics_are_trls(start, loss, house):
+    train = {**SGD, **LOSSES[loss]}
+    ours, other = house.trainer(start, train, chat_template=TEMPLATE), theirs(house, start, train)
+    seen = slots(ours)
+    ours.train()
+    assert len(seen) == (6 if start != "full" else 3)
+    assert max(rows * length for rows, length in seen) < 4 * 2 * 43  # each prompt went through the model once
+    assert_alike(logged(ours), logged(other))
+    assert len(logged(ours)) == 4
+    assert farthest(trained_weights(ours), trained_weights(other)) < 1e-5
+    before = trained_weights(house.trainer(start, train, chat_template=TEMPLATE))
+    assert farthest(trained_weights(ours), before) > 1e-3
+
+
+@pytest.mark.parametrize("start", ["full", "lora on sft", "qlora on sft"])
+def test_sharing_the_prompt_changes_nothing(start, house):
+    shared, apart = house.trainer(start, SGD), house.trainer(start, SGD)
+    assert shared.shares
+    apart.shares = False
+    narrow, wide = slots(shared), slots(apart)
+    for trainer in (shared, apart):
+        trainer.train()
+    assert sum(rows * length for rows, length in narrow) < 0.75 * sum(rows * length for rows, length in wide)
+    assert_alike(logged(shared), logged(apart))
+    assert farthest(trained_weights(shared), trained_weights(apart)) < 1e-5
+
+
+EVERY_LOSS = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_loss_of_trl_trains_through_its_own_key(loss, house):
+    smoothing = {"label_smoothing": 0.1} if loss in ("exo_pair", "robust") else {}
+    trainer = house.trainer("lora", {"loss_type": [loss], "max_steps": 2, **smoothing})
+    before = trained_weights(trainer)
+    trainer.train()
+    assert all(math.isfinite(line["loss"]) for line in trainer.state.log_history if "loss" in line)
+    assert farthest(trained_weights(trainer), before) > 1e-4
+
+
+# ---- log-probabilities kept ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft"])
+def test_a_reference_computed_once_changes_nothing(start, house):
+    live, kept = house.trainer(start), house.trainer(start, {"precompute_ref_log_probs": True})
+    assert kept.ref_model is None
+    seen = {"live": slots(live), "kept": slots(kept)}
+    for trainer in (live, kept):
+        trainer.train()
+    assert len(seen["kept"]) == 4  # one forward a step
+    assert len(seen["live"]) == (4 if live.ref_model else 8)
+    assert_alike(logged(live), logged(kept))
+    assert farthest(trained_weights(live), trained_weights(kept)) < 1e-6
+
+
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft"])
+def test_a_reference_made_elsewhere_is_read_from_the_rows(start, house):
+    live = house.trainer(start)
+    elsewhere = load(house.sft(start), "float32", use_cpu=True)
+    rows = [live.train_dataset[place] for place in range(len(live.train_dataset))]
+    prompts = [row["prompt_ids"] for row in rows]
+    columns = {
+        f"ref_{side}_logps": answer_logps(elsewhere, prompts, [row[f"{side}_ids"] for row in rows], pad_id=0)
+        for side in ("chosen", "rejected")
+    }
+    by_line = {int(row["where"].rpartition(":")[2]) - 1: place for place, row in enumerate(rows)}
+    lines = [{**pair(n), **{name: values[by_line[n]] for name, values in columns.items()}} for n in range(16)]
+    house.pairs = written(house.folder / "scored.jsonl", lines)
+    read_in = house.trainer(start)
+    seen = slots(read_in)
+    assert read_in.ref_model is None
+    for trainer in (live, read_in):
+        trainer.train()
+    assert len(seen) == 4
+    assert not list(house.folder.glob("runs/tiny/dpo-*/reference-*"))
+    assert_alike(logged(live), logged(read_in), 1e-4)
+    assert farthest(trained_weights(live), trained_weights(read_in)) < 1e-4
+
+
+# ---- what is learnt -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", STARTS)
+def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
+    train = {"max_steps": 16, "learning_rate": 2e-3, "eval_strategy": "steps", "eval_steps": 8, "eval_on_start": True}
+    stage = house.made(start, train, rows={"eval_fraction": 0.2})
+    numbers = stage.done["numbers"]
+    assert numbers["accuracies"] == 1.0
+    assert numbers["margins"] > 0.5
+    lines = read_metrics(stage.folder / "metrics.jsonl")
+    assert next(line["eval_loss"] for line in lines if "eval_loss" in line) == pytest.approx(math.log(2), abs=1e-6)
+    assert (stage.folder / "preferences.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_folder_holds_the_policy_alone_and_opens_without_ft(start, house):
+    train = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
+    job = tiny.job(house.plan(start, train), "dpo")
+    trainer = dpo.trainer_of(job)
+    dpo.train_and_save(trainer, job)
+    rows = first_rows(trainer)
+    after = chosen_logps(trainer.model, rows)
+    assert (chosen_logps(load(job.folder, "float32", use_cpu=True), rows) - after).abs().max() < 1e-4
+    assert [folder.name for folder in job.folder.rglob("ref")] == []
+    if start in ("lora", "lora on sft"):
+        opened = AutoPeftModelForCausalLM.from_pretrained(str(job.folder))
+        assert (chosen_logps(opened, rows) - after).abs().max() < 1e-4
+        assert {name.split(".")[-2] for name in tiny.weights(job.folder)} == {"lora_A", "lora_B"}
+
+
+def changed(folder: Path, before: Path) -> float:
+    """Share of the adapter's numbers that are not what they were."""
+    now, then = tiny.weights(folder), tiny.weights(before)
+    moved = sum((now[name].float() != then[name].float()).sum().item() for name in now)
+    return moved / sum(value.numel() for value in now.values())
+
+
+def test_adapters_on_a_4_bit_base_are_float32_and_move_at_a_learning_rate_of_1e_6(house):
+    stage = house.made("qlora on sft", {"learning_rate": 1e-6, "max_steps": 8})
+    assert {value.dtype for value in tiny.weights(stage.folder).values()} == {torch.float32}
+    assert changed(stage.folder, house.sft("qlora on sft")) > 0.99
+
+
+def test_without_our_care_trl_rounds_what_the_parent_has_learnt_and_stalls(house, monkeypatch):
+    monkeypatch.setattr(dpo, "adapters_kept", lambda model: nullcontext())
+    stalled = house.made("qlora on sft", {"learning_rate": 1e-6, "max_steps": 8})
+    rounded = {name: value.bfloat16() for name, value in tiny.weights(house.sft("qlora on sft")).items()}
+    now = tiny.weights(stalled.folder)
+    assert {value.dtype for value in now.values()} == {torch.bfloat16}
+    moved = sum((now[name] != rounded[name]).sum().item() for name in now)
+    assert moved / sum(value.numel() for value in now.values()) < 0.1
+
+
+@pytest.mark.parametrize("start", ["full", "lora on sft", "qlora on sft"])
+def test_gradient_checkpointing_changes_no_weight(start, house):
+    left = [tiny.weights(house.made(start, {"gradient_checkpointing": on}).folder) for on in (False, True)]
+    assert farthest(*left) < 1e-6
+
+
+# ---- interrupted, and in two processes ----------------------------------------------------------------------------
+@pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
+def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, kept, house, monkeypatch):
+    train = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "precompute_ref_log_probs": kept}
+    blocks = STARTS[start][0]
+    if "lora" in blocks:  # draws random numbers at every step, where dropout is left on
+        train["disable_dropout"] = False
+    whole = house.made(start, train)
+    undisturbed, said_then = tiny.weights(whole.folder), read_metrics(whole.folder / "metrics.jsonl")
+    (whole.folder / "done.json").unlink()
+    for checkpoint in ("checkpoint-4", "checkpoint-6"):
+        shutil.rmtree(whole.folder / "checkpoints" / checkpoint)
+    again = house.made(start, train)
+    now = tiny.weights(again.folder)
+    assert all(torch.equal(now[name], undisturbed[name]) for name in undisturbed)
+    steps = [line for line in read_metrics(again.folder / "metrics.jsonl") if "rewards/margins" in line]
+    assert steps == [line for line in said_then if "rewards/margins" in line]
+    assert len(list(again.folder.glob("reference-train.arrow"))) == kept
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
+@pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
+def test_two_processes_end_with_the_weights_of_one(kept, house):
+    half = {"per_device_train_batch_size": 2, "precompute_ref_log_probs": kept}
+    alone = house.made("lora on sft", {**half, "gradient_accumulation_steps": 2})
+    file = house.file("lora on sft", half)
+    runs = house.folder / "runs"
+    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
+    launch = Path(__file__).parents[2] / "recipes" / "accelerate" / "cpu-2.yaml"
+    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(launch)]
+    made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    both = tiny.planned(file, runs).stage("dpo")
+    assert both.done["processes"] == 2
+    assert farthest(tiny.weights(alone.folder), tiny.weights(both.folder)) < 1e-5
