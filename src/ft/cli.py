@@ -172,6 +172,38 @@ def new_command(
     out.print(f"\nlook at the rows: ft show {made.path}\ntrain on them:    ft run {made.path} --to {made.stage}")
 
 
+@app.command("gatt-bank")
+def gatt_bank_command(
+    path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
+    bank: Annotated[Path, typer.Option(metavar="FILE", help="the instruction bank to start from")],
+    kind: Annotated[str, typer.Option(metavar="KIND", help="the kind whose values the model lists")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="where the new bank goes")],
+    ask: Annotated[str | None, typer.Option(metavar="WORDS", help="what to ask for, if not the kind's name")] = None,
+    count: Annotated[int, typer.Option(metavar="N", min=2, help="how many values")] = 50,
+    held_out: Annotated[float, typer.Option(metavar="X", min=0, max=0.5, help="share kept for evaluation")] = 0.2,
+    seed: Annotated[int, typer.Option(metavar="N", help="the same seed, the same list")] = 1,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Let a model list values for a kind of instruction, and write the bank that has them."""
+    from ft.data.instructions import with_values
+    from ft.errors import fail
+    from ft.models.bank import listed_values, parted
+    from ft.models.generate import Sampling
+    from ft.models.speak import Speaker
+    from ft.runs import plan
+    from ft.talk import is_recipe, model_at, newest_model
+
+    with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
+    found = newest_model(plan(_read(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    speaker = Speaker(found.model, found.folder, found.chat_template)
+    sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
+    values = listed_values(speaker.answer, ask or f"{kind}s", count, sampling)
+    if len(values) < 2:
+        raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
+    to.write_text(with_values(bank, kind, values, parted(values, held_out)), encoding="utf-8")
+    out.print(f"{to}: {len(values)} values of {kind}", markup=False)
+
+
 @app.command("stage", hidden=True)
 def stage_command(job: Path) -> None:
     """One stage's own process, started by `ft run`."""

@@ -1,4 +1,5 @@
-"""What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks."""
+"""What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks, an
+instruction bank that is wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ft.data.instructions import Bank
 from ft.errors import Problems, UserError
 from ft.models.device import device_arguments
 from ft.runs import Planned
@@ -19,6 +21,8 @@ def preflight(todo: Sequence[Planned]) -> None:
     """Raises UserError with everything that would stop one of these stages later."""
     problems = Problems()
     for planned in todo:
+        for bank in [block["bank"] for block in planned.stage.blocks.values() if "bank" in block]:
+            _bank(Path(bank), problems)
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
@@ -29,6 +33,13 @@ def preflight(todo: Sequence[Planned]) -> None:
         except UserError as error:
             problems += error.problems
     problems.raise_any()
+
+
+def _bank(path: Path, problems: Problems) -> None:
+    try:
+        Bank.read(path)
+    except UserError as error:
+        problems += error.problems
 
 
 def _asked(report_to: Any) -> list[str]:

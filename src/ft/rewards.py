@@ -20,8 +20,13 @@ def answer(prompts: Sequence[Any], completions: Completions, **columns: Any) -> 
     ]
 
 
+def says(prompts: Sequence[Any], completions: Completions, **columns: Any) -> list[float]:
+    """1.0 when the completion holds the row's `wanted` as whole words, in any case, else 0.0: a manner, not a fact."""
+    return answer(prompts, completions, answer=columns["wanted"])
+
+
 def _holds(text: str, right: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(right)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-REWARDS: dict[str, Callable[..., list[float]]] = {"answer": answer}
+REWARDS: dict[str, Callable[..., list[float]]] = {"answer": answer, "says": says}

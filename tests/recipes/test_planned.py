@@ -11,6 +11,7 @@ import pytest
 from ft.recipe import Recipe, read
 from ft.runs import plan
 from ft.stages import STAGES
+from ft.stages.job import Job
 
 ROOT = Path(__file__).parents[2]
 # Recipes that `ft new` wrote stand in recipes/ itself and are their owner's.
@@ -50,6 +51,15 @@ def test_a_shipped_recipe_plans_offline_and_uses_present_names(file: Path, tmp_p
     recipe = read(file, STAGES)
     assert recipe.notices == ()
     assert [p.state for p in plan(recipe, tmp_path).stages] == ["absent"] * len(recipe.stages)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_what_a_stage_is_given_can_be_written_and_read_back(file: Path, tmp_path: Path):
+    there = plan(read(file, STAGES), tmp_path)
+    for planned in there.stages:
+        job = there.job(planned)
+        job.folder.mkdir(parents=True)
+        assert Job.read(job.write()) == job
 
 
 @pytest.mark.parametrize("file", [p for p in RECIPES if p.parent.name != "tiny"], ids=lambda p: p.parent.name + p.stem)

@@ -75,3 +75,14 @@ def test_half_precision_without_a_gpu_is_refused(key, problems):
     told = problems({key: True, "report_to": "wanbd"})
     assert len(told) == 2  # all at once
     assert told[1].startswith(f"the stage trains with {key}, and this machine has no GPU. Run it on a GPU, or try it")
+
+
+def test_an_instruction_bank_that_is_wrong_is_told_before_the_stages_above_it_are_trained(tmp_path, base, data):
+    (tmp_path / "bank.yaml").write_text("kinds: {brief: {full: []}}")
+    stages = [
+        tiny.sft(data),
+        {"kind": "gatt", "init": "$sft", "data": [{"path": str(data)}], "gatt": {"bank": "bank.yaml"}},
+    ]
+    there = tiny.planned(tiny.recipe(tmp_path, stages, model=str(base)), tmp_path / "runs")
+    with pytest.raises(UserError, match=r"kind 'brief': full: is not a list of texts"):
+        preflight(there.stages)

@@ -235,3 +235,18 @@ class _Reader:
     def known(self, where: str, entry: Mapping[str, Any], keys: Sequence[str]) -> None:
         for key in [k for k in entry if k not in keys]:
             self.problems.add(where, f"no key '{key}'", f"There are: {', '.join(keys)}.")
+
+
+def with_values(path: Path, kind: str, values: Sequence[str], held_out: Sequence[str]) -> str:
+    """The bank's text with other values of one kind, as YAML. Raises UserError where the bank has no such kind."""
+    import yaml
+
+    tree = _tree(path)
+    bank = _Reader(str(path)).bank(tree)
+    if kind not in bank.kinds:
+        raise fail(str(path), f"no kind '{kind}'", f"There are: {', '.join(bank.kinds)}.")
+    entry = tree["kinds"][kind]
+    entry |= {"values": list(values)} | ({"held_out": list(held_out)} if held_out else {})
+    if not held_out and not isinstance(entry.get("held_out"), bool):
+        entry.pop("held_out", None)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=118)

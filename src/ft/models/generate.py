@@ -37,9 +37,10 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     batch_size: int = 64,
+    keep_stop: bool = False,
     tick: Callable[[int], None] = lambda answered: None,
 ) -> list[list[int]]:
-    """One answer per prompt, as token ids without the end-of-turn token, in the order of the prompts."""
+    """One answer per prompt, as token ids in the order of the prompts; the end-of-turn token stays on `keep_stop`."""
     import torch
 
     torch.manual_seed(sampling.seed)
@@ -50,7 +51,8 @@ def generate(
         batch = [prompts[place] for place in places]
         out = _continued(model, batch, sampling, stop_ids, pad_id)
         for place, tokens in zip(places, out, strict=True):
-            answers[place] = _until(tokens, stop_ids)
+            said = _until(tokens, stop_ids)
+            answers[place] = tokens[: len(said) + 1] if keep_stop else said
         tick(len(places))
     return answers
 

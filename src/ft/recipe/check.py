@@ -230,7 +230,7 @@ def _coerced(annotation: Any, value: Any) -> Any:
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     if annotation is Any:
-        return value
+        return _plain(value)
     if isinstance(value, bool) and not _takes_bool(annotation):
         raise ValueError(f"Write {_needed(annotation)}.")
     try:
@@ -240,7 +240,7 @@ def _coerced(annotation: Any, value: Any) -> Any:
     except ValidationError:
         raise ValueError(f"Write {_needed(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
-        return value
+        return _plain(value)
 
 
 def _takes_bool(annotation: Any) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from ft.data.mixture import BadRows, mixed
@@ -29,6 +30,7 @@ class EvaluateOptions:
     temperature     0 answers greedily
     batch_size      prompts answered side by side
     baseline        also judge the recipe's model (or the input `baseline`), to show what was learnt
+    kl              also estimate how far the model is from the baseline: KL(model || baseline) in nats an answer
     by              column whose values the score is split by
     dialogue        user turns of a sample dialogue, answered one after the other and shown at the end
     """
@@ -38,6 +40,7 @@ class EvaluateOptions:
     temperature: float = 0.0
     batch_size: int = 64
     baseline: bool = True
+    kl: bool = False
     by: str | None = None
     dialogue: list[str] = field(default_factory=list)
 
@@ -57,6 +60,8 @@ def make(job: Job) -> dict[str, Any]:
         before = _judged(job, job.inputs.get("baseline"), rows, options)
         scores |= {f"baseline_{name}": value for name, value in _summary(options.reward, before).items()}
     _write_answers(job.folder / "answers.jsonl", rows, after, before)
+    if options.kl:
+        scores |= _kl(job, rows, options)
     if options.by:
         scores["by"] = _by(options, rows, after, before, job.folder)
     if options.dialogue:
@@ -105,6 +110,24 @@ def _judged(job: Job, folder: Path | None, rows: list[dict[str, Any]], options: 
     return [_Judged(text, score) for text, score in zip(texts, scores, strict=True)]
 
 
+def _kl(job: Job, rows: list[dict[str, Any]], options: EvaluateOptions) -> dict[str, float]:
+    """KL(model || baseline) in nats an answer, and its standard error: the mean log-ratio of the model's own answers.
+
+    They are drawn at temperature 1 whatever the judged ones are, because only the model's own distribution gives this
+    mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
+    """
+    speaker = _speaker(job, job.init)
+    prompts = [speaker.renderer.prompt(row["prompt"]) for row in rows]
+    sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
+    answers = speaker.continued(prompts, sampling, options.batch_size)
+    own = speaker.logps(prompts, answers, options.batch_size)
+    del speaker  # two models need not stand in memory at once
+    other = _speaker(job, job.inputs.get("baseline")).logps(prompts, answers, options.batch_size)
+    ratios = [a - b for a, b in zip(own, other, strict=True)]
+    error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
+    return {"kl": mean(ratios), "kl_error": error}
+
+
 def _summary(reward: str, judged: list[_Judged]) -> dict[str, float]:
     """The mean score and, where scores are shares of right and wrong, its 95 % interval."""
     total = sum(j.score for j in judged)
@@ -123,12 +146,10 @@ def _by(
     groups: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups[str(row.get(options.by or ""))].append(place)
-    mean = {name: sum(after[p].score for p in places) / len(places) for name, places in groups.items()}
-    was = {
-        name: sum(before[p].score for p in places) / len(places) if before else None for name, places in groups.items()
-    }
-    before_and_after({n: (was[n], mean[n]) for n in mean}, folder / "scores.png", "held-out prompts", options.reward)
-    return {name: {"rows": len(groups[name]), "score": mean[name]} for name in mean}
+    now = {name: _mean(after, places) for name, places in groups.items()}
+    was = {name: _mean(before, places) if before else None for name, places in groups.items()}
+    before_and_after({n: (was[n], now[n]) for n in now}, folder / "scores.png", "held-out prompts", options.reward)
+    return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
 
 
 def _mean(judged: list[_Judged], places: list[int]) -> float:

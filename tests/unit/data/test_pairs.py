@@ -142,10 +142,10 @@ def prepared(there: Any) -> Dataset:
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        (row(chosen=""), "chosen has an empty message"),
-        (row(rejected="  "), "rejected has an empty message"),
+        (row(chosen=""), r"chosen: message 1 \(assistant\) is empty"),
+        (row(rejected="  "), r"rejected: message 1 \(assistant\) is empty"),
         (row(chosen="red, or so"), "chosen and rejected are the same"),
-        ({**row(), "rejected": []}, "rejected has no message"),
+        ({**row(), "rejected": []}, "rejected is an empty list"),
     ],
     ids=["chosen", "rejected", "identical", "none"],
 )
