@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft base chat show plan run test lint format clean
+.PHONY: help install sft dpo gatt base chat show plan run test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -29,6 +29,13 @@ $(STAMP): requirements.txt pyproject.toml
 
 sft: $(STAMP) ## train RECIPE as far as its SFT stage and show what it learnt
 	$(FT) run "$(RECIPE)" --to sft $(ARGS)
+
+gatt: RECIPE = recipes/tiny/gatt-ablation.yaml
+gatt: $(STAMP) ## Ghost Attention: rows, training, recall by turn before and after, and the ablation
+	$(FT) run "$(RECIPE)" $(ARGS)
+
+dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt
+	$(FT) run recipes/tiny/dpo.yaml --to dpo $(ARGS)
 
 run: $(STAMP) ## make every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)

@@ -220,6 +220,24 @@ def test_the_picture_is_drawn(judged):
     assert (judged.folder / "consistency.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_model_it_is_compared_with_is_asked_the_main_cell_only(tmp_path, ending, data):
+    file = dialogues(tmp_path / "dialogues.jsonl", count=2)
+    block = {"bank": bank(tmp_path), "turns": 2, "shown": [1], "change_turn": 2, "max_new_tokens": 8}
+    stages = [
+        tiny.sft(data, {"max_steps": 1}),
+        {
+            **{"kind": "consistency", "init": "$sft", "inputs": {"before": "$sft"}, "data": [{"path": str(file)}]},
+            "consistency": block,
+        },
+    ]
+    recipe = tiny.recipe(tmp_path, stages, model=str(ending))
+    tiny.make(tiny.planned(recipe, tmp_path / "runs"), "sft")
+    made = tiny.make(tiny.planned(recipe, tmp_path / "runs"), "consistency")
+    cells = read_json(made.folder / "metrics.json")["cells"]
+    assert [cell for cell, models in cells.items() if "before" in models] == ["held_out_values"]
+    assert made.done["numbers"]["turn_1_gain"] == 0.0  # the same model twice
+
+
 def said(model: str, turn: int, obeys: bool, right: bool = True) -> Judged:
     return Judged(model, "seen", "0", turn, "x", {"pet": obeys, "brief": True}, right, None)
 
@@ -230,6 +248,7 @@ def test_recall_counts_answers_that_obey_every_kind():
     assert (numbers["turn_4"], numbers["baseline_turn_4"], numbers["turn_4_gain"]) == (0.75, 0.0, 0.75)
     assert (round(numbers["turn_4_low"], 3), round(numbers["turn_4_high"], 3)) == (0.301, 0.954)
     assert Recall(found, "seen").by_kind("after", "seen")["brief"]["recall"] == 1.0
+    assert Recall(found, "seen").by_count("after", "seen") == {2: share([True, True, True, False])}
 
 
 def test_no_answers_have_no_recall():

@@ -14,6 +14,7 @@ SPECIAL: Mapping[str, tuple[str, str, tuple[str, ...]]] = {  # architecture → 
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
     "mistral-7b": ("<s>", "</s>", ()),
+    "zephyr-7b": ("<s>", "</s>", ()),
 }
 
 
@@ -35,7 +36,7 @@ def model(family: str, folder: Path) -> Path:
         "eos_token_id": words.eos_token_id,
     }
     torch.manual_seed(0)
-    mistral = family == "mistral-7b"
+    mistral = family in ("mistral-7b", "zephyr-7b")
     made = MistralForCausalLM(MistralConfig(**sizes)) if mistral else LlamaForCausalLM(LlamaConfig(**sizes))
     made.save_pretrained(str(folder))
     words.save_pretrained(str(folder))

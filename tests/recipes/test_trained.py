@@ -22,7 +22,7 @@ from ft.stages import STAGES
 ROOT = Path(__file__).parents[2]
 REAL = [
     *("llama2-7b/sft.yaml", "llama2-7b/sft-qlora.yaml", "llama2-7b/chat.yaml"),
-    *("llama3-8b/sft-qlora.yaml", "mistral-7b/sft-qlora.yaml"),
+    *("llama3-8b/sft-qlora.yaml", "mistral-7b/sft-qlora.yaml", "zephyr-7b/sft-qlora.yaml"),
 ]
 
 

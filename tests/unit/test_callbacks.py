@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ft.trainers.callbacks import MetricsFile, ShownProgress, read_metrics
+from ft.trainers.callbacks import ChosenFalls, MetricsFile, ShownProgress, read_metrics
 from ft.trainers.checkpoints import latest
 
 
@@ -99,3 +99,24 @@ def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path):
     checkpoint(tmp_path, 2)
     (checkpoint(tmp_path, 4) / "trainer_state.json").unlink()
     assert latest(tmp_path) == (tmp_path / "checkpoint-2", 2)
+
+
+def chosen_answers(*seen: tuple[float, float]) -> None:
+    """Logs of log-probabilities under policy and reference, step by step."""
+    callback = ChosenFalls(beta=0.1)
+    for step, (policy, reference) in enumerate(seen):
+        logs = {"logps/chosen": policy, "rewards/chosen": 0.1 * (policy - reference)}
+        callback.on_log(TrainingArguments(use_cpu=True), TrainerState(global_step=step), TrainerControl(), logs=logs)
+
+
+def test_a_collapse_of_the_chosen_answers_is_said_once(capsys):
+    chosen_answers((-40, -40), (-55, -40), (-61, -40), (-90, -40))
+    assert capsys.readouterr().err == (
+        "step 2: chosen answers fell from -40.0 to -61.0 nats. Lower the learning rate, raise beta, or add the loss "
+        "'sft'.\n"
+    )
+
+
+def test_short_answers_may_fall_by_ten_nats_and_longer_ones_are_less_likely_anyway(capsys):
+    chosen_answers((-13.9, -4), (-300, -299))
+    assert capsys.readouterr().err == ""

@@ -349,13 +349,14 @@ class _Reader:
 
     def file(self, block: Block, key: str, path: Path) -> str:
         """A path that opens from here; where nothing is, a problem that names what is near."""
+        here = Path.cwd()
+        shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
         if not path.exists():
             there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, there, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else self.relative(block, key)
-            self.problems.add(block.where(key), f"no file {path}", hint)
-        here = Path.cwd()
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+            self.problems.add(block.where(key), f"no file {shown}", hint)
+        return shown
 
     def block_files(self, block: Block, owner: Owner, values: Mapping[str, Any]) -> dict[str, str]:
         """The keys of a block that name files, relative to the recipe that wrote them."""

@@ -41,6 +41,7 @@ class ConsistencyOptions:
     turns        longest dialogue, in turns
     shown        turns whose recall stands among the numbers, as `turn_4`; metrics.json and by_turn.csv have all
     given        also with the dialogue's own answers as context, which ignore the instruction
+    compared     cells in which the models of `inputs:` are asked too: main (held-out values), or all
     change_turn  turn in which a second instruction comes, or the first is taken back; null: not asked
     """
 
@@ -48,6 +49,7 @@ class ConsistencyOptions:
     turns: int = 24
     shown: list[int] = field(default_factory=lambda: [1, 2, 4, 6, 10, 15, 20, 24])
     given: bool = True
+    compared: Literal["main", "all"] = "main"
     change_turn: int | None = 5
     place: Literal["auto", "system", "first_user"] = "auto"
     temperature: float = 0.0
@@ -97,7 +99,9 @@ def make(job: Job) -> dict[str, Any]:
     for name, folder in models.items():
         if folder or name == AFTER:
             speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
-            found += _Asker(job, options, bank, rows, speaker, name).judged()
+            everywhere = name == AFTER or options.compared == "all"
+            cells = cells_of(options, bank) if everywhere else [main_cell(bank)]
+            found += _Asker(job, options, bank, rows, speaker, name).judged(cells)
     with (job.folder / "answers.jsonl").open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
     table = Recall(found, main_cell(bank).name)
@@ -156,11 +160,9 @@ class _Asker:
     speaker: Speaker
     name: str
 
-    def judged(self) -> list[Judged]:
+    def judged(self, cells: Sequence[Cell]) -> list[Judged]:
         place = place_of(self.options.place, self.speaker.renderer)
-        asked = [
-            (cell, self.script(cell, n)) for cell in cells_of(self.options, self.bank) for n in range(len(self.rows))
-        ]
+        asked = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
         dialogues = [self.dialogue(cell, one, place) for cell, one in asked]
         sampling = Sampling(self.options.max_new_tokens, self.options.temperature, seed=self.job.seed)
         file = self.job.folder / f"answers-{self.name}.jsonl"
@@ -206,6 +208,7 @@ class Recall:
     def __init__(self, judged: Sequence[Judged], main: str):
         self.judged, self.main = judged, main
         self.models = list(dict.fromkeys(one.model for one in judged))
+        self.asked = {(one.model, one.cell) for one in judged}
         self.names = list(dict.fromkeys(one.cell for one in judged))
         self.turns = sorted({one.turn for one in judged})
 
@@ -227,6 +230,7 @@ class Recall:
                 model: {
                     "by_turn": self.by_turn(model, cell),
                     "by_kind": self.by_kind(model, cell),
+                    "by_count": self.by_count(model, cell),
                     "new_questions": share(
                         [one.obeys for one in self.of(model, cell, lambda one: one.new_question is True)]
                     ),
@@ -236,6 +240,7 @@ class Recall:
                     "correct": mean([one.right for one in self.of(model, cell) if one.right is not None]),
                 }
                 for model in self.models
+                if (model, cell) in self.asked
             }
             for cell in self.names
         }
@@ -247,6 +252,13 @@ class Recall:
             for kind, does in one.obeyed.items():
                 found.setdefault(kind, []).append(does)
         return {kind: share(does) for kind, does in sorted(found.items())}
+
+    def by_count(self, model: str, cell: str) -> dict[int, Any]:
+        """By how many kinds are asked for at once, from the second turn on: combinations are the hard part."""
+        found: dict[int, list[bool]] = {}
+        for one in self.of(model, cell, lambda one: one.turn > 1):
+            found.setdefault(len(one.obeyed), []).append(one.obeys)
+        return {count: share(does) for count, does in sorted(found.items())}
 
     def numbers(self, shown: Sequence[int]) -> dict[str, Any]:
         """`turn_4` with its interval, `baseline_turn_4` before, `ablation_turn_4`, `turn_4_gain`; and correctness."""
@@ -312,7 +324,7 @@ class Recall:
         turns = [turn for turn in shown if turn in self.turns]
         table = Table("cell", "model", *(f"t{turn}" for turn in turns), "correct", box=None, pad_edge=False)
         for cell in self.names:
-            for model in self.models:
+            for model in [model for model in self.models if (model, cell) in self.asked]:
                 lines = {line["turn"]: line["recall"] for line in self.by_turn(model, cell)}
                 right = mean([one.right for one in self.of(model, cell) if one.right is not None])
                 percents = [f"{lines[turn]:.0%}" if turn in lines else "·" for turn in turns]

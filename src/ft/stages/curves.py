@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any
 
 Point = tuple[int, float, float, float]  # turn, value, and the ends of its interval
+SHADED = 3  # lines of a panel
 Lines = Mapping[str, Sequence[Point]]
 
 
 def by_turn(panels: Mapping[str, Lines], path: Path, label: str, top: float | None = 1.0) -> None:
-    """A panel each with its lines by turn, their intervals shaded, as PNG."""
+    """A panel each with its lines by turn, as PNG; intervals are shaded where few lines leave room for them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, points in lines.items():
             turns, values, lows, highs = zip(*points, strict=True)
             (line,) = axes.plot(turns, values, marker="o", markersize=3, label=name)
-            axes.fill_between(turns, lows, highs, alpha=0.15, color=line.get_color(), linewidth=0)
+            if len(lines) <= SHADED:
+                axes.fill_between(turns, lows, highs, alpha=0.15, color=line.get_color(), linewidth=0)
         axes.set(title=title, xlabel="turn", ylabel=label)
         axes.set_ylim(-0.02 * (top or 1.0) if top else 0, top * 1.02 if top else None)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)

@@ -48,7 +48,7 @@ def trainer_of(job: Job) -> Any:
     rough = config.bf16 or config.fp16 or "quantization" in job.blocks or brings_reference(rows)
     check_start(trainer, job.folder, job.where, exact=not rough)
     trainer = watched(trainer, job)
-    trainer.add_callback(ChosenFalls())
+    trainer.add_callback(ChosenFalls(trainer.beta))
     return trainer
 
 

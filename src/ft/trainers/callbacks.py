@@ -63,13 +63,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class ChosenFalls(TrainerCallback):
-    """Says once when the chosen answers become much less likely than they were: margins grow, and answers get worse.
+    """Says once when the chosen answers become much less likely than under the reference: margins grow, and answers
+    get worse.
 
-    The mark is half of the first log-probability again, at least 10 nats an answer.
+    The mark is half of the reference's log-probability again, at least 10 nats an answer. The same rows are compared:
+    answers of another batch may be less likely for being longer.
     """
 
-    def __init__(self) -> None:
-        self.first: float | None = None
+    def __init__(self, beta: float) -> None:
+        self.beta = beta or 1.0
         self.said = False
 
     def on_log(
@@ -80,13 +82,14 @@ class ChosenFalls(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        now = (logs or {}).get("logps/chosen")
-        if now is None or not state.is_world_process_zero:
+        if self.said or not state.is_world_process_zero or "logps/chosen" not in (logs or {}):
             return
-        self.first = now if self.first is None else self.first
-        if not self.said and now < self.first - max(10.0, abs(self.first) / 2):
+        assert logs is not None
+        now, gained = logs["logps/chosen"], logs["rewards/chosen"] / self.beta
+        before = now - gained
+        if gained < -max(10.0, abs(before) / 2):
             self.said = True
-            text = f"step {state.global_step}: chosen answers fell from {self.first:.1f} to {now:.1f} nats"
+            text = f"step {state.global_step}: chosen answers fell from {before:.1f} to {now:.1f} nats"
             print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
 
 
