@@ -40,6 +40,8 @@ class Source:
     """Which configuration of a Hub data set."""
     revision: str | None = None
     """Which commit, branch or tag of a Hub data set; a commit makes a run repeatable."""
+    streaming: bool = False
+    """Read a Hub data set row by row as it comes, without a copy of it on this machine."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our column names to theirs, dotted for nested ones: {prompt: meta.question}. What is mapped is renamed."""
     weight: float = 1.0
@@ -150,15 +152,17 @@ def hub(source: Source) -> Iterator[Located]:
     part = ", ".join(filter(None, (source.name, source.split)))
     where = f"{source.path}[{part}]"
     try:
-        rows = load_dataset(source.path, name=source.name, split=source.split, revision=source.revision)
+        how = {"name": source.name, "split": source.split, "revision": source.revision}
+        rows = load_dataset(source.path, **how, streaming=source.streaming)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         fix = "Check path, name, split and revision, and the way to the Hub; a local path starts with ./"
         raise fail(where, f"cannot be loaded: {reason}", fix) from error
-    if not len(rows):
-        raise fail(where, "holds no rows")
+    number = 0
     for number, row in enumerate(rows, 1):
         yield Located(f"{where}:{number}", row)
+    if not number:
+        raise fail(where, "holds no rows")
 
 
 # Fingerprints

@@ -309,7 +309,10 @@ def test_a_local_path_is_told_from_a_hub_id(
 # Hub, with local files in the Hub's place
 
 
-def test_a_hub_data_set_is_read_by_split_and_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_hub_data_set_is_read_by_split_and_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -318,7 +321,7 @@ def test_a_hub_data_set_is_read_by_split_and_row(tmp_path: Path, monkeypatch: py
     written(repository / "train.jsonl", '{"text": "a"}\n')
     written(repository / "test.jsonl", '{"text": "b"}\n{"text": "c"}\n')
 
-    assert list(hub(Source(str(repository), split="test"))) == [
+    assert list(hub(Source(str(repository), split="test", streaming=streaming))) == [
         Located(f"{repository}[test]:1", {"text": "b"}),
         Located(f"{repository}[test]:2", {"text": "c"}),
     ]

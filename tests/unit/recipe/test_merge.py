@@ -199,9 +199,7 @@ SETS = {
     "sft.data.7.path=x": (
         "--set sft.data.7.path: no '7' there. Name a stage, then its block and key: `sft.train.max_steps=10`."
     ),
-    "sft.data.0=./zzz.csv": (
-        "--set sft.data.0: no file FOLDER/zzz.csv. The path is relative to the folder you are in."
-    ),
+    "sft.data.0=./zzz.csv": ("--set sft.data.0: no file zzz.csv. The path is relative to the folder you are in."),
     "model=./z": "--set model: no model in FOLDER/z. The path is relative to the folder you are in.",
     "sft.lora={r: 1, r: 2}": "--set sft.lora: 'r' is written twice. Keep one.",
     "seed=!!int x": "--set seed: 'x' is no int. Write another value.",

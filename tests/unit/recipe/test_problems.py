@@ -163,18 +163,18 @@ STAGE = {
     ),
     "a reward that is nowhere": (
         GOOD + JUDGE.replace("{}", "{reward: kindness}"),
-        "x.yaml:6: there is no reward 'kindness'; there are: answer.",
+        "x.yaml:6: there is no reward 'kindness'; there are: answer, says.",
     ),
 }
 DATA = {
-    "a file with a near name": ("row.jsonl", "x.yaml:4: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?"),
+    "a file with a near name": ("row.jsonl", "x.yaml:4: no file row.jsonl. Did you mean 'rows.jsonl'?"),
     "a file in no folder": (
         "./nowhere/x.csv",
-        "x.yaml:4: no file FOLDER/nowhere/x.csv. The path is relative to the recipe's file.",
+        "x.yaml:4: no file nowhere/x.csv. The path is relative to the recipe's file.",
     ),
     "a path too long for the Hub": (
         "data/tiny/chat",
-        "x.yaml:4: no file FOLDER/data/tiny/chat. The path is relative to the recipe's file.",
+        "x.yaml:4: no file data/tiny/chat. The path is relative to the recipe's file.",
     ),
     "a number": ("5", "x.yaml:4: a source is a path or a mapping. Write `{path: …}`."),
     "no path": ("{format: text}", "x.yaml:4: data lacks the key 'path'. Write `path: …`."),
@@ -306,8 +306,7 @@ def test_a_stage_that_is_wrong_itself_is_not_reported_again_by_those_that_refer_
 
 def test_what_else_is_wrong_with_a_stage_of_unknown_kind_is_reported_too(said: Said):
     assert said(GOOD.replace("kind: sft", "kind: stf").replace("rows.jsonl", "row.jsonl")) == (
-        "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?\n"
-        "x.yaml:4: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?"
+        "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?\nx.yaml:4: no file row.jsonl. Did you mean 'rows.jsonl'?"
     )
 
 
@@ -348,7 +347,7 @@ x.yaml:6: 'kind' is written twice, first at line 5. Keep one.
 x.yaml:7: a stage of kind 'sft' has no key 'learning_rate'. Write it in `train:`.
 x.yaml:8: '$judge' is not above this stage. References point up. There is no stage above.
 x.yaml:10: data has no key 'fromat'. Did you mean 'format'?
-x.yaml:10: no file FOLDER/row.jsonl. Did you mean 'rows.jsonl'?
+x.yaml:10: no file row.jsonl. Did you mean 'rows.jsonl'?
 x.yaml:11: a source is a path or a mapping. Write `{path: …}`.
 x.yaml:12: rows.train_on is 'bits'. Write one of: last, assistant, completion, all.
 x.yaml:14: SFTConfig has no field 'learning_rte'. Did you mean 'learning_rate'?
