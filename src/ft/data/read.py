@@ -175,6 +175,7 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     revision its rows may change under the same fingerprint.
     """
     how = asdict(source)
+    del how["streaming"]  # the same rows, however they come
     if not is_local(source.path):
         return how
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
