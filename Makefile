@@ -34,8 +34,9 @@ gatt: RECIPE = recipes/tiny/gatt-ablation.yaml
 gatt: $(STAMP) ## Ghost Attention: rows, training, recall by turn before and after, and the ablation
 	$(FT) run "$(RECIPE)" $(ARGS)
 
+dpo: RECIPE = recipes/tiny/dpo.yaml
 dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt
-	$(FT) run recipes/tiny/dpo.yaml --to dpo $(ARGS)
+	$(FT) run "$(RECIPE)" --to dpo $(ARGS)
 
 run: $(STAMP) ## make every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)
