@@ -54,7 +54,7 @@ base: $(STAMP) ## make the embedded base model again, from its corpus
 	$(FT) run recipes/tiny/base.yaml $(ARGS)
 
 test: $(STAMP) ## run the tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
