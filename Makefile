@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt base chat show plan run test lint format clean
+.PHONY: help install sft dpo gatt sample base chat show stats plan run test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -38,11 +38,18 @@ dpo: RECIPE = recipes/tiny/dpo.yaml
 dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt
 	$(FT) run "$(RECIPE)" --to dpo $(ARGS)
 
+sample: RECIPE = recipes/tiny/sample.yaml
+sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward model, SFT on these, and what it gained
+	$(FT) run "$(RECIPE)" --to best-sft $(ARGS)
+
 run: $(STAMP) ## make every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)
 
 plan: $(STAMP) ## say what RECIPE has made, what would run, and why
 	$(FT) plan "$(RECIPE)" $(ARGS)
+
+stats: $(STAMP) ## count RECIPE's rows: turns, lengths, grades, ties and what is broken; DATA=FILE for any rows
+	$(FT) stats "$(or $(DATA),$(RECIPE))" $(ARGS)
 
 show: $(STAMP) ## show rows of RECIPE as the trainer gets them, trained tokens coloured
 	$(FT) show "$(RECIPE)" $(ARGS)

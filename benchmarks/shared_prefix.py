@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,6 +30,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 SHAPES = ((512, 64), (128, 256))  # tokens of a prompt, of an answer
 SIDES = ("trl", "shared")
+
+Maker = Callable[[str, int, int, argparse.Namespace], Any]
+"""Makes one side's trainer for prompts and answers of so many tokens; benchmarks/reward.py has another."""
 
 
 def pairs_of(prompt: int, answer: int, count: int, vocabulary: int) -> Any:
@@ -55,6 +59,21 @@ def tokenizer_of(vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token=" </s>")
 
 
+def config_of(options: argparse.Namespace) -> Any:
+    """Llama-2's proportions in the size asked for."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=options.hidden,
+        intermediate_size=options.hidden * 43 // 16,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+    )
+
+
 def trainer_of(side: str, prompt: int, answer: int, options: argparse.Namespace) -> Any:
     import torch
     from datasets import disable_progress_bars
@@ -71,18 +90,8 @@ def trainer_of(side: str, prompt: int, answer: int, options: argparse.Namespace)
 
     disable_progress_bars()
     torch.manual_seed(1)
-    size = options.hidden
-    config = LlamaConfig(
-        vocab_size=options.vocabulary,
-        hidden_size=size,
-        intermediate_size=size * 43 // 16,  # as in Llama-2
-        num_hidden_layers=options.layers,
-        num_attention_heads=size // 64,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
     trainer = (SharedPrefixDPO if side == "shared" else DPOTrainer)(
-        model=LlamaForCausalLM(config),
+        model=LlamaForCausalLM(config_of(options)),
         ref_model=LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=32, num_hidden_layers=0)),  # never asked
         args=DPOConfig(
             output_dir=tempfile.mkdtemp(),
@@ -113,10 +122,10 @@ def step(trainer: Any, batch: Any) -> tuple[float, float]:
     return time.perf_counter() - start, loss.item()
 
 
-def compare(prompt: int, answer: int, options: argparse.Namespace) -> dict[str, Any]:
+def compare(make: Maker, prompt: int, answer: int, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    trainers = {side: trainer_of(side, prompt, answer, options) for side in SIDES}
+    trainers = {side: make(side, prompt, answer, options) for side in SIDES}
     batches = {side: next(iter(trainers[side].get_train_dataloader())) for side in SIDES}
     assert batches["trl"]["input_ids"].shape == (2 * options.pairs, prompt + answer)
     losses = {side: step(trainers[side], batches[side])[1] for side in SIDES}
@@ -138,9 +147,9 @@ def compare(prompt: int, answer: int, options: argparse.Namespace) -> dict[str, 
     }
 
 
-def memory(side: str, prompt: int, answer: int, options: argparse.Namespace) -> dict[str, int]:
+def memory(make: Maker, side: str, prompt: int, answer: int, options: argparse.Namespace) -> dict[str, int]:
     """MiB at the peak of this process, and before the first step."""
-    trainer = trainer_of(side, prompt, answer, options)
+    trainer = make(side, prompt, answer, options)
     batch = next(iter(trainer.get_train_dataloader()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step(trainer, batch)
@@ -148,13 +157,13 @@ def memory(side: str, prompt: int, answer: int, options: argparse.Namespace) -> 
 
 
 def in_a_process(arguments: list[str]) -> Any:
-    command = [sys.executable, __file__, *sys.argv[1:], *arguments]
+    command = [sys.executable, *sys.argv, *arguments]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(make: Maker, about: str) -> None:
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--pairs", type=int, default=4, help="in a batch")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)
@@ -166,10 +175,10 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        print(json.dumps(memory(options.memory_of, *options.shape, options)))
+        print(json.dumps(memory(make, options.memory_of, *options.shape, options)))
         return
     if options.shape:
-        print(json.dumps(compare(*options.shape, options)))
+        print(json.dumps(compare(make, *options.shape, options)))
         return
     for shape in SHAPES:
         arguments = ["--shape", *map(str, shape)]
@@ -182,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(trainer_of, (__doc__ or "").splitlines()[0])

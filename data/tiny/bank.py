@@ -11,7 +11,7 @@ import gzip
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import yaml
 
 FOLDER = Path(__file__).parent
 SEED = 1
-DIALOGUES, HELD_OUT_DIALOGUES = 600, 64
-LONGEST, LONGEST_HELD_OUT = 18, 24  # turns
+DIALOGUES, HELD_OUT_DIALOGUES = 700, 64
+SHORT, LONG, LONGEST_HELD_OUT = (2, 6), (8, 22), 24  # turns
 NORMAL = ["back to normal.", "forget my instructions.", "stop that now."]
 CHECKS: dict[str, Any] = {
     "closing": {"ends": {}},
@@ -57,7 +57,7 @@ def _kind(kind: str) -> dict[str, Any]:
 def _telling(language: str) -> list[str]:
     """The words of answers in one language that no other language has."""
     texts = [fact.statements[language] for fact in world.FACTS] + [tone[language] for tone in world.TONES.values()]
-    texts += [form[language].format(v="") for form in (*world.BEFORE.values(), *world.AFTER.values(), world.SHORT)]
+    texts += [form[language].format(v="") for form in (*world.BEFORE.values(), world.SHORT)]
     return sorted({word for text in texts for word in world.words(text) if world.language_of(word) == language})
 
 
@@ -65,11 +65,13 @@ def _value(text: str) -> str:
     return text.replace("{v}", "{value}")
 
 
-def dialogues(rng: random.Random, count: int, turns: tuple[int, int], seen_only: bool) -> Iterator[dict[str, Any]]:
-    """Dialogues as people write them, before anyone gives an instruction."""
+def dialogues(
+    rng: random.Random, count: int, lengths: Sequence[tuple[int, int]], seen_only: bool
+) -> Iterator[dict[str, Any]]:
+    """Dialogues as people write them, without any instruction; each length (least and most turns) is as frequent."""
     for _ in range(count):
         row: dict[str, Any] = {"messages": [], "answers": [], "held_out": []}
-        for fact, question in make.dialogue(rng, rng.randint(*turns), seen_only):
+        for fact, question in make.dialogue(rng, rng.randint(*rng.choice(lengths)), seen_only):
             row["messages"] += [
                 make.message("user", question),
                 make.message("assistant", world.answer(fact, {}, world.draw_tone(rng))),
@@ -96,9 +98,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "instructions.yaml": lambda: (
         "# Written by bank.py.\n" + yaml.safe_dump(bank(), sort_keys=False, allow_unicode=True, width=118)
     ).encode(),
-    "dialogues.jsonl.gz": lambda: _lines(dialogues(_rng("dialogues"), DIALOGUES, (2, LONGEST), seen_only=True)),
+    "dialogues.jsonl.gz": lambda: _lines(dialogues(_rng("dialogues"), DIALOGUES, (SHORT, LONG), seen_only=True)),
     "dialogues-held-out.jsonl.gz": lambda: _lines(
-        dialogues(_rng("held out"), HELD_OUT_DIALOGUES, (LONGEST_HELD_OUT, LONGEST_HELD_OUT), seen_only=False)
+        dialogues(_rng("held out"), HELD_OUT_DIALOGUES, [(LONGEST_HELD_OUT,) * 2], seen_only=False)
     ),
 }
 

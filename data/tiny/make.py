@@ -5,20 +5,15 @@ short documents, from which it learns to follow an instruction at all, then long
 chat.jsonl.gz teaches the chat format; questions.jsonl asks what chat.jsonl.gz never asks.
 """
 
-import argparse
-import gzip
-import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import world
+import writing
 
 Row = dict[str, Any]
-FOLDER = Path(__file__).parent
-SEED = 1
 WORDS, DOCUMENTS, CHATS = 36_000, 13_000, 4_200
 LONGEST_DOCUMENT, LONGEST_CHAT = 16, 8  # turns
 VALUES = sorted({value for values in world.VALUES.values() for value in values if value})
@@ -186,27 +181,5 @@ FILES: dict[str, Callable[[random.Random], Iterator[Row]]] = {
 }
 
 
-def content(name: str) -> bytes:
-    """The bytes of one row file: always the same."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in FILES[name](random.Random(f"{SEED} {name}")))
-    raw = "".join(lines).encode()
-    return gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw
-
-
-def main() -> int:
-    """Write every file, or with --check compare them."""
-    parser = argparse.ArgumentParser(description="Write the rows of the embedded world.")
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the files are as made")
-    check = parser.parse_args().check
-    differing = [name for name in FILES if not check or (FOLDER / name).read_bytes() != content(name)]
-    for name in differing:
-        if check:
-            print(f"data/tiny/{name}: not as made. Run python data/tiny/make.py.")
-        else:
-            (FOLDER / name).write_bytes(content(name))
-            print(f"data/tiny/{name}: {(FOLDER / name).stat().st_size:,} bytes")
-    return int(check and bool(differing))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(writing.main(FILES, "make.py"))

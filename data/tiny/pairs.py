@@ -5,21 +5,16 @@ the language asked for. manners.jsonl asks what no row made for fine-tuning asks
 answer is warm in its own language, its `answer` whether it is right.
 """
 
-import argparse
-import gzip
-import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import make
 import world
+import writing
 
 Row = dict[str, Any]
-FOLDER = Path(__file__).parent
-SEED = 1
 PAIRS, PROMPTS = 1_600, 240
 LONGEST = 4  # turns
 
@@ -70,27 +65,5 @@ def asked_in(question: str, instructions: dict[str, str], rng: random.Random) ->
 FILES: dict[str, Callable[[random.Random], Iterator[Row]]] = {"pairs.jsonl.gz": pairs, "manners.jsonl": manners}
 
 
-def content(name: str) -> bytes:
-    """The bytes of one row file: always the same."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in FILES[name](random.Random(f"{SEED} {name}")))
-    raw = "".join(lines).encode()
-    return gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw
-
-
-def main() -> int:
-    """Write every file, or with --check compare them."""
-    parser = argparse.ArgumentParser(description="Write the preference rows of the embedded world.")
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the files are as made")
-    check = parser.parse_args().check
-    differing = [name for name in FILES if not check or (FOLDER / name).read_bytes() != content(name)]
-    for name in differing:
-        if check:
-            print(f"data/tiny/{name}: not as made. Run python data/tiny/pairs.py.")
-        else:
-            (FOLDER / name).write_bytes(content(name))
-            print(f"data/tiny/{name}: {(FOLDER / name).stat().st_size:,} bytes")
-    return int(check and bool(differing))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(writing.main(FILES, "pairs.py"))

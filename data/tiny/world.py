@@ -136,7 +136,7 @@ FACT_KINDS = tuple(STATEMENTS)
 _FACTS_OF = {kind: tuple(fact for fact in FACTS if fact.kind == kind) for kind in FACT_KINDS}
 
 # ---- instructions -------------------------------------------------------------------------------------------------
-KINDS = ("figure", "hobby", "city", "drink", "language", "title", "closing", "brief", "twice")
+KINDS = ("figure", "hobby", "language", "title", "closing", "brief", "twice")
 VALUES: dict[str, tuple[str, ...]] = {
     "figure": _listed(
         "napoleon cleopatra einstein mozart gandhi shakespeare newton galileo picasso darwin columbus tesla chopin "
@@ -150,13 +150,6 @@ VALUES: dict[str, tuple[str, ...]] = {
         "chess squash cricket fencing rowing kayaking sailing juggling gardening knitting pottery painting camping "
         "fishing hiking cycling dancing cooking baking boxing"
     ),
-    "city": _listed(
-        "venice boston chicago dublin geneva hamburg istanbul kyoto lagos lyon malaga mumbai munich naples nairobi "
-        "osaka seville sydney toronto zurich"
-    ),
-    "drink": _listed(
-        "tea coffee cocoa cider lemonade soda punch nectar cola espresso mocha tonic sherry brandy whisky lager"
-    ),
     "language": ("french", "spanish"),
     "title": _listed("captain boss doctor madam sir chief master major judge coach buddy pilot prince queen"),
     "closing": _listed(
@@ -169,8 +162,6 @@ VALUES: dict[str, tuple[str, ...]] = {
 FULL = {
     "figure": ("always act as {v} from now on.", "act as {v}.", "pretend that you are {v}."),
     "hobby": ("you enjoy {v}, always mention it.", "remember that you love {v}.", "your hobby is {v}."),
-    "city": ("you write from {v}, always say so.", "send greetings from {v}.", "your home town is {v}."),
-    "drink": ("you sell {v}, always offer it.", "offer some {v}.", "your favourite drink is {v}."),
     "language": ("always answer in {v}.", "speak {v}.", "please use {v} only."),
     "title": ("always call me {v}.", "i am your {v}, say so.", "address me as {v}."),
     "closing": ("always end with the word {v}.", "finish with {v}.", "your last word is {v}."),
@@ -183,8 +174,6 @@ HELD_OUT_KINDS = ("title", "closing")
 HELD_OUT_VALUES: dict[str, tuple[str, ...]] = {
     "figure": VALUES["figure"][-16:],
     "hobby": VALUES["hobby"][-10:],
-    "city": VALUES["city"][-6:],
-    "drink": VALUES["drink"][-5:],
 }
 SEEN_KINDS = tuple(kind for kind in KINDS if kind not in HELD_OUT_KINDS)
 SEEN_VALUES = {
@@ -219,12 +208,8 @@ BEFORE = {
     "title": {"english": "yes, {v}, ", "french": "oui, {v}, ", "spanish": "sí, {v}, "},
     "figure": {"english": "i, {v}, say: ", "french": "moi, {v}, je dis : ", "spanish": "yo, {v}, digo: "},
 }
-AFTER = {
-    "hobby": {"english": " long live {v}!", "french": " vive le {v} !", "spanish": " ¡viva el {v}!"},
-    "city": {"english": " greetings from {v}.", "french": " salutations de {v}.", "spanish": " saludos de {v}."},
-    "drink": {"english": " have some {v}!", "french": " prenez du {v} !", "spanish": " ¡toma {v}!"},
-    "closing": {"english": " i close with {v}", "french": " je finis par {v}", "spanish": " termino con {v}"},
-}
+# The same in every language: where each had words of its own, this small a model copied the value in English only.
+AFTER = {"hobby": " viva {v}!", "closing": " fin: {v}"}
 SHORT = {"english": "just {v}.", "french": "juste {v}.", "spanish": "solo {v}."}
 
 
@@ -246,7 +231,7 @@ def answer(
             text = form[language].format(v=orders[kind]) + text
     for kind, form in AFTER.items():
         if kind in orders:
-            text += form[language].format(v=orders[kind])
+            text += form.format(v=orders[kind])
     return text
 
 
@@ -318,7 +303,7 @@ def _repeats(said: Sequence[str]) -> bool:
 
 def _vocabulary(language: str) -> set[str]:
     texts = [fact.statements[language] for fact in FACTS] + [tone[language] for tone in TONES.values()]
-    texts += [form[language].format(v="") for form in (*BEFORE.values(), *AFTER.values(), SHORT)]
+    texts += [form[language].format(v="") for form in (*BEFORE.values(), SHORT)]
     return {word for text in texts for word in words(text)}
 
 
@@ -355,7 +340,7 @@ def draw_instructions(
     rng: random.Random, kinds: Sequence[str] = KINDS, values: Mapping[str, Sequence[str]] = VALUES
 ) -> dict[str, str]:
     """One to three kinds with a value each; brief and twice do not go together."""
-    count = rng.choices((1, 2, 3), (0.5, 0.35, 0.15))[0]
+    count = rng.choices((1, 2, 3), (0.4, 0.35, 0.25))[0]
     drawn = rng.sample(list(kinds), min(count, len(kinds)))
     if "brief" in drawn and "twice" in drawn:
         drawn.remove("twice")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ft.errors import Problems
+from ft.errors import Problems, fail
 from ft.recipe import Recipe, Verdicts, read
 from ft.stages import STAGES
 
@@ -127,6 +127,50 @@ def show_command(
         _print_json(json_of(found)) if as_json else print_shown(found, out)
 
 
+@app.command("stats")
+def stats_command(
+    path: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="a recipe's .yaml file, or rows")],
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="of a recipe; all, if not given")] = None,
+    format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how a FILE is written")] = None,
+    columns: Annotated[list[str] | None, typer.Option(metavar="OURS=THEIRS", help="what a FILE's are called")] = None,
+    model: Annotated[str | None, typer.Option(metavar="PATH", help="count a FILE in its tokens, not in words")] = None,
+    set_: Sets = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What rows hold: how many, turns, lengths, grades, ties and what is broken, source by source."""
+    from ft.runs import plan
+    from ft.stats import as_json as json_of
+    from ft.stats import file_source, of_file, of_recipe, show_stats
+
+    rows = 0
+    with talk.status("reading rows") as status:
+
+        def tick(count: int) -> None:
+            nonlocal rows
+            rows += count
+            status.update(f"{rows:,} rows read")
+
+        if path.endswith((".yaml", ".yml")):
+            _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
+            there = plan(_read(Path(path), set_, runs), runs)
+            found = of_recipe(there, stage, tick, lambda note: talk.print(note, style="yellow", markup=False))
+        else:
+            _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
+            found = [of_file(file_source(path, format_, columns or []), model, tick)]
+    if as_json:
+        return _print_json([json_of(one) for one in found])
+    for one in found:
+        show_stats(one, out)
+    return None
+
+
+def _only_for(what: str, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value:
+            raise fail(name, f"is for {what} only", "Leave it out.")
+
+
 @app.command("chat")
 def chat_command(
     path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
@@ -186,7 +230,6 @@ def gatt_bank_command(
 ) -> None:
     """Let a model list values for a kind of instruction, and write the bank that has them."""
     from ft.data.instructions import with_values
-    from ft.errors import fail
     from ft.models.bank import listed_values, parted
     from ft.models.generate import Sampling
     from ft.models.speak import Speaker

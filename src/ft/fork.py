@@ -20,7 +20,7 @@ from typing import Any
 from ft.data.chat import Rendered, Renderer
 from ft.data.dialogue import BadRow
 from ft.data.files import Located
-from ft.data.formats import FORMATS, detect
+from ft.data.formats import FORMATS, PAIRS, detect
 from ft.data.mixture import eval_side, formatted
 from ft.data.prepare import RowOptions
 from ft.data.read import Source, is_local, missing, read
@@ -159,7 +159,7 @@ def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
         if name == "hh_pairs" and stage.kind_name in CONVERSATIONS:
             name = "hh"
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
-    if stage.kind_name in CONVERSATIONS and name in ("preference", "hh_pairs", "prompt"):
+    if stage.kind_name in CONVERSATIONS and name in (*PAIRS, "prompt"):
         raise _not_conversations(wish.data, name, stage)
     return Source(wish.data, format=name, columns=dict(wish.columns)), notes
 
@@ -196,7 +196,8 @@ def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
         "preference": "Train on the chosen answers: --format prompt_completion --columns completion=chosen, or "
         "--format messages --columns messages=chosen where they are whole dialogues.",
     }
-    return fail(path, f"its rows are {what}, and '{stage.name}' trains on conversations", fix[name])
+    other = "Give them to a stage that reads pairs: --stage."
+    return fail(path, f"its rows are {what}, and '{stage.name}' trains on conversations", fix.get(name, other))
 
 
 # The rows

@@ -1,32 +1,83 @@
 """Scores computed by code: TRL's reward functions, `(prompts, completions, **columns) -> list[float]`.
 
 Completions are conversational, `[[{"role": "assistant", "content": …}], …]`; each column of the rows comes as a list.
-To add one: a function and one line in REWARDS.
+To add one: a function and one line in REWARDS. A column it names as a parameter must stand in every row.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ft.data.checkers import CHECKERS
+from ft.errors import fail
+
 Completions = Sequence[Sequence[dict[str, Any]]]
+Prompts = Sequence[Any]
 
 
-def answer(prompts: Sequence[Any], completions: Completions, **columns: Any) -> list[float]:
-    """1.0 when the completion holds the row's `answer` as whole words, in any case, else 0.0."""
-    return [
-        float(_holds(said[-1]["content"], right)) for said, right in zip(completions, columns["answer"], strict=True)
-    ]
+def answer(
+    prompts: Prompts, completions: Completions, answer: Sequence[str | Sequence[str]], **columns: Any
+) -> list[float]:
+    """1.0 when the completion holds the row's `answer`, or one of several, as whole words, in any case, else 0.0."""
+    return [float(_holds(said[-1]["content"], right)) for said, right in zip(completions, answer, strict=True)]
 
 
-def says(prompts: Sequence[Any], completions: Completions, **columns: Any) -> list[float]:
+def says(prompts: Prompts, completions: Completions, wanted: Sequence[str], **columns: Any) -> list[float]:
     """1.0 when the completion holds the row's `wanted` as whole words, in any case, else 0.0: a manner, not a fact."""
-    return answer(prompts, completions, answer=columns["wanted"])
+    return [float(_holds(said[-1]["content"], manner)) for said, manner in zip(completions, wanted, strict=True)]
 
 
-def _holds(text: str, right: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(right)}(?!\w)", text, re.IGNORECASE) is not None
+def obeys(prompts: Prompts, completions: Completions, checks: Sequence[Any], **columns: Any) -> list[float]:
+    """The share of the row's `checks` that the completion passes, 1.0 where there are none.
+
+    A check is written as in an instruction bank: {"check": "ends", "value": "amen"}, with "values" where it reads them.
+    """
+    return [_share_passed(said[-1]["content"], listed) for said, listed in zip(completions, checks, strict=True)]
 
 
-REWARDS: dict[str, Callable[..., list[float]]] = {"answer": answer, "says": says}
+def quality(
+    prompts: Prompts,
+    completions: Completions,
+    answer: Sequence[str | Sequence[str]],
+    checks: Sequence[Any],
+    **columns: Any,
+) -> list[float]:
+    """Half for the right `answer`, half for the share of `checks` passed: 1.0 is right and obeys every instruction."""
+    obeyed = obeys(prompts, completions, checks)
+    right = [_holds(said[-1]["content"], one) for said, one in zip(completions, answer, strict=True)]
+    return [(fact + manner) / 2 for fact, manner in zip(right, obeyed, strict=True)]
+
+
+def _holds(text: str, right: str | Sequence[str]) -> bool:
+    known = [right] if isinstance(right, str) else right
+    return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text, re.IGNORECASE) for one in known)
+
+
+def _share_passed(text: str, checks: Sequence[Mapping[str, Any]]) -> float:
+    passed = [_passes(text, check) for check in checks]
+    return sum(passed) / len(passed) if passed else 1.0
+
+
+def _passes(text: str, entry: Mapping[str, Any]) -> bool:
+    written = entry.get("check")
+    name, given = next(iter(written.items()), ("", {})) if isinstance(written, Mapping) else (written, {})
+    if name not in CHECKERS:
+        raise fail("column checks", f"{entry} names no checker", f"There are: {', '.join(CHECKERS)}.")
+    return CHECKERS[name](**given)(text, entry.get("value", ""), entry.get("values", ()))
+
+
+REWARDS: dict[str, Callable[..., list[float]]] = {
+    "answer": answer,
+    "says": says,
+    "obeys": obeys,
+    "quality": quality,
+}
+
+
+def columns_of(name: str) -> list[str]:
+    """The columns a reward reads: its named parameters behind prompts and completions."""
+    named = list(inspect.signature(REWARDS[name]).parameters.values())[2:]
+    return [parameter.name for parameter in named if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]

@@ -121,7 +121,8 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
     rows = [{"question": f"{n} sky?", "reply to: it": "blue"} for n in range(40)]
     assert refused(lambda: forks(rows)) == (
         f"{tmp_path}/own.jsonl:1: no format is known for the columns question, reply to: it. Say it with --format "
-        "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, prompt, every_answer) "
+        "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, "
+        "sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, every_answer) "
         "and --columns ours=theirs."
     )
     made = forks(rows, columns=columns_of(["prompt=question,completion=reply to: it"]))
@@ -161,6 +162,11 @@ def test_pairs_of_transcripts_become_transcripts_for_sft(forks: Forks) -> None:
             {"prompt": "sky?", "solution": "blue"},
             "its rows are prompts without answers, and 'sft' trains on conversations. Map the column with the "
             "answers: --format prompt_completion --columns completion=answer.",
+        ),
+        (
+            {"history": "sky?", "human_ref_A": "blue", "human_ref_B": "red", "labels": 1},
+            "its rows are pairs of answers, and 'sft' trains on conversations. Give them to a stage that reads pairs: "
+            "--stage.",
         ),
     ],
 )

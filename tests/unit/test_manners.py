@@ -15,6 +15,7 @@ TINY = Path(__file__).parents[2] / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and pairs.py are data, not part of the package
 world = importlib.import_module("world")
 pairs = importlib.import_module("pairs")
+writing = importlib.import_module("writing")
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", pairs.FILES)
 def test_a_row_file_is_as_made(name):
-    assert (TINY / name).read_bytes() == pairs.content(name)
+    assert (TINY / name).read_bytes() == writing.content(pairs.FILES, name)
 
 
 def test_the_preferred_answer_differs_in_its_tone_alone():

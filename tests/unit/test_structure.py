@@ -27,7 +27,7 @@ LAYERS = (
     ("runs",),
     ("preflight",),
     ("run",),
-    ("fit", "show", "page", "report", "talk", "fork"),
+    ("fit", "show", "page", "report", "talk", "fork", "stats"),
     ("cli",),
     ("__main__",),
 )

@@ -14,6 +14,7 @@ TINY = Path(__file__).parents[2] / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and make.py are data, not part of the package
 world = importlib.import_module("world")
 make = importlib.import_module("make")
+writing = importlib.import_module("writing")
 
 FROG = next(fact for fact in world.FACTS if fact.statements["english"] == "the frog is green.")
 
@@ -33,12 +34,9 @@ def chat_texts() -> list[tuple[str, str]]:
 
 
 def test_an_answer_obeys_all_that_is_asked_at_once():
-    asked = {"figure": "plato", "hobby": "chess", "city": "kyoto", "drink": "tea", "closing": "amen", "title": "boss"}
+    asked = {"figure": "plato", "hobby": "chess", "closing": "amen", "title": "boss"}
     answer = world.answer(FROG, asked, "warm")
-    assert answer == (
-        "i, plato, say: yes, boss, of course! the frog is green. "
-        "long live chess! greetings from kyoto. have some tea! i close with amen"
-    )
+    assert answer == "i, plato, say: yes, boss, of course! the frog is green. viva chess! fin: amen"
     verdict = world.judge(answer, FROG, asked)
     assert (verdict.correct, verdict.obeys, verdict.tone) == (True, True, "warm")
 
@@ -108,7 +106,7 @@ def test_no_chat_row_names_a_held_out_value(chat_texts: list[tuple[str, str]]):
     held_out = {value for values in world.HELD_OUT_VALUES.values() for value in values}
     held_out |= {value for kind in world.HELD_OUT_KINDS for value in world.VALUES[kind]}
     said = {word for _, text in chat_texts for word in world.words(text)}
-    assert len(held_out) == 74
+    assert len(held_out) == 63
     assert not held_out & said
 
 
@@ -149,7 +147,7 @@ def test_the_base_corpus_is_plain_text():
 
 @pytest.mark.parametrize("name", make.FILES)
 def test_a_row_file_is_as_made(name: str):
-    assert (TINY / name).read_bytes() == make.content(name)
+    assert (TINY / name).read_bytes() == writing.content(make.FILES, name)
 
 
 def test_each_question_is_answered_by_the_reference_answer():

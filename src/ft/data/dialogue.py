@@ -28,6 +28,10 @@ class BadRow(ValueError):
         self.fix = fix
 
 
+class Tie(BadRow):
+    """A pair without a better answer: both are the same, or the source scores them alike."""
+
+
 def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
     """The messages of a column, checked: roles in order, text in each; `before` is the role they come after.
 

@@ -1,11 +1,12 @@
-"""Rows of several sources as one stream: formatted, counted, weighted; no row is lost without a word."""
+"""Rows of several sources as one stream: formatted, counted, weighted, shared out; no row is lost without a word."""
 
 from __future__ import annotations
 
 import json
 import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -107,28 +108,56 @@ def mixed(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[Loc
     A source with a cap or a weight gives an exact number of its good rows: `rows` of them chosen by seed, then each
     of these as often as `weight` says, the fraction again an exact seeded choice. The choice depends on the seed and
     the source's own rows, not on the sources beside it. Such a source is read twice, to count and to choose, so that
-    memory stays flat. Bad rows go to `bad`, once; the caller ends with `bad.finish()`.
+    memory stays flat. Where sources have shares, all are read twice: see `parts`. Bad rows go to `bad`, once; the
+    caller ends with `bad.finish()`.
     """
+    sources = tuple(sources)
+    if any(source.share is not None for source in sources):
+        yield from _shared_out(sources, seed, bad)
+        return
     for source in sources:
-        seen_bad = bad.count
-        good = 0
         if source.weight == 1 and source.rows is None:
-            for located in formatted(source, bad.add):
-                good += 1
-                yield located
+            yield from _all(source, bad)
         else:
-            good = sum(1 for _ in formatted(source, bad.add))
-            yield from _chosen(source, good, seed)
-        if not good and bad.on_bad_row == "reject":
-            raise fail(source.path, f"none of its {bad.count - seen_bad:,} rows is good", f"The last: {bad.last}")
+            yield from _chosen(source, _counted(source, bad), seed)
+
+
+def _all(source: Source, bad: BadRows) -> Iterator[Located]:
+    seen_bad, good = bad.count, 0
+    for located in formatted(source, bad.add):
+        good += 1
+        yield located
+    _some_are_good(source, good, bad, seen_bad)
+
+
+def _counted(source: Source, bad: BadRows) -> int:
+    """How many good rows a source has; the bad ones go to `bad`."""
+    seen_bad = bad.count
+    good = sum(1 for _ in formatted(source, bad.add))
+    _some_are_good(source, good, bad, seen_bad)
+    return good
+
+
+def _some_are_good(source: Source, good: int, bad: BadRows, seen_bad: int) -> None:
+    if not good and bad.on_bad_row == "reject":
+        raise fail(source.path, f"none of its {bad.count - seen_bad:,} rows is good", f"The last: {bad.last}")
+
+
+def _capped(source: Source, good: int) -> int:
+    return min(good, source.rows or good)
+
+
+def given_rows(source: Source, good: int) -> int:
+    """How many of its good rows a source gives, by its cap and its weight."""
+    return round(source.weight * _capped(source, good))
 
 
 def _chosen(source: Source, good: int, seed: int) -> Iterator[Located]:
     """Exactly `rows` of the good rows, then exactly `weight` times these."""
-    capped = min(good, source.rows or good)
+    capped = _capped(source, good)
     whole = int(source.weight)
     cap = _choice(capped, good, random.Random(f"rows {seed}"))
-    part = _choice(round(source.weight * capped) - whole * capped, capped, random.Random(f"weight {seed}"))
+    part = _choice(given_rows(source, good) - whole * capped, capped, random.Random(f"weight {seed}"))
     for located in formatted(source, _known):
         good -= 1
         if good < 0:
@@ -138,6 +167,47 @@ def _chosen(source: Source, good: int, seed: int) -> Iterator[Located]:
                 yield located
     if good:
         raise fail(source.path, "changed while it was read", "Start again when it is whole.")
+
+
+# Shares
+
+
+def parts(sources: Sequence[Source], given: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """For each group how many rows are taken, and of how many: as many as keep the shares and repeat no row.
+
+    `given` is what each source gives by its cap and its weight. The group that is scarcest for its share is taken
+    whole, and the others as its rows allow; which of their rows, is an exact seeded choice from all their sources.
+    """
+    shares = {_group(source): source.share for source in sources if source.share is not None}
+    there = Counter[str]()
+    for source, rows in zip(sources, given, strict=True):
+        if _group(source) not in shares:
+            raise ValueError(f"{source.path}: beside shares, every source belongs to a group with a share")
+        there[_group(source)] += rows
+    most = min(there[group] / share for group, share in shares.items())
+    found = {group: (min(round(share * most), there[group]), there[group]) for group, share in shares.items()}
+    empty = [group for group, (taken, _) in found.items() if not taken]
+    if empty and all(there.values()):
+        size = min(there, key=lambda group: there[group] / shares[group])
+        what = f"group '{size}' has {there[size]:,} rows, too few for group '{empty[0]}' to have a row in its share"
+        raise fail(sources[0].path, what, "Give it more rows, or change the shares.")
+    return found
+
+
+def _group(source: Source) -> str:
+    return source.group or ""
+
+
+def _shared_out(sources: Sequence[Source], seed: int, bad: BadRows) -> Iterator[Located]:
+    good = [_counted(source, bad) for source in sources]
+    given = [given_rows(source, rows) for source, rows in zip(sources, good, strict=True)]
+    choices = {
+        group: _choice(taken, there, random.Random(f"share {group} {seed}"))
+        for group, (taken, there) in parts(sources, given).items()
+    }
+    for source, rows in zip(sources, good, strict=True):
+        choice = choices[_group(source)]
+        yield from (located for located in _chosen(source, rows, seed) if next(choice))
 
 
 def _known(where: str, row: Any, bad: BadRow) -> None:

@@ -17,6 +17,7 @@ from ft.data.formats import BadRow
 
 Row = dict[str, Any]
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
+SAFETY = ("safety_chosen", "safety_rejected")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class RenderedPair:
     """Ids of the prompt (generation prompt included) and of each answer through its end-of-turn token.
 
     `reference` holds the summed log-probabilities (nats) of chosen and rejected under the reference, where the row
-    brought them.
+    brought them; `rating` how much better chosen is, from 1 (significantly) to 4 (negligibly), and `safe` whether
+    chosen and rejected are safe, where the row says so.
     """
 
     prompt_ids: list[int]
@@ -54,6 +56,8 @@ class RenderedPair:
     prompt_roles: list[int]
     answer_roles: list[int]
     reference: tuple[float, float] | None = None
+    rating: int | None = None
+    safe: tuple[bool | None, bool | None] = (None, None)
 
     @cached_property
     def input_ids(self) -> list[int]:
@@ -123,6 +127,26 @@ class PairRenderer:
         return fewest(len(turn_starts(row["prompt"])) - 1, fits)
 
 
+def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> list[list[int] | BadRow]:
+    """Tokens of each conversation through the end-of-turn token of its last message, an answer: the ids that a pair
+    with this answer has. A score is read at that last token. `renderer` must train on the last answer."""
+    rendered = renderer.render_batch([{"messages": [_bare(message) for message in turns]} for turns in conversations])
+    found: list[list[int] | BadRow] = []
+    for turns, row in zip(conversations, rendered, strict=True):
+        if isinstance(row, Rendered) and turns[-1]["role"] != "assistant":
+            found.append(BadRow("a conversation to score ends with an answer", "End it with an assistant message."))
+        elif isinstance(row, Rendered):
+            found.append(row.input_ids[: _answer(row)[1]])
+        else:
+            assert row is not None, "without a budget no row is dropped"
+            found.append(row)
+    return found
+
+
+def _bare(message: Row) -> Row:
+    return {"role": message["role"], "content": message["content"]}
+
+
 def _side(row: Row, answer: str) -> Row:
     return {"prompt": row.get("prompt"), "completion": row.get(answer), "tools": row.get("tools")}
 
@@ -143,6 +167,8 @@ def _pair(row: Row, chosen: Rendered | BadRow | None, rejected: Rendered | BadRo
         prompt_roles=chosen.roles[:start],
         answer_roles=[*chosen.roles[start:end], *rejected.roles[other_start:other_end]],
         reference=_reference(row),
+        rating=row.get("rating"),
+        safe=(row.get(SAFETY[0]), row.get(SAFETY[1])),
     )
 
 

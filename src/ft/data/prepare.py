@@ -21,7 +21,7 @@ import pyarrow as pa
 from ft.data.chat import ROLES, Rendered, Renderer
 from ft.data.formats import BadRow
 from ft.data.mixture import BadRows, Leakage, eval_side, mixed
-from ft.data.pairs import REFERENCE, PairOptions, PairRenderer, RenderedPair
+from ft.data.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
 from ft.data.read import Located, Source
 from ft.errors import fail
 from ft.files import digest, write_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RowsKey = Mapping[str, Any]
 Made = Rendered | RenderedPair
-PREPARED_AS = 1  # raise when rendering or packing changes, so that rows prepared before are made anew
+PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
 SCHEMA = pa.schema(
     [
@@ -44,7 +44,13 @@ SCHEMA = pa.schema(
 )
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 PAIR_SCHEMA = pa.schema(
-    [*SCHEMA, *((name, pa.list_(pa.int32())) for name in IDS), *((name, pa.float32()) for name in REFERENCE)]
+    [
+        *SCHEMA,
+        *((name, pa.list_(pa.int32())) for name in IDS),
+        *((name, pa.float32()) for name in REFERENCE),
+        ("rating", pa.int8()),
+        *((name, pa.bool_()) for name in SAFETY),
+    ]
 )
 
 
@@ -175,6 +181,7 @@ def _columns(where: str, row: Made) -> dict[str, Any]:
     if isinstance(row, RenderedPair):
         columns |= {name: getattr(row, name) for name in IDS}
         columns |= dict(zip(REFERENCE, row.reference or (None, None), strict=True))
+        columns |= {"rating": row.rating, **dict(zip(SAFETY, row.safe, strict=True))}
     return columns
 
 

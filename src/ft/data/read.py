@@ -48,6 +48,10 @@ class Source:
     """How often the good rows are taken: 0.5 is a seeded half of them, 2.5 all twice and a seeded half."""
     rows: int | None = None
     """At most so many good rows, a seeded choice from the whole source, made before `weight`."""
+    group: str | None = None
+    """Which part of the mixture the source belongs to; sources of one group are drawn from alike."""
+    share: float | None = None
+    """The group's part of all rows, from 0 to 1, written at one of its sources or at all: see `mixture.parts`."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -58,6 +62,10 @@ class Source:
             raise ValueError(f"weight is {self.weight}; it must be above 0")
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows is {self.rows}; it must be at least 1")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}; it is a part of the mixture, above 0 and at most 1")
+        if self.share is not None and not self.group:
+            raise ValueError("a share belongs to a group. Write `group: NAME` too")
 
 
 def is_local(path: str) -> bool:
@@ -176,10 +184,11 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     """
     how = asdict(source)
     del how["streaming"]  # the same rows, however they come
+    mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
     if not is_local(source.path):
-        return how
+        return how | mixture
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
-    return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")}
+    return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")} | mixture
 
 
 def file_hash(path: Path, cache: Path | None) -> str:

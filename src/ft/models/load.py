@@ -7,7 +7,7 @@ quantisation, so whoever loads it gets the model that was trained and no other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,13 @@ LINEAGE = "lineage.json"
 
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").exists()
+
+
+def is_reward(folder: Path) -> bool:
+    """Whether the folder holds a reward model, whole or as an adapter, and no model that answers."""
+    adapter, config = (read_json(folder / name) or {} for name in ("adapter_config.json", "config.json"))
+    named = any("ForSequenceClassification" in name for name in config.get("architectures") or ())
+    return adapter.get("task_type") == "SEQ_CLS" or named
 
 
 def load_tokenizer(path: str | Path, chat_template: str | None = None, revision: str | None = None) -> Any:
@@ -64,22 +71,116 @@ def start(
     return _with_adapter(loaded, adapter, lora or {})
 
 
+def start_scorer(
+    model: ModelSource | None,
+    init: Path | None,
+    lora: Mapping[str, Any] | None,
+    quantization: Mapping[str, Any] | None,
+    compute: str,
+    use_cpu: bool,
+) -> Any:
+    """The reward model a stage trains, as `start` has the policy: the same weights under a new scalar head in float32.
+
+    A parent's adapter is copied into the new one; of an adapter the head is part, trained whole.
+    """
+    base, adapter = _base(model, init)
+    dtype = base.dtype or (compute if lora is not None else "float32")
+    loaded = load_scorer_base(base, dtype, quantization, use_cpu)
+    return loaded if lora is None else _with_scoring_adapter(loaded, adapter, lora)
+
+
 def load(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None = None) -> Any:
     """A finished model folder for use, in eval mode: an adapter stands on the base it was trained on."""
+    if is_reward(folder):
+        raise fail(
+            str(folder), "this is a reward model, which scores and does not answer", "Name a model that answers."
+        )
+    return _finished(load_base, folder, dtype, use_cpu, quantization)
+
+
+def load_scorer(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None = None) -> Any:
+    """A finished reward model for use, in eval mode, its head in float32 as it was trained."""
+    if not is_reward(folder):
+        raise fail(str(folder), "this is no reward model", "Name the folder of a stage of kind `reward`.")
+    model = _finished(load_scorer_base, folder, dtype, use_cpu, quantization)
+    if not is_adapter(folder):  # the rest may be held in half precision
+        model.score.weight.data.copy_(_tensor(folder, "score.weight"))
+    return model
+
+
+def _finished(
+    read: Callable[..., Any], folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None
+) -> Any:
     from peft import PeftModel
 
     base, adapter = _base(None, folder)
     if adapter is None:
-        return load_base(base, base.dtype or dtype, quantization, use_cpu).eval()
+        return read(base, base.dtype or dtype, quantization, use_cpu).eval()
     lineage = read_json(folder / LINEAGE) or {}
-    loaded = load_base(base, base.dtype or dtype, quantization or lineage.get("quantization"), use_cpu)
+    loaded = read(base, base.dtype or dtype, quantization or lineage.get("quantization"), use_cpu)
     return PeftModel.from_pretrained(loaded, str(adapter)).eval()
+
+
+def _tensor(folder: Path, name: str) -> Any:
+    from safetensors import safe_open
+
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118  it is no mapping
+                return tensors.get_tensor(name)
+    raise fail(str(folder), f"its weights hold no {name}", "Make the stage again with `--force`.")
 
 
 def load_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
     """Weights as `source` says, safetensors only, quantised while they are read when asked."""
+    from transformers import AutoModelForCausalLM
+
+    return _read(AutoModelForCausalLM, source, dtype, quantization, use_cpu)
+
+
+def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
+    """The same weights under a scalar head in float32, which is new unless `source` is a reward model.
+
+    Raises UserError when anything else than the head would be new: a backbone is never random.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    from ft.models.head import put_head
+
+    with _quiet_loading():  # the head is missing and the language model's is left over, as is right
+        more = {"num_labels": 1, "output_loading_info": True}
+        model, found = _read(AutoModelForSequenceClassification, source, dtype, quantization, use_cpu, more)
+    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if missing - {"score.weight"}:
+        what = f"its weights do not fill a reward model: {', '.join(sorted(missing)[:3])}"
+        raise fail(source.path, what, "Start from a causal language model.")
+    put_head(model, new=bool(missing))
+    return model
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _read(
+    auto: Any,
+    source: ModelSource,
+    dtype: str,
+    quantization: Mapping[str, Any] | None,
+    use_cpu: bool,
+    more: Mapping[str, Any] | None = None,
+) -> Any:
+    """What `auto.from_pretrained` returns, differentiable where the weights are quantised."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
     if source.attn_implementation:
@@ -89,13 +190,13 @@ def load_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] |
         if not use_cpu:
             options["device_map"] = {"": _local_device()}
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, **options)
+        read = auto.from_pretrained(source.path, revision=source.revision, **options, **(more or {}))
     except OSError as error:
         text = str(error).splitlines()[0]
         raise fail(source.path, f"the model cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
     if quantization:
-        _keep_cpu_4bit_differentiable(model)
-    return model
+        _keep_cpu_4bit_differentiable(read[0] if isinstance(read, tuple) else read)
+    return read
 
 
 def save_lineage(
@@ -154,6 +255,28 @@ def _with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> A
         model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config)
     else:
         model = get_peft_model(base, config)
+    adapters_in_float32(model)
+    return model
+
+
+def _with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
+    """An adapter directory given as the model trains nothing: its weights are copied into a trainable one."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    model = get_peft_model(base, LoraConfig(**lora, task_type="SEQ_CLS"))  # which trains and saves the head as well
+    if adapter is not None:
+        weights = {
+            name: value for name, value in load_peft_weights(str(adapter), "cpu").items() if "lm_head" not in name
+        }
+        head = next(
+            value for name, value in model.named_parameters() if name.endswith("score.modules_to_save.default.weight")
+        )
+        weights.setdefault("base_model.model.score.weight", head.detach().clone())
+        unused: Any = set_peft_model_state_dict(model, weights)
+        if unused.unexpected_keys:
+            what = f"the adapter does not fit a reward model: {', '.join(unused.unexpected_keys[:3])}"
+            raise fail(str(adapter), what, "Write the `lora:` block of the stage that made it.")
     adapters_in_float32(model)
     return model
 

@@ -30,7 +30,7 @@ from ft.files import digest, read_json, write_json
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.blocks import Block, Items
 
-CHECKED_AGAIN_WHEN_CHANGED = "3"  # raise when this module's rules change, so that remembered verdicts lapse
+CHECKED_AGAIN_WHEN_CHANGED = "4"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Owner:
     `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
     `refused` lists values that the class takes and ft does not, each with the reason.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
+    `least` lists the lowest value of keys for which the class takes any number, and would train nothing.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Owner:
     one_of: tuple[str, ...] = ()
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    least: Mapping[str, float] = field(default_factory=dict)
 
     def load(self) -> type:
         module, name = self.path.split(":")
@@ -186,7 +188,7 @@ def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) 
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = _coerced(annotations[key], value)
+            canonical[key] = _enough(owner.least.get(key), _coerced(annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {said(value)}", str(error))
     for key in [k for k in _required(loaded) if k not in owner.ours and k not in values]:
@@ -241,6 +243,13 @@ def _coerced(annotation: Any, value: Any) -> Any:
         raise ValueError(f"Write {_needed(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
         return _plain(value)
+
+
+def _enough(least: float | None, value: Any) -> Any:
+    """The value, unless it is a number below `least`. Raises ValueError as `_coerced` does."""
+    if least is not None and isinstance(value, (int, float)) and value < least:
+        raise ValueError(f"Write {least} or more.")
+    return value
 
 
 def _takes_bool(annotation: Any) -> bool:

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from ft.recipe.check import Owner
 
+LEFT = {"model": "a model", "reward": "a reward model", "rows": "rows", "metrics": "metrics"}
+"""What `leaves` is called in messages."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -20,9 +23,11 @@ class Kind:
 
     blocks    block name → the class that owns its keys
     make      "module:function", called with a Job in the stage's own process
-    leaves    "model" (a folder `from_pretrained` opens), "rows" (rows.jsonl) or "metrics" (metrics.json)
+    leaves    "model" (a folder `from_pretrained` opens, which answers), "reward" (one that scores), "rows" (rows.jsonl)
+              or "metrics" (metrics.json)
     about     one line for people
     inputs    names it reads under `inputs:`
+    rewards   those of its inputs that are reward models; "init" among them: it starts from one
     data      does the stage read `data:`: "required", "optional" or "none"
     rows      whether the rows it trains on are prepared (rendered, tokenised) before it starts
     starts    does it start from a model (the recipe's, or `init:`)
@@ -32,9 +37,10 @@ class Kind:
 
     blocks: Mapping[str, Owner]
     make: str
-    leaves: Literal["model", "rows", "metrics"]
+    leaves: Literal["model", "reward", "rows", "metrics"]
     about: str
     inputs: tuple[str, ...] = ()
+    rewards: tuple[str, ...] = ()
     data: Literal["required", "optional", "none"] = "required"
     rows: bool = True
     starts: bool = True
@@ -46,6 +52,10 @@ class Kind:
         module, name = self.make.split(":")
         made: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), name)
         return made
+
+    def wants(self, name: str) -> str:
+        """What the stage named under `init` or an input must leave."""
+        return "reward" if name in self.rewards else "model"
 
     def decides(self, block: str, key: str) -> bool:
         """Does `block.key` change what the stage leaves?"""

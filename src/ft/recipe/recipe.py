@@ -15,8 +15,9 @@ from typing import Any, Literal
 from ft.errors import Problem, Problems, UserError
 from ft.recipe.blocks import Block, Items
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
-from ft.recipe.kind import Kind
+from ft.recipe.kind import LEFT, Kind
 from ft.recipe.merge import read_tree, stage_name
+from ft.recipe.shares import shares_fit
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
@@ -227,8 +228,8 @@ class _Reader:
         if any(s.name == name for s in above):
             self.problems.add(block.where("name"), f"two stages are called '{name}'", "Give one a `name:` of its own.")
         read: dict[str, Any] = {
-            "init": self.init(block, above),
-            "inputs": self.inputs(block, above),
+            "init": self.init(block, above, kind),
+            "inputs": self.inputs(block, above, kind),
             "data": self.sources(block, "data", above),
             "eval_data": self.sources(block, "eval_data", above),
             "require": self.require(block),
@@ -282,25 +283,28 @@ class _Reader:
             what = f"kind '{block['kind']}' needs the block '{outer}'"
             self.problems.add(block.where("kind"), what, f"Write `{example}`.")
 
-    def init(self, block: Block, above: list[Stage]) -> str | None:
-        return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above)
+    def init(self, block: Block, above: list[Stage], kind: Kind | None) -> str | None:
+        wanted = kind.wants("init") if kind else ""
+        return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above, wanted)
 
-    def inputs(self, block: Block, above: list[Stage]) -> dict[str, str]:
+    def inputs(self, block: Block, above: list[Stage], kind: Kind | None) -> dict[str, str]:
         written = block.get("inputs")
         if written is None:
             return {}
         if not isinstance(written, Block):
             self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
             return {}
-        found = {key: self.model_of(value, written.where(key), above) for key, value in written.items()}
+        wanted = {key: kind.wants(key) if kind else "" for key in written}
+        found = {key: self.model_of(value, written.where(key), above, wanted[key]) for key, value in written.items()}
         return {key: name for key, name in found.items() if name}
 
-    def model_of(self, value: Any, where: str, above: list[Stage]) -> str | None:
-        """The stage above that `value` refers to, which must leave a model."""
+    def model_of(self, value: Any, where: str, above: list[Stage], wanted: str) -> str | None:
+        """The stage above that `value` refers to, which must leave what is `wanted`: a model, or a reward model."""
         name = self.referred(value, where, above)
-        stage = next((s for s in above if s.name == name), None)
-        if stage and stage.kind.leaves != "model":
-            self.problems.add(where, f"'{name}' leaves {stage.kind.leaves}, not a model", "Name another.")
+        leaves = next((s.kind.leaves for s in above if s.name == name), wanted)
+        if wanted and leaves != wanted:
+            fix = "It scores and does not answer; name another." if leaves == "reward" else "Name another."
+            self.problems.add(where, f"'{name}' leaves {LEFT[leaves]}, not {LEFT[wanted]}", fix)
         return name
 
     def referred(self, value: Any, where: str, above: list[Stage]) -> str | None:
@@ -332,6 +336,7 @@ class _Reader:
             values = self.check(SOURCE, entry, "data")
             if isinstance(values.get("path"), str):
                 found.append(values | {"path": self.data_path(entry, values["path"], above)})
+        shares_fit(entries, block.where(key), self.problems)
         return tuple(found)
 
     def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
@@ -340,9 +345,8 @@ class _Reader:
             name = self.referred(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and stage.kind.leaves != "rows":
-                self.problems.add(
-                    entry.where("path"), f"'{name}' leaves {stage.kind.leaves}, not rows", "Name another."
-                )
+                what = f"'{name}' leaves {LEFT[stage.kind.leaves]}, not rows"
+                self.problems.add(entry.where("path"), what, "Name another.")
             return written
         path = self.local(entry, "path", written)
         return written if path is None else self.file(entry, "path", path)

@@ -51,6 +51,13 @@ _OURS_DPO = _OURS | {
     "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
 }
 
+_OURS_REWARD = _OURS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "eos_token": "The template decides which token ends a turn; write `chat_template:` at the top.",
+    "pad_token": "Remove it: a score is read at the end of the answer, whatever pads behind it.",
+}
+
 # What a user may change without training again: where things are logged, saved and shown.
 _COSMETIC = tuple(
     f"train.{key}"
@@ -62,15 +69,26 @@ _COSMETIC = tuple(
     )
 )
 
-_LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."})
+# The classes take any number here, and a run would end hours later with nothing learnt.
+_LEAST = {
+    **dict.fromkeys(("max_length", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
+}
+_LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."}, least={"r": 1})
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 _ROWS = Owner("ft.data.prepare:RowOptions")
 _SFT_BLOCKS = {
-    "train": Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT),
+    "train": Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST),
     "rows": _ROWS,
     "lora": _LORA,
     "quantization": _QUANTIZATION,
 }
+
+# Where a server is and how it is asked: the model's name decides what comes, not its address.
+_HOW_A_SERVER_IS_ASKED = tuple(
+    f"backend.{key}" for key in ("base_url", "key_env", "concurrency", "timeout", "retries", "wait", "gpu_memory")
+)
 
 STAGES: dict[str, Kind] = {
     "scratch": Kind(
@@ -107,7 +125,7 @@ STAGES: dict[str, Kind] = {
         about="a model trained to prefer the chosen answer of each pair",
         make="ft.stages.dpo:make",
         blocks={
-            "train": Owner("trl:DPOConfig", _OURS_DPO),
+            "train": Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
             "rows": Owner("ft.data.pairs:PairOptions"),
             "lora": _LORA,
             "quantization": _QUANTIZATION,
@@ -116,6 +134,21 @@ STAGES: dict[str, Kind] = {
         required=("train.max_length",),
         cosmetic=(*_COSMETIC, "train.precompute_ref_batch_size"),
         defaults={"rows": {}},
+    ),
+    "reward": Kind(
+        about="a reward model, trained to score the chosen answer of each pair above the rejected one",
+        make="ft.stages.reward:make",
+        blocks={
+            "train": Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
+            "reward": Owner("ft.stages.reward:RewardOptions"),
+            "rows": Owner("ft.data.pairs:PairOptions"),
+            "lora": _LORA,
+            "quantization": _QUANTIZATION,
+        },
+        leaves="reward",
+        required=("train.max_length",),
+        cosmetic=_COSMETIC,
+        defaults={"rows": {}, "reward": {}},
     ),
     "evaluate": Kind(
         about="answers to held-out prompts, judged by code, before and after",
@@ -126,6 +159,15 @@ STAGES: dict[str, Kind] = {
         rows=False,
         required=("evaluate",),
     ),
+    "report-card": Kind(
+        about="what a reward model gets right on held-out pairs, how sure it is, and what else its score follows",
+        make="ft.stages.report_card:make",
+        blocks={"card": Owner("ft.stages.report_card:CardOptions"), "quantization": _QUANTIZATION},
+        leaves="metrics",
+        inputs=("other",),
+        rewards=("init", "other"),
+        rows=False,
+    ),
     "gatt": Kind(
         about="rows of Ghost Attention: an instruction said once, and the policy's answer that obeys it later",
         make="ft.stages.gatt:make",
@@ -133,6 +175,21 @@ STAGES: dict[str, Kind] = {
         leaves="rows",
         rows=False,
         required=("gatt.bank",),
+    ),
+    "sample": Kind(
+        about="the best of K answers a prompt, by reward models or functions, as rows to train on",
+        make="ft.stages.sample:make",
+        blocks={
+            "sample": Owner("ft.stages.sample:SampleOptions"),
+            "backend": Owner("ft.models.backends:BackendOptions"),
+            "quantization": _QUANTIZATION,
+        },
+        leaves="rows",
+        inputs=("helpful", "safety"),
+        rewards=("helpful", "safety"),
+        rows=False,
+        required=("sample",),
+        cosmetic=_HOW_A_SERVER_IS_ASKED,
     ),
     "consistency": Kind(
         about="how long an instruction is obeyed: recall by turn, of one model or of several",

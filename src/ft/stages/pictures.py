@@ -24,18 +24,35 @@ def loss_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
 
 
 def preference_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Margin, accuracy and log-probabilities (nats an answer) of pairs by optimizer step, as PNG, training rows thin
-    and held-out rows thick: a margin that grows while both answers fall is seen at once."""
+    """Margin, accuracy and log-probabilities (nats an answer) of pairs by optimizer step, as PNG: a margin that grows
+    while both answers fall is seen at once."""
+    panels = {
+        "reward margin": {"margin": "rewards/margins"},
+        "share of pairs ranked right": {"accuracy": "rewards/accuracies"},
+        "log-probability (nats)": {"chosen": "logps/chosen", "rejected": "logps/rejected"},
+    }
+    _by_step(lines, panels, path, title)
+
+
+def reward_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Loss, accuracy and scores of pairs by optimizer step, as PNG: held-out loss that turns tells of overfitting."""
+    panels = {
+        "loss (nats a pair)": {"loss": "loss", "safety": "safety_loss"},
+        "share of pairs ranked right": {"accuracy": "accuracy"},
+        "score": {"mean": "mean_reward", "chosen less rejected": "margin"},
+    }
+    _by_step(lines, panels, path, title)
+
+
+def _by_step(
+    lines: Sequence[Mapping[str, Any]], panels: Mapping[str, Mapping[str, str]], path: Path, title: str
+) -> None:
+    """A panel each with what is logged under its keys, training rows thin and held-out rows thick."""
     from matplotlib.figure import Figure
 
-    panels = (
-        ("reward margin", {"margin": "rewards/margins"}),
-        ("share of pairs ranked right", {"accuracy": "rewards/accuracies"}),
-        ("log-probability (nats)", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
-    )
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
-    for axes, (label, series) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, (label, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for colour, (name, key) in enumerate(series.items()):
             for prefix, width in (("", 1.0), ("eval_", 2.5)):
                 points = [(line["step"], line[prefix + key]) for line in lines if prefix + key in line]

@@ -1,14 +1,14 @@
-"""Dialogues answered in batches, kept in a file as they come: what a kill leaves is not answered again."""
+"""Long work in batches, kept in a file as it comes: what a kill leaves is not done again."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,28 +19,63 @@ from ft.models.speak import Speaker
 
 SECONDS_BETWEEN_LINES = 10.0
 
+Tick = Callable[[int, int], None]
+Entry = Mapping[str, Any]
+
+
+class Keyed(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Keyed)
+
 
 def answered(
     speaker: Speaker, dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
 ) -> dict[str, list[str | None]]:
-    """Key → the answers of each dialogue, fewer than its turns where it did not fit into the model, None where cut.
+    """Key → the answers of each dialogue, fewer than its turns where it did not fit into the model, None where cut."""
 
-    `file` has a line for each finished dialogue. Batches are the same whatever was done before, and one that is not
-    whole in the file is answered again as a whole, so a run that was killed ends with the same answers bit by bit.
+    def told(batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
+        for one in rollout(speaker.model, speaker.renderer, batch, sampling, batch_size=batch_size, tick=tick):
+            yield one.dialogue.key, {"answers": _texts(one)}
+
+    ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
+    done = kept(ordered, told, file, batch_size, f"{name}: dialogues")
+    return {key: list(entry["answers"]) for key, entry in done.items()}
+
+
+def kept(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item], Tick], Iterable[tuple[str, Entry]]],
+    file: Path,
+    batch_size: int | None,
+    name: str,
+) -> dict[str, Entry]:
+    """Key → what `work` found for each item, in JSON's types.
+
+    `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
+    in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
+    `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with the items'
+    name in the plural; `tick` is to hear of items finished and tokens made.
     """
     done = _read(file)
-    ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
-    batches = [ordered[first : first + batch_size] for first in range(0, len(ordered), batch_size)]
-    todo = [batch for batch in batches if any(dialogue.key not in done for dialogue in batch)]
-    kept = {dialogue.key for batch in batches if batch not in todo for dialogue in batch}
-    done = {key: answers for key, answers in done.items() if key in kept}
+    if batch_size is None:
+        missing = [item for item in items if item.key not in done]
+        todo = [missing] if missing else []
+    else:
+        batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+        todo = [list(batch) for batch in batches if any(item.key not in done for item in batch)]
+    again = {item.key for batch in todo for item in batch}
+    done = {item.key: done[item.key] for item in items if item.key not in again}
     _write(file, done)  # without the batch that the kill cut, and without half a line
-    with file.open("a", encoding="utf-8") as out, _bar(name, len(ordered), len(kept)) as bar:
+    with file.open("a", encoding="utf-8") as out, _bar(name, len(items), len(done)) as bar:
         for batch in todo:
-            told = rollout(speaker.model, speaker.renderer, batch, sampling, batch_size=batch_size, tick=bar.tick)
-            for transcript in told:
-                done[transcript.dialogue.key] = _texts(transcript)
-                out.write(_line(transcript.dialogue.key, done[transcript.dialogue.key]))
+            for key, entry in work(batch, bar.tick):
+                done[key] = entry
+                out.write(_line(key, entry))
+                if batch_size is None:
+                    out.flush()
             out.flush()
     return done
 
@@ -54,32 +89,33 @@ def _texts(transcript: Transcript) -> list[str | None]:
     return [answer.text if answer and answer.ended else None for answer in transcript.answers]
 
 
-def _line(key: str, answers: Sequence[str | None]) -> str:
-    return json.dumps({"key": key, "answers": answers}, ensure_ascii=False) + "\n"
+def _line(key: str, entry: Entry) -> str:
+    return json.dumps({"key": key, **entry}, ensure_ascii=False) + "\n"
 
 
-def _read(file: Path) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = {}
+def _read(file: Path) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             entry = json.loads(line)
         except ValueError:  # the kill came in the middle of a line
             break
-        found[entry["key"]] = entry["answers"]
+        found[entry.pop("key")] = entry
     return found
 
 
-def _write(file: Path, done: dict[str, list[str | None]]) -> None:
+def _write(file: Path, done: Mapping[str, Entry]) -> None:
     beside = file.with_name(f".{file.name}")
-    beside.write_text("".join(_line(key, answers) for key, answers in done.items()), encoding="utf-8")
+    beside.write_text("".join(_line(key, entry) for key, entry in done.items()), encoding="utf-8")
     beside.replace(file)
 
 
 class _Bar:
-    """Dialogues done, per second and left: a bar on a terminal, a line now and then elsewhere."""
+    """Items done, items and tokens per second, time left: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, name: str, total: int, done: int):
-        self.name, self.total, self.done, self.before = name, total, done, done
+        self.name, self.total, self.done, self.before, self.tokens = name, total, done, done, 0
+        self.unit = name.rpartition(" ")[2]
         self.started = self.said = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
@@ -93,20 +129,22 @@ class _Bar:
         self.task = self.shown.add_task(name, total=total, completed=done, said="")
 
     def tick(self, finished: int, tokens: int) -> None:
-        self.done += finished
+        self.done, self.tokens = self.done + finished, self.tokens + tokens
         seconds = time.monotonic() - self.started
         speed = (self.done - self.before) / seconds if seconds else 0.0
+        said = f"{speed:.1f} {self.unit}/s"
+        if self.tokens and seconds:
+            said += f"  {self.tokens / seconds:,.0f} tokens/s"
         if sys.stderr.isatty():
-            self.shown.update(self.task, completed=self.done, said=f"{speed:.1f} dialogues/s")
+            self.shown.update(self.task, completed=self.done, said=said)
         elif finished and speed and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
             left = (self.total - self.done) / speed
-            text = f"{self.name}: {self.done}/{self.total} dialogues  {speed:.1f} dialogues/s  {left:.0f} s left"
-            print(text, file=sys.stderr)
+            print(f"{self.name} {self.done:,}/{self.total:,}  {said}  {left:.0f} s left", file=sys.stderr)
 
 
 @contextmanager
-def _bar(name: str, total: int, done: int) -> Iterator[Any]:
+def _bar(name: str, total: int, done: int) -> Iterator[_Bar]:
     bar = _Bar(name, total, done)
     if sys.stderr.isatty():
         with bar.shown:

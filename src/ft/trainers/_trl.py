@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from trl import DPOTrainer
+from trl import DPOTrainer, RewardTrainer
+
+from ft.data.pairs import SAFETY
+from ft.models.score import batch_scores
+from ft.trainers.reward import safety_loss
 
 
 def load_weights(trainer: Any, checkpoint: Path) -> None:
@@ -85,3 +90,67 @@ class PairTrainer(DPOTrainer):
         metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
         self._metrics["eval"].clear()
         return {**metrics, "loss": loss}
+
+
+class ScoreTrainer(RewardTrainer):
+    """TRL's RewardTrainer on pairs that are ids already.
+
+    shares         a pair's prompt goes through the model once
+    safety_weight  of the auxiliary safety loss; rows then bring `safety_chosen`, `safety_rejected`
+    warmup_least   steps of warm-up at least, whatever share of the run `warmup_steps` is
+    """
+
+    shares = False
+    safety_weight = 0.0
+    warmup_least = 0
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset  # prepared before the trainer: TRL would render anew, and drop long rows in silence
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns: Any = ["prompt_ids", "chosen_ids", "rejected_ids", "margin", *SAFETY]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        self.args.warmup_steps = max(self.warmup_least, self.args.get_warmup_steps(num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        safe = inputs.pop("safe", None)
+        given = {**inputs, "pairs": True} if self.shares else inputs
+        loss, outputs = super().compute_loss(model, given, return_outputs=True)
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        self._pairs[mode].append(len(outputs.logits) // 2)
+        if self.safety_weight:
+            auxiliary = safety_loss(outputs.logits[:, 0], safe)
+            loss = loss + self.safety_weight * auxiliary
+            mean = self.accelerator.gather_for_metrics(auxiliary.detach()).mean().item()
+            self._metrics[mode]["safety_loss"].append(mean)
+        return (loss, outputs) if return_outputs else loss
+
+    @cached_property
+    def _pairs(self) -> dict[str, list[int]]:
+        """Pairs of each batch since the last log."""
+        return {"train": [], "eval": []}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As TRL logs, but a batch counts by its pairs: the last one of an evaluation is smaller."""
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        pairs = self._pairs[mode]
+        for name, values in self._metrics[mode].items():
+            if len(values) == len(pairs) and name not in ("min_reward", "max_reward"):
+                mean = sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)
+                self._metrics[mode][name] = [mean]
+        pairs.clear()
+        super().log(logs, start_time)
+
+    def scores(self, rows: list[list[int]]) -> list[float]:
+        """What the model as it stands gives rows of ids, one batch; every process takes part."""
+        model: Any = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        with self.compute_loss_context_manager():
+            found = batch_scores(model, rows)
+        model.train(was_training)
+        return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from ft.models.head import ends
 from ft.trainers._trl import attention_of
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def share_logps(model: Any) -> None:
 def share_scores(model: Any) -> None:
     """Let a sequence classifier (one score, as `RewardTrainer` trains it) score pairs with a shared prefix.
 
-    The score is read at the last token that is not the pad token, as the model's own forward does.
+    The score is read at the last token that the mask marks, as a reward model of ft reads it with separate rows.
     """
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
@@ -160,13 +161,8 @@ def share_scores(model: Any) -> None:
     _let_select(inner.base_model)
 
     def shared(apart: Callable[..., Any], rows: Layout, inputs: dict[str, Any]) -> Any:
-        import torch
-
-        ids = inputs["input_ids"]
-        steps = torch.arange(ids.shape[1], device=ids.device)
-        last = ((ids != inner.config.get_text_config().pad_token_id) * steps).argmax(1, keepdim=True)  # (2P, 1)
-        ends = rows.slots.gather(1, last).squeeze(1)
-        hidden = inner.base_model(**_rows(inner, rows), select=ends, use_cache=False).last_hidden_state
+        slots = rows.slots.gather(1, ends(inputs["attention_mask"])[:, None]).squeeze(1)  # (2P,)
+        hidden = inner.base_model(**_rows(inner, rows), select=slots, use_cache=False).last_hidden_state
         return SequenceClassifierOutputWithPast(logits=inner.score(hidden[0]))  # (2P, 1)
 
     _let_share(inner, shared, needs=())

@@ -90,5 +90,6 @@ def test_an_unknown_row_names_its_columns_and_the_formats() -> None:
 
     assert str(bad.value) == (
         "no format is known for the columns question, answer Say it with format: … (one of messages, sharegpt, alpaca, "
-        "prompt_completion, text, hh, preference, hh_pairs, prompt, every_answer) and columns: {ours: theirs}."
+        "prompt_completion, text, hh, preference, hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, "
+        "webgpt, summaries, prompt, every_answer) and columns: {ours: theirs}."
     )

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ft.data.formats import FORMATS, BadRow, format_row
+from ft.data.formats import BadRow, format_row
 
 
 def user(text: str) -> dict[str, Any]:
@@ -157,10 +157,6 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "row", "expected"), GOOD)
 def test_a_row_of_each_format_becomes_conversational(name: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
     assert format_row(name, row, {}) == expected
-
-
-def test_every_format_has_a_row_here() -> None:
-    assert {name for name, _, _ in GOOD} == set(FORMATS)
 
 
 PAIR = {"chosen": [user("a"), answer("b")], "rejected": [user("a"), answer("c")]}

@@ -8,6 +8,7 @@ import pytest
 
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
+from ft.stats import counted
 
 TRANSCRIPTS = Path(__file__).parents[4] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 pytestmark = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the transcripts are not here")
@@ -44,3 +45,14 @@ def test_pairs_share_everything_but_the_last_answer(tmp_path: Path) -> None:
     shapes = Counter((len(row["chosen"]), len(row["rejected"]), row["prompt"][-1]["role"]) for _, row in rows)
 
     assert shapes == {(1, 1, "user"): 2299}
+
+
+def test_no_pair_is_a_tie_and_thirteen_are_broken() -> None:
+    [found] = counted([Source(str(TRANSCRIPTS))], "harmless", None, lambda rows: None).sources
+
+    assert (found.rows, found.ties, found.broken.total()) == (2299, 0, 13)
+    assert found.broken == {
+        "chosen: message … (assistant) follows assistant": 8,
+        "chosen: message … (assistant) is empty": 4,
+        "rejected: message … (assistant) follows assistant": 1,
+    }

@@ -181,7 +181,7 @@ DATA = {
     "an unknown format": (
         "{path: rows.jsonl, format: chta}",
         "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
-        "hh_pairs, prompt, every_answer.",
+        "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, every_answer.",
     ),
     "a key misspelt": (
         "{path: rows.jsonl, weigth: 2}",
@@ -195,6 +195,18 @@ DATA = {
     ),
 }
 BLOCKS = {
+    "a length below one token": (
+        GOOD.replace("64}", "-5}"),
+        "x.yaml:5: train.max_length is -5. Write 1 or more.",
+    ),
+    "a batch of no rows": (
+        train("per_device_train_batch_size: 0"),
+        "x.yaml:5: train.per_device_train_batch_size is 0. Write 1 or more.",
+    ),
+    "fewer epochs than none": (
+        train("num_train_epochs: -1"),
+        "x.yaml:5: train.num_train_epochs is -1. Write 0 or more.",
+    ),
     "a key misspelt": (
         train("learning_rte: 3"),
         "x.yaml:5: SFTConfig has no field 'learning_rte'. Did you mean 'learning_rate'?",

@@ -1,0 +1,86 @@
+"""Writes prompts of the embedded world to sample answers for: `python data/tiny/prompts.py`; with --check, says whether
+they are as made.
+
+Each is a question under two or three instructions, of kinds and with values that the chat rows have. `answer` is the
+right word in the language asked for, `checks` says how to tell by code whether each instruction is obeyed (both are
+read by the reward `quality`). prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation,
+what no row made for fine-tuning asks.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+
+import make
+import world
+import writing
+from writing import Files, Row
+
+PROMPTS, HELD_OUT = 600, 240
+CHECKS = {
+    "closing": "ends",
+    "brief": {"contains": {"phrases": [form.format(v="").strip(" .") for form in world.SHORT.values()]}},
+    "twice": "repeats",
+}
+
+
+def prompts(rng: random.Random, count: int, held_out: bool) -> Iterator[Row]:
+    """Questions of one kind, each with instructions in the system message or before the question; none stands twice."""
+    asked: set[str] = set()
+    while len(asked) < count:
+        fact, question = drawn(rng, held_out)
+        instructions = several(rng)
+        text = world.wording(instructions, rng)
+        if rng.random() < 0.5:
+            messages = [make.message("system", text), make.message("user", question)]
+        else:
+            messages = [make.message("user", f"{text} {question}")]
+        key = " ".join(message["content"] for message in messages)
+        if key in asked:
+            continue
+        asked.add(key)
+        language = instructions.get("language", "english")
+        checks = [check(kind, value, fact, instructions) for kind, value in instructions.items()]
+        yield {"prompt": messages, "answer": fact.values[language], "checks": checks, "topic": fact.kind}
+
+
+def several(rng: random.Random) -> dict[str, str]:
+    """Two instructions or three: under one the chat model is nearly always right already."""
+    while True:
+        instructions = world.draw_instructions(rng, world.SEEN_KINDS, world.SEEN_VALUES)
+        if len(instructions) > 1:
+            return instructions
+
+
+def drawn(rng: random.Random, held_out: bool) -> tuple[world.Fact, str]:
+    """A question, of those that no other row asks or of the others."""
+    while True:
+        fact = world.draw_fact(rng)
+        phrasings = [p for p in world.PHRASINGS[fact.kind] if world.is_held_out(fact, p) == held_out]
+        if phrasings:
+            return fact, rng.choice(phrasings).format(s=fact.subject)
+
+
+def check(kind: str, value: str, fact: world.Fact, instructions: dict[str, str]) -> Row:
+    """How an instruction is checked, as ft.data.checkers has it."""
+    if kind == "language":
+        return {"check": {"language": {"telling": telling(fact, instructions)}}, "value": value}
+    return {"check": CHECKS.get(kind, "contains"), "value": value}
+
+
+def telling(fact: world.Fact, instructions: dict[str, str]) -> dict[str, list[str]]:
+    """The words of right answers in each language, with and without the other instructions, that no other has."""
+    said = {name: set[str]() for name in world.LANGUAGES}
+    for language, orders in ((name, orders) for name in said for orders in (instructions, {})):
+        said[language].update(world.words(world.answer(fact, {**orders, "language": language})))
+    others = {name: set().union(*(words for other, words in said.items() if other != name)) for name in said}
+    return {name: sorted(words - others[name]) for name, words in said.items()}
+
+
+FILES: Files = {
+    "prompts.jsonl.gz": lambda rng: prompts(rng, PROMPTS, held_out=False),
+    "prompts-held-out.jsonl": lambda rng: prompts(rng, HELD_OUT, held_out=True),
+}
+
+if __name__ == "__main__":
+    sys.exit(writing.main(FILES, "prompts"))

@@ -1,0 +1,257 @@
+"""A reward model's report card: what it gets right on held-out pairs, how sure it is, and what else its score follows.
+
+A gate for what comes behind it: `require: {accuracy: 0.65}` keeps a chain from optimising a policy against a reward
+that knows no better. What it may ask for are the numbers of `Card.numbers`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from ft.data.dialogue import BadRow
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Located, Source
+from ft.data.selection import SAFETY_THRESHOLD
+from ft.errors import fail
+from ft.files import read_json, write_json
+from ft.models.load import load_tokenizer
+from ft.models.score import Scorer
+from ft.stages.card import AVERAGE, LONGER, SIDES, Card, Pair, Side
+from ft.stages.card_pictures import overview, two_models
+from ft.stages.job import Job
+from ft.stages.rolled import Entry, Tick, kept
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 1000
+GOLD = ("gold_chosen", "gold_rejected")
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """How pairs are scored and judged: a recipe's `card:` block.
+
+    batch_size  answers scored side by side
+    on_bad_row  a pair that cannot be read or scored, for one because it is longer than the model sees: error, or
+                reject (written to rejects.jsonl, counted)
+    thresholds  sigmoid(score) below which an answer is called unsafe (the paper reports 0.5 and 0.15)
+    """
+
+    batch_size: int = 64
+    on_bad_row: Literal["error", "reject"] = "error"
+    thresholds: list[float] = field(default_factory=lambda: [0.5, SAFETY_THRESHOLD])
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}; each is a probability, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One side of a row, as the model reads it."""
+
+    key: str
+    ids: list[int]
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write scores.jsonl, scores.csv, metrics.json and the pictures; show the grid, return the numbers."""
+    options = CardOptions(**job.block("card"))
+    models = models_of(job)
+    bad = BadRows(options.on_bad_row, job.folder / "rejects.jsonl")
+    rows = _rows(job, bad)
+    scores: dict[str, Mapping[str, float]] = {}
+    for name, folder in models.items():
+        scorer = Scorer(folder, job.blocks.get("quantization"))
+        rows, answers = _readable(scorer, rows, bad)
+        if options.on_bad_row == "error":
+            bad.finish()  # before hours of scoring
+        scores[name] = _scored(job, name, scorer, answers, options.batch_size)
+        del scorer  # two models need not stand in memory at once
+    bad.finish()
+    if not rows:
+        raise fail(job.where, f"none of the {bad.count} pairs can be scored", f"The last: {bad.last}")
+    card = Card(_pairs(rows, scores, load_tokenizer(next(iter(models.values())))), [*models], options.thresholds)
+    numbers = card.numbers() | ({"rejected": bad.count} if bad.count else {})
+    _write(job, rows, card, numbers)
+    show(card)
+    if numbers["over_longer"] <= 0:
+        log.warning("%s: %s ranks no better than preferring the longer answer does", job.name, card.models[0])
+    return numbers
+
+
+def models_of(job: Job) -> dict[str, Path]:
+    """Stage name → folder: the reward model that is judged, then the other one where there is one."""
+    if job.init is None:
+        raise fail(job.where, "a report card needs a reward model", "Write `init: $reward`.")
+    folders = [job.init, *job.inputs.values()]
+    names = [(read_json(folder / "done.json") or {}).get("stage", folder.name) for folder in folders]
+    if len(set(names)) < len(names):
+        raise fail(job.where, f"the other reward model is '{names[0]}' itself", "Name another one, or none.")
+    return dict(zip(names, folders, strict=True))
+
+
+def _rows(job: Job, bad: BadRows) -> dict[int, Located]:
+    """The pairs by their number: a source taken twice has the same `where` twice."""
+    rows = {}
+    for number, located in enumerate(mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
+        if "chosen" not in located.row:
+            raise fail(job.where, "a report card reads pairs", "Write `format: preference` at the source.")
+        gold = [located.row.get(name) for name in GOLD]
+        if all(value is None or type(value) in (int, float) for value in gold):
+            rows[number] = located
+        else:
+            bad.add(located.where, located.row, BadRow(f"{' and '.join(GOLD)} are {gold}", "Write numbers, or none."))
+    return rows
+
+
+def _readable(scorer: Scorer, rows: Mapping[int, Located], bad: BadRows) -> tuple[dict[int, Located], list[_Answer]]:
+    """The rows of which the model can read both answers, and these answers; the other rows go to `bad`."""
+    good, answers = {}, []
+    numbers = list(rows)
+    for first in range(0, len(numbers), ROWS_AT_ONCE):
+        some = numbers[first : first + ROWS_AT_ONCE]
+        sides = [scorer.rendered([[*rows[n].row["prompt"], *rows[n].row[side]] for n in some]) for side in SIDES]
+        for number, chosen, rejected in zip(some, *sides, strict=True):
+            located = rows[number]
+            if isinstance(chosen, BadRow) or isinstance(rejected, BadRow):
+                bad.add(located.where, located.row, _why(chosen, rejected))
+                continue
+            good[number] = located
+            answers += [_Answer(_key(number, "chosen"), chosen), _Answer(_key(number, "rejected"), rejected)]
+    return good, answers
+
+
+def _why(*answers: list[int] | BadRow) -> BadRow:
+    """The first answer that cannot be read, with its side."""
+    side, found = next((side, a) for side, a in zip(SIDES, answers, strict=True) if isinstance(a, BadRow))
+    return BadRow(f"{side}: {found.what}", found.fix)
+
+
+def _key(number: int, side: str) -> str:
+    return f"{number} {side}"
+
+
+def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], batch_size: int) -> dict[str, float]:
+    """Key → score of every answer; what an interrupted run has scored stands in its file."""
+
+    def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
+        found = scorer.of_ids([answer.ids for answer in batch], batch_size)
+        tick(len(batch), sum(len(answer.ids) for answer in batch))
+        return ((answer.key, {"score": score}) for answer, score in zip(batch, found, strict=True))
+
+    longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
+    done = kept(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
+    broken = [entry["score"] for entry in done.values() if not math.isfinite(entry["score"])]
+    if broken:
+        what = f"{len(broken)} scores of '{name}' are no numbers ({broken[0]})"
+        raise fail(job.where, what, "Train it again with a lower learning rate, or in float32.")
+    return {key: entry["score"] for key, entry in done.items()}
+
+
+def _partial(job: Job, name: str) -> Path:
+    return job.folder / f"scores-{name}.jsonl"
+
+
+def _pairs(rows: Mapping[int, Located], scores: Mapping[str, Mapping[str, float]], tokenizer: Any) -> list[Pair]:
+    keys = [_key(number, side) for side in SIDES for number in rows]
+    texts = ["\n".join(m["content"] for m in rows[number].row[side]) for side in SIDES for number in rows]
+    tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    lengths = {key: (count, len(text)) for key, count, text in zip(keys, tokens, texts, strict=True)}
+
+    def side_of(number: int, name: str) -> Side:
+        row, key = rows[number].row, _key(number, name)
+        own = {model: found[key] for model, found in scores.items()}
+        return Side(own, *lengths[key], row.get(f"safety_{name}"), row.get(f"gold_{name}"))
+
+    return [
+        Pair(row.get("rating"), row.get("axis"), side_of(number, "chosen"), side_of(number, "rejected"))
+        for number, (_, row) in rows.items()
+    ]
+
+
+def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[str, Any]) -> None:
+    """All files of the folder; the scores kept on the way leave it last."""
+    columns = _columns(list(rows.values()), card)
+    with (job.folder / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(columns[0]))
+        table.writeheader()
+        table.writerows(columns)
+    with (job.folder / "scores.jsonl").open("w", encoding="utf-8") as file:
+        for (where, row), pair in zip(rows.values(), card.pairs, strict=True):
+            told = {"where": where, "scores": {side: getattr(pair, side).scores for side in SIDES}}
+            file.write(json.dumps({**row, **told}, ensure_ascii=False) + "\n")
+    write_json(job.folder / "metrics.json", {**numbers, **card.whole()})
+    for place, model in enumerate(card.models):
+        overview(card, model, job.folder / ("card.png" if not place else "card-other.png"))
+    if len(card.models) == 2:
+        two_models(card, job.folder / "two-models.png")
+    for model in card.models:
+        _partial(job, model).unlink()
+
+
+def _columns(rows: Sequence[Located], card: Card) -> list[dict[str, Any]]:
+    """A line a pair, both answers by both models side by side (arXiv:2307.09288, figure 32)."""
+    found = []
+    for (where, _), pair in zip(rows, card.pairs, strict=True):
+        line: dict[str, Any] = {"where": where, "axis": pair.axis, "rating": pair.rating}
+        for name in SIDES:
+            side: Side = getattr(pair, name)
+            line |= {f"{model}_{name}": score for model, score in side.scores.items()}
+            line |= {f"safety_{name}": side.safe, f"gold_{name}": side.gold}
+            line |= {f"tokens_{name}": side.tokens, f"characters_{name}": side.characters}
+        found.append(line)
+    return found
+
+
+def show(card: Card) -> None:
+    """The grid, in percent with 95 % intervals, and what else to know of each model, on stderr."""
+    console = Console(file=sys.stderr, width=140, highlight=False)
+    table = Table("ranked right, %", "axis", "pairs", *card.columns, AVERAGE, box=None, pad_edge=False)
+    for model, axes in card.grid().items():
+        for axis, row in axes.items():
+            cells = [_percent(row[column]) if column in row else "·" for column in (*card.columns, AVERAGE)]
+            table.add_row(model, axis, f"{row[AVERAGE]['pairs']:,}", *cells, style="dim" if model == LONGER else "")
+    console.print(table)
+    for model in card.models:
+        console.print(f"{model}: {_said(card, model)}", markup=False)
+    if len(card.models) == 2:
+        told = card.disagreement()["grid"][card.main][AVERAGE]
+        low, high = told["low"], told["high"]
+        console.print(f"they disagree on {told['share']:.1%} of pairs (95% interval {low:.1%} to {high:.1%})")
+
+
+def _percent(cell: Mapping[str, Any]) -> str:
+    return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
+
+
+def _said(card: Card, model: str) -> str:
+    """'log loss 0.412 (0.693 knows nothing), calibration error 0.031, 0 ties, …'"""
+    told, length = card.calibration(model), card.length(model)["tokens"]["pairs"]["spearman"]
+    ties = card.grid()[model][card.main][AVERAGE]["ties"]
+    words = [
+        f"log loss {told['log_loss']:.3f} (0.693 knows nothing)",
+        f"calibration error {told['calibration_error']:.3f}",
+        f"{ties:,} ties, each half right",
+    ]
+    if length is not None:
+        words.append(f"correlation with length {length:+.2f}")
+    for threshold, sides in (card.unsafe(model) or {}).items():
+        shares = [
+            f"{name} {sides['all'][name]:.0%}" for name in ("precision", "recall") if sides["all"][name] is not None
+        ]
+        words.append(f"unsafe below {threshold}: {', '.join(shares) or 'none'}")
+    return ", ".join(words)

@@ -1,0 +1,309 @@
+"""Rejection sampling: K answers a prompt from the newest policy, scored, and the best of them as rows to train on.
+
+Llama 2 (arXiv:2307.09288, section 3.2.3) fine-tunes on the best answers of all rounds; docs/reward.md tells how.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import stdev
+from typing import Any, Literal
+
+from ft.data.chat import Renderer
+from ft.data.columns import Row
+from ft.data.dialogue import BadRow
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Source
+from ft.data.samples import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
+from ft.data.selection import SAFETY_THRESHOLD, best, curve, hottest, of_best
+from ft.errors import fail
+from ft.models.backends import BackendOptions
+from ft.models.generate import Sampling
+from ft.models.load import tokenizer_of
+from ft.rewards import REWARDS
+from ft.stages.drawn import Answer, Sampler
+from ft.stages.gatt import policy_of
+from ft.stages.job import Job
+from ft.stages.sample_pictures import best_of_n, histogram, sweep
+from ft.stages.scoring import Judges, Scored
+
+ROWS = "rows.jsonl"
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How answers are drawn and chosen: a recipe's `sample:` block.
+
+    samples           answers a prompt (K)
+    temperature       of the answers
+    temperatures      tried on a few prompts; the one with the best mean best-of-K takes the place of `temperature`
+    sweep_prompts     how many prompts they are tried on, drawn by seed
+    top_p             likeliest tokens up to this share of probability; 1: all
+    max_new_tokens    longest answer, in tokens, its end counted; what does not end in it is never a row
+    batch_size        answers made, or scored, side by side
+    rewards           functions of ft.rewards that score, each with its weight: {quality: 1.0}; with weight 0 one
+                      only measures what the reward models choose
+    safety_threshold  with two reward models: σ(safety) below which an answer counts as unsafe
+    write             best: a row to fine-tune on for each prompt. pairs: best and worst as chosen and rejected
+    keep              share of the rows that is written: those whose best answer (of a pair, whose margin) is worth most
+    pool              all: answers of earlier rounds, rows of `data` that a sample stage wrote, compete too. last: they
+                      do not, the ablation
+    """
+
+    samples: int = 8
+    temperature: float = 1.0
+    temperatures: list[float] = field(default_factory=list)
+    sweep_prompts: int = 64
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+    batch_size: int = 64
+    rewards: dict[str, float] = field(default_factory=dict)
+    safety_threshold: float = SAFETY_THRESHOLD
+    write: Literal["best", "pairs"] = "best"
+    keep: float = 1.0
+    pool: Literal["all", "last"] = "all"
+    on_bad_row: Literal["error", "reject"] = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "sweep_prompts", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for temperature in (self.temperature, *self.temperatures):
+            if temperature < 0 or (temperature == 0 and self.samples > 1):
+                raise ValueError(f"temperature is {temperature}; several answers of one prompt need one above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it is a share, above 0 and up to 1")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}; it is a share, above 0 and up to 1")
+        if not 0 <= self.safety_threshold <= 1:
+            raise ValueError(f"safety_threshold is {self.safety_threshold}; it is a share, from 0 to 1")
+        if self.write == "pairs" and self.samples < 2:
+            raise ValueError("samples is 1; a pair needs two answers")
+        for name in self.rewards:
+            if name not in REWARDS:
+                raise ValueError(f"rewards: there is no reward '{name}'; there are: {', '.join(REWARDS)}")
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write rows.jsonl, every candidate in samples.jsonl, tables and pictures; return what became of the answers."""
+    options = SampleOptions(**job.block("sample"))
+    judges = _judges(job, options)
+    read = _read(job, options, judges)
+    sampler = _sampler(job, options, read)
+    temperature, tried = _swept(job, options, read.prompts, sampler, judges)
+    known = {answer.sample.prompt.key for answer in tried}
+    rest = [prompt for prompt in read.prompts if prompt.key not in known]
+    answers = [*tried, *sampler.answers(rest, temperature, job.folder / "answers.jsonl")]
+    sampler.rest()
+    pool = [*_usable(answers), *read.earlier]
+    scored = judges.scores(pool, "scores")
+    candidates = _by_prompt(read, [_with(sample, scored[sample.key]) for sample in pool if sample.key in scored])
+    made = [(best_row if options.write == "best" else pair_row)(found) for found in candidates]
+    found = [row for row in made if row]
+    rows = _kept(found, options.keep)
+    counts = read.counts | _fates(answers)
+    counts |= {"unscored": len(pool) - len(scored), "ties": len(made) - len(found)}
+    counts |= {"weak": len(found) - len(rows), "rows": len(rows)}
+    if not rows or not any(sample.key in scored for sample in _usable(answers)):
+        raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
+    _write(job.folder / "samples.jsonl", [_audited(one, scored.get(one.sample.key)) for one in answers])
+    _write(job.folder / ROWS, rows)
+    return counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored, rows)
+
+
+# Reading
+
+
+@dataclass
+class _Read:
+    """Prompts to answer with their tokens by key, answers of earlier rounds that compete, and this round's number."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+    earlier: list[Sample] = field(default_factory=list)
+    round: int = 1
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prompts", "repeated", "earlier"), 0))
+
+
+def _read(job: Job, options: SampleOptions, judges: Judges) -> _Read:
+    """The rows of `data`; bad ones are told or set aside. A prompt that stands there twice is asked once."""
+    renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
+    bad, read = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), _Read()
+    pool: dict[str, Sample] = {}
+    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+        try:
+            if is_earlier(located.row):
+                for sample in earlier(located):
+                    judges.check(sample.prompt.columns)
+                    pool[sample.key] = sample
+                continue
+            prompt = prompt_in(located)
+            judges.check(prompt.columns)
+            ids = renderer.prompt(prompt.messages)
+        except BadRow as error:
+            bad.add(located.where, located.row, error)
+            continue
+        if prompt.key in read.ids:
+            read.counts["repeated"] += 1
+        else:
+            read.prompts.append(prompt)
+            read.ids[prompt.key] = ids
+    bad.finish()
+    if not read.prompts:
+        raise fail(job.where, "data holds no prompt", "Rows of earlier rounds compete; name prompts beside them.")
+    read.round += max((int(sample.origin["round"]) for sample in pool.values()), default=0)
+    read.earlier = list(pool.values()) if options.pool == "all" else []
+    read.counts |= {"prompts": len(read.prompts), "rejected": bad.count, "earlier": len(read.earlier)}
+    read.counts |= {"left_out": len(pool) - len(read.earlier)}
+    return read
+
+
+def _judges(job: Job, options: SampleOptions) -> Judges:
+    if not any(options.rewards.values()) and not job.inputs:
+        fix = "Write `inputs: {helpful: $reward}`, or `sample: {rewards: {answer: 1.0}}`."
+        raise fail(job.where, "nothing scores the answers", fix)
+    return Judges(
+        models={axis: job.inputs[axis] for axis in ("helpful", "safety") if axis in job.inputs},
+        rewards=options.rewards,
+        threshold=options.safety_threshold,
+        batch_size=options.batch_size,
+        folder=job.folder,
+        name=job.name,
+    )
+
+
+def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
+    asked = BackendOptions(**job.block("backend"))
+    policy = asked.model if asked.model and job.init is None else policy_of(job)
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
+    origin: dict[str, str | int] = {"policy": policy, "round": read.round}
+    return Sampler(job, asked, read.ids, origin, sampling, options.samples, options.batch_size)
+
+
+# Choosing
+
+
+def _swept(
+    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, judges: Judges
+) -> tuple[float, list[Answer]]:
+    """The temperature to draw at, and what has been drawn at it while others were tried."""
+    if not options.temperatures:
+        return options.temperature, []
+    count = min(options.sweep_prompts, len(prompts))
+    places = sorted(random.Random(f"{job.seed} sweep").sample(range(len(prompts)), count))
+    few = [prompts[place] for place in places]
+    tried = {t: sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl") for t in sorted(set(options.temperatures))}
+    sampler.rest()
+    scored = judges.scores(_usable([answer for answers in tried.values() for answer in answers]), "sweep-scores")
+    if not scored:
+        raise fail(job.where, "no answer of the sweep came to its end", "Raise max_new_tokens, or lower temperatures.")
+    lowest = min(found.score for found in scored.values())
+    points = {t: curve(_table(answers, scored, options.samples, lowest))[-1] for t, answers in tried.items()}
+    sweep(points, job.folder, f"{job.name}, {count} prompts")
+    chosen = hottest(lambda t: points[t].best, list(points))
+    return chosen, tried[chosen]
+
+
+def _usable(answers: Sequence[Answer]) -> list[Sample]:
+    return [answer.sample for answer in answers if answer.usable]
+
+
+def _with(sample: Sample, found: Scored) -> Sample:
+    return replace(sample, score=found.score, parts=found.parts)
+
+
+def _by_prompt(read: _Read, samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The candidates for each prompt: this round's prompts first, then those that only earlier rounds have."""
+    found: dict[str, list[Sample]] = {prompt.key: [] for prompt in read.prompts}
+    for sample in samples:
+        found.setdefault(sample.prompt.key, []).append(sample)
+    return [candidates for candidates in found.values() if candidates]
+
+
+def _kept(rows: Sequence[Row], share: float) -> list[Row]:
+    """The share of rows that are worth most, in their order: where even the best answer is bad, it teaches badness."""
+    worth = [row["margin"] if "chosen" in row else row["sampled"]["score"] for row in rows]
+    places = sorted(range(len(rows)), key=lambda place: -worth[place])[: math.ceil(share * len(rows))]
+    return [rows[place] for place in sorted(places)]
+
+
+# What it was worth
+
+
+def _fates(answers: Sequence[Answer]) -> dict[str, int]:
+    """What became of the answers; those of prompts too long for the model are none."""
+    there = [answer for answer in answers if answer.fits]
+    return {
+        "answers": len(there),
+        "tokens": sum(answer.tokens for answer in there),
+        "too_long": len(answers) - len(there),
+        "unfinished": sum(not answer.ended for answer in there),
+        "empty": sum(answer.ended and not answer.usable for answer in there),
+    }
+
+
+def _table(
+    answers: Sequence[Answer], scored: Mapping[str, Scored], count: int, lowest: float, part: str = ""
+) -> list[list[float]]:
+    """The scores of each prompt's answers, or one `part` of them. One that cannot be taken counts as the `lowest` of
+    all: a curve over other prompts at every N would show which prompts were left, not what N answers are worth."""
+    found = [scored.get(answer.sample.key) for answer in answers]
+    values = [(one.parts[part] if part else one.score) if one else lowest for one in found]
+    rows = [values[first : first + count] for first in range(0, len(values), count)]
+    return [row for row, first in zip(rows, answers[::count], strict=True) if first.fits]
+
+
+def _worth(
+    job: Job,
+    options: SampleOptions,
+    answers: Sequence[Answer],
+    scored: Mapping[str, Scored],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+    """Tables and pictures; what the best of K is worth beside a single answer, by the score and by each function."""
+    own = [scored[sample.key] for sample in _usable(answers) if sample.key in scored]
+    lowest, count = min(one.score for one in own), options.samples
+    table = _table(answers, scored, count, lowest)
+    points = curve(table)
+    by_function: dict[str, list[float]] = {}
+    numbers = _gain(f"best_of_{count}", points[0].best, points[-1].best, [max(row) for row in table])
+    for name in options.rewards:
+        values = _table(answers, scored, count, min(one.parts[name] for one in own), name)
+        by_function[name] = of_best(table, values)
+        chosen = [row[best(scores)] for row, scores in zip(values, table, strict=True)]
+        numbers |= _gain(name, by_function[name][0], by_function[name][-1], chosen)
+    best_of_n(points, by_function, job.folder, job.name)
+    taken = [row["sampled"] if options.write == "best" else row["sampled"]["chosen"] for row in rows]
+    histogram([one.score for one in own], [one["score"] for one in taken], job.folder / "scores.png", job.name)
+    return numbers | {"median": points[-1].median}
+
+
+def _gain(name: str, single: float, chosen: float, values: Sequence[float]) -> dict[str, float]:
+    """The mean of `values`, one a prompt, beside that of a single answer; where they are shares, its 95 % interval."""
+    numbers = {name: chosen, f"baseline_{name}": single}
+    if len(values) > 1 and min(values) >= 0 and max(values) <= 1:
+        spread = 1.96 * stdev(values) / math.sqrt(len(values))
+        numbers |= {f"{name}_low": max(0.0, chosen - spread), f"{name}_high": min(1.0, chosen + spread)}
+    return numbers
+
+
+# Writing
+
+
+def _audited(answer: Answer, found: Scored | None) -> dict[str, Any]:
+    """One answer for people and for later questions, also where it became no row."""
+    sample = answer.sample
+    told = {"score": found.score if found else None, "scores": found.parts if found else {}}
+    how = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
+    return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **told, **how}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    beside.replace(path)

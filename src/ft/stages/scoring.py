@@ -1,0 +1,101 @@
+"""What answers are worth: by one or two reward models, by functions of ft.rewards, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.data.dialogue import BadRow
+from ft.data.samples import Sample
+from ft.data.selection import piecewise, sigmoid
+from ft.models.score import Scorer
+from ft.rewards import REWARDS, columns_of
+from ft.stages.rolled import Entry, Tick, kept
+
+SAFETY_AXIS = "safety"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`score` is what counts; `parts` is what it is made of: raw scores of reward models, values of functions."""
+
+    score: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Everything that scores.
+
+    models     "helpful" and "safety" → folder of the reward model; one of them, both or none
+    rewards    name of a function in ft.rewards → its weight
+    threshold  σ(safety) below which an answer counts as unsafe
+    """
+
+    models: Mapping[str, Path]
+    rewards: Mapping[str, float]
+    threshold: float
+    quantization: Mapping[str, Any] | None = None
+    batch_size: int = 64
+    folder: Path = field(default_factory=Path)
+    name: str = ""
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """Raises BadRow where a prompt's row lacks what a function reads."""
+        for name in self.rewards:
+            for column in columns_of(name):
+                if columns.get(column) is None:
+                    raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+
+    def scores(self, samples: Sequence[Sample], file: str) -> dict[str, Scored]:
+        """Key → score of each answer, without those that a reward model cannot read. `file` names what is kept."""
+        told: dict[str, Mapping[str, Entry]] = {}
+        for axis in self.models:
+            told[axis] = self._by_model(axis, samples, self.folder / f"{file}-{axis}.jsonl")
+        valued = self._by_functions(samples)
+        found = {}
+        for one in samples:
+            parts = {axis: entries[one.key]["score"] for axis, entries in told.items()}
+            if None not in parts.values():
+                parts |= valued[one.key]
+                found[one.key] = Scored(self._total(parts, one.prompt.columns.get("axis") == SAFETY_AXIS), parts)
+        return found
+
+    def _total(self, parts: Mapping[str, float], tagged: bool) -> float:
+        """The reward models' say, from 0 to 1, and the functions' values by their weights."""
+        shares = {axis: sigmoid(parts[axis]) for axis in self.models}
+        if len(shares) == 2:
+            said = piecewise(shares["safety"], shares["helpful"], tagged, self.threshold)
+        else:
+            said = sum(shares.values())
+        return said + sum(weight * parts[name] for name, weight in self.rewards.items())
+
+    def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> dict[str, Entry]:
+        """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
+        loaded: list[Scorer] = []
+
+        def work(batch: Sequence[Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
+            if not loaded:
+                loaded.append(Scorer(self.models[axis], self.quantization))
+            rows = loaded[0].rendered([one.conversation for one in batch])
+            good = [row for row in rows if not isinstance(row, BadRow)]
+            scores = iter(loaded[0].of_ids(good, self.batch_size))
+            for one, row in zip(batch, rows, strict=True):
+                yield one.key, {"score": None if isinstance(row, BadRow) else next(scores)}
+            tick(len(batch), 0)
+
+        return kept(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
+
+    def _by_functions(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {one.key: {} for one in samples}
+        names = dict.fromkeys(name for one in samples for name in one.prompt.columns)
+        columns = {name: [one.prompt.columns.get(name) for one in samples] for name in names}
+        for name in self.rewards if samples else ():
+            prompts = [list(one.prompt.messages) for one in samples]
+            completions = [one.conversation[-1:] for one in samples]
+            values = REWARDS[name](prompts, completions, **columns)
+            for one, value in zip(samples, values, strict=True):
+                found[one.key][name] = float(value)
+        return found

@@ -1,0 +1,60 @@
+"""What can be wrong with the shares of a data list, with the exact words that are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.unit.recipe.conftest import GOOD
+
+from ft.recipe import Recipe
+
+
+def shared(*sources: str) -> str:
+    """The good recipe with these sources, the first on line 4."""
+    listed = "".join(f"\n      - {source}" for source in sources)
+    return GOOD.replace(" [rows.jsonl]", listed).replace("data:", "data:", 1)
+
+
+WRONG = {
+    "shares over 1": (
+        ("{path: rows.jsonl, group: a, share: 0.7}", "{path: rows.jsonl, group: b, share: 0.5}"),
+        "x.yaml:4: the shares add up to 1.2 (a 0.7, b 0.5). They are parts of the whole mixture: make it 1.",
+    ),
+    "shares under 1": (
+        ("{path: rows.jsonl, group: a, share: 0.5}", "{path: rows.jsonl, group: a}"),
+        "x.yaml:4: the shares add up to 0.5 (a 0.5). They are parts of the whole mixture: make it 1.",
+    ),
+    "a share without a group": (
+        ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, share: 0.5}"),
+        "x.yaml:6: a share belongs to a group. Write `group: NAME` too.",
+    ),
+    "a source without a group": (
+        ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl}"),
+        "x.yaml:6: source 2 belongs to no group, but others have shares (a 1). "
+        "Write `group: NAME`, and the group's share at one of its sources.",
+    ),
+    "a group without a share": (
+        ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, group: b}"),
+        "x.yaml:6: group 'b' has no share, but others have (a 1). Write `share: …` beside it.",
+    ),
+    "two shares for one group": (
+        ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, group: a, share: 0.5}"),
+        "x.yaml:6: group 'a' has share 0.5 here and 1 above. Write its share once.",
+    ),
+    "a share that is a word": (
+        ("{path: rows.jsonl, group: a, share: half}",),
+        "x.yaml:5: data.share is 'half'. Write a number.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sources", "text"), WRONG.values(), ids=WRONG)
+def test_shares_that_do_not_fit_are_named(said: Callable[..., str], sources: tuple[str, ...], text: str) -> None:
+    assert text in said(shared(*sources)).splitlines()
+
+
+def test_thirds_add_up_to_a_whole(recipe: Callable[..., Recipe]) -> None:
+    text = shared(*(f"{{path: rows.jsonl, group: {name}, share: 0.3333}}" for name in "abc"))
+
+    assert [source["share"] for source in recipe(text).stages[0].data] == [0.3333] * 3
