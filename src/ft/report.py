@@ -73,15 +73,17 @@ def _numbers(planned: Planned) -> Mapping[str, Any]:
 
 
 def _line(numbers: Mapping[str, Any]) -> str:
-    """'loss 2.310 → 0.412, held-out loss 2.280 → 0.431, answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is."""
+    """'held-out loss 2.280 → 0.431, answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is.
+
+    The training loss is shown where nothing is held out: it is that of single batches, which differ in what they hold.
+    """
     words, left = [], dict(numbers)
-    for label, first, last in (
-        ("loss", "loss_first", "loss_last"),
-        ("held-out loss", "eval_loss_first", "eval_loss"),
-    ):
-        if last in left:
-            before = left.pop(first, None)
-            words.append(f"{label} {before:.3f} → {left.pop(last):.3f}" if before else f"{label} {left.pop(last):.3f}")
+    losses = {"loss": (left.pop("loss_first", None), left.pop("loss_last", None))}
+    if "eval_loss" in left:
+        losses = {"held-out loss": (left.pop("eval_loss_first", None), left.pop("eval_loss"))}
+    for label, (before, after) in losses.items():
+        if after is not None:
+            words.append(f"{label} {before:.3f} → {after:.3f}" if before else f"{label} {after:.3f}")
     for name in [n for n in left if f"{n}_low" in left and not n.startswith("baseline_")]:
         low, high, value = left.pop(f"{name}_low"), left.pop(f"{name}_high"), left.pop(name)
         before = left.pop(f"baseline_{name}", None)

@@ -163,7 +163,7 @@ STAGE = {
     ),
     "a reward that is nowhere": (
         GOOD + JUDGE.replace("{}", "{reward: kindness}"),
-        "x.yaml:6: there is no reward 'kindness'; there are: answer, says.",
+        "x.yaml:6: there is no reward 'kindness'; there are: answer, says, obeys, quality.",
     ),
 }
 DATA = {
