@@ -21,7 +21,7 @@ import yaml
 
 FOLDER = Path(__file__).parent
 SEED = 1
-DIALOGUES, HELD_OUT_DIALOGUES = 700, 64
+DIALOGUES, HELD_OUT_DIALOGUES = 1_400, 64
 SHORT, LONG, LONGEST_HELD_OUT = (2, 6), (8, 22), 24  # turns
 NORMAL = ["back to normal.", "forget my instructions.", "stop that now."]
 CHECKS: dict[str, Any] = {
