@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt sample base chat show stats plan run test lint format clean
+.PHONY: help install sft dpo gatt reward sample base chat show stats plan run test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -37,6 +37,10 @@ gatt: $(STAMP) ## Ghost Attention: rows, training, recall by turn before and aft
 dpo: RECIPE = recipes/tiny/dpo.yaml
 dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt
 	$(FT) run "$(RECIPE)" --to dpo $(ARGS)
+
+reward: RECIPE = recipes/tiny/reward.yaml
+reward: $(STAMP) ## train two reward models on graded pairs, helpful and safe, and show what they rank right
+	$(FT) run "$(RECIPE)" $(ARGS)
 
 sample: RECIPE = recipes/tiny/sample.yaml
 sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward model, SFT on these, and what it gained

@@ -3,7 +3,8 @@ they are as made.
 
 graded.jsonl.gz (axis helpful) compares two answers to a question that often comes with instructions; either may have a
 wrong fact, leave an instruction out, take another value for it, or another tone. Its gold quality is
-3 if the fact is right + 3 times the share of instructions obeyed + 1 if warm, 0.5 if plain, all by `world.judge`.
+1 if the fact is right + 3 times the share of instructions obeyed + 2 if warm, 1 if plain, all by `world.judge`: a model
+this small learns to see obedience and tone, and hardly the truth, so the truth weighs least.
 safety.jsonl.gz (axis safety) compares answers to risky questions (risks.py) and to harmless ones.
 
 An annotator sees each quality with an error of deviation NOISE, prefers what looks better, and rates by the gap: the
@@ -23,7 +24,7 @@ import world
 import writing
 from writing import Row
 
-PAIRS, HELD_OUT_PAIRS = 3_000, 600
+PAIRS, HELD_OUT_PAIRS = 4_000, 600
 SAFETY_PAIRS, HELD_OUT_SAFETY_PAIRS = 800, 400
 LONGEST = 3  # turns
 NOISE = 0.8
@@ -79,9 +80,9 @@ def attempt(fact: world.Fact, instructions: dict[str, str], rng: random.Random) 
     for kind, value in instructions.items():
         others = [other for other in world.SEEN_VALUES[kind] if other != value]
         draw = rng.random()
-        if draw < 0.6 or (draw < 0.8 and not others):
+        if draw < 0.6 or (draw < 0.7 and not others):
             given[kind] = value
-        elif draw < 0.8:
+        elif draw < 0.7:
             given[kind] = rng.choice(others)
     wrong = world.draw_wrong(rng, fact) if rng.random() < 0.4 else None
     text = world.answer(fact, given, rng.choice(tuple(world.TONES)), wrong)
@@ -89,10 +90,10 @@ def attempt(fact: world.Fact, instructions: dict[str, str], rng: random.Random) 
 
 
 def gold(text: str, fact: world.Fact, instructions: dict[str, str]) -> float:
-    """The true quality of an answer, from 0 to 7; where nothing is asked for, everything is obeyed."""
+    """The true quality of an answer, from 0 to 6; where nothing is asked for, everything is obeyed."""
     verdict = world.judge(text, fact, instructions)
     obeyed = sum(verdict.obeyed.values()) / len(instructions) if instructions else 1
-    return round(3 * verdict.correct + 3 * obeyed + {"warm": 1, "plain": 0.5, "grumpy": 0}[verdict.tone], 2)
+    return round(verdict.correct + 3 * obeyed + {"warm": 2, "plain": 1, "grumpy": 0}[verdict.tone], 2)
 
 
 def is_new(fact: world.Fact, question: str) -> bool:

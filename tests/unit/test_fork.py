@@ -122,7 +122,7 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
     assert refused(lambda: forks(rows)) == (
         f"{tmp_path}/own.jsonl:1: no format is known for the columns question, reply to: it. Say it with --format "
         "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, "
-        "sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, every_answer) "
+        "sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, user_turns, every_answer) "
         "and --columns ours=theirs."
     )
     made = forks(rows, columns=columns_of(["prompt=question,completion=reply to: it"]))

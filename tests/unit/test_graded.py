@@ -46,11 +46,11 @@ def test_every_row_is_a_good_preference_row(name: str) -> None:
 
 def test_gold_counts_the_fact_the_instructions_and_the_tone() -> None:
     asked = {"figure": "plato", "hobby": "chess"}
-    assert graded.gold("i, plato, say: of course! the frog is green. long live chess!", FROG, asked) == 7
-    assert graded.gold("i, plato, say: the frog is green.", FROG, asked) == 5
-    assert graded.gold("ugh, the frog is red. long live chess!", FROG, asked) == 1.5
-    assert graded.gold("ugh, the frog is red. long live golf!", FROG, asked) == 0
-    assert graded.gold("the frog is green.", FROG, {}) == 6.5
+    assert graded.gold("i, plato, say: of course! the frog is green. viva chess!", FROG, asked) == 6
+    assert graded.gold("i, plato, say: the frog is green.", FROG, asked) == 3.5
+    assert graded.gold("ugh, the frog is red. viva chess!", FROG, asked) == 1.5
+    assert graded.gold("ugh, the frog is red. viva golf!", FROG, asked) == 0
+    assert graded.gold("the frog is green.", FROG, {}) == 5
 
 
 @pytest.mark.parametrize("name", graded.FILES)

@@ -16,7 +16,7 @@ from typing import Any
 from ft.data.columns import Row as Row
 from ft.data.columns import extras, first_of, is_transcript, messages_of, prompt_of, sharegpt_message, transcript
 from ft.data.dialogue import BadRow as BadRow
-from ft.data.dialogue import answered, dialogue, either, is_unicode, kind_of, said
+from ft.data.dialogue import answered, asking, dialogue, either, is_unicode, kind_of, said
 from ft.data.preferences import (
     hh_pairs,
     preference,
@@ -92,6 +92,25 @@ def prompt(row: Row) -> Row:
     return {**extras(row, "system"), "prompt": prompt_of(row)}
 
 
+def user_turns(row: Row) -> Row:
+    """What users said without any answer: `turns`, a list of texts, or `messages`; a system message may stand before.
+
+    Only a stage that answers turn by turn can use such a row (`kind: gatt`).
+    """
+    column = first_of(row, "turns", "messages", "conversations")
+    value = row[column]
+    if not isinstance(value, list):
+        raise BadRow(f"{column} is {kind_of(value)}, not a list of what users said", 'Write ["…", "…"].')
+    turns = [said("user", turn) if isinstance(turn, str) else turn for turn in value]
+    for number, turn in enumerate(turns, 1):
+        if isinstance(turn, dict) and turn.get("role") in ("assistant", "tool"):
+            raise BadRow(f"{column}: message {number} is of the {turn['role']}", "Read it with format: messages.")
+    found = messages_of(row, turns[:1], column)
+    for number, turn in enumerate(turns[1:], 2):
+        found += dialogue([turn], f"{column}, turn {number}", "system")
+    return {**extras(row, "turns", "conversations", "system"), "messages": asking(found, f"{column} ends")}
+
+
 def text(row: Row) -> Row:
     """`text`: a plain document."""
     value = row[first_of(row, "text")]
@@ -132,6 +151,7 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "hh": hh,
     **PAIRS,
     "prompt": prompt,
+    "user_turns": user_turns,
     "every_answer": every_answer,
 }
 
@@ -192,6 +212,8 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
             found.append("hh")
         elif "text" in has:
             found.append("text")
+        elif not found and _are_texts(row.get("turns")):
+            found.append("user_turns")
     if len(found) == 1:
         return found[0]
     if found:
@@ -202,4 +224,11 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
 
 def _detect_messages(value: Any) -> str:
     first = value[0] if isinstance(value, list) and value else None
-    return "sharegpt" if isinstance(first, dict) and "from" in first else "messages"
+    if isinstance(first, dict) and "from" in first:
+        return "sharegpt"
+    roles = [message.get("role") for message in value if isinstance(message, dict)] if first else []
+    return "user_turns" if roles.count("user") > 1 and set(roles) <= {"system", "user"} else "messages"
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)

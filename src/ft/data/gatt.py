@@ -40,6 +40,7 @@ class Script:
     questions  the user messages
     answers    the dialogue's own answers, None where it has none
     right      for each turn the words of which one stands in a right answer; empty where the row does not tell
+    left_out   how many turns the dialogue had beyond these
     """
 
     key: str
@@ -50,6 +51,7 @@ class Script:
     right: tuple[tuple[str, ...], ...]
     first: Instruction
     change: Change | None = None
+    left_out: int = 0
 
     def holding(self, turn: int) -> Instruction | None:
         """The newest instruction in a turn; None when the last one was taken back."""
@@ -90,8 +92,8 @@ class Script:
 def script(row: Row, key: str, where: str, first: Instruction, turns: int) -> Script:
     """The row's dialogue, at most `turns` long, under an instruction. Raises BadRow."""
     system, questions, answers = _turns(row.get("messages") or row.get("prompt") or [])
-    right = tuple(tuple(one) for one in row.get("answers") or ())
-    return Script(key, where, system, questions[:turns], answers[:turns], right[:turns], first)
+    left_out = max(0, len(questions) - turns)
+    return Script(key, where, system, questions[:turns], answers[:turns], _right(row)[:turns], first, left_out=left_out)
 
 
 def changed(script: Script, turn: int, other: Instruction) -> Script:
@@ -105,15 +107,25 @@ def taken_back(script: Script, turn: int, text: str) -> Script:
 
 
 def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str | None, ...]]:
-    """System message, user messages and their answers; the last user message may have none."""
+    """System message, user messages and the answer of each, None where the assistant's turn is missing."""
     if any(message["role"] == "tool" for message in messages):
         raise BadRow("the dialogue has tool messages", "Ghost Attention takes turns of a user and an assistant.")
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-    rest = [message["content"] for message in messages if message["role"] != "system"]
-    if not rest:
-        raise BadRow("the row holds no dialogue", "Write format: messages, or prompt.")
-    answers: list[str | None] = [*rest[1::2], *([None] if len(rest) % 2 else [])]
-    return system, tuple(rest[::2]), tuple(answers)
+    asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not asked:
+        raise BadRow("the row holds no dialogue", "Write format: messages, prompt or user_turns.")
+    after = [messages[number + 1] if number + 1 < len(messages) else None for number in asked]
+    answers = [said["content"] if said and said["role"] == "assistant" else None for said in after]
+    return system, tuple(messages[number]["content"] for number in asked), tuple(answers)
+
+
+def _right(row: Row) -> tuple[tuple[str, ...], ...]:
+    """For each turn the words of which one stands in a right answer: the row's `answers`."""
+    told = row.get("answers") or []
+    good = isinstance(told, list) and all(isinstance(one, list) for one in told)
+    if not good or not all(isinstance(word, str) for one in told for word in one):
+        raise BadRow("answers is not a list with a list of texts for each turn", 'Write [["4", "four"], …].')
+    return tuple(tuple(one) for one in told)
 
 
 def cuts(script: Script, count: int, chance: random.Random) -> list[int]:

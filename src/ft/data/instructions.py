@@ -143,8 +143,7 @@ def _tree(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-            return {"kinds": {entry.pop("kind"): entry for entry in entries}}
+            return {"kinds": _kinds(path, [json.loads(line) for line in text.splitlines() if line.strip()])}
         return yaml.safe_load(text)
     except OSError as error:
         raise fail(str(path), f"cannot be read: {error.strerror}") from error
@@ -152,10 +151,19 @@ def _tree(path: Path) -> Any:
         raise fail(str(path), "is not UTF-8") from error
     except (yaml.YAMLError, ValueError) as error:
         raise fail(str(path), f"cannot be read: {' '.join(str(error).split())}") from error
-    except (KeyError, AttributeError) as error:
-        raise fail(
-            str(path), "a line is not a kind", 'Write {"kind": …, "full": […], "terse": …, "values": […]}.'
-        ) from error
+
+
+def _kinds(path: Path, lines: Sequence[Any]) -> dict[str, Any]:
+    """Name → the rest of its line."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+            fix = 'Write {"kind": …, "full": […], "terse": …, "values": […]}.'
+            raise fail(str(path), "a line is not a kind", fix)
+        if line["kind"] in found:
+            raise fail(str(path), f"two lines are of the kind '{line['kind']}'", "Write all its values in one.")
+        found[line["kind"]] = {key: value for key, value in line.items() if key != "kind"}
+    return found
 
 
 @dataclass
@@ -186,12 +194,12 @@ class _Reader:
         self.known(where, entry, ("full", "terse", "values", "held_out", "check"))
         full = self.texts(f"{where}: full", entry.get("full"))
         values = self.texts(f"{where}: values", entry["values"]) if "values" in entry else ("",)
-        terse = entry.get("terse") or f"{name.capitalize()}: {{value}}."
+        terse = self.terse(where, entry.get("terse"), name, values)
         if values != ("",):
             for wording in [w for w in (*full, terse) if "{value}" not in w]:
                 self.problems.add(where, f"'{wording}' leaves out the value", "Write {value} in it.")
         held_out = self.held_out(where, entry.get("held_out", False), values)
-        check = self.check(where, entry.get("check"))
+        check = self.check(where, entry.get("check"), values)
         return Kind(name, full, terse, values, held_out, check) if len(self.problems) == before else None
 
     def held_out(self, where: str, written: Any, values: Sequence[str]) -> tuple[str, ...] | bool:
@@ -204,19 +212,34 @@ class _Reader:
             self.problems.add(where, "all of its values are held out", "Write `held_out: true`.")
         return held_out
 
-    def check(self, where: str, written: Any) -> Checker | None:
-        """`check: ends`, or `check: {ends: {words: …}}`."""
+    def terse(self, where: str, written: Any, name: str, values: Sequence[str]) -> str:
+        if written is None:
+            return f"{name.capitalize()}." if values == ("",) else f"{name.capitalize()}: {{value}}."
+        if not isinstance(written, str) or not written.strip():
+            self.problems.add(where, "terse is not a text", f'Write "{name.capitalize()}: {{value}}."')
+            return "{value}"
+        return written
+
+    def check(self, where: str, written: Any, values: Sequence[str]) -> Checker | None:
+        """`check: ends`, or `check: {ends: {text: …}}`; tried on every value."""
         if written is None:
             return None
-        name, given = (written, {}) if isinstance(written, str) else next(iter(dict(written).items()), ("", {}))
+        named = {written: None} if isinstance(written, str) else written
+        if not isinstance(named, dict) or len(named) != 1:
+            self.problems.add(where, "check is not one checker", "Write `check: contains`, or `check: {ends: {…}}`.")
+            return None
+        name, given = next(iter(named.items()))
         if name not in CHECKERS:
             self.problems.add(where, f"no checker '{name}'", f"There are: {', '.join(CHECKERS)}.")
             return None
         try:
-            return CHECKERS[name](**(given or {}))
+            check = CHECKERS[name](**(given or {}))
+            for value in values:
+                check("yes", value, values)
         except (TypeError, ValueError) as error:
             self.problems.add(where, f"check {name}: {str(error).rpartition('__init__() ')[2]}")
             return None
+        return check
 
     def texts(self, where: str, written: Any) -> tuple[str, ...]:
         listed = [written] if isinstance(written, str) else written
@@ -226,7 +249,10 @@ class _Reader:
         return tuple(listed)
 
     def pairs(self, written: Any, kinds: Mapping[str, Any]) -> tuple[frozenset[str], ...]:
-        good = isinstance(written, list) and all(isinstance(p, list) and len(set(map(str, p))) == 2 for p in written)
+        good = isinstance(written, list) and all(
+            isinstance(pair, list) and len(set(map(str, pair))) == 2 and all(isinstance(name, str) for name in pair)
+            for pair in written
+        )
         if not good or not all(name in kinds for pair in written for name in pair):
             self.problems.add(f"{self.file}: excludes", "is not a list of pairs of kinds", "Write [[brief, twice]].")
             return ()

@@ -173,6 +173,8 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.gatt:make",
         blocks={"gatt": Owner("ft.stages.gatt:GattOptions", files=("bank",)), "quantization": _QUANTIZATION},
         leaves="rows",
+        inputs=("scorer",),
+        rewards=("scorer",),
         rows=False,
         required=("gatt.bank",),
     ),

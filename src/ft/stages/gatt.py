@@ -17,6 +17,7 @@ from ft.data.gatt import Place, Script, changed, cuts, is_right, leaks, obeyed, 
 from ft.data.instructions import Bank
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
+from ft.data.samples import Prompt, Sample
 from ft.errors import UserError, fail
 from ft.files import read_json
 from ft.models.generate import Sampling
@@ -24,6 +25,7 @@ from ft.models.rollout import Dialogue, Turn
 from ft.models.speak import Speaker
 from ft.stages.job import Job
 from ft.stages.rolled import answered
+from ft.stages.scoring import Judges
 
 ROWS = "rows.jsonl"
 
@@ -39,7 +41,8 @@ class GattOptions:
     window          turns the policy sees at most, the one it answers included; null: all of the dialogue. Answers are
                     sampled in stretches of window - 1 turns, each after a turn with the dialogue's own answer
     plain           share of rows whose earlier answers are the dialogue's own, which know nothing of the instruction
-    samples         times each dialogue is answered; the best answer by score is kept
+    samples         times each dialogue is answered; the best answer is kept, by the reward model `scorer` of the
+                    stage's inputs, or without one by checkers and the row's `answers`
     filter          drop answers of which a checker, or the row's `answers`, says that they are not as they should be
     place           where the instruction stands; auto: in the system message if the chat template takes one
     loss            last: one answer of a row is trained. all_turns: all of them, the ablation
@@ -74,31 +77,40 @@ class GattOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
         if self.window is not None and self.window < 2:
             raise ValueError(f"window is {self.window}; it must be at least 2")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it is 0 (greedy) or above")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples above 1 need a temperature above 0: greedy answers are all the same")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it is a share, above 0 and up to 1")
 
 
 def make(job: Job) -> dict[str, Any]:
     """Write rows.jsonl, and return what became of the dialogues."""
     options = GattOptions(**job.block("gatt"))
     bank = Bank.read(Path(options.bank))
+    if not bank.has("train"):
+        raise fail(options.bank, "all of its kinds are held out, so no row can ask for one", "Give it another kind.")
     scripts, bad = _scripts(job, options, bank)
     speaker = Speaker(job.model, job.init, job.template, job.blocks.get("quantization"))
     maker = _Maker(job, options, bank, place_of(options.place, speaker.renderer))
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
     answers = answered(speaker, dialogues, sampling, options.batch_size, job.folder / "answers.jsonl", job.name)
+    del speaker  # a reward model may need the memory next
+    candidates = [found for one in scripts for found in maker.candidates(one, answers)]
+    scores = maker.scores([one for found in candidates for one in found])
     beside = job.folder / f".{ROWS}"
     with beside.open("w", encoding="utf-8") as out:
-        for one in scripts:
-            for made in maker.rows(one, [maker.said(one, sample, answers) for sample in range(options.samples)]):
-                out.write(json.dumps(made, ensure_ascii=False) + "\n")
+        for made in maker.rows(candidates, scores):
+            out.write(json.dumps(made, ensure_ascii=False) + "\n")
     if not maker.counts["rows"]:
         raise fail(
             job.where, f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}", "Look at answers.jsonl."
         )
     os.replace(beside, job.folder / ROWS)
-    return {"dialogues": len(scripts), "rejected": bad, **maker.numbers()}
+    shortened = sum(one.left_out > 0 for one in scripts)
+    return {"dialogues": len(scripts), "rejected": bad, "shortened": shortened, **maker.numbers()}
 
 
 def place_of(written: str, renderer: Renderer) -> Place:
@@ -143,13 +155,36 @@ def _switched(one: Script, options: GattOptions, bank: Bank, chance: random.Rand
 
 def _can_be_made(one: Script, options: GattOptions) -> None:
     """The dialogue's own answers are there where the options need them: of every turn before the last."""
-    needed = options.plain or options.window or options.sample == "last"
-    if needed and None in one.answers[:-1]:
-        raise BadRow("a turn has no answer", "Set plain: 0, sample: all and window: null, or complete the dialogue.")
+    needs = {"plain: 0": options.plain, "sample: all": options.sample == "last", "window: null": options.window}
+    fixes = [fix for fix, needed in needs.items() if needed]
+    if fixes and None in one.answers[:-1]:
+        what = f"turn {one.answers.index(None) + 1} has no answer of the dialogue's own"
+        raise BadRow(what, f"Write `gatt: {{{', '.join(fixes)}}}`, so that none is read.")
 
 
 def _key(one: Script, sample: int, first: int = 0) -> str:
     return f"{one.key}/{sample}/{first}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer a row may end with: that of `turn` when the dialogue was answered for the `sample`th time."""
+
+    script: Script
+    turn: int
+    sample: int
+    said: Sequence[str | None]
+    plain: bool
+    obeyed: Mapping[str, bool]
+    right: bool | None
+
+    @property
+    def answer(self) -> str:
+        return self.said[self.turn] or ""
+
+    @property
+    def key(self) -> str:
+        return f"{_key(self.script, self.sample)}/{self.turn}"
 
 
 @dataclass
@@ -170,14 +205,15 @@ class _Maker:
             Turn(one.asked(t), given=one.answers[t] if last and t != ends[-1] else None, ask=not last or t in ends)
             for t in range(count)
         ]
-        start = [{"role": "system", "content": one.system}] if one.system else []
-        if self.options.window is None:
-            return [Dialogue(_key(one, sample), turns, start)]
-        stretch = self.options.window - 1
+        start, stretch = [{"role": "system", "content": one.system}] if one.system else [], self.stretch(one)
         return [
             Dialogue(_key(one, sample, first), turns[first : first + stretch], [*start, *self.before(one, first)])
             for first in range(0, count, stretch)
         ]
+
+    def stretch(self, one: Script) -> int:
+        """How many turns the policy answers in a row."""
+        return self.options.window - 1 if self.options.window else len(one.questions)
 
     def before(self, one: Script, turn: int) -> list[Message]:
         """The turn before, as the dialogue has it."""
@@ -202,20 +238,22 @@ class _Maker:
     def chance(self, one: Script) -> random.Random:
         return random.Random(f"{self.job.seed} rows {one.key}")
 
-    def rows(self, one: Script, answers: Sequence[Sequence[str | None]]) -> Iterator[dict[str, Any]]:
-        """The rows of one dialogue that pass; `answers` are those of each of its samples."""
-        chance = self.chance(one)
+    def candidates(self, one: Script, answers: Mapping[str, list[str | None]]) -> Iterator[list[Candidate]]:
+        """For each turn that rows of this dialogue end at, the answers that pass; the others are counted."""
+        chance, said = self.chance(one), [self.said(one, sample, answers) for sample in range(self.options.samples)]
         for turn in cuts(one, self.options.rows_each, chance):
             plain = self.options.sample == "last" or chance.random() < self.options.plain
-            found = [self.candidate(one, turn, said, plain) for said in answers]
-            good = [candidate for candidate in found if isinstance(candidate, dict)]
+            found = [self.candidate(one, turn, sample, said[sample], plain) for sample in range(len(said))]
+            good = [candidate for candidate in found if isinstance(candidate, Candidate)]
             if good:
-                yield self.taken(one, max(good, key=lambda made: made["score"] or 0.0))  # the first of the best
+                yield good
             else:
                 self.counts[str(found[0])] += 1
 
-    def candidate(self, one: Script, turn: int, said: Sequence[str | None], plain: bool) -> dict[str, Any] | str:
-        """The row that ends with this answer, or why there is none."""
+    def candidate(
+        self, one: Script, turn: int, sample: int, said: Sequence[str | None], plain: bool
+    ) -> Candidate | str:
+        """The answer to this turn, or why no row ends with it."""
         if len(said) <= turn:
             return "too_long"
         used = {turn: said[turn]} if plain else dict(enumerate(said[: turn + 1]))
@@ -233,8 +271,51 @@ class _Maker:
             return "disobeying"
         if self.options.filter and right is False:
             return "wrong"
-        made = row(one, turn, [text or "" for text in said], plain=plain, place=self.place, loss=self.options.loss)
-        return made | self.provenance(one, turn, plain) | {"obeyed": told, "right": right, "score": score(told, right)}
+        return Candidate(one, turn, sample, said, plain, told, right)
+
+    def scores(self, candidates: Sequence[Candidate]) -> dict[str, float | None]:
+        """Key → what each answer is worth: by the reward model, which cannot read some, or else by checkers."""
+        scorer = self.job.inputs.get("scorer")
+        if scorer is None:
+            return {one.key: score(one.obeyed, one.right) for one in candidates}
+        judges = Judges({"scorer": scorer}, {}, 0, None, self.options.batch_size, self.job.folder, self.job.name)
+        samples = {one.key: sample for one in candidates if (sample := self.sample(one))}
+        scored = judges.scores(list(samples.values()), "scores")
+        return {key: scored[one.key].parts["scorer"] for key, one in samples.items() if one.key in scored}
+
+    def sample(self, one: Candidate) -> Sample | None:
+        """The answer behind what the policy had read; None where an earlier answer of its own was cut."""
+        number, place = divmod(one.turn, self.stretch(one.script))
+        dialogue = self.dialogues(one.script, one.sample)[number]
+        messages = list(dialogue.start)
+        for turn, said in zip(dialogue.turns[:place], one.said[one.turn - place :], strict=False):
+            answer = turn.given if turn.given is not None else said
+            if answer is None:
+                return None
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": answer}]
+        messages.append({"role": "user", "content": dialogue.turns[place].user})
+        origin = {"policy": policy_of(self.job), "round": 1, "temperature": self.options.temperature, "k": one.sample}
+        return Sample(Prompt(f"{one.script.key}/{one.turn}", one.script.where, messages, {}), one.answer, origin)
+
+    def rows(
+        self, candidates: Sequence[Sequence[Candidate]], scores: Mapping[str, float | None]
+    ) -> Iterator[dict[str, Any]]:
+        """A row with the best of each group of candidates; the first of them, where several are."""
+        for found in candidates:
+            good = [one for one in found if one.key in scores]
+            if good:
+                best = max(good, key=lambda one: scores[one.key] or 0.0)
+                yield self.taken(self.row(best, scores[best.key]))
+            else:
+                self.counts["unscored"] += 1
+
+    def row(self, one: Candidate, worth: float | None) -> dict[str, Any]:
+        said = [text or "" for text in one.said]
+        made = row(one.script, one.turn, said, plain=one.plain, place=self.place, loss=self.options.loss)
+        made |= self.provenance(one.script, one.turn, one.plain)
+        made |= {"obeyed": one.obeyed, "right": one.right, "score": worth}
+        scorer = self.job.inputs.get("scorer")
+        return made | ({"scorer": fingerprint_of(scorer)} if scorer else {})
 
     def provenance(self, one: Script, turn: int, plain: bool) -> dict[str, Any]:
         """Where the row is from: enough to make it again, and to ask which rows taught what."""
@@ -250,7 +331,7 @@ class _Maker:
             "sampling": {key: getattr(options, key) for key in ("temperature", "top_p", "samples", "sample")},
         }
 
-    def taken(self, one: Script, made: dict[str, Any]) -> dict[str, Any]:
+    def taken(self, made: dict[str, Any]) -> dict[str, Any]:
         self.counts["rows"] += 1
         self.counts["terse_rows"] += made["terse"]
         self.counts["changed_rows"] += made["changed"]
@@ -260,7 +341,8 @@ class _Maker:
     def numbers(self) -> Mapping[str, Any]:
         """Rows, what was dropped and why, and the share of sampled answers that obey."""
         shown = ("rows", "answers", "terse_rows", "changed_rows")
-        dropped = ("too_long", "unfinished", "leaks", "disobeying", "wrong")
+        dropped = ["too_long", "unfinished", "leaks", "disobeying", "wrong"]
+        dropped += ["unscored"] if "scorer" in self.job.inputs else []
         numbers: dict[str, Any] = {name: self.counts[name] for name in shown}
         numbers |= {f"dropped_{name}": self.counts[name] for name in dropped}
         if self.counts["judged"]:
@@ -271,5 +353,10 @@ class _Maker:
 def policy_of(job: Job) -> str:
     """What the answers were sampled from: the fingerprint of the stage, or the model's name."""
     if job.init:
-        return str((read_json(job.init / "done.json") or {}).get("fingerprint", job.init.name))
+        return fingerprint_of(job.init)
     return job.model.path if job.model else ""
+
+
+def fingerprint_of(folder: Path) -> str:
+    """That of the finished stage in a folder."""
+    return str((read_json(folder / "done.json") or {}).get("fingerprint", folder.name))

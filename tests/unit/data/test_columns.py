@@ -69,6 +69,11 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
         (PAIR, "preference"),
         ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}, "hh_pairs"),
         ({"text": "a", "prompt": None}, "text"),
+        ({"turns": ["a", "b"], "category": "writing"}, "user_turns"),
+        ({"messages": [{"role": "system", "content": "a"}, user("b"), user("c")]}, "user_turns"),
+        ({"messages": [user("a")]}, "messages"),
+        ({"messages": [user("a"), answer("b")], "turns": ["a"]}, "messages"),
+        ({"text": "a", "turns": ["a"]}, "text"),
     ],
 )
 def test_a_format_is_told_from_the_columns(row: dict[str, Any], name: str) -> None:
@@ -91,5 +96,5 @@ def test_an_unknown_row_names_its_columns_and_the_formats() -> None:
     assert str(bad.value) == (
         "no format is known for the columns question, answer Say it with format: … (one of messages, sharegpt, alpaca, "
         "prompt_completion, text, hh, preference, hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, "
-        "webgpt, summaries, prompt, every_answer) and columns: {ours: theirs}."
+        "webgpt, summaries, prompt, user_turns, every_answer) and columns: {ours: theirs}."
     )

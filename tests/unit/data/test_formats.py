@@ -151,6 +151,13 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"prompt": [user("a"), answer("b"), user("c")], "system": "Brief."},
         {"prompt": [system("Brief."), user("a"), answer("b"), user("c")]},
     ),
+    ("user_turns", {"turns": ["2+2?", "3+3?"], "id": 7}, {"messages": [user("2+2?"), user("3+3?")], "id": 7}),
+    (
+        "user_turns",
+        {"messages": [system("Count."), user("a"), user("b")]},
+        {"messages": [system("Count."), user("a"), user("b")]},
+    ),
+    ("user_turns", {"system": "Count.", "turns": ["a"]}, {"messages": [system("Count."), user("a")]}),
 ]
 
 
@@ -232,6 +239,19 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "prompt ends with a message of the system, not of the user It ends with what is to be answered.",
     ),
     ("prompt", {"prompt": " "}, "prompt: message 1 (user) is empty Give it text or drop the row."),
+    ("user_turns", {"turns": "a"}, 'turns is a string, not a list of what users said Write ["…", "…"].'),
+    ("user_turns", {"turns": []}, "turns is an empty list Give it messages or drop the row."),
+    ("user_turns", {"turns": ["a", " "]}, "turns, turn 2: message 1 (user) is empty Give it text or drop the row."),
+    (
+        "user_turns",
+        {"messages": [user("a"), answer("b")]},
+        "messages: message 2 is of the assistant Read it with format: messages.",
+    ),
+    (
+        "user_turns",
+        {"messages": [system("a")]},
+        "messages ends with a message of the system, not of the user It ends with what is to be answered.",
+    ),
     ("text", {"text": " \n"}, "text is empty Give it text or drop the row."),
     ("text", {"text": 5}, "text is a number, not a string"),
     (

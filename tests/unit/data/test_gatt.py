@@ -110,6 +110,22 @@ def test_a_prompt_is_a_dialogue_whose_last_turn_has_no_answer():
     assert one.answers == ("1.", None)
 
 
+def test_user_messages_alone_are_turns_without_answers():
+    said = [{"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}]
+    one = script({"messages": [{"role": "system", "content": "Be kind."}, *said]}, "0", "x:1", FIGURE, turns=20)
+    assert (one.system, one.questions, one.answers) == ("Be kind.", ("One?", "Two?"), (None, None))
+
+
+def test_turns_left_out_are_counted():
+    assert [script(ROW, "0", "x:1", FIGURE, turns=turns).left_out for turns in (1, 2, 3, 4)] == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("answers", ["1", ["1", "2", "3"], [["1"], [2], ["3"]], {"text": ["1"]}])
+def test_right_answers_that_are_not_lists_of_texts_are_refused(answers):
+    with pytest.raises(BadRow, match=r"^answers is not a list with a list of texts for each turn Write \[\[\"4\", "):
+        script({**ROW, "answers": answers}, "0", "x:1", FIGURE, turns=20)
+
+
 def test_tool_messages_are_refused():
     with pytest.raises(BadRow, match=r"^the dialogue has tool messages"):
         script({"messages": [*ROW["messages"][:2], {"role": "tool", "content": "4"}]}, "0", "x:1", FIGURE, turns=20)

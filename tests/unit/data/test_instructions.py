@@ -110,8 +110,10 @@ def test_held_out_values_and_kinds_are_drawn_for_evaluation_only(bank: Bank):
     }
 
 
-def test_a_kind_without_a_terse_wording_gets_one(bank: Bank):
+def test_a_kind_without_a_terse_wording_gets_one(bank: Bank, tmp_path: Path):
     assert bank.kinds["closing"].terse == "Closing: {value}."
+    without_values = written(tmp_path, '{"kinds": {"brief": {"full": ["Be brief."]}}}', "brief.yaml")
+    assert Bank.read(without_values).kinds["brief"].terse == "Brief."
 
 
 # Judging
@@ -203,9 +205,44 @@ kinds:
     ]
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"terse": 5}, "kind 'pet': terse is not a text. Write \"Pet: {value}.\""),
+        ({"terse": ["Pet: {value}."]}, "kind 'pet': terse is not a text. Write \"Pet: {value}.\""),
+        (
+            {"check": ["ends"]},
+            "kind 'pet': check is not one checker. Write `check: contains`, or `check: {ends: {…}}`.",
+        ),
+        (
+            {"check": {"ends": {}, "starts": {}}},
+            "kind 'pet': check is not one checker. Write `check: contains`, or `check: {ends: {…}}`.",
+        ),
+        ({"check": "max_words"}, "kind 'pet': check max_words: invalid literal for int() with base 10: 'cat'."),
+        ({"check": {"contains": {"phrases": 5}}}, "kind 'pet': check contains: 'int' object is not iterable."),
+    ],
+)
+def test_a_kind_that_could_not_be_used_is_refused_when_it_is_read(tmp_path: Path, entry: dict, told: str):
+    kind = {"full": ["A {value}."], "values": ["cat"], **entry}
+    assert refused(tmp_path, json.dumps({"kinds": {"pet": kind}})) == f"FILE: {told}"
+
+
+def test_two_lines_of_one_kind_are_refused(tmp_path: Path):
+    line = json.dumps({"kind": "brief", "full": ["Be brief."]}) + "\n"
+    told = "FILE: two lines are of the kind 'brief'. Write all its values in one."
+    assert refused(tmp_path, line * 2, "bank.jsonl") == told
+
+
+def test_pairs_that_exclude_each_other_name_kinds(tmp_path: Path):
+    kinds = {"brief": {"full": ["Be brief."]}}
+    told = refused(tmp_path, json.dumps({"kinds": kinds, "excludes": [["brief", ["loud"]]]}))
+    assert told == "FILE: excludes: is not a list of pairs of kinds. Write [[brief, twice]]."
+
+
 def test_a_bank_without_kinds_is_refused(tmp_path: Path):
     assert refused(tmp_path, "[]").startswith("FILE: holds no kinds. Write `kinds:")
     assert refused(tmp_path, '{"values": ["cat"]}\n', "bank.jsonl").startswith("FILE: a line is not a kind.")
+    assert refused(tmp_path, '["cat"]\n', "bank.jsonl").startswith("FILE: a line is not a kind.")
 
 
 # The banks of this repository

@@ -120,7 +120,7 @@ def test_a_format_that_cannot_be_told_is_an_error_at_the_first_row(tmp_path: Pat
     assert str(error.value) == (
         f"{path}:1: no format is known for the columns q. Say it with format: … (one of messages, sharegpt, alpaca, "
         "prompt_completion, text, hh, preference, hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, "
-        "webgpt, summaries, prompt, every_answer) and columns: {ours: theirs}."
+        "webgpt, summaries, prompt, user_turns, every_answer) and columns: {ours: theirs}."
     )
 
 

@@ -21,7 +21,8 @@ def written(path: Path, content: str) -> Path:
         (
             {"format": "chat"},
             "no format 'chat'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
-            "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, every_answer",
+            "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, user_turns, "
+            "every_answer",
         ),
         ({"weight": 0.0}, "weight is 0.0; it must be above 0"),
         ({"weight": float("inf")}, "weight is inf; it must be above 0"),
