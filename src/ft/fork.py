@@ -159,7 +159,7 @@ def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
         if name == "hh_pairs" and stage.kind_name in CONVERSATIONS:
             name = "hh"
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
-    if stage.kind_name in CONVERSATIONS and name in (*PAIRS, "prompt"):
+    if stage.kind_name in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
         raise _not_conversations(wish.data, name, stage)
     return Source(wish.data, format=name, columns=dict(wish.columns)), notes
 
@@ -189,9 +189,10 @@ def _said_on_command_line(fix: str) -> str:
 
 
 def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
-    what = {"prompt": "prompts without answers"}.get(name, "pairs of answers")
+    what = {"prompt": "prompts without answers", "user_turns": "turns without answers"}.get(name, "pairs of answers")
     fix = {
         "prompt": "Map the column with the answers: --format prompt_completion --columns completion=answer.",
+        "user_turns": "Let a stage of kind `gatt` answer them first.",
         "hh_pairs": "Train on the chosen answers: --format hh.",
         "preference": "Train on the chosen answers: --format prompt_completion --columns completion=chosen, or "
         "--format messages --columns messages=chosen where they are whole dialogues.",

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import tiny
+from ft.data.instructions import Bank
 from ft.errors import UserError
 from ft.files import read_json
 from ft.models.load import load
 from ft.runs import Planned
 from ft.stages.attention import binned, greatest_attention, to_instruction
-from ft.stages.consistency import Judged, Recall, share
+from ft.stages.consistency import ConsistencyOptions, Judged, Recall, compared_in, share
 
 BANK = {
     "kinds": {
@@ -220,9 +221,13 @@ def test_the_picture_is_drawn(judged):
     assert (judged.folder / "consistency.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_model_it_is_compared_with_is_asked_the_main_cell_only(tmp_path, ending, data):
+@pytest.mark.parametrize(
+    ("compared", "cells"),
+    [({}, ["held_out_values"]), ({"compared": ["given_answers", "seen"]}, ["seen", "given_answers"])],
+)
+def test_a_model_it_is_compared_with_is_asked_in_the_cells_named(tmp_path, ending, data, compared, cells):
     file = dialogues(tmp_path / "dialogues.jsonl", count=2)
-    block = {"bank": bank(tmp_path), "turns": 2, "shown": [1], "change_turn": 2, "max_new_tokens": 8}
+    block = {"bank": bank(tmp_path), "turns": 2, "shown": [1], "change_turn": 2, "max_new_tokens": 8, **compared}
     stages = [
         tiny.sft(data, {"max_steps": 1}),
         {
@@ -233,9 +238,16 @@ def test_a_model_it_is_compared_with_is_asked_the_main_cell_only(tmp_path, endin
     recipe = tiny.recipe(tmp_path, stages, model=str(ending))
     tiny.make(tiny.planned(recipe, tmp_path / "runs"), "sft")
     made = tiny.make(tiny.planned(recipe, tmp_path / "runs"), "consistency")
-    cells = read_json(made.folder / "metrics.json")["cells"]
-    assert [cell for cell, models in cells.items() if "before" in models] == ["held_out_values"]
-    assert made.done["numbers"]["turn_1_gain"] == 0.0  # the same model twice
+    found = read_json(made.folder / "metrics.json")["cells"]
+    assert [cell for cell, models in found.items() if "before" in models] == cells
+    numbers = made.done["numbers"]
+    assert [numbers[f"baseline_{cell}"] for cell in cells] == [numbers[cell] for cell in cells]  # the same model twice
+
+
+def test_a_cell_that_is_not_there_is_said_with_those_that_are(tmp_path):
+    options = ConsistencyOptions(str(tmp_path / bank(tmp_path)), compared=["turns"], change_turn=None)
+    with pytest.raises(UserError, match=r"has no cell turns. There are: seen, held_out_values, held_out_kinds, given_"):
+        compared_in(options, Bank.read(Path(options.bank)), "x.yaml:1")
 
 
 def said(model: str, turn: int, obeys: bool, right: bool = True) -> Judged:
@@ -294,3 +306,12 @@ def test_attention_by_turn_is_written_and_drawn(tmp_path, ending):
     assert all(0 < value <= 1 for value in made.done["numbers"].values())
     for name in ("attention.png", "map.png"):
         assert (made.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base):
+    rows = {"turns": ["fox?", "sky?"]}
+    data = tmp_path / "turns.jsonl"
+    data.write_text(json.dumps(rows) + "\n")
+    stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": bank(tmp_path)}}
+    with pytest.raises(UserError, match="turns.jsonl:1: one user message follows another"):
+        tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "consistency")

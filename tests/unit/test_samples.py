@@ -99,3 +99,9 @@ def test_a_row_that_cannot_be_sampled_for_is_refused(row, format, what):
     located = read(row, format)
     with pytest.raises(BadRow, match=what):
         earlier(located) if is_earlier(located.row) else prompt_in(located)
+
+
+def test_turns_without_an_answer_are_no_prompt():
+    located = read({"turns": ["Sky?", "And the sea?"]}, "user_turns")
+    with pytest.raises(BadRow, match="the dialogue has no answer, so nothing stands before one"):
+        prompt_in(located)

@@ -303,8 +303,8 @@ def _prompt_of(row: Row) -> list[str]:
     if "messages" not in row:
         return _flat(row["prompt"])
     messages = row["messages"]
-    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-    return _flat(messages[:last])
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    return _flat(messages[: answers[-1]] if answers else messages)
 
 
 def _flat(messages: list[Message]) -> list[str]:

@@ -71,8 +71,10 @@ def prompt_in(located: Located) -> Prompt:
 
 
 def _before_answer(messages: Sequence[Message]) -> list[Message]:
-    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-    return asking(list(messages[:last]), "what stands before the last answer ends")
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise BadRow("the dialogue has no answer, so nothing stands before one", "Write what is asked as `prompt`.")
+    return asking(list(messages[: answers[-1]]), "what stands before the last answer ends")
 
 
 def is_earlier(row: Row) -> bool:

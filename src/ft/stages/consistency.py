@@ -8,12 +8,14 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from ft.data.dialogue import BadRow
 from ft.data.gatt import Place, Script, changed, is_right, obeyed, script, taken_back
 from ft.data.instructions import Bank, Instruction, Side
 from ft.data.mixture import BadRows, mixed
@@ -41,7 +43,7 @@ class ConsistencyOptions:
     turns        longest dialogue, in turns
     shown        turns whose recall stands among the numbers, as `turn_4`; metrics.json and by_turn.csv have all
     given        also with the dialogue's own answers as context, which ignore the instruction
-    compared     cells in which the models of `inputs:` are asked too: main (held-out values), or all
+    compared     cells in which the models of `inputs:` are asked too: main (held-out values), all, or their names
     change_turn  turn in which a second instruction comes, or the first is taken back; null: not asked
     """
 
@@ -49,7 +51,7 @@ class ConsistencyOptions:
     turns: int = 24
     shown: list[int] = field(default_factory=lambda: [1, 2, 4, 6, 10, 15, 20, 24])
     given: bool = True
-    compared: Literal["main", "all"] = "main"
+    compared: list[str] | Literal["main", "all"] = "main"
     change_turn: int | None = 5
     place: Literal["auto", "system", "first_user"] = "auto"
     temperature: float = 0.0
@@ -99,8 +101,7 @@ def make(job: Job) -> dict[str, Any]:
     for name, folder in models.items():
         if folder or name == AFTER:
             speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
-            everywhere = name == AFTER or options.compared == "all"
-            cells = cells_of(options, bank) if everywhere else [main_cell(bank)]
+            cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
             found += _Asker(job, options, bank, rows, speaker, name).judged(cells)
     with (job.folder / "answers.jsonl").open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
@@ -123,9 +124,21 @@ def judged_kinds(bank: Bank, where: str) -> Bank:
 
 def rows_of(job: Job) -> list[dict[str, Any]]:
     bad = BadRows("error", None)
-    rows = [located.row for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)]
+    rows = []
+    for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad):
+        rows.append(located.row)
+        if job.block("consistency").get("given", True) and (what := _unanswered(located.row)):
+            bad.add(located.where, located.row, BadRow(what, "Write `consistency: {given: false}`, or answer it."))
     bad.finish()
     return rows
+
+
+def _unanswered(row: Mapping[str, Any]) -> str:
+    """That a turn has no answer of the dialogue's own, which the cell `given_answers` reads; or nothing."""
+    roles = [message["role"] for message in row.get("messages", ())]
+    return (
+        "one user message follows another, with no answer between them" if ("user", "user") in pairwise(roles) else ""
+    )
 
 
 def main_cell(bank: Bank) -> Cell:
@@ -142,6 +155,17 @@ def cells_of(options: ConsistencyOptions, bank: Bank) -> list[Cell]:
     if options.change_turn:
         cells += [Cell("new_instruction", main.side, change="new"), Cell("taken_back", main.side, change="normal")]
     return cells
+
+
+def compared_in(options: ConsistencyOptions, bank: Bank, where: str) -> list[Cell]:
+    """The cells in which the models of `inputs:` are asked."""
+    if options.compared == "main":
+        return [main_cell(bank)]
+    cells = {cell.name: cell for cell in cells_of(options, bank)}
+    names = list(cells) if options.compared == "all" else options.compared
+    if unknown := [name for name in names if name not in cells]:
+        raise fail(where, f"consistency.compared has no cell {', '.join(unknown)}", f"There are: {', '.join(cells)}.")
+    return [cell for name, cell in cells.items() if name in names]
 
 
 def drawn(bank: Bank, side: Side, chance: random.Random) -> Instruction:
@@ -292,9 +316,13 @@ class Recall:
         }
 
     def elsewhere(self) -> dict[str, Any]:
-        """One number a cell: recall from the second turn on, or from the change on."""
+        """One number a cell, and of the other models where they were asked: recall from the second turn on."""
+        names = {AFTER: "{}", "before": "baseline_{}", "ablation": "ablation_{}"}
         return {
-            cell: mean([one.obeys for one in self.of(AFTER, cell, lambda one: one.turn > 1)]) for cell in self.names
+            names[model].format(cell): mean([one.obeys for one in self.of(model, cell, lambda one: one.turn > 1)])
+            for cell in self.names
+            for model in self.models
+            if (model, cell) in self.asked
         }
 
     def write_csv(self, path: Path) -> None:
@@ -314,9 +342,12 @@ class Recall:
                 (point["turn"], point["recall"], point["low"], point["high"]) for point in self.by_turn(model, cell)
             ]
 
-        models = {model: line(model, self.main) for model in self.models}
-        cells = {cell.replace("_", " "): line(AFTER, cell) for cell in self.names}
-        panels = {f"{self.main.replace('_', ' ')}, own answers as context": models, f"{AFTER}, in every cell": cells}
+        panels = {}
+        for cell in self.names:
+            models = {model: line(model, cell) for model in self.models if (model, cell) in self.asked}
+            if cell == self.main or len(models) > 1:
+                panels[cell.replace("_", " ")] = models
+        panels[f"{AFTER}, in every cell"] = {cell.replace("_", " "): line(AFTER, cell) for cell in self.names}
         by_turn(panels, path, "instruction obeyed")
 
     def show(self, shown: Sequence[int]) -> None:
