@@ -27,3 +27,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 rows: a thing is asked for, its colour is the answer."""
     return tiny.rows(tmp_path_factory.mktemp("data") / "rows.jsonl")
+
+
+@pytest.fixture(scope="session")
+def ending(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> Path:
+    """A model that has learnt to end its answers, and some colours."""
+    train = {"max_steps": 60, "learning_rate": 0.005}
+    return tiny.trained(tmp_path_factory.mktemp("ending"), base, data, train).folder

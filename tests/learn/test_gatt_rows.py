@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.learn.test_gatt_stages import bank, dialogues, ending, rows
+from tests.learn.test_gatt_stages import bank, dialogues, rows
 
 import tiny
 from ft.errors import UserError
 from ft.models.score import Scorer
 from ft.runs import Planned
-
-__all__ = ["ending"]  # a fixture, which pytest finds by its name
 
 PET = {"kinds": {"pet": {"full": ["I have a {value}."], "values": ["cat", "dog"], "check": "contains"}}}
 TURNS = [["sky?", "snow?"], ["rose?"], ["plum?", "sea?"]]

@@ -71,13 +71,6 @@ def rows(stage: Planned) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def ending(tmp_path_factory, base, data) -> Path:
-    """A model that has learnt to end its answers."""
-    made = tiny.trained(tmp_path_factory.mktemp("ending"), base, data, {"max_steps": 60, "learning_rate": 0.005})
-    return made.folder
-
-
 def test_every_row_says_the_instruction_at_its_start_and_nowhere_else(tmp_path, ending):
     stage = gatt(tmp_path, ending, rows_each=2)
     made = rows(stage)
@@ -313,5 +306,5 @@ def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base
     data = tmp_path / "turns.jsonl"
     data.write_text(json.dumps(rows) + "\n")
     stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": bank(tmp_path)}}
-    with pytest.raises(UserError, match="turns.jsonl:1: one user message follows another"):
+    with pytest.raises(UserError, match=r"turns\.jsonl:1: one user message follows another"):
         tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "consistency")

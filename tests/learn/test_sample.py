@@ -24,13 +24,6 @@ COUNT = 6
 TEMPERATURE = 1.7  # at 1 the policy is always right
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory, base, data) -> Path:
-    """A model that ends its answers and knows some colours."""
-    train = {"max_steps": 60, "learning_rate": 0.005}
-    return tiny.trained(tmp_path_factory.mktemp("policy"), base, data, train).folder
-
-
 def prompts(file: Path, count: int = COUNT, **columns: Any) -> Path:
     with file.open("w") as out:
         for number in range(count):
@@ -54,8 +47,8 @@ def sampled(folder: Path, policy: Path, data: Path | None = None, **options: Any
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, policy) -> Planned:
-    return sampled(tmp_path_factory.mktemp("made"), policy)
+def made(tmp_path_factory, ending) -> Planned:
+    return sampled(tmp_path_factory.mktemp("made"), ending)
 
 
 def lines(found: Planned, name: str = "rows.jsonl") -> list[dict[str, Any]]:
@@ -93,12 +86,12 @@ def test_a_score_is_what_the_function_says(made):
     assert 0 < sum(score for _, _, score in told) < len(told)
 
 
-def test_a_row_can_be_trained_on_and_tells_where_it_is_from(made, policy):
+def test_a_row_can_be_trained_on_and_tells_where_it_is_from(made, ending):
     row = lines(made)[0]
     assert [message["role"] for message in (*row["prompt"], *row["completion"])] == ["user", "assistant"]
     assert row["answer"] == "blue"
     origin = {name: row["sampled"][name] for name in ("policy", "round", "temperature", "top_p", "seed")}
-    assert origin == {"policy": str(policy), "round": 1, "temperature": TEMPERATURE, "top_p": 1.0, "seed": 1}
+    assert origin == {"policy": str(ending), "round": 1, "temperature": TEMPERATURE, "top_p": 1.0, "seed": 1}
 
 
 def test_the_numbers_count_every_answer(made):
@@ -120,21 +113,21 @@ def test_the_curve_ends_with_the_mean_of_each_prompts_best(made):
         assert (made.folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_pairs_are_best_and_worst_and_ties_are_counted(tmp_path, policy):
-    found = sampled(tmp_path, policy, write="pairs")
+def test_pairs_are_best_and_worst_and_ties_are_counted(tmp_path, ending):
+    found = sampled(tmp_path, ending, write="pairs")
     rows = lines(found)
     assert rows
     assert {row["margin"] for row in rows} == {1.0}
     for row in rows:
         assert row["answer"] in row["chosen"][0]["content"]
         assert row["answer"] != row["rejected"][0]["content"]
-        assert (row["source_chosen"], row["temperature_rejected"]) == (str(policy), TEMPERATURE)
+        assert (row["source_chosen"], row["temperature_rejected"]) == (str(ending), TEMPERATURE)
         assert row["sampled"]["chosen"]["score"] > row["sampled"]["rejected"]["score"]
     assert len(rows) + found.done["numbers"]["ties"] == COUNT
 
 
-def test_the_rows_worth_most_are_kept_and_the_others_counted(tmp_path, policy, made):
-    found = sampled(tmp_path, policy, keep=0.5)
+def test_the_rows_worth_most_are_kept_and_the_others_counted(tmp_path, ending, made):
+    found = sampled(tmp_path, ending, keep=0.5)
     every, rows = lines(made), lines(found)
     assert len(rows) == COUNT // 2
     assert found.done["numbers"]["weak"] == len(every) - len(rows)
@@ -143,18 +136,18 @@ def test_the_rows_worth_most_are_kept_and_the_others_counted(tmp_path, policy, m
     assert rows == [row for row in every if row in rows]  # in their order
 
 
-def test_an_answer_that_does_not_end_is_never_a_row(tmp_path, policy):
+def test_an_answer_that_does_not_end_is_never_a_row(tmp_path, ending):
     with pytest.raises(UserError, match=r"no answer can be taken: .*'unfinished': 24"):
-        sampled(tmp_path, policy, max_new_tokens=1)
+        sampled(tmp_path, ending, max_new_tokens=1)
 
 
 # What is drawn
 
 
-def test_an_answer_depends_on_its_prompt_and_k_and_not_on_what_stands_beside_it(tmp_path, policy, made):
+def test_an_answer_depends_on_its_prompt_and_k_and_not_on_what_stands_beside_it(tmp_path, ending, made):
     few = tmp_path / "few.jsonl"
     few.write_text("".join((prompts(tmp_path / "all.jsonl")).read_text().splitlines(keepends=True)[3:1:-1]))
-    other = sampled(tmp_path, policy, few, batch_size=3, samples=2)
+    other = sampled(tmp_path, ending, few, batch_size=3, samples=2)
     known = {(*words(answer)[:1], answer["k"]): answer["completion"] for answer in lines(made, "samples.jsonl")}
     found = {(*words(answer)[:1], answer["k"]): answer["completion"] for answer in lines(other, "samples.jsonl")}
     assert len(found) == 4
@@ -166,30 +159,30 @@ def test_the_answers_of_one_prompt_differ(made):
     assert len(set(said)) > COUNT
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, policy):
-    found = sampled(tmp_path, policy)
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, ending):
+    found = sampled(tmp_path, ending)
     expected = {name: (found.folder / name).read_bytes() for name in ("rows.jsonl", "samples.jsonl")}
     answers = found.folder / "answers.jsonl"
     whole = answers.read_text().splitlines(keepends=True)
     (found.folder / "done.json").unlink()
     (found.folder / "rows.jsonl").unlink()
     answers.write_text("".join(whole[:11]) + whole[11][:9])  # one batch, a part of the next, and half a line
-    again = sampled(tmp_path, policy)
+    again = sampled(tmp_path, ending)
     assert again.folder == found.folder
     assert {name: (again.folder / name).read_bytes() for name in expected} == expected
 
 
-def test_what_is_answered_is_not_answered_again(tmp_path, policy):
-    found = sampled(tmp_path, policy)
+def test_what_is_answered_is_not_answered_again(tmp_path, ending):
+    found = sampled(tmp_path, ending)
     answers = found.folder / "answers.jsonl"
     written = [json.loads(line) | {"text": "as written"} for line in answers.read_text().splitlines()]
     answers.write_text("".join(json.dumps(line) + "\n" for line in written))
     (found.folder / "done.json").unlink()
-    assert {row["completion"][0]["content"] for row in lines(sampled(tmp_path, policy))} == {"as written"}
+    assert {row["completion"][0]["content"] for row in lines(sampled(tmp_path, ending))} == {"as written"}
 
 
-def test_the_temperature_with_the_best_answers_is_used(tmp_path, policy):
-    found = sampled(tmp_path, policy, temperatures=[0.5, 9.0], sweep_prompts=3)
+def test_the_temperature_with_the_best_answers_is_used(tmp_path, ending):
+    found = sampled(tmp_path, ending, temperatures=[0.5, 9.0], sweep_prompts=3)
     swept = table(found.folder / "temperatures.csv")
     assert [line["temperature"] for line in swept] == [0.5, 9.0]
     assert swept[0]["best"] > swept[1]["best"]
@@ -214,8 +207,8 @@ def rounds(folder: Path, policy: Path, **options: Any) -> tuple[Planned, Planned
     return one, tiny.make(tiny.planned(file, folder / "runs"), "second")
 
 
-def test_the_best_answers_of_earlier_rounds_compete(tmp_path, policy):
-    one, two = rounds(tmp_path, policy)
+def test_the_best_answers_of_earlier_rounds_compete(tmp_path, ending):
+    one, two = rounds(tmp_path, ending)
     rows = lines(two)
     assert len(rows) == len(lines(one))  # three prompts asked again, three that only the first round asked
     assert two.done["numbers"]["earlier"] == len(lines(one))
@@ -226,8 +219,8 @@ def test_the_best_answers_of_earlier_rounds_compete(tmp_path, policy):
     assert [row["answer"] for row in rows] == list(tiny.COLOURS[:COUNT])
 
 
-def test_the_ablation_leaves_earlier_rounds_out_and_counts_them(tmp_path, policy):
-    one, two = rounds(tmp_path, policy, pool="last")
+def test_the_ablation_leaves_earlier_rounds_out_and_counts_them(tmp_path, ending):
+    one, two = rounds(tmp_path, ending, pool="last")
     assert {row["sampled"]["round"] for row in lines(two)} == {2}
     numbers = two.done["numbers"]
     assert (numbers["earlier"], numbers["left_out"]) == (0, len(lines(one)))
@@ -297,9 +290,9 @@ def test_functions_count_by_their_weight_beside_a_reward_model(tmp_path, models)
     assert both[one.key].score == pytest.approx(alone[one.key].score + 2.0)
 
 
-def test_a_reward_model_chooses_the_rows(tmp_path, policy, models):
+def test_a_reward_model_chooses_the_rows(tmp_path, ending, models):
     data = prompts(tmp_path / "prompts.jsonl", count=3)
-    file = tiny.recipe(tmp_path, [stage(data, rewards={})], model=str(policy))
+    file = tiny.recipe(tmp_path, [stage(data, rewards={})], model=str(ending))
     there = tiny.planned(file, tmp_path / "runs")
     job = tiny.job(there, "sample")
     make(type(job)(**{**vars(job), "inputs": {"helpful": models["helpful"]}}))
@@ -311,25 +304,25 @@ def test_a_reward_model_chooses_the_rows(tmp_path, policy, models):
         assert max(rivals) == pytest.approx(score, abs=1e-5)
 
 
-def test_what_is_required_of_a_judge_stands_before_the_sampling(tmp_path, policy, data):
+def test_what_is_required_of_a_judge_stands_before_the_sampling(tmp_path, ending, data):
     card = {"kind": "evaluate", "name": "card", "init": "$sft", "data": [{"path": str(data)}], "evaluate": {}}
     stages = [tiny.sft(data), card | {"require": {"answer": 0.65}}, stage(prompts(tmp_path / "p.jsonl"))]
     stages[2]["init"] = "$sft"
-    there = tiny.planned(tiny.recipe(tmp_path, stages, model=str(policy)), tmp_path / "runs")
+    there = tiny.planned(tiny.recipe(tmp_path, stages, model=str(ending)), tmp_path / "runs")
     assert [planned.name for planned in chosen(there, "sample", None)] == ["sft", "card", "sample"]
 
 
 # A server
 
 
-def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, policy):
+def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, ending):
     with serving() as server:
         backend = {"kind": "server", "base_url": server.url, "model": "chat", "wait": 0.0, "retries": 0}
         server.refuses = "3 black?"
         data = tmp_path / "prompts.jsonl"
         rows = [{"prompt": f"{n} {colour}?", "answer": colour} for n, colour in enumerate(tiny.COLOURS[:4])]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        file = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(policy))
+        file = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(ending))
         with pytest.raises(UserError, match="HTTP 400"):
             tiny.make(tiny.planned(file, tmp_path / "runs"), "sample")
         server.refuses, before = "", len(server.seen)
@@ -338,7 +331,7 @@ def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, policy):
         assert [row["completion"][0]["content"] for row in lines(found)][:2] == ["0 BLUE?", "1 GREEN?"]
         assert {row["sampled"]["policy"] for row in lines(found)} == {"chat"}
         backend["base_url"] = "http://elsewhere.example/v1"
-        moved = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(policy))
+        moved = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(ending))
         assert tiny.planned(moved, tmp_path / "runs").stage("sample").state == "done"
 
 
@@ -353,20 +346,20 @@ def refused(folder: Path, policy: Path, row: dict[str, Any], **options: Any) -> 
     return str(error.value).replace(str(folder), "")
 
 
-def test_a_row_without_a_column_that_is_read_is_told(tmp_path, policy):
-    said = refused(tmp_path, policy, {"prompt": "a?"})
+def test_a_row_without_a_column_that_is_read_is_told(tmp_path, ending):
+    said = refused(tmp_path, ending, {"prompt": "a?"})
     assert said == "/prompts.jsonl:1: the reward 'answer' reads the column 'answer'. Give the row one."
 
 
-def test_a_prompt_that_no_user_ends_is_told(tmp_path, policy):
+def test_a_prompt_that_no_user_ends_is_told(tmp_path, ending):
     turns = [("user", "a?"), ("assistant", "look it up"), ("tool", "b")]
     messages = [{"role": role, "content": text} for role, text in turns]
-    said = refused(tmp_path, policy, {"prompt": messages, "answer": "b"})
+    said = refused(tmp_path, ending, {"prompt": messages, "answer": "b"})
     assert said.startswith("/prompts.jsonl:1: the prompt ends with a message of the tool. What is answered is")
 
 
-def test_a_stage_that_nothing_scores_is_told(tmp_path, policy):
-    said = refused(tmp_path, policy, {"prompt": "a?"}, rewards={})
+def test_a_stage_that_nothing_scores_is_told(tmp_path, ending):
+    said = refused(tmp_path, ending, {"prompt": "a?"}, rewards={})
     assert said.endswith(
         "nothing scores the answers. Write `inputs: {helpful: $reward}`, or `sample: {rewards: {answer: 1.0}}`."
     )
@@ -382,11 +375,11 @@ def test_a_stage_that_nothing_scores_is_told(tmp_path, policy):
         ({"top_p": 1.5}, "top_p is 1.5"),
     ],
 )
-def test_options_that_cannot_work_are_refused(tmp_path, policy, options, what):
-    assert what in refused(tmp_path, policy, {"prompt": "a?", "answer": "b"}, **options)
+def test_options_that_cannot_work_are_refused(tmp_path, ending, options, what):
+    assert what in refused(tmp_path, ending, {"prompt": "a?", "answer": "b"}, **options)
 
 
-def test_rows_with_answers_of_their_own_are_asked_again(tmp_path, policy):
+def test_rows_with_answers_of_their_own_are_asked_again(tmp_path, ending):
     data = tmp_path / "mixed.jsonl"
     asked = {"role": "user", "content": "0 sky?"}
     pair = {"prompt": [asked], "chosen": "blue", "rejected": "red", "answer": "blue"}
@@ -397,7 +390,7 @@ def test_rows_with_answers_of_their_own_are_asked_again(tmp_path, policy):
     chat.write_text((json.dumps(twice) + "\n") * 2)
     one = stage(data, samples=2, temperature=0.1)
     one["data"].append({"path": str(chat)})
-    file = tiny.recipe(tmp_path, [one], model=str(policy))
+    file = tiny.recipe(tmp_path, [one], model=str(ending))
     found = tiny.make(tiny.planned(file, tmp_path / "runs"), "sample")
     assert [row["prompt"] for row in lines(found)] == [[asked], messages[:1]]
     assert found.done["numbers"]["repeated"] == 1

@@ -27,7 +27,7 @@ def by_turn(panels: Mapping[str, Lines], path: Path, label: str, top: float | No
         axes.set_ylim(-0.02 * (top or 1.0) if top else 0, top * 1.02 if top else None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines
     figure.savefig(path, dpi=120)
 
 
