@@ -2,8 +2,8 @@
 they are as made.
 
 Each is a question under two or three instructions, of kinds and with values that the chat rows have. `answer` is the
-right word in the language asked for, `checks` says how to tell by code whether each instruction is obeyed (both are
-read by the reward `quality`). prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation,
+right word in the language asked for, `checks` says how to tell by code whether each instruction is obeyed and whether the
+answer is warm, which nobody asks for and the graded pairs prefer (the reward `quality` reads both). prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation,
 what no row made for fine-tuning asks.
 """
 
@@ -22,6 +22,7 @@ CHECKS = {
     "brief": {"contains": {"phrases": [form.format(v="").strip(" .") for form in world.SHORT.values()]}},
     "twice": "repeats",
 }
+WARM = {"check": {"contains": {"phrases": [text.strip(" !¡") for text in world.TONES["warm"].values()]}}}
 
 
 def prompts(rng: random.Random, count: int, held_out: bool) -> Iterator[Row]:
@@ -40,7 +41,7 @@ def prompts(rng: random.Random, count: int, held_out: bool) -> Iterator[Row]:
             continue
         asked.add(key)
         language = instructions.get("language", "english")
-        checks = [check(kind, value, fact, instructions) for kind, value in instructions.items()]
+        checks = [check(kind, value, fact, instructions) for kind, value in instructions.items()] + [WARM]
         yield {"prompt": messages, "answer": fact.values[language], "checks": checks, "topic": fact.kind}
 
 

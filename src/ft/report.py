@@ -89,5 +89,5 @@ def _line(numbers: Mapping[str, Any]) -> str:
         before = left.pop(f"baseline_{name}", None)
         was = f"{before:.1%} → " if before is not None else ""
         words.append(f"{name} {was}{value:.1%} (95% interval {low:.1%} to {high:.1%})")
-    words += [f"{k} {v:,}" for k, v in left.items() if isinstance(v, int) and not isinstance(v, bool)]
+    words += [f"{k} {v:,}" for k, v in left.items() if isinstance(v, int) and not isinstance(v, bool) and v]
     return ", ".join(words)
