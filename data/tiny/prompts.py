@@ -2,9 +2,10 @@
 they are as made.
 
 Each is a question under two or three instructions, of kinds and with values that the chat rows have. `answer` is the
-right word in the language asked for, `checks` says how to tell by code whether each instruction is obeyed and whether the
-answer is warm, which nobody asks for and the graded pairs prefer (the reward `quality` reads both). prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation,
-what no row made for fine-tuning asks.
+right word in the language asked for, `checks` says how to tell by code whether each instruction is obeyed and whether
+the answer is warm, which nobody asks for and the graded pairs prefer; the reward `quality` reads both.
+prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation, what no row made for
+fine-tuning asks.
 """
 
 import random
