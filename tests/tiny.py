@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,3 +158,12 @@ def weights(folder: Path) -> dict[str, Any]:
 def environment() -> dict[str, str]:
     """For commands run as processes of their own."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def in_two_processes(file: Path, runs: Path) -> subprocess.CompletedProcess[str]:
+    """The recipe made by two processes on the CPU, as `accelerate launch` starts them."""
+    launch = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-2.yaml"
+    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(launch)]
+    made = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made

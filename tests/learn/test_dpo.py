@@ -6,8 +6,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -439,10 +437,7 @@ def test_two_processes_end_with_the_weights_of_one(kept, house):
     file = house.file("lora on sft", half)
     runs = house.folder / "runs"
     read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
-    launch = Path(__file__).parents[2] / "recipes" / "accelerate" / "cpu-2.yaml"
-    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(launch)]
-    made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    tiny.in_two_processes(file, runs)
     both = tiny.planned(file, runs).stage("dpo")
     assert both.done["processes"] == 2
     assert farthest(tiny.weights(alone.folder), tiny.weights(both.folder)) < 1e-5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,19 +22,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, base, data):
     file = tiny.recipe(tmp_path, [tiny.sft(data, {"per_device_train_batch_size": 4})], model=str(base))
     runs = tmp_path / "runs"
     read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
-    command = [
-        sys.executable,
-        "-m",
-        "ft",
-        "run",
-        str(file),
-        "--runs",
-        str(runs),
-        "--launch",
-        str(LAUNCH / "cpu-2.yaml"),
-    ]
-    made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    made = tiny.in_two_processes(file, runs)
     both = tiny.planned(file, runs).stage("sft")
     assert both.folder != alone.folder
     assert both.done["processes"] == 2

@@ -56,37 +56,20 @@ def start(
     quantization: Mapping[str, Any] | None,
     compute: str,
     use_cpu: bool,
+    scores: bool = False,
 ) -> Any:
     """The model a training stage trains: whole, or a base that stays frozen with one trainable adapter in float32.
 
     `compute` is the dtype of the frozen part ("bfloat16" on a GPU); what is trained is float32 unless the recipe's
-    `model: {dtype: …}` says otherwise. A parent that is an adapter is copied and trained on.
+    `model: {dtype: …}` says otherwise. A parent that is an adapter is copied and trained on. With `scores` it is a
+    reward model: the same weights under a new scalar head in float32, which an adapter has as a part, trained whole.
     """
     base, adapter = _base(model, init)
-    frozen = lora is not None
-    dtype = base.dtype or (compute if frozen else "float32")
-    loaded = load_base(base, dtype, quantization, use_cpu)
-    if not frozen:
+    dtype = base.dtype or ("float32" if lora is None else compute)
+    loaded = (load_scorer_base if scores else load_base)(base, dtype, quantization, use_cpu)
+    if lora is None:
         return loaded
-    return _with_adapter(loaded, adapter, lora or {})
-
-
-def start_scorer(
-    model: ModelSource | None,
-    init: Path | None,
-    lora: Mapping[str, Any] | None,
-    quantization: Mapping[str, Any] | None,
-    compute: str,
-    use_cpu: bool,
-) -> Any:
-    """The reward model a stage trains, as `start` has the policy: the same weights under a new scalar head in float32.
-
-    A parent's adapter is copied into the new one; of an adapter the head is part, trained whole.
-    """
-    base, adapter = _base(model, init)
-    dtype = base.dtype or (compute if lora is not None else "float32")
-    loaded = load_scorer_base(base, dtype, quantization, use_cpu)
-    return loaded if lora is None else _with_scoring_adapter(loaded, adapter, lora)
+    return (_with_scoring_adapter if scores else _with_adapter)(loaded, adapter, lora)
 
 
 def load(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None = None) -> Any:

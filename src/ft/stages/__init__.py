@@ -5,6 +5,9 @@ Naming a kind imports neither torch nor TRL; its function is imported in the sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 from ft.recipe import Kind, Owner
 
 # Keys of every Trainer's arguments that ft decides, with the place where a user decides the matter.
@@ -77,13 +80,36 @@ _LEAST = {
 }
 _LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."}, least={"r": 1})
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
-_ROWS = Owner("ft.data.prepare:RowOptions")
-_SFT_BLOCKS = {
-    "train": Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST),
-    "rows": _ROWS,
-    "lora": _LORA,
-    "quantization": _QUANTIZATION,
-}
+
+
+def _trained(
+    about: str,
+    make: str,
+    train: Owner,
+    rows: Owner,
+    own: Mapping[str, Owner] | None = None,
+    row_defaults: Mapping[str, Any] | None = None,
+    leaves: Literal["model", "reward"] = "model",
+    cosmetic: tuple[str, ...] = (),
+) -> Kind:
+    """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
+
+    `own` are the blocks only this kind has; left out of a recipe, they have their defaults.
+    """
+    own = own or {}
+    return Kind(
+        about=about,
+        make=make,
+        blocks={"train": train, **own, "rows": rows, "lora": _LORA, "quantization": _QUANTIZATION},
+        leaves=leaves,
+        required=("train.max_length",),
+        cosmetic=(*_COSMETIC, *cosmetic),
+        defaults={"rows": row_defaults or {}, **{name: {} for name in own}},
+    )
+
+
+_ROWS, _PAIRS = Owner("ft.data.prepare:RowOptions"), Owner("ft.data.pairs:PairOptions")
+_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
 _HOW_A_SERVER_IS_ASKED = tuple(
@@ -103,52 +129,28 @@ STAGES: dict[str, Kind] = {
         starts=False,
         required=("architecture", "tokenizer"),
     ),
-    "pretrain": Kind(
-        about="a model trained on every token of plain documents",
-        make="ft.stages.sft:make",
-        blocks=_SFT_BLOCKS,
-        leaves="model",
-        required=("train.max_length",),
-        cosmetic=_COSMETIC,
-        defaults={"rows": {"train_on": "all"}},
+    "pretrain": _trained(
+        "a model trained on every token of plain documents",
+        "ft.stages.sft:make",
+        train=_SFT,
+        rows=_ROWS,
+        row_defaults={"train_on": "all"},
     ),
-    "sft": Kind(
-        about="a model fine-tuned on conversations",
-        make="ft.stages.sft:make",
-        blocks=_SFT_BLOCKS,
-        leaves="model",
-        required=("train.max_length",),
-        cosmetic=_COSMETIC,
-        defaults={"rows": {}},
+    "sft": _trained("a model fine-tuned on conversations", "ft.stages.sft:make", train=_SFT, rows=_ROWS),
+    "dpo": _trained(
+        "a model trained to prefer the chosen answer of each pair",
+        "ft.stages.dpo:make",
+        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
+        rows=_PAIRS,
+        cosmetic=("train.precompute_ref_batch_size",),
     ),
-    "dpo": Kind(
-        about="a model trained to prefer the chosen answer of each pair",
-        make="ft.stages.dpo:make",
-        blocks={
-            "train": Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
-            "rows": Owner("ft.data.pairs:PairOptions"),
-            "lora": _LORA,
-            "quantization": _QUANTIZATION,
-        },
-        leaves="model",
-        required=("train.max_length",),
-        cosmetic=(*_COSMETIC, "train.precompute_ref_batch_size"),
-        defaults={"rows": {}},
-    ),
-    "reward": Kind(
-        about="a reward model, trained to score the chosen answer of each pair above the rejected one",
-        make="ft.stages.reward:make",
-        blocks={
-            "train": Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
-            "reward": Owner("ft.stages.reward:RewardOptions"),
-            "rows": Owner("ft.data.pairs:PairOptions"),
-            "lora": _LORA,
-            "quantization": _QUANTIZATION,
-        },
+    "reward": _trained(
+        "a reward model, trained to score the chosen answer of each pair above the rejected one",
+        "ft.stages.reward:make",
+        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
+        rows=_PAIRS,
+        own={"reward": Owner("ft.stages.reward:RewardOptions")},
         leaves="reward",
-        required=("train.max_length",),
-        cosmetic=_COSMETIC,
-        defaults={"rows": {}, "reward": {}},
     ),
     "evaluate": Kind(
         about="answers to held-out prompts, judged by code, before and after",

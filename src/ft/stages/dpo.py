@@ -15,9 +15,16 @@ from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start
 from ft.stages.job import Job
 from ft.stages.pictures import preference_curves
-from ft.stages.training import METRICS, arguments, evaluation_has_rows, policy, train_and_save, watched
+from ft.stages.training import METRICS, arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
 
 log = logging.getLogger(__name__)
+
+ENDS = {  # log-probabilities in nats
+    "rewards/accuracies": "accuracies",
+    "rewards/margins": "margins",
+    "logps/chosen": "logps_chosen",
+    "logps/rejected": "logps_rejected",
+}
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def make(job: Job) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         lines = read_metrics(job.folder / METRICS)
         preference_curves(lines, job.folder / "preferences.png", job.name)
-        numbers |= _last(lines)
+        numbers |= last_values(lines, ENDS)
     return numbers
 
 
@@ -94,15 +101,3 @@ def _share(trainer: Any) -> None:
     trainer.shares = against is None
     if against and trainer.is_world_process_zero():
         log.warning("prompts are not shared by their two answers: %s", against)
-
-
-def _last(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where margins, accuracy and the answers' log-probabilities (nats) ended, of held-out pairs if there are any."""
-    found: dict[str, Any] = {}
-    for name in ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"):
-        for key in (f"eval_{name}", name):
-            values = [line[key] for line in lines if key in line]
-            if values:
-                found[name.replace("rewards/", "").replace("/", "_")] = values[-1]
-                break
-    return found

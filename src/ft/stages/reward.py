@@ -19,12 +19,14 @@ from ft.data.prepare import eval_rows, train_rows
 from ft.errors import fail
 from ft.files import write_json
 from ft.models.device import compute_dtype
-from ft.models.load import adapters_kept, start_scorer, tokenizer_of
+from ft.models.load import adapters_kept, start, tokenizer_of
 from ft.stages.job import Job
 from ft.stages.pictures import reward_curves
-from ft.stages.training import METRICS, arguments, evaluation_has_rows, train_and_save, watched
+from ft.stages.training import METRICS, arguments, evaluation_has_rows, last_values, train_and_save, watched
 
 log = logging.getLogger(__name__)
+
+ENDS = {name: name for name in ("accuracy", "margin", "mean_reward", "safety_loss")}
 
 MARGINS: Mapping[str, Mapping[int, float]] = {  # table 27 of the paper, by rating: 1 significantly, …, 4 negligibly
     "small": {1: 1.0, 2: 2 / 3, 3: 1 / 3, 4: 0.0},
@@ -75,7 +77,7 @@ def make(job: Job) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         lines = read_metrics(job.folder / METRICS)
         reward_curves(lines, job.folder / "reward.png", job.name)
-        numbers |= _last(lines)
+        numbers |= last_values(lines, ENDS)
         rough = trainer.args.bf16 or trainer.args.fp16
         _let_go(trainer)
         check_reload(job.folder, rows, scores, job.where, ROUGH if rough else 0.0)
@@ -132,7 +134,7 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     tokenizer = tokenizer_of(job.model, job.init, job.template)
     pads = _pad_apart(tokenizer)
     lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
-    model = start_scorer(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu)
+    model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu, scores=True)
     with adapters_kept(model) if lora is not None else nullcontext():
         trainer: Any = ScoreTrainer(
             model=model,
@@ -212,15 +214,3 @@ def _let_go(trainer: Any) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Where accuracy, margin and scores ended, of held-out pairs if there are any."""
-    found: dict[str, Any] = {}
-    for name in ("accuracy", "margin", "mean_reward", "safety_loss"):
-        for key in (f"eval_{name}", name):
-            values = [line[key] for line in lines if key in line]
-            if values:
-                found[name] = values[-1]
-                break
-    return found

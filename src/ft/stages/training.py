@@ -119,3 +119,15 @@ def evaluation_has_rows(job: Job, held_out: Any) -> None:
     if asked and held_out is None:
         fix = "Write `rows: {eval_fraction: 0.05}` or `eval_data:`."
         raise fail(job.where, "evaluation is asked for, and no row is held out", fix)
+
+
+def last_values(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+    """Where each value ended (its name in the log → ours): of held-out rows if there are any, else of training."""
+    found = {}
+    for logged, ours in names.items():
+        for key in (f"eval_{logged}", logged):
+            values = [line[key] for line in lines if key in line]
+            if values:
+                found[ours] = values[-1]
+                break
+    return found
