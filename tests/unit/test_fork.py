@@ -159,6 +159,11 @@ def test_pairs_of_transcripts_become_transcripts_for_sft(forks: Forks) -> None:
             "where they are whole dialogues.",
         ),
         (
+            {"turns": ["sky?", "sea?"]},
+            "its rows are turns without answers, and 'sft' trains on conversations. Let a stage of kind `gatt` answer "
+            "them first.",
+        ),
+        (
             {"prompt": "sky?", "solution": "blue"},
             "its rows are prompts without answers, and 'sft' trains on conversations. Map the column with the "
             "answers: --format prompt_completion --columns completion=answer.",

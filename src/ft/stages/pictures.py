@@ -61,8 +61,8 @@ def _by_step(
                     axes.plot(*zip(*points, strict=True), color=f"C{colour}", linewidth=width, label=shown)
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.has_data():
-            axes.legend(frameon=False)
+        if axes.has_data():  # below: lines leave no corner free in every run
+            axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     _save(figure, path)
 
 

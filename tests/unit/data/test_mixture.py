@@ -337,6 +337,16 @@ def test_a_prompt_leaks_whatever_kind_of_row_holds_it() -> None:
     assert [problem.where for problem in leakage.problems()] == ["b.jsonl:1", "b.jsonl:2"]
 
 
+def test_turns_without_any_answer_leak_as_a_whole() -> None:
+    leakage = Leakage()
+    asked = [{"role": "user", "content": "Sky?"}, {"role": "user", "content": "Sea?"}]
+    leakage.add("train", Located("a.jsonl:1", {"messages": asked}))
+    leakage.add("eval", Located("b.jsonl:1", {"messages": asked[:1]}))
+    leakage.add("eval", Located("b.jsonl:2", {"messages": asked}))
+
+    assert [problem.where for problem in leakage.problems()] == ["b.jsonl:2"]
+
+
 def test_without_shared_prompts_nothing_is_raised() -> None:
     leakage = Leakage()
     leakage.raise_any()
