@@ -1,0 +1,42 @@
+"""What every command shares: the application, options of one name and meaning, and how answers are printed.
+
+stdout carries the answer, stderr the talk; bad input ends with exit code 2 and no traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ft.recipe import Recipe, Verdicts, read
+from ft.stages import STAGES
+
+app = typer.Typer(
+    help="Fine-tuning recipes: one YAML file, a chain of stages, one folder a result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="the recipe's YAML file")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.BLOCK.KEY=VALUE", help="override one key")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="where results are")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
+    found = read(recipe, STAGES, sets or (), Verdicts(runs / ".cache" / "checked.json"))
+    for notice in found.notices:
+        talk.print(notice, style="yellow", markup=False)
+    return found
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str, ensure_ascii=False))

@@ -1,0 +1,62 @@
+"""Commands about a model: chat, gatt-bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft.cli.app import Runs, app, out, read_recipe
+from ft.errors import fail
+
+
+@app.command("chat")
+def chat_command(
+    path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
+    preset: Annotated[str, typer.Option(metavar="greedy|llama2|creative", help="how answers are chosen")] = "llama2",
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="hold the weights in 4 bits (NF4)")] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
+    temperature: Annotated[float | None, typer.Option(metavar="X", help="0 is greedy")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", metavar="X", help="share of likely tokens kept")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
+    chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Talk to a model; /help tells the commands. Works from a pipe too."""
+    from ft.runs import plan
+    from ft.talk import Answers, chat, is_recipe, model_at, newest_model
+
+    found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    chat(found, Answers(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
+
+
+@app.command("gatt-bank")
+def gatt_bank_command(
+    path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
+    bank: Annotated[Path, typer.Option(metavar="FILE", help="the instruction bank to start from")],
+    kind: Annotated[str, typer.Option(metavar="KIND", help="the kind whose values the model lists")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="where the new bank goes")],
+    ask: Annotated[str | None, typer.Option(metavar="WORDS", help="what to ask for, if not the kind's name")] = None,
+    count: Annotated[int, typer.Option(metavar="N", min=2, help="how many values")] = 50,
+    held_out: Annotated[float, typer.Option(metavar="X", min=0, max=0.5, help="share kept for evaluation")] = 0.2,
+    seed: Annotated[int, typer.Option(metavar="N", help="the same seed, the same list")] = 1,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Let a model list values for a kind of instruction, and write the bank that has them."""
+    from ft.data.instructions import with_values
+    from ft.models.bank import listed_values, parted
+    from ft.models.generate import Sampling
+    from ft.models.speak import Speaker
+    from ft.runs import plan
+    from ft.talk import is_recipe, model_at, newest_model
+
+    with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
+    found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    speaker = Speaker(found.model, found.folder, found.chat_template)
+    sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
+    values = listed_values(speaker.answer, ask or f"{kind}s", count, sampling)
+    if len(values) < 2:
+        raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
+    to.write_text(with_values(bank, kind, values, parted(values, held_out)), encoding="utf-8")
+    out.print(f"{to}: {len(values)} values of {kind}", markup=False)
