@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample base chat show stats plan run test lint format clean
+.PHONY: help install sft dpo gatt reward sample base chat show stats plan run test bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -66,6 +66,9 @@ base: $(STAMP) ## make the embedded base model again, from its corpus
 
 test: $(STAMP) ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(ARGS)
+
+bench: $(STAMP) ## ours against the peers, in docs/benchmarks.md; LLAMAFACTORY_CLI=COMMAND takes LLaMA-Factory in
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python benchmarks/all.py $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,9 @@ Both commands run alternately as processes of their own on the embedded base mod
 read and tokenised anew. Steps per second are what transformers' Trainer itself reports for both; seconds are those of
 the whole command, from start to the saved model, as are CPU seconds, which a busy machine changes least. Answers are
 trained, prompts are not; both must have seen as many tokens. The medians are printed.
+
+LLaMA-Factory runs beside them where LLAMAFACTORY_CLI names the command of an environment of its own (its pins exclude
+ours); it gets the rows as our template writes them, and no count of its tokens is compared.
 """
 
 from __future__ import annotations
@@ -41,7 +44,12 @@ TRAIN = {
     "bf16": False,
 }
 SPEED, TOKENS = "steps_per_second", "num_tokens"
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "DISABLE_VERSION_CHECK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 def make_rows(path: Path, count: int) -> None:
@@ -73,7 +81,36 @@ def peer(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
     return [str(Path(sys.executable).with_name("trl")), "sft", "--config", str(config)]
 
 
+def llamafactory(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
+    write_rendered(rows, folder / "rows.json")
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    config = folder / "factory.yaml"
+    values = {key: value for key, value in train.items() if key not in ("max_length", "gradient_checkpointing", "bf16")}
+    values |= {"cutoff_len": train["max_length"], "disable_gradient_checkpointing": True, "overwrite_cache": True}
+    values |= {"model_name_or_path": str(BASE), "stage": "sft", "do_train": True, "finetuning_type": "full"}
+    values |= {"dataset": "rows", "dataset_dir": str(folder), "template": "empty", "output_dir": str(folder / "out")}
+    config.write_text(yaml.safe_dump(values | {"seed": 1, "report_to": "none", "include_num_input_tokens_seen": True}))
+    return [os.environ["LLAMAFACTORY_CLI"], "train", str(config)]
+
+
+def write_rendered(rows: Path, path: Path) -> None:
+    """Prompt and answer as the chat template writes them, for a trainer with templates of its own."""
+    from transformers import AutoTokenizer
+
+    template = AutoTokenizer.from_pretrained(BASE).apply_chat_template
+    found = []
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        asked = template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        whole = template(row["prompt"] + row["completion"], tokenize=False)
+        found.append({"instruction": asked, "input": "", "output": whole.removeprefix(asked)})
+    path.write_text(json.dumps(found))
+
+
 SIDES = {"ft run": ours, "trl sft": peer}
+FACTORY = "llamafactory-cli"
+if "LLAMAFACTORY_CLI" in os.environ:
+    SIDES[FACTORY] = llamafactory
 
 
 def measured(name: str, rows: Path, train: dict[str, Any]) -> dict[str, float]:
@@ -87,7 +124,8 @@ def measured(name: str, rows: Path, train: dict[str, Any]) -> dict[str, float]:
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
         logged = "".join(file.read_text() for file in folder.rglob("metrics.jsonl")) or done.stdout
-    reported = {key: _reported(logged, f"{prefix}{key}") for prefix, key in (("train_", SPEED), ("", TOKENS))}
+    tokens = "num_input_tokens_seen" if name == FACTORY else TOKENS
+    reported = {SPEED: _reported(logged, f"train_{SPEED}"), TOKENS: _reported(logged, tokens)}
     return reported | {key: round(value, 2) for key, value in spent.items()}
 
 
@@ -121,10 +159,14 @@ def compare(rows: int, repeat: int, packing: bool) -> dict[str, Any]:
     ours, theirs = middle["ft run"], middle["trl sft"]
     if abs(ours[TOKENS] / theirs[TOKENS] - 1) > 1e-3:  # the Trainer prints four digits
         sys.exit(f"not the same work: ft saw {ours[TOKENS]:.0f} tokens, trl {theirs[TOKENS]:.0f}")
+    if FACTORY in middle and packing:
+        sys.exit(f"{FACTORY} packs in another way; unset LLAMAFACTORY_CLI")
     ratios = {
         SPEED: round(ours[SPEED] / theirs[SPEED], 3),
         **{key: round(theirs[key] / ours[key], 3) for key in ("seconds", "cpu_seconds")},
     }
+    if FACTORY in middle:
+        ratios[FACTORY] = round(ours[SPEED] / middle[FACTORY][SPEED], 3)
     return {"median": middle, "ratio": ratios, "runs": runs}
 
 
@@ -140,10 +182,10 @@ def main() -> None:
         print(json.dumps(result))
         return
     columns = {SPEED: "steps/s", "seconds": "seconds", "cpu_seconds": "CPU seconds"}
-    print(f"{'':10}" + "".join(f"{title:>14}" for title in columns.values()))
+    print(f"{'':18}" + "".join(f"{title:>14}" for title in columns.values()))
     for name, values in result["median"].items():
-        print(f"{name:10}" + "".join(f"{values[key]:>14.2f}" for key in columns))
-    print(f"{'ft / trl':10}" + "".join(f"{result['ratio'][key]:>13.2f}x" for key in columns))
+        print(f"{name:18}" + "".join(f"{values[key]:>14.2f}" for key in columns))
+    print(f"{'ft / trl':18}" + "".join(f"{result['ratio'][key]:>13.2f}x" for key in columns))
 
 
 if __name__ == "__main__":
