@@ -55,7 +55,7 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
     """Numbers of each finished stage, then the sample dialogue of the last evaluation that made one."""
     for planned in stages:
         if planned.done:
-            console.print(Text(planned.name, style="bold"), Text(_line(_numbers(planned))))
+            console.print(Text(planned.name, style="bold"), Text(", ".join(number_words(_numbers(planned)))))
     model = next((p for p in reversed(stages) if p.done and p.stage.kind.leaves == "model"), None)
     dialogues = [found for p in stages if (found := read_json(p.folder / "dialogue.json"))]
     if dialogues:
@@ -72,8 +72,8 @@ def _numbers(planned: Planned) -> Mapping[str, Any]:
     return found
 
 
-def _line(numbers: Mapping[str, Any]) -> str:
-    """'held-out loss 2.280 → 0.431, answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is.
+def number_words(numbers: Mapping[str, Any]) -> list[str]:
+    """'held-out loss 2.280 → 0.431', 'answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is, what matters first.
 
     The training loss is shown where nothing is held out: it is that of single batches, which differ in what they hold.
     """
@@ -90,4 +90,4 @@ def _line(numbers: Mapping[str, Any]) -> str:
         was = f"{before:.1%} → " if before is not None else ""
         words.append(f"{name} {was}{value:.1%} (95% interval {low:.1%} to {high:.1%})")
     words += [f"{k} {v:,}" for k, v in left.items() if isinstance(v, int) and not isinstance(v, bool) and v]
-    return ", ".join(words)
+    return words

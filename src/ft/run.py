@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ft.data.prepare import prepare, rows_folder
-from ft.errors import fail
+from ft.errors import Problems, fail
 from ft.files import write_json
 from ft.models.load import tokenizer_of
 from ft.preflight import preflight
 from ft.recipe import Recipe
 from ft.runs import Plan, Planned, cache_folder, plan
+from ft.secrets import clean, in_rows, refuse
 from ft.stages import STAGES
 from ft.stages.job import Job
 
@@ -101,7 +102,7 @@ def prepare_rows(there: Plan, planned: Planned) -> None:
     folder = rows_folder(there.runs, planned.rows_key)
     if (folder / "stats.json").exists():
         return
-    with _locked(there.runs, folder.name):
+    with locked(there.runs, folder.name):
         if (folder / "stats.json").exists():
             return
         for partial in folder.parent.glob(f".{folder.name}.*"):
@@ -176,10 +177,11 @@ def _parents_are_there(there: Plan, planned: Planned) -> None:
 
 def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
     """Start the stage's process and wait. Ctrl-C reaches it too; what it saved by then, the next run continues from."""
-    folder = planned.folder
+    folder, work = planned.folder, there.job(planned)
+    refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "key.json", planned.key)
-    job = there.job(planned).write()
+    job = work.write()
     say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     command = [sys.executable, "-m", "ft", "stage", str(job)]
     if launch:
@@ -214,14 +216,14 @@ def _environment() -> dict[str, str]:
 def _only_one(runs: Path, folder: Path) -> Iterator[None]:
     """Two commands never make the same result at once, under whatever recipe's name."""
     try:
-        with _locked(runs, folder.name, wait=False):
+        with locked(runs, folder.name, wait=False):
             yield
     except BlockingIOError:
         raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
 
 
 @contextmanager
-def _locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
+def locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
     """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
     locks = cache_folder(runs) / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -240,6 +242,7 @@ def make_stage(job_file: Path) -> None:
     numbers = STAGES[job.kind].function()(job)
     if os.environ.get("RANK", "0") != "0":
         return
+    _no_secrets(job, numbers)
     from ft.models.device import describe
 
     done = {
@@ -253,6 +256,15 @@ def make_stage(job_file: Path) -> None:
         "versions": {name: version(name) for name in RECORDED},
     }
     write_json(job.folder / "done.json", done)
+
+
+def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
+    """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
+    found = clean(job.folder)
+    for problem in (p for p in found if in_rows(p)):
+        say.print(f"{job.name}: {problem}", style="yellow", markup=False)
+    Problems(p for p in found if not in_rows(p)).raise_any()
+    refuse(str(job.folder / "done.json"), numbers)
 
 
 def _end_with_parent() -> None:

@@ -242,16 +242,24 @@ def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
     return ", ".join(changed(read_json(latest) or {}, key)[:4])
 
 
-def changed(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """ "train.beta changed (0.1 → 0.2)" for each key that differs; hashes and long values are only named."""
+def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, before, after) of each value that differs, keys of mappings joined by dots; lists are one value."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = dict.fromkeys([*before, *after])
-        return [c for k in keys for c in changed(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k)]
-    if before == after:
-        return []
+        both = [(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [found for mine, theirs, key in both for found in differences(mine, theirs, key)]
+    return [] if before == after else [(prefix, before, after)]
+
+
+def changed(before: Any, after: Any) -> list[str]:
+    """ "train.beta changed (0.1 → 0.2)" for each key that differs; hashes and long values are only named."""
+    return [_change(*found) for found in differences(before, after)]
+
+
+def _change(key: str, before: Any, after: Any) -> str:
     short = all(isinstance(v, (int, float, bool, str, type(None))) and len(str(v)) <= 12 for v in (before, after))
-    values = f" ({before} → {after})" if short and "." in prefix and not prefix.startswith(("data", "model")) else ""
-    return [f"{prefix} changed{values}"]
+    values = f" ({before} → {after})" if short and "." in key and not key.startswith(("data", "model")) else ""
+    return f"{key} changed{values}"
 
 
 def _steps(stage: Stage, prepared: Mapping[str, Any] | None) -> int | None:

@@ -29,6 +29,7 @@ from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource
 from ft.recipe.recipe import reference
 from ft.runs import Plan, Planned
+from ft.secrets import RowWatch
 
 BATCH = 1000
 REASONS = 12  # told apart; the others are counted together
@@ -71,6 +72,7 @@ class Counted:
     safety: Counter[tuple[bool, bool]] = field(default_factory=Counter)
     ties: int = 0
     broken: Counter[str] = field(default_factory=Counter)
+    secrets: RowWatch = field(default_factory=RowWatch)
 
     def refuse(self, where: str, row: Any, bad: BadRow) -> None:
         """A `Report` that counts ties, and other faults by what they are, whatever number stands in them."""
@@ -147,7 +149,8 @@ def _counted(source: Source, lengths: Lengths, tick: Tick) -> Counted:
 def _add(found: Counted, batch: Sequence[Located], lengths: Lengths) -> None:
     """All texts of a batch are measured in one call."""
     measured = iter(lengths([text for _, row in batch for text in _texts(row)]))
-    for _, row in batch:
+    for where, row in batch:
+        found.secrets.add(where, row)
         found.add(row, measured)
 
 
@@ -267,6 +270,7 @@ def _values(one: Counted) -> dict[str, Any]:
         "safety": {f"{_SAFE[chosen]}/{_SAFE[rejected]}": n for (chosen, rejected), n in one.safety.most_common()},
         "ties": one.ties,
         "broken": dict(one.broken.most_common()),
+        "secrets": one.secrets.notes,
     }
 
 
@@ -283,6 +287,8 @@ def show_stats(found: Stats, console: Console) -> None:
     for one in found.sources:
         for reason, count in one.broken.most_common():
             console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow", markup=False)
+        for note in one.secrets.notes:
+            console.print(f"  {note}", style="yellow", markup=False)
 
 
 def _table(sources: Sequence[Counted], unit: str) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ft.secrets import find
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A module may import from its own layer and from those before it.
 LAYERS = (
     ("errors", "files"),
+    ("secrets",),
     ("recipe",),
     ("data", "rewards"),
     ("models",),
@@ -27,7 +29,7 @@ LAYERS = (
     ("runs",),
     ("preflight",),
     ("run",),
-    ("fit", "show", "page", "report", "talk", "fork", "stats"),
+    ("fit", "show", "page", "report", "talk", "fork", "stats", "ledger", "removal", "export"),
     ("cli",),
     ("__main__",),
 )
@@ -134,7 +136,7 @@ def tracked() -> list[Path]:
     return [file for file in names if file.is_file() and file.suffix in suffixes and "__pycache__" not in file.parts]
 
 
-SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9]{30,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
+MADE_UP = "abcdefghijklm"  # the secrets of our tests hold this
 MACHINE = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt|scratch)/\w")
 
 
@@ -142,6 +144,7 @@ def test_no_file_holds_a_secret_or_a_path_of_one_machine():
     found = []
     for file in tracked():
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if SECRET.search(line) or MACHINE.search(line):
+            real = [one for one in find(line) if MADE_UP not in one.value]
+            if real or MACHINE.search(line):
                 found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
     assert found == []

@@ -1,6 +1,6 @@
 """The command line. To add a command: a function under `@app.command` in the file it belongs to."""
 
-from ft.cli import models, recipes
+from ft.cli import models, recipes, results
 from ft.cli.app import app
 
-__all__ = ["app", "models", "recipes"]
+__all__ = ["app", "models", "recipes", "results"]

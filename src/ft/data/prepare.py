@@ -25,6 +25,7 @@ from ft.data.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, Rendered
 from ft.data.read import Located, Source
 from ft.errors import fail
 from ft.files import digest, write_json
+from ft.secrets import RowWatch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -231,6 +232,7 @@ class _Maker:
         self.schema = PAIR_SCHEMA if isinstance(rows, PairOptions) else SCHEMA
         self.bad = BadRows(rows.on_bad_row, folder / "rejects.jsonl")
         self.leakage = Leakage()
+        self.watch = RowWatch()
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
         train = _Side(self.folder / "train.arrow", self.schema)
@@ -249,7 +251,7 @@ class _Maker:
             "rejected": self.bad.count,
             "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
             "answers_shortened": counts.answers_shortened,
-            "notes": list(self.renderer.notes),
+            "notes": [*self.renderer.notes, *self.watch.notes],
         }
         self.refuse_empty(stats, sources)
         return stats
@@ -261,6 +263,8 @@ class _Maker:
         located = mixed(sources, seed=self.seed, bad=self.bad)
         while batch := list(islice(located, BATCH)):
             good = []
+            for item in batch:
+                self.watch.add(item.where, item.row)
             for item, row in zip(batch, self.renderer.render_batch([item.row for item in batch]), strict=True):
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)

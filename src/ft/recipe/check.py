@@ -29,6 +29,7 @@ from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.blocks import Block, Items
+from ft.secrets import find, look, variables
 
 CHECKED_AGAIN_WHEN_CHANGED = "4"  # raise when this module's rules change, so that remembered verdicts lapse
 
@@ -165,15 +166,12 @@ def current_names(block: Block, name: str, problems: Problems, notices: list[str
 
 
 def _no_secrets(values: Block, name: str, problems: Problems) -> None:
+    held = variables(named=[values.get("key_env")])
     for key, value in values.items():
-        if _is_secret(value):
+        if any(look(value, key, held)):
             problems.add(
                 values.where(key), f"{name}.{key} looks like a secret", "Set it in the environment (HF_TOKEN)."
             )
-
-
-def _is_secret(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("hf_", "sk-")) and len(value) > 20
 
 
 def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
@@ -291,7 +289,7 @@ def said(value: Any) -> str:
     """A value in a message: 'fast' in quotes, 1.5 and true bare, a list only as such, a secret not at all."""
     if isinstance(value, Block):
         return "a mapping"
-    if _is_secret(value):
+    if isinstance(value, str) and find(value):
         return "a secret"
     return "a list" if isinstance(value, Items) else f"'{value}'" if isinstance(value, str) else json.dumps(value)
 

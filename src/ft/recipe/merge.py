@@ -9,6 +9,7 @@ from typing import Any
 
 from ft.errors import Problems, fail
 from ft.recipe.blocks import Block, Items, Mark, parse_value, read_yaml
+from ft.secrets import hide
 
 
 def read_tree(path: Path, sets: Sequence[str], problems: Problems) -> Block:
@@ -91,7 +92,7 @@ def stage_name(stage: Any) -> str:
 def _set(tree: Block, words: str, problems: Problems) -> None:
     path, equals, text = words.partition("=")
     if not equals or not path:
-        problems.add(f"--set {words}", "this sets nothing", "Write `--set stage.block.key=value`.")
+        problems.add(f"--set {hide(words)}", "this sets nothing", "Write `--set stage.block.key=value`.")
         return
     mark = Mark(f"--set {path}", 0)  # without the value, which may be a secret
     keys = path.split(".")

@@ -1,0 +1,192 @@
+"""Commands about results: runs, runs diff, runs rm, export, secrets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ft.cli.app import AsJson, Runs, app, out, print_json, talk
+from ft.errors import fail
+
+runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff` and `rm`.")
+
+COLOURS = {"done": "green", "interrupted": "yellow", "running": "cyan", "set aside": "bright_black"}
+SORTS = ("when", "size", "recipe", "kind", "seconds")
+
+
+@runs_app.callback()
+def runs_command(
+    context: typer.Context,
+    runs: Runs = Path("runs"),
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="only results of this kind")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="only results of this recipe")] = None,
+    sort: Annotated[str, typer.Option(metavar="|".join(SORTS), help="what they are sorted by")] = "when",
+    as_json: AsJson = False,
+) -> None:
+    """Every result there: what it is, its state, key numbers, when it was made, how large it is."""
+    if context.invoked_subcommand:
+        return
+    from ft.ledger import entries, recipe_name
+
+    found = [one for one in entries(runs) if kind in (None, one.kind)]
+    found = [one for one in found if recipe is None or one.recipe == recipe_name(recipe)]
+    rows = _sorted([_row(one) for one in found], sort)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        talk.print(f"no result in {runs}" + (" of that kind or recipe" if kind or recipe else ""), markup=False)
+    else:
+        out.print(_table(rows))
+
+
+def _row(one: Any) -> dict[str, Any]:
+    from ft.ledger import size
+
+    return {
+        "recipe": one.recipe,
+        "stage": one.stage,
+        "kind": one.kind,
+        "fingerprint": one.fingerprint,
+        "state": one.state,
+        "when": one.ended,
+        "seconds": one.seconds,
+        "bytes": size(one.folder),
+        "folder": str(one.folder),
+        "numbers": dict(one.numbers),
+    }
+
+
+def _sorted(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    if by not in SORTS:
+        raise fail("--sort", f"it is '{by}'", f"There are: {', '.join(SORTS)}.")
+    return rows if by == "when" else sorted(rows, key=lambda row: row["bytes" if by == "size" else by] or 0)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    from ft.ledger import SHORT
+    from ft.report import number_words
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("recipe", "stage", "kind", "fingerprint", "state", "when"):
+        table.add_column(name, no_wrap=True)
+    for name in ("time", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("numbers", overflow="fold", min_width=20)
+    for row in rows:
+        words = ", ".join(number_words(row["numbers"])[:2])
+        state = Text(row["state"], style=COLOURS[row["state"]])
+        names = (row["recipe"], row["stage"], row["kind"], row["fingerprint"][:SHORT])
+        table.add_row(*names, state, row["when"], _time(row["seconds"]), _size(row["bytes"]), Text(words))
+    return table
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "·"
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}" if minutes >= 60 else f"{minutes}:{left:02}"
+
+
+def _size(count: float) -> str:
+    """'3.5 MB': powers of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+Result = Annotated[str, typer.Argument(metavar="RESULT", help="a fingerprint's beginning, a folder, or RECIPE:STAGE")]
+
+
+@runs_app.command("diff")
+def diff_command(one: Result, other: Result, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """What decided the difference of two results, key by key, and their numbers side by side."""
+    from ft.ledger import difference, entries, named
+
+    all_ = entries(runs)
+    a, b = named(all_, one, runs), named(all_, other, runs)
+    keys = [{"key": key, "here": here, "there": there} for key, here, there in difference(a, b, all_)]
+    names = [*dict.fromkeys([*a.numbers, *b.numbers])]
+    numbers = [{"number": name, "here": a.numbers.get(name), "there": b.numbers.get(name)} for name in names]
+    if as_json:
+        return print_json({"here": str(a.folder), "there": str(b.folder), "key": keys, "numbers": numbers})
+    out.print(f"{a.folder} → {b.folder}", markup=False)
+    if not keys:
+        out.print("nothing that decides a result differs" if a.key else "what decided them was not written down")
+    for line in keys:
+        out.print(f"{line['key']}: {_said(line['here'])} → {_said(line['there'])}", markup=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("number")
+    for entry in (a, b):
+        table.add_column(entry.fingerprint[:8], justify="right")
+    for line in numbers:
+        style = "bold" if line["here"] != line["there"] else ""
+        table.add_row(line["number"], _said(line["here"]), _said(line["there"]), style=style)
+    if numbers:
+        out.print()
+        out.print(table)
+    return None
+
+
+def _said(value: Any) -> str:
+    return "(absent)" if value is None else str(value)
+
+
+@runs_app.command("rm")
+def rm_command(
+    results: Annotated[list[str] | None, typer.Argument(metavar="RESULT…", help="as for diff")] = None,
+    cache: Annotated[bool, typer.Option("--cache", help="prepared rows: made again when they are needed")] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="what --force has put aside")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    force: Annotated[bool, typer.Option("--force", help="even where other results were made from it")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Free space: shows what would go and what was made from it, then asks."""
+    from ft.removal import removal, remove
+
+    if not (results or cache or set_aside):
+        raise fail("ft runs rm", "nothing is named", "Name results, or --cache or --set-aside.")
+    found = removal(runs, results or [], cache, set_aside)
+    for folder in found.folders:
+        out.print(f"{_size(found.sizes[folder]):>9}  {folder}", markup=False)
+    for one in found.resting:
+        talk.print(f"{one} was made from it", style="yellow", markup=False)
+    if not found.folders:
+        talk.print("there is nothing of that to remove")
+        return
+    if found.resting and not force:
+        remove(runs, found)  # refuses, and says why
+    question = f"Remove {len(found.folders)} folders, {_size(sum(found.sizes.values()))}, for good?"
+    if not yes and not sys.stdin.isatty():
+        raise fail("ft runs rm", "nobody is there to ask", "Say --yes.")
+    if yes or typer.confirm(question, err=True):
+        out.print(f"freed {_size(remove(runs, found, force))}")
+
+
+@app.command("secrets")
+def secrets_command(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="files and folders to read")] = None,
+) -> None:
+    """Look for tokens and keys in recipes, results, reports and cards; exit code 1 when there are any."""
+    from ft.secrets import scan_all
+
+    places = paths or [place for place in (Path("recipes"), Path("runs")) if place.exists()]
+    for absent in (place for place in places if not place.exists()):
+        raise fail(str(absent), "there is no such file or folder", "")
+    found = 0
+    for problem in scan_all(places):
+        found += 1
+        out.print(str(problem), markup=False)
+    talk.print(
+        f"{found or 'no'} secret{'' if found == 1 else 's'} found in {', '.join(map(str, places))}", markup=False
+    )
+    if found:
+        raise typer.Exit(1)

@@ -1,0 +1,220 @@
+"""The ledger tells what is there, why two results differ, and lets nothing go that is used or rested on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft.cli import app
+from ft.errors import UserError
+from ft.files import write_json
+from ft.ledger import difference, entries, named
+from ft.removal import removal, remove
+
+Key = Mapping[str, Any]
+
+
+def result(runs: Path, recipe: str, stage: str, fingerprint: str, key: Key | None = None, **done: Any) -> Path:
+    """A made-up result; finished where it has numbers."""
+    folder = runs / recipe / f"{stage}-{fingerprint}"
+    write_json(folder / "key.json", {"kind": "sft", "seed": 1, **(key or {})})
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    if done:
+        write_json(folder / "done.json", {"stage": stage, "kind": "sft", **done})
+        moment = len(list(runs.glob("*/*/done.json")))
+        os.utime(folder / "done.json", (moment, moment))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A chain: sft, dpo from it, an evaluation of that; another sft; one interrupted; one set aside."""
+    runs = tmp_path / "runs"
+    train = {"data": [{"path": "one", "weight": 1.0}], "train": {"beta": 0.1, "words": "a long value, " * 9}}
+    numbers = {"eval_loss_first": 2.0, "eval_loss": 0.5, "steps": 7, "rows": 9}
+    result(runs, "chat", "sft", "a" * 12, train, numbers=numbers, seconds=61)
+    result(runs, "chat", "dpo", "b" * 12, {"init": "a" * 12}, numbers={}, seconds=1)
+    result(runs, "chat", "facts", "c" * 12, {"init": "b" * 12}, numbers={"answer": 0.5}, seconds=1)
+    other = {**train, "seed": 2, "train": {**train["train"], "beta": 0.2}, "data": [{"path": "one", "weight": 2.0}]}
+    result(runs, "mine", "sft", "a1" * 6, other, numbers={"eval_loss": 0.25, "steps": 7}, seconds=3700)
+    result(runs, "mine", "dpo", "d" * 12, {"init": "a1" * 6})
+    result(runs, "chat", "sft", "a" * 12 + ".old-1", train, numbers=numbers)
+    (runs / "chat" / "pictures").mkdir()
+    (runs / ".cache" / "rows-123").mkdir(parents=True)
+    return runs
+
+
+def ft(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["runs", *map(str, words)])
+    if isinstance(done.exception, UserError):
+        return 2, str(done.exception)
+    return done.exit_code, done.output
+
+
+def test_every_result_is_listed_with_its_state(runs: Path):
+    found = [(one.recipe, one.stage, one.fingerprint[:2], one.state) for one in entries(runs)]
+    assert sorted(found) == [
+        ("chat", "dpo", "bb", "done"),
+        ("chat", "facts", "cc", "done"),
+        ("chat", "sft", "aa", "done"),
+        ("chat", "sft", "aa", "set aside"),
+        ("mine", "dpo", "dd", "interrupted"),
+        ("mine", "sft", "a1", "done"),
+    ]
+
+
+def test_the_list_shows_numbers_time_and_size(runs: Path):
+    line = next(
+        line for line in ft("--runs", runs, "--recipe", "chat", "--kind", "sft")[1].splitlines() if "aaa" in line
+    )
+    said = line.split()
+    assert said[:5] == ["chat", "sft", "sft", "aaaaaaaa", "done"]
+    assert said[7:] == ["1:01", "1.4", "kB", "held-out", "loss", "2.000", "→", "0.500,", "steps", "7"]
+
+
+def test_the_list_as_json_is_filtered_and_sorted(runs: Path):
+    rows = json.loads(ft("--runs", runs, "--recipe", "mine", "--sort", "seconds", "--json")[1])
+    assert [(row["stage"], row["seconds"], row["state"]) for row in rows] == [
+        ("dpo", None, "interrupted"),
+        ("sft", 3700, "done"),
+    ]
+    assert ft("--runs", runs, "--sort", "beauty")[0] == 2
+
+
+def test_a_result_being_made_is_told_from_an_interrupted_one(runs: Path):
+    with held(runs, f"dpo-{'d' * 12}"):
+        assert {one.stage for one in entries(runs) if one.state == "running"} == {"dpo"}
+
+
+class held:
+    """The lock that `ft run` holds on a result."""
+
+    def __init__(self, runs: Path, name: str):
+        (runs / ".cache" / "locks").mkdir(exist_ok=True)
+        self.file = (runs / ".cache" / "locks" / name).open("w")
+
+    def __enter__(self) -> None:
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_a_result_is_named_by_fingerprint_folder_or_recipe_and_stage(runs: Path):
+    all_ = entries(runs)
+    sft = runs / "chat" / f"sft-{'a' * 12}"
+    for word in ("aaa", str(sft), "chat:sft", "a" * 12):
+        assert named(all_, word, runs).folder == sft
+    assert named(all_, "a" * 12 + ".old-1", runs).state == "set aside"
+    for word in ("fff", "chat:ppo", str(runs)):
+        with pytest.raises(UserError, match="no such result"):
+            named(all_, word, runs)
+    result(runs, "chat", "sft", "a" * 11 + "b", numbers={})
+    with pytest.raises(UserError, match="2 results are meant"):
+        named(entries(runs), "aaa", runs)
+
+
+def test_a_difference_is_told_key_by_key_in_full(runs: Path):
+    all_ = entries(runs)
+    one, other = named(all_, "chat:sft", runs), named(all_, "mine:sft", runs)
+    assert difference(one, other, all_) == [
+        ("seed", 1, 2),
+        ("data.0.weight", 1.0, 2.0),
+        ("train.beta", 0.1, 0.2),
+    ]
+
+
+def test_a_difference_of_parents_is_followed_to_its_cause(runs: Path):
+    all_ = entries(runs)
+    found = difference(named(all_, "chat:dpo", runs), named(all_, "mine:dpo", runs), all_)
+    assert [key for key, _, _ in found] == ["init", "init › seed", "init › data.0.weight", "init › train.beta"]
+
+
+def test_diff_sets_the_numbers_side_by_side(runs: Path):
+    said = ft("diff", "chat:sft", "mine:sft", "--runs", runs)[1]
+    assert "train.beta: 0.1 → 0.2" in said
+    assert [line.split() for line in said.splitlines()[-4:]] == [
+        ["eval_loss_first", "2.0", "(absent)"],
+        ["eval_loss", "0.5", "0.25"],
+        ["steps", "7", "7"],
+        ["rows", "9", "(absent)"],
+    ]
+
+
+def test_nothing_goes_that_other_results_were_made_from(runs: Path):
+    code, said = ft("rm", "chat:sft", "--yes", "--runs", runs)
+    assert code == 2
+    assert "chat:dpo" in said
+    assert "chat:facts" in said
+    assert len(entries(runs)) == 6
+    assert ft("rm", "chat:sft", "--yes", "--force", "--runs", runs)[0] == 0
+    assert len(entries(runs)) == 5
+
+
+def test_results_go_together_with_what_was_made_from_them(runs: Path):
+    assert ft("rm", "chat:sft", "chat:dpo", "chat:facts", "--yes", "--runs", runs)[0] == 0
+    assert {one.recipe for one in entries(runs) if one.state == "done"} == {"mine"}
+
+
+def test_one_of_two_equal_results_may_go(runs: Path):
+    result(runs, "copy", "sft", "a" * 12, numbers={"steps": 7})
+    assert removal(runs, [str(runs / "copy" / f"sft-{'a' * 12}")]).resting == ()
+
+
+def test_nothing_goes_that_is_in_use(runs: Path):
+    with held(runs, f"dpo-{'d' * 12}"):
+        with pytest.raises(UserError, match=r"mine:dpo .* is being made now"):
+            removal(runs, ["mine:dpo"])
+        with pytest.raises(UserError, match=r"mine:dpo .* is being made now"):
+            removal(runs, ["mine:sft"])  # it reads its parent
+        write_json(runs / "mine" / f"dpo-{'d' * 12}" / "job.json", {"rows": str(runs / ".cache" / "rows-123")})
+        with pytest.raises(UserError, match="rows are in use"):
+            removal(runs, [], cache=True)
+
+
+def test_a_run_that_starts_while_the_user_thinks_keeps_its_result(runs: Path):
+    found = removal(runs, ["mine:dpo"])
+    with held(runs, f"dpo-{'d' * 12}"), pytest.raises(UserError, match="in use"):
+        remove(runs, found)
+    assert found.results[0].folder.exists()
+
+
+def test_nothing_goes_unless_the_user_says_so(runs: Path):
+    code, said = ft("rm", "mine:dpo", "--runs", runs)
+    assert (code, said) == (2, "ft runs rm: nobody is there to ask. Say --yes.")
+    assert ft("rm", "--runs", runs)[0] == 2
+    assert len(entries(runs)) == 6
+
+
+def test_prepared_rows_and_results_set_aside_go_when_asked(runs: Path):
+    said = ft("rm", "--cache", "--set-aside", "--yes", "--runs", runs)[1]
+    assert "rows-123" in said
+    assert ".old-1" in said
+    assert said.splitlines()[-1] == "freed 1.4 kB"
+    assert not list((runs / ".cache").glob("r*"))
+    assert len(entries(runs)) == 5
+
+
+def test_a_thousand_results_are_listed_at_once_and_without_torch(tmp_path: Path):
+    for number in range(1000):
+        folder = tmp_path / f"r{number % 10}" / f"sft-{number:012x}"
+        folder.mkdir(parents=True)
+        (folder / "key.json").write_text(json.dumps({"kind": "sft", "init": f"{number + 1:012x}"}))
+        (folder / "done.json").write_text(json.dumps({"kind": "sft", "numbers": {"steps": 1}}))
+    script = (
+        "import sys, time, ft.cli, ft.ledger, ft.removal, pathlib; start = time.process_time(); "
+        "print(len(ft.ledger.entries(pathlib.Path(sys.argv[1]))), time.process_time() - start, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    count, seconds, torch = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert (count, torch) == ("1000", "False")
+    assert float(seconds) < 2
