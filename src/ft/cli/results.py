@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ft.cli.app import AsJson, Runs, app, out, print_json, talk
+from ft.cli.app import AsJson, Runs, Sets, app, out, print_json, read_recipe, talk
 from ft.errors import fail
 
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
@@ -190,3 +190,81 @@ def secrets_command(
     )
     if found:
         raise typer.Exit(1)
+
+
+@app.command("export")
+def export_command(
+    path: Annotated[str, typer.Argument(metavar="RECIPE|FOLDER", help="a recipe, or a result's folder")],
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="of a recipe; its newest model")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="a new folder; runs/export/… if not given")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="the adapter alone, not merged")] = False,
+    dtype: Annotated[str | None, typer.Option(metavar="float32|bfloat16|float16", help="of saved weights")] = None,
+    onto: Annotated[str, typer.Option(metavar="trained|original", help="the base to merge into")] = "trained",
+    ollama: Annotated[bool, typer.Option("--ollama", help="refuse where no Modelfile can be written")] = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="a GGUF file too, by llama.cpp's converter")] = False,
+    llama_cpp: Annotated[Path | None, typer.Option(metavar="DIR", help="a checkout of llama.cpp")] = None,
+    license_: Annotated[str | None, typer.Option("--license", metavar="ID", help="for the card")] = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="upload it, with HF_TOKEN")] = None,
+    private: Annotated[bool, typer.Option("--private", help="a private repository")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="compare on the CPU")] = False,
+    set_: Sets = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """A model as others take it: merged weights, tokenizer, template, card; compared with the one that was trained."""
+    from ft.export.hub import push as upload
+    from ft.export.hub import ready
+    from ft.export.result import Result
+    from ft.export.writing import RECORD, Wish, export
+    from ft.files import read_json
+
+    if onto not in ("trained", "original"):
+        raise fail("--onto", f"it is '{onto}'", "Write trained or original.")
+    result = Result.read(_folder(path, stage, set_, runs))
+    if push:
+        ready(push)
+        if adapter and not result.hub_base:
+            raise fail("--push", "the adapter's base is a folder of this machine", "Push the merged model.")
+    place = to or runs / "export" / f"{result.recipe}-{result.name}-{result.fingerprint}{'-adapter' * adapter}"
+    wish = Wish(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
+    made = read_json(place / RECORD) if to is None else None
+    if made and made["asked"] == wish.asked:
+        talk.print("exported before; what was compared then:")
+    else:
+        made = export(result, wish, lambda line: talk.print(f"{result.name}: {line}", markup=False))
+    if as_json:
+        print_json({"folder": str(place), **made})
+    else:
+        _tell(place, made)
+    if push:
+        out.print(upload(place, push, private), markup=False)
+
+
+def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) -> Path:
+    """The result meant: a folder itself, or a recipe's stage, or its newest model."""
+    from ft.runs import plan
+    from ft.talk import is_recipe, newest_model
+
+    if not is_recipe(path):
+        if stage or sets:
+            raise fail("STAGE" if stage else "--set", f"{path} is no recipe", "Leave it out.")
+        return Path(path)
+    there = plan(read_recipe(Path(path), sets, runs), runs)
+    if stage is None:
+        found = newest_model(there).folder
+        assert found is not None
+        return found
+    planned = there.stage(stage)
+    if not planned.done:
+        raise fail(path, f"'{stage}' is not made", f"Make it: ft run {path} --to {stage}")
+    return planned.folder
+
+
+def _tell(place: Path, made: dict[str, Any]) -> None:
+    out.print(f"{place}: {made['form']}, {made['dtype']}, {_size(made['bytes'])}", markup=False)
+    for line in (made["said"], *made["notes"]):
+        out.print(line, markup=False)
+    if made.get("ollama") == "Modelfile":
+        out.print(f"with Ollama: ollama create NAME -f {place}/Modelfile", markup=False)
+    elif made.get("ollama"):
+        out.print(made["ollama"], markup=False)

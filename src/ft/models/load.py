@@ -96,12 +96,19 @@ def _finished(
 ) -> Any:
     from peft import PeftModel
 
-    base, adapter = _base(None, folder)
+    base, adapter, own = parts(folder)
     if adapter is None:
         return read(base, base.dtype or dtype, quantization, use_cpu).eval()
-    lineage = read_json(folder / LINEAGE) or {}
-    loaded = read(base, base.dtype or dtype, quantization or lineage.get("quantization"), use_cpu)
+    loaded = read(base, base.dtype or dtype, quantization or own, use_cpu)
     return PeftModel.from_pretrained(loaded, str(adapter)).eval()
+
+
+def parts(folder: Path) -> tuple[ModelSource, Path | None, Mapping[str, Any] | None]:
+    """A finished model folder's whole weights, the adapter on them (None: the folder holds the weights), and how the
+    weights were quantised under it."""
+    base, adapter = _base(None, folder)
+    lineage = (read_json(folder / LINEAGE) or {}) if adapter else {}
+    return base, adapter, lineage.get("quantization")
 
 
 def _tensor(folder: Path, name: str) -> Any:

@@ -1,0 +1,181 @@
+"""The model card: what a stranger must know to use the model, and to judge it. Made from the run; nothing is claimed
+that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from ft.data.read import is_local
+from ft.export.result import Result, shown
+from ft.ledger import NAME
+from ft.report import number_words
+
+LEFT_OUT = ("output_dir", "run_name", "report_to", "base_url", "key_env", "bank")
+NOT_STATED = "not stated"
+PART = ("split", "revision", "rows", "weight", "share")  # what a source says of how much of it is taken
+
+
+def card(result: Result, made: Mapping[str, Any], license: str | None) -> str:
+    """README.md: front matter the Hub reads, then the sections. `made` is what export.json says."""
+    body = [
+        *_opening(result, made),
+        *_loading(result, made),
+        *_stages(result),
+        *_data(result),
+        *_numbers(result),
+        *_exported(made),
+        *_limits(result, license),
+        *_versions(result),
+    ]
+    return f"---\n{_front(result, made, license)}---\n\n" + "\n".join(body).rstrip() + "\n"
+
+
+def _front(result: Result, made: Mapping[str, Any], license: str | None) -> str:
+    adapter = made["form"] == "adapter"
+    found: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-classification" if result.scores else "text-generation",
+        "tags": ["ft", *dict.fromkeys(stage.kind for stage in result.chain)],
+    }
+    if license:
+        found["license"] = license
+    if result.hub_base:
+        found |= {"base_model": result.hub_base, "base_model_relation": "adapter" if adapter else "finetune"}
+    sets = [source["path"] for stage in result.chain for source in stage.job["data"] if _on_hub(source["path"])]
+    if sets:
+        found["datasets"] = [*dict.fromkeys(sets)]
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+
+
+def _on_hub(path: str) -> bool:
+    return not is_local(path)
+
+
+def _opening(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
+    what = "A reward model: it gives a conversation's last answer one number" if result.scores else "A language model"
+    how = {
+        "merged": "adapter merged into its base",
+        "whole": "whole weights",
+        "adapter": "the adapter alone; it needs its base",
+    }[made["form"]]
+    steps = "one stage" if len(result.chain) == 1 else f"{len(result.chain)} stages"
+    yield f"# {result.recipe} · {result.name}"
+    yield ""
+    yield f"{what}, made by `ft` from **{result.base}** in {steps} ({how}, {made['dtype']})."
+    yield ""
+
+
+def _loading(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
+    name = "FOLDER_OR_ID"
+    auto = "AutoModelForSequenceClassification" if result.scores else "AutoModelForCausalLM"
+    yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
+    if made["form"] == "adapter":
+        yield "from peft import PeftModel"
+        if made["quantization"]:
+            yield f"from transformers import BitsAndBytesConfig  # as trained: {made['quantization']}"
+        yield f'base = {auto}.from_pretrained("{result.hub_base or "THE_BASE"}", dtype="{made["dtype"]}"'
+        more = ", num_labels=1" if result.scores else ""
+        yield f"    {more}{', quantization_config=BitsAndBytesConfig(…)' if made['quantization'] else ''})"
+        yield f'model = PeftModel.from_pretrained(base, "{name}")'
+    else:
+        yield f'model = {auto}.from_pretrained("{name}", dtype="{made["dtype"]}")'
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
+    if result.scores:
+        yield 'ids = tokenizer.apply_chat_template([{"role": "user", "content": "…"}, {"role": "assistant", '
+        yield '    "content": "…"}], return_tensors="pt", return_dict=True)'
+        yield "score = model(**ids).logits[0, 0]"
+    elif made["template"]:
+        yield 'ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hello!"}], return_tensors="pt",'
+        yield "    add_generation_prompt=True, return_dict=True)"
+        yield "answer = model.generate(**ids, max_new_tokens=128)"
+    yield from ("```", "")
+    if made["template"]:
+        yield f"The chat template is the one of training (`chat_template.jinja`, SHA-256 `{made['template'][:16]}…`)."
+    else:
+        yield "It has no chat template: it continues text."
+    yield ""
+
+
+def _stages(result: Result) -> Iterator[str]:
+    yield from ("## How it was made", "")
+    first = result.chain[0]
+    if first.job.get("init"):
+        yield f"Earlier stages are no longer on disk; `{first.name}` started from result `{first.key.get('init')}`."
+        yield ""
+    for number, stage in enumerate(result.chain, 1):
+        yield f"### {number}. {stage.name} ({stage.kind})"
+        yield ""
+        seconds, device = stage.done.get("seconds"), stage.done.get("device")
+        yield f"Result `{stage.fingerprint}`, seed {stage.job['seed']}, {seconds} s on {device}."
+        yield f"{', '.join(number_words(stage.done.get('numbers', {})))}."
+        yield ""
+        blocks = {
+            name: {key: value for key, value in block.items() if key not in LEFT_OUT}
+            for name, block in stage.blocks.items()
+            if block
+        }
+        if blocks:
+            yield from ("```yaml", yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True).rstrip(), "```", "")
+
+
+def _data(result: Result) -> Iterator[str]:
+    yield from ("## Data", "", "| stage | source | part | licence |", "| --- | --- | --- | --- |")
+    for stage in result.chain:
+        for source in stage.job["data"]:
+            path = source["path"]
+            name = f"[{path}](https://huggingface.co/datasets/{path})" if _on_hub(path) else f"`{shown_file(path)}`"
+            part = ", ".join(
+                f"{k} {source[k]}" for k in ("split", "revision", "rows", "weight", "share") if k in source
+            )
+            yield f"| {stage.name} | {name} | {part or 'all'} | {source.get('license', NOT_STATED)} |"
+    yield ""
+
+
+def shown_file(path: str) -> str:
+    """A data file without the folders of this machine; rows of another stage by that stage's folder."""
+    parts = path.split("/")
+    made_here = len(parts) > 1 and NAME.fullmatch(parts[-2])
+    return "/".join(parts[-2:]) if made_here else shown(path)
+
+
+def _numbers(result: Result) -> Iterator[str]:
+    yield from ("## What was measured", "")
+    finished = [one for one in result.evaluations if one.state == "done"]
+    if finished:
+        yield from ("| evaluation | kind | result |", "| --- | --- | --- |")
+        for one in finished:
+            yield f"| {one.stage} | {one.kind} | {', '.join(number_words(one.numbers)) or 'no numbers'} |"
+    else:
+        yield "Nothing was measured behind this stage."
+    yield ""
+    failed = list(result.failures())
+    if failed:
+        yield from ("What failed, or was left out:", "", *(f"- {line}" for line in failed), "")
+
+
+def _exported(made: Mapping[str, Any]) -> Iterator[str]:
+    compared = made.get("compared")
+    if not compared:
+        return
+    yield from ("## This copy and the trained model", "", made["said"], "")
+    for note in made["notes"]:
+        yield from (note, "")
+
+
+def _limits(result: Result, license: str | None) -> Iterator[str]:
+    yield from ("## Limits", "")
+    yield "It was trained on the data above and measured as told above; nothing else was tried. It may state what is"
+    yield "false, and repeat what its data and its base hold. It is meant for research and for the languages and"
+    yield "subjects of its data."
+    yield ""
+    base = f"**{result.base}**" if result.hub_base else "the base"
+    yield f"Licence: {license or NOT_STATED}. That of {base} and of the data above binds too."
+    yield ""
+
+
+def _versions(result: Result) -> Iterator[str]:
+    versions = result.done.get("versions", {})
+    yield from ("## Versions", "", ", ".join(f"{name} {version}" for name, version in versions.items()))

@@ -1,0 +1,160 @@
+"""Makes an exported folder: whole or not at all, and compared with the trained model before it appears."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft.errors import fail
+from ft.export.card import card
+from ft.export.gguf import convert, converter
+from ft.export.ollama import Underivable, modelfile
+from ft.export.result import Result
+from ft.files import read_json, write_json
+from ft.ledger import size
+from ft.models.load import LINEAGE, load_tokenizer, parts, share
+from ft.models.merge import DTYPES, Onto
+from ft.secrets import refuse
+
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+)
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", LINEAGE)
+RECORD = "export.json"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for.
+
+    to         the new folder
+    adapter    the adapter alone, not merged
+    dtype      of the saved weights; None: what the run computed in
+    onto       merge into the base the adapter was trained on, dequantised, or into the original weights
+    ollama     a Modelfile must come of it; else it is written where it can be
+    gguf       by the converter of a llama.cpp checkout, `llama_cpp`, or of the path
+    license    for the card; None: not stated
+    use_cpu    compare on the CPU, where a GPU is too small for the model in float32
+    """
+
+    to: Path
+    adapter: bool = False
+    dtype: str | None = None
+    onto: Onto = "trained"
+    ollama: bool = False
+    gguf: bool = False
+    llama_cpp: Path | None = None
+    license: str | None = None
+    use_cpu: bool = False
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the files, for export.json."""
+        return {"adapter": self.adapter, "dtype": self.dtype, "onto": self.onto, "gguf": self.gguf} | {
+            "license": self.license
+        }
+
+
+def export(result: Result, wish: Wish, tell: Tell = lambda line: None) -> dict[str, Any]:
+    """Write the folder and return what its export.json says. Raises UserError, and leaves nothing, where it exists, the
+    wish cannot be met, or the copy is another model than the one that was trained."""
+    _possible(result, wish)
+    script = converter(wish.llama_cpp) if wish.gguf else None
+    partial = wish.to.absolute().with_name(f".{wish.to.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        made = _made(result, wish, partial, script, tell)
+        text = card(result, made, wish.license)
+        refuse(str(wish.to / "README.md"), text)
+        refuse(str(wish.to / RECORD), made)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        write_json(partial / RECORD, made)
+        os.replace(partial, wish.to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return made
+
+
+def _possible(result: Result, wish: Wish) -> None:
+    where = str(result.folder)
+    if wish.to.exists() and (not wish.to.is_dir() or any(wish.to.iterdir())):
+        raise fail(str(wish.to), "is there already, and not empty", "Name a new folder; nothing is overwritten.")
+    if wish.dtype not in (None, *DTYPES):
+        raise fail("--dtype", f"it is '{wish.dtype}'", f"There are: {', '.join(DTYPES)}.")
+    for option, asked in (("--adapter", wish.adapter), ("--onto original", wish.onto == "original")):
+        if asked and not result.adapter:
+            raise fail(option, f"{where} holds whole weights, no adapter", "Leave it out.")
+    whole = {"--dtype": wish.dtype, "--onto original": wish.onto == "original", "--gguf": wish.gguf}
+    for option in (name for name, asked in whole.items() if asked and wish.adapter):
+        raise fail(option, "is for a merged model", "Leave out --adapter.")
+    if result.scores and (wish.gguf or wish.ollama):
+        raise fail(where, "a reward model scores and does not answer, so Ollama has no use for it", "Leave that out.")
+
+
+def _made(result: Result, wish: Wish, folder: Path, script: Path | None, tell: Tell) -> dict[str, Any]:
+    """The folder's files, all but the card; what was done, for export.json."""
+    _, _, quantization = parts(result.folder)
+    form = "adapter" if wish.adapter else "merged" if result.adapter else "whole"
+    dtype = result.held if wish.adapter else wish.dtype or result.dtype
+    made: dict[str, Any] = {
+        "result": {"recipe": result.recipe, "stage": result.name, "fingerprint": result.fingerprint},
+        "asked": wish.asked,
+        "form": form,
+        "onto": wish.onto if form == "merged" else None,
+        "dtype": dtype,
+        "quantization": dict(quantization) if quantization else None,
+        "base": result.base,
+        "template": _copy_words(result, folder),
+        "notes": [],
+    }
+    if wish.adapter:
+        for name in (name for name in ADAPTER if (result.folder / name).exists()):
+            shutil.copyfile(result.folder / name, folder / name)
+        made["said"] = "The adapter's files are those of the run, byte by byte."
+    else:
+        from ft.export.weights import write_weights
+
+        made |= write_weights(result, folder, dtype, wish, tell)
+    share(folder)
+    if script:
+        made["gguf"] = convert(script, folder, dtype, tell).name
+    if form != "adapter" and not result.scores:
+        made |= _for_ollama(result, wish, folder, made["notes"])
+    made["bytes"] = size(folder)
+    return made
+
+
+def _copy_words(result: Result, folder: Path) -> str | None:
+    """Tokenizer and template as they are, byte by byte; the template's SHA-256."""
+    for name in TOKENIZER:
+        if (result.folder / name).exists():
+            shutil.copyfile(result.folder / name, folder / name)
+    template = folder / "chat_template.jinja"
+    return hashlib.sha256(template.read_bytes()).hexdigest() if template.exists() else None
+
+
+def _for_ollama(result: Result, wish: Wish, folder: Path, notes: list[str]) -> dict[str, Any]:
+    from ft.data.chat import Renderer
+
+    renderer = Renderer(load_tokenizer(folder))
+    config: Mapping[str, Any] = read_json(folder / "config.json") or {}
+    adds_bos = bool((read_json(folder / "tokenizer_config.json") or {}).get("add_bos_token"))
+    weights = "./model.gguf" if wish.gguf else "."
+    try:
+        text, found = modelfile(renderer, config.get("max_position_embeddings"), adds_bos, weights)
+    except Underivable as reason:
+        if wish.ollama:
+            fix = "Leave out --ollama; a GGUF (--gguf) carries the Jinja template itself."
+            raise fail(str(result.folder), f"no Modelfile can say its template: {reason}", fix) from reason
+        return {"ollama": f"no Modelfile: {reason}"}
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
+    notes += [f"Ollama: {note}" for note in found.notes]
+    return {"ollama": "Modelfile"}
