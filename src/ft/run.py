@@ -237,7 +237,7 @@ def make_stage(job_file: Path) -> None:
     job = Job.read(job_file)
     if os.environ.get(LEASH):
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    _quiet_libraries()
+    quiet_libraries()
     started = time.monotonic()
     numbers = STAGES[job.kind].function()(job)
     if os.environ.get("RANK", "0") != "0":
@@ -274,7 +274,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
     import warnings
 

@@ -217,6 +217,7 @@ def export_command(
     from ft.export.result import Result
     from ft.export.writing import RECORD, Wish, export
     from ft.files import read_json
+    from ft.run import quiet_libraries
 
     if onto not in ("trained", "original"):
         raise fail("--onto", f"it is '{onto}'", "Write trained or original.")
@@ -231,6 +232,7 @@ def export_command(
     if made and made["asked"] == wish.asked:
         talk.print("exported before; what was compared then:")
     else:
+        quiet_libraries()
         made = export(result, wish, lambda line: talk.print(f"{result.name}: {line}", markup=False))
     if as_json:
         print_json({"folder": str(place), **made})

@@ -12,9 +12,10 @@ from ft.data.read import is_local
 from ft.export.result import Result, shown
 from ft.ledger import NAME
 from ft.report import number_words
+from ft.stages import STAGES
 
-LEFT_OUT = ("output_dir", "run_name", "report_to", "base_url", "key_env", "bank")
 NOT_STATED = "not stated"
+SHOWN = 8  # numbers of an evaluation
 PART = ("split", "revision", "rows", "weight", "share")  # what a source says of how much of it is taken
 
 
@@ -113,7 +114,7 @@ def _stages(result: Result) -> Iterator[str]:
         yield f"{', '.join(number_words(stage.done.get('numbers', {})))}."
         yield ""
         blocks = {
-            name: {key: value for key, value in block.items() if key not in LEFT_OUT}
+            name: {key: value for key, value in block.items() if STAGES[stage.kind].decides(name, key)}
             for name, block in stage.blocks.items()
             if block
         }
@@ -147,13 +148,20 @@ def _numbers(result: Result) -> Iterator[str]:
     if finished:
         yield from ("| evaluation | kind | result |", "| --- | --- | --- |")
         for one in finished:
-            yield f"| {one.stage} | {one.kind} | {', '.join(number_words(one.numbers)) or 'no numbers'} |"
+            yield f"| {one.stage} | {one.kind} | {_most(one.numbers)} |"
     else:
         yield "Nothing was measured behind this stage."
     yield ""
     failed = list(result.failures())
     if failed:
         yield from ("What failed, or was left out:", "", *(f"- {line}" for line in failed), "")
+
+
+def _most(numbers: Mapping[str, Any]) -> str:
+    """The numbers that come first, which are those with intervals."""
+    words = number_words(numbers)
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + more or "no numbers"
 
 
 def _exported(made: Mapping[str, Any]) -> Iterator[str]:

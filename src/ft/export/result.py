@@ -115,9 +115,16 @@ class Result:
 
     @cached_property
     def evaluations(self) -> list[Entry]:
-        """Results that judge this one, finished or not."""
-        made = (one for one in entries(self.runs) if one.state != "set aside" and self.fingerprint in one.parents)
-        return [one for one in made if one.kind in STAGES and STAGES[one.kind].leaves == "metrics"]
+        """Results that judge this one, finished or not, each once. One that starts from another model and takes this
+        one to compare with judges the other."""
+        made = [one for one in entries(self.runs) if one.state != "set aside" and self._judged_by(one)]
+        made.sort(key=lambda one: one.state == "done")  # of two with one name the finished one stays
+        return list({(one.stage, one.fingerprint): one for one in made}.values())
+
+    def _judged_by(self, one: Entry) -> bool:
+        if self.fingerprint not in one.parents or one.kind not in STAGES or STAGES[one.kind].leaves != "metrics":
+            return False
+        return one.key.get("init", self.fingerprint) == self.fingerprint
 
     def failures(self) -> Iterator[str]:
         """What went wrong on the way and is worth knowing."""
