@@ -75,11 +75,13 @@ def _loading(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
     if made["form"] == "adapter":
         yield "from peft import PeftModel"
+        words = [f'"{result.hub_base or "THE_BASE"}"', f'dtype="{made["dtype"]}"', *["num_labels=1"] * result.scores]
         if made["quantization"]:
-            yield f"from transformers import BitsAndBytesConfig  # as trained: {made['quantization']}"
-        yield f'base = {auto}.from_pretrained("{result.hub_base or "THE_BASE"}", dtype="{made["dtype"]}"'
-        more = ", num_labels=1" if result.scores else ""
-        yield f"    {more}{', quantization_config=BitsAndBytesConfig(…)' if made['quantization'] else ''})"
+            yield "from transformers import BitsAndBytesConfig"
+            yield ""
+            yield f"trained_on = {made['quantization']}"
+            words.append("quantization_config=BitsAndBytesConfig(**trained_on)")
+        yield f"base = {auto}.from_pretrained({', '.join(words)})"
         yield f'model = PeftModel.from_pretrained(base, "{name}")'
     else:
         yield f'model = {auto}.from_pretrained("{name}", dtype="{made["dtype"]}")'
