@@ -139,10 +139,22 @@ def test_a_reward_model_merged_gives_the_same_scores(there: Plan, fresh: dict[st
     assert len(set(fresh["scores"])) == len(SCORED)
 
 
+def test_the_head_of_a_reward_model_stays_in_float32(there: Plan, tmp_path: Path):
+    export(Result.read(there.stage("reward").folder), Wish(tmp_path / "half", dtype="bfloat16"))
+    saved = {name: value.dtype for name, value in tiny.weights(tmp_path / "half").items()}
+    assert saved.pop("score.weight") == torch.float32
+    assert set(saved.values()) == {torch.bfloat16}
+
+
 def test_the_template_is_the_same_to_the_byte(chat: Result, merged_chat: Path, fresh: dict[str, Any]):
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         assert (merged_chat / name).read_bytes() == (chat.folder / name).read_bytes()
     assert fresh["template"] == (chat.folder / "chat_template.jinja").read_text()
+
+
+def test_what_ends_an_answer_is_told_to_whoever_generates(chat: Result, merged_chat: Path):
+    stops = list(Speaker(None, chat.folder).renderer.stop_ids)
+    assert read_json(merged_chat / "generation_config.json")["eos_token_id"] == stops  # the base has a bare number
 
 
 def test_the_comparison_is_written_down(merged_chat: Path):
