@@ -9,13 +9,14 @@ import sys
 def main() -> None:
     """Run the command line; what a person did wrong is said in lines `where: what. fix`, with exit code 2."""
     from ft.errors import UserError
+    from ft.imports import uncollected
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no library we import reports home
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        from ft.cli import app
-
+        with uncollected():
+            from ft.cli import app
         app()
     except UserError as error:
         print(error, file=sys.stderr)

@@ -19,14 +19,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "files"),
+    ("errors", "files", "imports"),
     ("secrets",),
     ("recipe",),
     ("data", "rewards"),
     ("models",),
     ("trainers",),
     ("stages",),
-    ("runs",),
+    ("runs", "launch", "ranks"),
     ("preflight",),
     ("run",),
     ("fit", "show", "page", "report", "talk", "fork", "stats", "ledger", "removal", "export"),
@@ -120,7 +120,7 @@ def test_planning_imports_no_library_that_takes_seconds():
     done = subprocess.run(
         [importlib.import_module("sys").executable, *command], capture_output=True, text=True, check=True
     )
-    slow = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib")
+    slow = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "matplotlib", "pyarrow")
     assert [name for name in slow if f"'{name}'" in done.stdout] == []
 
 

@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-
 from ft.data.chat import ROLES, Rendered, Renderer
 from ft.data.formats import BadRow
 from ft.data.mixture import BadRows, Leakage, eval_side, mixed
@@ -28,31 +26,32 @@ from ft.files import digest, write_json
 from ft.secrets import RowWatch
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
 Made = Rendered | RenderedPair
 PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
-SCHEMA = pa.schema(
-    [
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def _schema(pairs: bool) -> pa.Schema:
+    """The columns of prepared rows."""
+    import pyarrow as pa  # a fifth of what `ft plan` takes, and it prepares nothing
+
+    columns = [
         ("where", pa.string()),
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
         ("roles", pa.list_(pa.int8())),
         ("length", pa.int32()),
     ]
-)
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-PAIR_SCHEMA = pa.schema(
-    [
-        *SCHEMA,
-        *((name, pa.list_(pa.int32())) for name in IDS),
-        *((name, pa.float32()) for name in REFERENCE),
-        ("rating", pa.int8()),
-        *((name, pa.bool_()) for name in SAFETY),
-    ]
-)
+    if pairs:
+        columns += [(name, pa.list_(pa.int32())) for name in IDS]
+        columns += [(name, pa.float32()) for name in REFERENCE]
+        columns += [("rating", pa.int8()), *((name, pa.bool_()) for name in SAFETY)]
+    return pa.schema(columns)
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,14 @@ class _Side:
     lengths: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        import pyarrow as pa
+
         self.file = pa.OSFile(str(self.path), "wb")
         self.writer = pa.ipc.new_stream(self.file, self.schema)
 
     def write(self, rendered: Sequence[tuple[str, Made]]) -> None:
+        import pyarrow as pa
+
         lines = [_columns(where, row) for where, row in rendered]
         self.writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=self.schema))
         for _, row in rendered:
@@ -229,7 +232,7 @@ class _Maker:
     ):
         self.folder, self.rows, self.seed, self.tick = folder, rows, seed, tick
         self.renderer = _renderer(tokenizer, rows, max_length)
-        self.schema = PAIR_SCHEMA if isinstance(rows, PairOptions) else SCHEMA
+        self.schema = _schema(isinstance(rows, PairOptions))
         self.bad = BadRows(rows.on_bad_row, folder / "rejects.jsonl")
         self.leakage = Leakage()
         self.watch = RowWatch()

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft.errors import fail
+from ft.imports import uncollected
 
 
 def has_gpu() -> bool:
-    import torch
+    with uncollected():
+        import torch
 
     return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "cpu"  # type: ignore[union-attr]
+
+
+def gpus() -> int:
+    """How many of them this process may use."""
+    import torch
+
+    return torch.accelerator.device_count() if has_gpu() else 0
 
 
 def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ft.data.chat import template
 from ft.data.read import file_hash
 from ft.errors import fail
 from ft.files import read_json, write_json
+from ft.imports import uncollected
 from ft.recipe import ModelSource
 
 LINEAGE = "lineage.json"
@@ -35,7 +36,8 @@ def is_reward(folder: Path) -> bool:
 
 def load_tokenizer(path: str | Path, chat_template: str | None = None, revision: str | None = None) -> Any:
     """The tokenizer with the template that trains and chats; without a pad token EOS pads (labels are by position)."""
-    from transformers import AutoTokenizer
+    with uncollected():
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)

@@ -27,11 +27,12 @@ from typing import Any
 
 from ft.errors import Problems
 from ft.files import digest, read_json, write_json
+from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.blocks import Block, Items
 from ft.secrets import find, look, variables
 
-CHECKED_AGAIN_WHEN_CHANGED = "4"  # raise when this module's rules change, so that remembered verdicts lapse
+CHECKED_AGAIN_WHEN_CHANGED = "5"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Owner:
 
     def load(self) -> type:
         module, name = self.path.split(":")
-        loaded: type = getattr(importlib.import_module(module), name)
+        with uncollected():
+            loaded: type = getattr(importlib.import_module(module), name)
         return loaded
 
     def has(self, key: str) -> bool:
@@ -318,7 +320,7 @@ def _named_in(text: str, block: Block) -> str | None:
 
 def _device_free(loaded: type, canonical: Mapping[str, Any]) -> dict[str, Any]:
     """What a Trainer's arguments must hold to be built here, whatever machine the recipe is for."""
-    if "use_cpu" not in _annotations(loaded):
+    if not {"use_cpu", "bf16"} <= set(_annotations(loaded)):
         return {}
     if canonical.get("fp16") and canonical.get("bf16"):
         return {"use_cpu": True, "output_dir": "unused"}  # refused on every machine
