@@ -12,6 +12,8 @@ from rich.text import Text
 from ft.files import read_json
 from ft.runs import Plan, Planned
 
+COUNTS = ("rows", "trained_tokens", "batch", "steps")
+
 
 def plan_rows(there: Plan) -> list[dict[str, Any]]:
     """The plan as plain values, one dict a stage: for the table and for --json."""
@@ -22,6 +24,7 @@ def plan_rows(there: Plan) -> list[dict[str, Any]]:
             "state": p.state,
             "rows": p.prepared["train"]["rows"] if p.prepared else None,
             "trained_tokens": p.prepared["train"]["trained_tokens"] if p.prepared else None,
+            "batch": p.batch,
             "steps": p.done.get("numbers", {}).get("steps") or p.steps,
             "folder": str(p.folder),
             "why": p.why,
@@ -34,13 +37,13 @@ def show_plan(there: Plan, console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("stage", "kind", "state"):
         table.add_column(name, no_wrap=True)
-    for name in ("rows", "trained tokens", "steps"):
+    for name in ("rows", "trained tokens", "rows a step", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("folder", no_wrap=True)
     table.add_column("would run because", overflow="fold", min_width=20)
     colours = {"done": "green", "resume": "yellow", "absent": ""}
     for row in plan_rows(there):
-        counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in ("rows", "trained_tokens", "steps")]
+        counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in COUNTS]
         state = Text(row["state"], style=colours[row["state"]])
         table.add_row(row["stage"], row["kind"], state, *counts, row["folder"], row["why"])
     console.print(table)

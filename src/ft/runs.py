@@ -6,7 +6,6 @@ A result is a folder `runs/<recipe>/<stage>-<fingerprint>/`. Absent: make it. Th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from ft.data.read import fingerprint as source_fingerprint
 from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_json
 from ft.models.load import model_fingerprint
-from ft.recipe import Recipe, Stage
+from ft.recipe import Recipe, Stage, steps
+from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.recipe import reference
 from ft.stages.job import Job
 
@@ -45,6 +45,7 @@ class Planned:
     prepared: Mapping[str, Any] | None = None  # stats of the prepared rows, when they are there
     inputs: Mapping[str, Path] = field(default_factory=dict)
     init: Path | None = None
+    batch: int | None = None  # rows per optimizer step over all processes, when the recipe says them
     steps: int | None = None  # optimizer steps, when rows and batch are known
 
     @property
@@ -61,6 +62,7 @@ class Plan:
     recipe: Recipe
     runs: Path
     stages: tuple[Planned, ...]
+    processes: int = 1  # that a stage which trains runs on
 
     def stage(self, name: str) -> Planned:
         found = next((p for p in self.stages if p.name == name), None)
@@ -88,6 +90,8 @@ class Plan:
             blocks=stage.blocks,
             template=self.recipe.chat_template,
             require=stage.require,
+            global_batch=stage.global_batch,
+            processes=self.processes if stage.kind.trains else 1,
         )
 
     def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
@@ -129,16 +133,16 @@ def cache_folder(runs: Path) -> Path:
     return runs / ".cache"
 
 
-def plan(recipe: Recipe, runs: Path) -> Plan:
+def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
     planned: dict[str, Planned] = {}
     for stage in recipe.stages:
-        planned[stage.name] = _planned(stage, recipe, runs, planned)
-    return Plan(recipe, runs, tuple(planned.values()))
+        planned[stage.name] = _planned(stage, recipe, runs, planned, processes)
+    return Plan(recipe, runs, tuple(planned.values()), processes)
 
 
-def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned]) -> Planned:
+def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
     hashes = cache_folder(runs) / "hashes.json"
     key = _key(stage, recipe, above, hashes)
     fingerprint = digest(key)
@@ -148,6 +152,7 @@ def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Plann
         state = "done" if (folder / "done.json").exists() else "resume"
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
     prepared = read_json(rows_folder(runs, rows_key) / "stats.json") if rows_key else None
+    batch = _batch(stage, processes)
     return Planned(
         stage=stage,
         folder=folder,
@@ -159,7 +164,8 @@ def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Plann
         prepared=prepared,
         inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
         init=above[stage.init].folder if stage.init else None,
-        steps=_steps(stage, prepared),
+        batch=batch,
+        steps=_steps(stage, prepared, batch),
     )
 
 
@@ -181,6 +187,9 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Pat
         key[block] = {k: v for k, v in values.items() if _decides(stage, block, k)}
         files = {k: file_hash(Path(values[k]), hashes) for k in stage.kind.blocks[block].files if k in values}
         key[block] |= files
+    if stage.global_batch:  # rows at once on one GPU are then a matter of memory, and so is how often they add up
+        key["global_batch"] = stage.global_batch
+        del key["train"][A_DEVICE]
     if recipe.model and recipe.model.dtype:
         key["dtype"] = recipe.model.dtype
     return key
@@ -262,16 +271,22 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{key} changed{values}"
 
 
-def _steps(stage: Stage, prepared: Mapping[str, Any] | None) -> int | None:
-    """Optimizer steps on one process, when nothing is left to the library's defaults."""
+def _batch(stage: Stage, processes: int) -> int | None:
+    """Rows per optimizer step over all processes, unless a number is left to the library's defaults."""
+    train = stage.blocks.get("train", {})
+    if stage.global_batch or A_DEVICE not in train:
+        return stage.global_batch
+    return int(train[A_DEVICE] * (train.get(ACCUMULATED) or 1) * processes)
+
+
+def _steps(stage: Stage, prepared: Mapping[str, Any] | None, batch: int | None) -> int | None:
+    """Optimizer steps, when nothing is left to the library's defaults."""
     train = stage.blocks.get("train", {})
     if train.get("max_steps", -1) > 0:
         return int(train["max_steps"])
-    if not prepared or "num_train_epochs" not in train or "per_device_train_batch_size" not in train:
+    if not prepared or not batch or "num_train_epochs" not in train or train.get("dataloader_drop_last"):
         return None
-    batches = math.ceil(prepared["train"]["trainer_rows"] / train["per_device_train_batch_size"])
-    a_step = train.get("gradient_accumulation_steps", 1)
-    return math.ceil(math.ceil(batches / a_step) * train["num_train_epochs"])
+    return steps(prepared["train"]["trainer_rows"], train["num_train_epochs"], batch)
 
 
 def _adapters_fit(recipe: Recipe) -> None:

@@ -251,6 +251,25 @@ def test_steps_are_counted_from_prepared_rows(tmp_path, base, data):
     assert planned.done["numbers"]["steps"] == 9
 
 
+def test_rows_a_step_are_those_of_all_processes_unless_the_stage_says_them(tmp_path, base, data):
+    train = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    for keys, found in (({}, [(4, 16), (8, 8)]), ({"global_batch": 16}, [(16, 4), (16, 4)])):
+        file = tiny.recipe(tmp_path, [tiny.sft(data, train, **keys)], model=str(base))
+        tiny.job(tiny.planned(file, tmp_path / "runs"), "sft")  # prepares 32 rows
+        stages = [tiny.planned(file, tmp_path / "runs", processes=count).stage("sft") for count in (1, 2)]
+        assert [(stage.batch, stage.steps) for stage in stages] == found
+        assert stages[0].fingerprint == stages[1].fingerprint
+
+
+def test_how_a_step_is_split_decides_nothing_where_the_stage_says_its_rows(tmp_path, base, data):
+    names = set()
+    for a_device in (1, 2, 8):
+        stage = tiny.sft(data, {"per_device_train_batch_size": a_device}, global_batch=8)
+        names.add(fingerprints(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs")["sft"])
+    assert len(names) == 1
+    assert differing(tmp_path / "tiny.yaml", tmp_path / "runs", "sft.global_batch=16") == ["sft"]
+
+
 def test_a_plan_changes_no_file_but_its_cache(chain, tmp_path):
     runs = tmp_path / "runs"
     tiny.planned(chain, runs)

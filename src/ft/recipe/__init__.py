@@ -1,7 +1,8 @@
 """Recipes: YAML in, checked stages out. See `recipe.read`."""
 
+from ft.recipe.batch import accumulation, steps
 from ft.recipe.check import Owner, Verdicts, build
 from ft.recipe.kind import Kind
 from ft.recipe.recipe import ModelSource, Recipe, Stage, read
 
-__all__ = ["Kind", "ModelSource", "Owner", "Recipe", "Stage", "Verdicts", "build", "read"]
+__all__ = ["Kind", "ModelSource", "Owner", "Recipe", "Stage", "Verdicts", "accumulation", "build", "read", "steps"]

@@ -49,6 +49,7 @@ def _all_linear_if(value: Any) -> str | None:
 
 
 _LORA_ELSEWHERE = "Write it in the stage's `lora:` block."
+_BATCH = "Write `global_batch: …` in the stage, beside `train:`."
 _ROWS = "Write it in the stage's `rows:` block as "
 
 ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
@@ -74,6 +75,8 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "peft_config": Renamed("lora"),
         "quantization_config": Renamed("quantization"),
         "eval_dataset": Renamed("eval_data"),
+        "global_batch_size": Renamed("global_batch"),
+        "total_batch_size": Renamed("global_batch"),
         "model": Gone("The recipe names the model once, at the top; a stage starts from it or from `init: $stage`."),
     },
     "model": {
@@ -128,6 +131,7 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "val_size": Gone(_ROWS + "`eval_fraction: 0.05`."),
         "train_on_inputs": Gone(_ROWS + "`train_on: all` or `train_on: assistant`."),
         "mask_history": Gone(_ROWS + "`train_on: last`."),
+        **dict.fromkeys(("global_batch", "global_batch_size", "total_batch_size", "train_batch_size"), Gone(_BATCH)),
         "lora_r": Gone(_LORA_ELSEWHERE),
         "lora_rank": Gone(_LORA_ELSEWHERE),
         "lora_alpha": Gone(_LORA_ELSEWHERE),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ft.errors import Problems, UserError, fail
+from ft.errors import Problem, Problems, UserError, fail
 
 
 class Mark(NamedTuple):
@@ -184,6 +184,19 @@ def _value(text: str, mark: Mark, problems: Problems) -> Any:
         return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def in_file_order(problems: Problems, path: Path) -> Problems:
+    """By line: those of the recipe's own file, of the files it extends, of --set."""
+
+    def place(problem: Problem) -> tuple[int, str, int]:
+        file, colon, line = problem.where.rpartition(":")
+        if not colon or not line.isdigit():
+            file, line = problem.where, "0"
+        rank = 0 if file == str(path) else 2 if file.startswith("--set") else 1
+        return rank, file if rank == 1 else "", int(line)
+
+    return Problems(sorted(problems, key=place))
 
 
 def _text(path: Path) -> str:

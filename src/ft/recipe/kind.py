@@ -48,6 +48,11 @@ class Kind:
     cosmetic: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def trains(self) -> bool:
+        """Whether the stage trains, and so can use several processes."""
+        return "train" in self.blocks
+
     def function(self) -> Callable[[Any], dict[str, Any]]:
         module, name = self.make.split(":")
         made: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), name)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ft.errors import Problem, Problems, UserError
-from ft.recipe.blocks import Block, Items
+from ft.errors import Problems, UserError
+from ft.recipe.batch import global_batch
+from ft.recipe.blocks import Block, Items, in_file_order
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
 from ft.recipe.kind import LEFT, Kind
 from ft.recipe.merge import read_tree, stage_name
@@ -54,6 +55,7 @@ class Stage:
     eval_data: tuple[Mapping[str, Any], ...] = ()
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     require: Mapping[str, float] = field(default_factory=dict)
+    global_batch: int | None = None  # rows per optimizer step over all processes; None: the train block says them
 
     @property
     def parents(self) -> list[str]:
@@ -92,7 +94,7 @@ class _RecipeKeys:
 
 
 FOLDER = r"[A-Za-z0-9][\w-]*"
-_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip")
+_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
 
 
 def reference(value: Any) -> str | None:
@@ -108,21 +110,8 @@ def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdic
         recipe = _Reader(path, kinds, problems, verdicts).recipe(tree)
     except UserError as error:  # nothing more can be read
         problems += error.problems
-    _in_file_order(problems, path).raise_any()
+    in_file_order(problems, path).raise_any()
     return recipe
-
-
-def _in_file_order(problems: Problems, path: Path) -> Problems:
-    """By line: those of the recipe's own file, of the files it extends, of --set."""
-
-    def place(problem: Problem) -> tuple[int, str, int]:
-        file, colon, line = problem.where.rpartition(":")
-        if not colon or not line.isdigit():
-            file, line = problem.where, "0"
-        rank = 0 if file == str(path) else 2 if file.startswith("--set") else 1
-        return rank, file if rank == 1 else "", int(line)
-
-    return Problems(sorted(problems, key=place))
 
 
 def _without_stages(tree: Block) -> Block:
@@ -233,6 +222,7 @@ class _Reader:
             "data": self.sources(block, "data", above),
             "eval_data": self.sources(block, "eval_data", above),
             "require": self.require(block),
+            "global_batch": global_batch(block, kind is None or kind.trains, self.problems),
         }
         if kind is None:
             return []

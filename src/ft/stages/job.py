@@ -23,6 +23,8 @@ class Job:
     data      the sources themselves, for kinds that read rows on their own
     blocks    block name → checked values
     template  chat template as text, name or file; None: the one the model carries
+    global_batch  rows per optimizer step over all processes; None: as the train block says
+    processes     how many the stage was started with
     """
 
     name: str
@@ -39,6 +41,8 @@ class Job:
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     template: str | None = None
     require: Mapping[str, float] = field(default_factory=dict)
+    global_batch: int | None = None
+    processes: int = 1
 
     @property
     def checkpoints(self) -> Path:

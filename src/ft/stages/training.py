@@ -9,6 +9,7 @@ from ft.data.chat import Renderer
 from ft.errors import fail
 from ft.models.device import compute_dtype, device_arguments
 from ft.models.load import save_lineage, share, start, tokenizer_of
+from ft.recipe.batch import A_DEVICE, accumulation
 from ft.stages.job import Job
 from ft.stages.pictures import loss_curve
 
@@ -19,6 +20,8 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
     train = job.block("train")
     places = {"output_dir": str(job.checkpoints), "seed": job.seed, "disable_tqdm": True}
+    if job.global_batch:
+        given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
@@ -39,8 +42,11 @@ def watched(trainer: Any, job: Job) -> Any:
     """The trainer with what ft records and shows while it trains."""
     from transformers import PrinterCallback
 
-    from ft.trainers._trl import TokenCount
+    from ft.trainers._trl import TokenCount, group_by_whole_batch
     from ft.trainers.callbacks import MetricsFile, ShownProgress
+
+    if job.global_batch or job.processes > 1:
+        group_by_whole_batch(trainer, job.processes)
 
     for callback in (MetricsFile(job.folder / METRICS), ShownProgress(job.name), TokenCount(trainer)):
         trainer.add_callback(callback)

@@ -13,6 +13,7 @@ from trl import DPOTrainer, RewardTrainer
 
 from ft.data.pairs import SAFETY
 from ft.models.score import batch_scores
+from ft.trainers.lengths import LengthGroups
 from ft.trainers.reward import safety_loss
 
 
@@ -24,6 +25,19 @@ def load_weights(trainer: Any, checkpoint: Path) -> None:
 def attention_of(model: Any) -> str:
     """The attention implementation that a loaded model runs: eager, sdpa, flash_attention_2, …"""
     return str(model.config._attn_implementation)
+
+
+def group_by_whole_batch(trainer: Any, processes: int) -> None:
+    """Let `train_sampling_strategy: group_by_length` mean the same on any number of processes.
+
+    transformers 5.23 groups by one process's share of a step, and lets each process draw the order by itself: from the
+    second epoch on they no longer agree whose rows are whose.
+    """
+    args, rows = trainer.args, trainer.train_dataset
+    if args.train_sampling_strategy == "group_by_length":
+        batch = args.train_batch_size * args.gradient_accumulation_steps * processes
+        lengths = rows[args.length_column_name][:]
+        trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
 
 
 class TokenCount(TrainerCallback, ExportableState):
