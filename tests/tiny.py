@@ -6,8 +6,9 @@ Real in every part, so nothing is mocked. Input sizes are multiples of 64, which
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ THINGS = ("sky", "grass", "snow", "coal", "rose", "sea", "lemon", "plum")
 COLOURS = ("blue", "green", "white", "black", "red", "teal", "yellow", "purple")
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+CPU_2 = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-2.yaml"
 TRAIN = {
     "max_length": 64,
     "learning_rate": 0.01,
@@ -120,8 +122,8 @@ def checked(file: Path, sets: Sequence[str] = ()) -> Recipe:
     return read(file, STAGES, sets)
 
 
-def planned(file: Path, runs: Path, sets: Sequence[str] = ()) -> Plan:
-    return plan(checked(file, sets), runs)
+def planned(file: Path, runs: Path, sets: Sequence[str] = (), processes: int = 1) -> Plan:
+    return plan(checked(file, sets), runs, processes)
 
 
 def job(there: Plan, name: str) -> Job:
@@ -160,10 +162,33 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def in_two_processes(file: Path, runs: Path) -> subprocess.CompletedProcess[str]:
-    """The recipe made by two processes on the CPU, as `accelerate launch` starts them."""
-    launch = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-2.yaml"
-    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(launch)]
-    made = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    return made
+def made_by_two(file: Path, runs: Path, name: str) -> Planned:
+    """The stage made by two processes on the CPU over gloo, forked from this one, which has imported the libraries."""
+    there = planned(file, runs, processes=2)
+    path = job(there, name).write()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_rank, args=(rank, port, path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    return planned(file, runs, processes=2).stage(name)
+
+
+def _rank(rank: int, port: str, job_file: Path) -> None:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):  # what the parent has trained with
+        state._reset_state()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    make_stage(job_file)
+
+
+def launched(file: Path, runs: Path, *more: str) -> list[str]:
+    """`ft run` with its ranks started by the config of two processes on the CPU."""
+    return [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(CPU_2), *more]

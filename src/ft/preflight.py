@@ -1,5 +1,5 @@
 """What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks, an
-instruction bank that is wrong."""
+instruction bank that is wrong, processes that the machine or the stage has no room for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import Any
 
 from ft.data.instructions import Bank
 from ft.errors import Problems, UserError
-from ft.models.device import device_arguments
+from ft.files import read_json
+from ft.launch import ALONE, Launch, objections
+from ft.models.device import device_arguments, gpus
 from ft.runs import Planned
 
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
 
-def preflight(todo: Sequence[Planned]) -> None:
+def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
     """Raises UserError with everything that would stop one of these stages later."""
-    problems = Problems()
+    problems = objections([planned.stage for planned in todo], launch)
+    if any(planned.stage.kind.trains for planned in todo):
+        _machine(launch, problems)
     for planned in todo:
         for bank in [block["bank"] for block in planned.stage.blocks.values() if "bank" in block]:
             _bank(Path(bank), problems)
@@ -28,11 +32,38 @@ def preflight(todo: Sequence[Planned]) -> None:
             continue
         for tracker in _asked(train.get("report_to")):
             _tracker(tracker, planned.stage.where, problems)
+        _same_processes(planned, launch, problems)
         try:
             device_arguments(train, planned.stage.where)
         except UserError as error:
             problems += error.problems
     problems.raise_any()
+
+
+def _machine(launch: Launch, problems: Problems) -> None:
+    """What the config asks of this machine."""
+    here, place = launch.processes // launch.machines, launch.where("num_processes")
+    if launch.file and launch.machines > 1:
+        command = f"accelerate launch --config_file {launch.file} --machine_rank N -m ft run …"
+        problems.add(launch.where("num_machines"), "several machines", f"Say on each of them: {command}")
+    if launch.way.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        problems.add(launch.where("distributed_type"), "DeepSpeed is not installed", "pip install 'ft[deepspeed]'")
+    if launch.way in ("fsdp", "zero2", "zero3") and not gpus():
+        fix = "Use recipes/accelerate/cpu-2.yaml to try out several processes here."
+        problems.add(launch.where("distributed_type"), f"{launch.way} needs GPUs, and this machine has none", fix)
+    elif 0 < gpus() < here:
+        fix = f"Write {gpus() * launch.machines}."
+        problems.add(place, f"num_processes is {here} a machine, and this one has {gpus()} GPUs", fix)
+
+
+def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> None:
+    """An interrupted run goes on with the rows a step it began with."""
+    started = (read_json(planned.folder / "job.json") or {}).get("processes", launch.processes)
+    begun = planned.state == "resume" and any((planned.folder / "checkpoints").glob("checkpoint-*"))
+    if begun and started != launch.processes and not planned.stage.global_batch:
+        what = f"'{planned.name}' was begun by {started} processes, and {launch.processes} see other rows a step"
+        fix = f"Go on with {started}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."
+        problems.add(planned.stage.where, what, fix)
 
 
 def _bank(path: Path, problems: Problems) -> None:

@@ -22,9 +22,12 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from ft.data.prepare import prepare, rows_folder
 from ft.errors import Problems, fail
 from ft.files import write_json
+from ft.imports import uncollected
+from ft.launch import ALONE, Launch
 from ft.models.load import tokenizer_of
 from ft.preflight import preflight
-from ft.recipe import Recipe
+from ft.ranks import Leader, alone, follow, killed_by, leading, together
+from ft.recipe import Kind, Recipe
 from ft.runs import Plan, Planned, cache_folder, plan
 from ft.secrets import clean, in_rows, refuse
 from ft.stages import STAGES
@@ -74,24 +77,25 @@ def run(
     to: str | None = None,
     only: str | None = None,
     force: Sequence[str] = (),
-    launch: Path | None = None,
+    launch: Launch = ALONE,
 ) -> Plan:
     """Make the chosen stages, in order; finished ones are skipped. Returns the plan as it stands at the end."""
-    there = plan(recipe, runs)
+    there = plan(recipe, runs, launch.processes)
     wanted = [p.name for p in chosen(there, to, only)]
     for name in force:
         _set_aside(there, name)
-        there = plan(recipe, runs)
+        there = plan(recipe, runs, launch.processes)
     todo = [p for p in there.stages if p.name in wanted]
-    preflight([p for p in todo if p.state != "done"])
-    for planned in todo:
-        if planned.state != "done":
-            _parents_are_there(there, planned)
-            with _only_one(runs, planned.folder):
-                prepare_rows(there, planned)
-                _make(there, planned, launch)
-        _gate(planned)
-    return plan(recipe, runs)
+    preflight([p for p in todo if p.state != "done"], launch)
+    with leading() as leader:
+        for planned in todo:
+            if planned.state != "done":
+                _parents_are_there(there, planned)
+                with _only_one(runs, planned.folder):
+                    prepare_rows(there, planned)
+                    _make(there, planned, launch, leader)
+            _gate(planned)
+    return plan(recipe, runs, launch.processes)
 
 
 def prepare_rows(there: Plan, planned: Planned) -> None:
@@ -175,7 +179,7 @@ def _parents_are_there(there: Plan, planned: Planned) -> None:
         raise fail(planned.stage.where, what, "Run without --only.")
 
 
-def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
+def _make(there: Plan, planned: Planned, launch: Launch, leader: Leader | None) -> None:
     """Start the stage's process and wait. Ctrl-C reaches it too; what it saved by then, the next run continues from."""
     folder, work = planned.folder, there.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
@@ -183,16 +187,55 @@ def _make(there: Plan, planned: Planned, launch: Path | None) -> None:
     write_json(folder / "key.json", planned.key)
     job = work.write()
     say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
-    command = [sys.executable, "-m", "ft", "stage", str(job)]
-    if launch:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch), "-m", *command[2:]]
-    code = _finished(subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE))
+    _say_batch(planned, launch)
+    code = _started(job, planned.stage.kind.trains, launch, leader)
     if code == 2:
         raise StageFailed("", 2)
     if code in (130, -signal.SIGINT):
         raise StageFailed(f"{planned.name}: interrupted. The same command continues.", 130)
+    if code < 0:
+        raise StageFailed(f"{planned.name}: {killed_by(-code)}. The same command continues.", 1)
     if code:
+        if any((folder / "checkpoints").glob("checkpoint-*")):
+            raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
         raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
+
+
+def _say_batch(planned: Planned, launch: Launch) -> None:
+    """Several processes see more rows a step, unless the recipe says how many; and only training uses them."""
+    if launch.processes == 1:
+        return
+    name, stage, batch = planned.name, planned.stage, planned.batch
+    if not stage.kind.trains:
+        say.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
+    elif stage.global_batch:
+        say.print(f"{name}: {launch.processes} processes, {batch} rows a step")
+    elif batch:
+        one = batch // launch.processes
+        text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
+        say.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
+
+
+def _started(job: Path, trains: bool, launch: Launch, leader: Leader | None) -> int:
+    """Start a stage as a process of its own, or as several; its exit code when it has ended."""
+    command, environment = [sys.executable, "-m", "ft", "stage", str(job)], _environment()
+    if launch.processes == 1 or not trains:
+        environment = alone(environment)
+    elif leader:
+        environment = together(environment, leader.tell(job))
+    if launch.file and trains:
+        command = [sys.executable, "-m", "ft", "ranks", str(launch.file), str(job)]
+    return _finished(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
+
+
+def follow_leader() -> int:
+    """One of several processes that `accelerate launch` has started, and not the first: start what that one tells."""
+
+    def start(job: Path, port: int) -> int:
+        command = [sys.executable, "-m", "ft", "stage", str(job)]
+        return _finished(subprocess.Popen(command, env=together(_environment(), port), stdin=subprocess.PIPE))
+
+    return follow(start)
 
 
 def _finished(process: subprocess.Popen[bytes]) -> int:
@@ -237,6 +280,7 @@ def make_stage(job_file: Path) -> None:
     job = Job.read(job_file)
     if os.environ.get(LEASH):
         threading.Thread(target=_end_with_parent, daemon=True).start()
+    _import_libraries(STAGES[job.kind])
     quiet_libraries()
     started = time.monotonic()
     numbers = STAGES[job.kind].function()(job)
@@ -274,11 +318,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _import_libraries(kind: Kind) -> None:
+    """What the stage will import, at once."""
+    with uncollected():
+        kind.function()
+        if kind.trains:
+            import ft.trainers._trl  # noqa: F401  TRL's trainers take most of the time
+
+
 def quiet_libraries() -> None:
     """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
     import warnings
 
-    import transformers
+    with uncollected():
+        import transformers
 
     transformers.utils.logging.disable_progress_bar()
     # TRL 1.16 uses both names itself, so no user can heed the advice.

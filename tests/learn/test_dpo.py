@@ -22,9 +22,8 @@ from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.models.load import load
 from ft.models.logprobs import answer_logps
-from ft.recipe import Verdicts, read
 from ft.runs import Plan, Planned
-from ft.stages import STAGES, dpo
+from ft.stages import dpo
 from ft.trainers.callbacks import read_metrics
 from ft.trainers.reference import check_start
 
@@ -427,17 +426,3 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, kept
     steps = [line for line in read_metrics(again.folder / "metrics.jsonl") if "rewards/margins" in line]
     assert steps == [line for line in said_then if "rewards/margins" in line]
     assert len(list(again.folder.glob("reference-train.arrow"))) == kept
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
-@pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
-def test_two_processes_end_with_the_weights_of_one(kept, house):
-    half = {"per_device_train_batch_size": 2, "precompute_ref_log_probs": kept}
-    alone = house.made("lora on sft", {**half, "gradient_accumulation_steps": 2})
-    file = house.file("lora on sft", half)
-    runs = house.folder / "runs"
-    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
-    tiny.in_two_processes(file, runs)
-    both = tiny.planned(file, runs).stage("dpo")
-    assert both.done["processes"] == 2
-    assert farthest(tiny.weights(alone.folder), tiny.weights(both.folder)) < 1e-5

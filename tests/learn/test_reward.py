@@ -25,9 +25,9 @@ from ft.errors import UserError
 from ft.files import read_json
 from ft.models.load import load, load_base
 from ft.models.score import Scorer, batch_scores
-from ft.recipe import ModelSource, Verdicts, read
+from ft.recipe import ModelSource
 from ft.runs import Plan, Planned
-from ft.stages import STAGES, reward
+from ft.stages import reward
 from ft.stages.reward import MARGINS, RewardOptions, check_reload, graded
 from ft.trainers.callbacks import read_metrics
 
@@ -496,18 +496,3 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, hous
     assert all(torch.equal(now[name], undisturbed[name]) for name in undisturbed)
     assert reported(again) == scores
     assert steps == [1, 2, 3, 4]
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
-def test_two_processes_end_with_the_weights_of_one(house):
-    half: dict[str, Any] = {"per_device_train_batch_size": 2}
-    options = {"safety_weight": 0.5}
-    alone = house.made("lora on sft", {**half, "gradient_accumulation_steps": 2}, options=options)
-    file = house.file("lora on sft", half, options=options)
-    runs = house.folder / "runs"
-    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
-    tiny.in_two_processes(file, runs)
-    both = tiny.planned(file, runs).stage("reward")
-    assert both.done["processes"] == 2
-    assert farthest(tiny.weights(alone.folder), tiny.weights(both.folder)) < 1e-5
-    assert reported(both) == pytest.approx(reported(alone), abs=1e-4)

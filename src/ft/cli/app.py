@@ -13,6 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ft.errors import fail
+from ft.launch import Launch, launch_of_environment, read_launch
+from ft.ranks import launched
 from ft.recipe import Recipe, Verdicts, read
 from ft.stages import STAGES
 
@@ -28,6 +31,9 @@ talk = Console(stderr=True, highlight=False, soft_wrap=True)
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="the recipe's YAML file")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.BLOCK.KEY=VALUE", help="override one key")]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="where results are")]
+LaunchFile = Annotated[
+    Path | None, typer.Option("--launch", metavar="CONFIG", help="an accelerate config, for several GPUs")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -36,6 +42,16 @@ def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
     for notice in found.notices:
         talk.print(notice, style="yellow", markup=False)
     return found
+
+
+def read_launch_file(config: Path | None, runs: Path) -> Launch:
+    """As `--launch CONFIG` says, or as `accelerate launch` has started this process."""
+    if config is None:
+        return launch_of_environment()
+    if launched():
+        fix = "Leave out `--launch`, or start `ft run` by itself."
+        raise fail(f"--launch {config}", "`accelerate launch` has started the processes already", fix)
+    return read_launch(config, Verdicts(runs / ".cache" / "checked.json"))
 
 
 def print_json(value: Any) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ft.cli.app import AsJson, RecipeFile, Runs, Sets, app, out, print_json, read_recipe, talk
+from ft.cli.app import (
+    AsJson,
+    LaunchFile,
+    RecipeFile,
+    Runs,
+    Sets,
+    app,
+    out,
+    print_json,
+    read_launch_file,
+    read_recipe,
+    talk,
+)
 from ft.errors import Problems, fail
 
 
@@ -18,22 +31,26 @@ def plan_command(
     runs: Runs = Path("runs"),
     prepare: Annotated[bool, typer.Option("--prepare", help="render and tokenise rows first, to know counts")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="print what differs from the recipe it extends")] = False,
+    launch: LaunchFile = None,
     as_json: AsJson = False,
 ) -> None:
     """What is made, what would run, and why."""
+    from ft.launch import objections
     from ft.report import plan_rows, show_plan
     from ft.runs import plan
 
     if diff:
         return _diff(recipe, as_json)
-    there = plan(read_recipe(recipe, set_, runs), runs)
+    way = read_launch_file(launch, runs)
+    there = plan(read_recipe(recipe, set_, runs), runs, way.processes)
+    objections([p.stage for p in there.stages], way).raise_any()
     if prepare:
         from ft.run import prepare_rows
 
         for planned in there.stages:
             if there.preparable(planned):
                 prepare_rows(there, planned)
-        there = plan(there.recipe, runs)
+        there = plan(there.recipe, runs, way.processes)
     print_json(plan_rows(there)) if as_json else show_plan(there, out)
     return None
 
@@ -57,18 +74,20 @@ def run_command(
     to: Annotated[str | None, typer.Option(metavar="STAGE", help="as far as STAGE, with its evaluations")] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage alone")] = None,
     force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="make STAGE anew, and what needs it")] = None,
-    launch: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="an accelerate config, for several GPUs")
-    ] = None,
+    launch: LaunchFile = None,
     set_: Sets = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Make what is not made yet. Interrupted? The same command continues."""
+    from ft.ranks import follows
     from ft.report import result_rows, show_results
-    from ft.run import chosen, run
+    from ft.run import chosen, follow_leader, run
 
-    there = run(read_recipe(recipe, set_, runs), runs, to=to, only=only, force=force or (), launch=launch)
+    if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
+        sys.exit(follow_leader())
+    way = read_launch_file(launch, runs)
+    there = run(read_recipe(recipe, set_, runs), runs, to=to, only=only, force=force or (), launch=way)
     stages = chosen(there, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)
 
@@ -173,3 +192,11 @@ def stage_command(job: Path) -> None:
     from ft.run import make_stage
 
     make_stage(job)
+
+
+@app.command("ranks", hidden=True)
+def ranks_command(config: Path, job: Path) -> None:
+    """A stage's several processes, started by `ft run --launch`."""
+    from ft.ranks import start_ranks
+
+    sys.exit(start_ranks(config, job))
