@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ft.errors import Problems, fail
@@ -53,6 +53,14 @@ class Launch:
             return "accelerate launch"
         inner = next((b for b in self.block.values() if isinstance(b, Block) and key in b), self.block)
         return inner.where(key)
+
+    def on_gpus(self, gpus: int | None) -> Launch:
+        """The same on another number of GPUs; several without a config each hold a copy. None: as it is."""
+        if gpus is None:
+            return self
+        if gpus < 1:
+            raise fail("--gpus", f"{gpus} GPUs", "Say 1 or more.")
+        return replace(self, processes=gpus, way="ddp" if self.way == "single" and gpus > 1 else self.way)
 
     def on(self, option: str) -> bool:
         return self.options.get(option, "").lower() in ("true", "1", "yes", "on")

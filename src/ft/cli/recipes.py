@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ from ft.cli.app import (
 )
 from ft.errors import Problems, fail
 
+if TYPE_CHECKING:
+    from ft.launch import Launch
+    from ft.runs import Plan
+
 
 @app.command("plan")
 def plan_command(
@@ -31,17 +35,22 @@ def plan_command(
     runs: Runs = Path("runs"),
     prepare: Annotated[bool, typer.Option("--prepare", help="render and tokenise rows first, to know counts")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="print what differs from the recipe it extends")] = False,
+    gpu: Annotated[str | None, typer.Option(metavar="GPU|GIB", help="will it fit? 4090, a10g, h100, …, or 24")] = None,
+    gpus: Annotated[int | None, typer.Option(metavar="N", help="with --gpu: how many of them")] = None,
     launch: LaunchFile = None,
+    probe: Annotated[bool, typer.Option("--probe", help="one worst step a stage on this GPU, against --gpu")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is made, what would run, and why."""
+    """What is made, what would run, and why; with --gpu, whether it fits."""
     from ft.launch import objections
     from ft.report import plan_rows, show_plan
     from ft.runs import plan
 
     if diff:
         return _diff(recipe, as_json)
-    way = read_launch_file(launch, runs)
+    if gpu is None:
+        _only_for("a plan with --gpu", {"--gpus": gpus})
+    way = read_launch_file(launch, runs).on_gpus(gpus)
     there = plan(read_recipe(recipe, set_, runs), runs, way.processes)
     objections([p.stage for p in there.stages], way).raise_any()
     if prepare:
@@ -51,8 +60,30 @@ def plan_command(
             if there.preparable(planned):
                 prepare_rows(there, planned)
         there = plan(there.recipe, runs, way.processes)
+    if probe:
+        return _probe(there, gpu, as_json)
+    if gpu is not None:
+        return _fit(there, gpu, way, as_json)
     print_json(plan_rows(there)) if as_json else show_plan(there, out)
     return None
+
+
+def _fit(there: Plan, gpu: str, way: Launch, as_json: bool) -> None:
+    from ft.fit.gpus import gpu as named
+    from ft.fit.sharding import sharding
+    from ft.fit.table import fit_plan, show, values
+
+    on, shared = named(gpu), sharding(way)
+    with talk.status("counting parameters and bytes"):
+        found = fit_plan(there, on, shared)
+    print_json(values(found)) if as_json else show(found, out)
+
+
+def _probe(there: Plan, gpu: str | None, as_json: bool) -> None:
+    from ft.fit.probe import probed, show
+
+    found = probed(there, gpu)
+    print_json(found) if as_json else show(found, out)
 
 
 def _diff(recipe: Path, as_json: bool) -> None:

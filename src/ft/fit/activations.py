@@ -1,0 +1,238 @@
+"""Bytes that come and go: what a forward saves for its backward, layer by layer, and what is at work for a moment.
+
+The formulas are written from what autograd saves on transformers 5.23 and TRL 1.16; the tests hold them against
+`torch.autograd.graph.saved_tensors_hooks` and the CPU allocator. docs/fit.md explains each term. N is tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ft.fit.shapes import Adapter, Linear, Shape
+
+TILE, VOCABULARY_TILE = 4096, 32768
+"""TRL's fused head makes logits of that many tokens and words at once (trl/kernels/chunked_logprob.py)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rows` of `length` tokens side by side; `masked`: a mask keeps some apart (packing, padding, shared prompts)."""
+
+    rows: int
+    length: int
+    masked: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How a model computes.
+
+    compute     bytes of a number in matrix products: 2 under bf16 or fp16, else 4
+    stream      bytes of a number between layers: those of the weights' dtype
+    attention   sdpa, eager, or flash_attention_2 and the like
+    adapter     what is trained of it; None: every parameter
+    unpacks     bytes a number of a quantised matrix takes when it is needed; 0: nothing is quantised
+    checkpoint  gradient checkpointing
+    cpu         dropout's mask is a float there, a byte on a GPU
+    """
+
+    compute: int
+    stream: int
+    attention: str = "sdpa"
+    adapter: Adapter | None = None
+    unpacks: int = 0
+    checkpoint: bool = False
+    cpu: bool = False
+
+    @property
+    def casts(self) -> bool:
+        """Whether autocast makes copies: something is held in more bytes than it is computed in."""
+        return self.compute < 4
+
+
+def layer_saved(shape: Shape, batch: Batch, regime: Regime) -> int:
+    """What one decoder layer saves in a forward with gradients."""
+    tokens = batch.tokens
+    return int(
+        tokens * (_norms(shape, regime) + _inputs(shape, regime) + _ffn(shape, regime))
+        + _attention(shape, batch, regime)
+        + _weight_casts(shape, regime)
+    )
+
+
+def _norms(shape: Shape, regime: Regime) -> float:
+    """Per token: a norm squares its input in float32; one whose weight is trained keeps the normed values as well."""
+    found = 0.0
+    for size in shape.layer.norms:
+        heads = {shape.head_dim: (shape.queries + shape.keys) / 2}  # the pair of norms over queries and over keys
+        width = shape.width if size == shape.width else heads.get(size, size)
+        found += 4 * width + 4 * (width / size if size else 1)
+        if regime.adapter is None and shape.rms:
+            found += (regime.stream if size == shape.width else regime.compute) * width
+    return found
+
+
+def _inputs(shape: Shape, regime: Regime) -> float:
+    """Per token: the inputs of matrices that are trained, or that carry an adapter.
+
+    Neighbours read the same tensor, but where autocast makes the copy that is saved, each makes its own.
+    """
+    compute, adapter = regime.compute, regime.adapter
+    if adapter is None:
+        opening = [linear for linear in shape.layer.linears if not linear.closing]
+        if regime.stream == compute:
+            opening = list({linear.group: linear for linear in opening}.values())
+        return compute * sum(linear.columns for linear in opening) + _closing(shape, regime)
+    found, shared = 0.0, set[str]()
+    for linear in shape.layer.linears:
+        rank = adapter.ranks.get(linear.name)
+        if rank is None:
+            continue
+        found += compute * rank
+        if regime.casts or adapter.dropout or (linear.closing and not _is_attention_output(linear, shape, regime)):
+            found += compute * linear.columns
+        elif not linear.closing and linear.group not in shared:
+            found += compute * linear.columns
+            shared.add(linear.group)
+        if adapter.dropout:
+            found += linear.columns * (4 if regime.cpu else 1)
+    return found
+
+
+def _is_attention_output(linear: Linear, shape: Shape, regime: Regime) -> bool:
+    """Whether attention has saved what this matrix reads; eager attention turns it round, which makes a copy."""
+    return linear.columns == shape.queries and "attn" in linear.name and regime.attention != "eager"
+
+
+def _closing(shape: Shape, regime: Regime) -> float:
+    """Per token: what the closing matrices of a model trained whole read."""
+    closing = [linear for linear in shape.layer.linears if linear.closing]
+    found = sum(linear.columns for linear in closing if not _is_attention_output(linear, shape, regime))
+    experts = shape.experts_each * (shape.ffn + shape.width) if shape.layer.experts else 0
+    return regime.compute * found + regime.stream * experts
+
+
+def _ffn(shape: Shape, regime: Regime) -> float:
+    """Per token: the activation's input and, in a gated block, both factors. For every expert a token goes through as
+    well, with the token itself; autocast leaves those in the dtype they have."""
+    each = (3 if shape.gated else 1) * shape.ffn
+    if shape.layer.experts:
+        return regime.stream * shape.experts_each * (each + shape.width)
+    return regime.compute * each
+
+
+def _attention(shape: Shape, batch: Batch, regime: Regime) -> int:
+    """Queries, keys, values and output; under a mask keys and values are repeated for every head that shares them.
+
+    Eager attention keeps its probabilities, T x T a head, in float32 and as they are multiplied; the others a number a
+    token and head, and with a mask its numbers, T x T a row.
+    """
+    tokens, compute, flash = batch.tokens, regime.compute, regime.attention not in ("sdpa", "eager")
+    repeated = regime.attention == "eager" or (batch.masked and regime.attention == "sdpa")
+    keys = shape.queries if repeated else shape.keys
+    found = compute * tokens * (shape.queries + 2 * keys)
+    square = batch.rows * batch.length**2
+    if regime.attention == "eager":
+        return found + shape.heads * square * (4 + (2 if compute == 2 else 0))
+    found += compute * tokens * shape.queries + 4 * tokens * shape.heads
+    return found + (compute * square if batch.masked and not flash else 0)
+
+
+def _weight_casts(shape: Shape, regime: Regime) -> float:
+    """Autocast's copies of trained float32 matrices, saved for the gradient of what went in."""
+    if not regime.casts:
+        return 0
+    adapter = regime.adapter
+    if adapter is None:
+        matrices = sum(linear.parameters for linear in shape.layer.linears)
+        return regime.compute * matrices if regime.stream == 4 else 0
+    found = [(linear.columns + linear.rows) * adapter.ranks.get(linear.name, 0) for linear in shape.layer.linears]
+    return regime.compute * sum(found)
+
+
+def forward_casts(shape: Shape, regime: Regime) -> int:
+    """Autocast remembers its copies of trained weights until the forward ends, checkpoints or not."""
+    return int(shape.layers * _weight_casts(shape, regime))
+
+
+def layer_working(shape: Shape, batch: Batch, regime: Regime) -> int:
+    """What one layer needs for a moment in its backward: the gradient of the stream, and in the feed-forward block
+    gradients of both factors, or of their product beside the last matrix's own; and unpacked weights."""
+    product = batch.tokens * regime.compute * shape.ffn
+    factors = 2 * product if shape.gated else product
+    block = max(factors, product + _largest_gradient(shape, regime))
+    return batch.tokens * regime.stream * shape.width + block + unpacked(shape, regime)
+
+
+def _largest_gradient(shape: Shape, regime: Regime) -> int:
+    """The newest gradient before it is added to what has been accumulated."""
+    if regime.adapter is not None:
+        return 0
+    largest = max((linear.parameters for linear in shape.layer.linears), default=0)
+    return largest * (4 + (regime.compute if regime.casts else 0))
+
+
+def unpacked(shape: Shape, regime: Regime) -> int:
+    """The largest quantised matrix, in full."""
+    largest = max((linear.parameters for linear in shape.layer.linears), default=0)
+    return largest * regime.unpacks
+
+
+def layer_forward(shape: Shape, batch: Batch, regime: Regime) -> int:
+    """What one layer needs for a moment in a forward without gradients: the stream twice, and the larger of attention
+    and feed-forward block."""
+    compute, tokens = regime.compute, batch.tokens
+    repeated = shape.queries if batch.masked and regime.attention == "sdpa" else shape.keys
+    attention = compute * tokens * (2 * shape.queries + 2 * repeated)
+    if batch.masked and regime.attention == "sdpa":
+        attention += compute * batch.rows * batch.length**2
+    if regime.attention == "eager":
+        attention += shape.heads * batch.rows * batch.length**2 * (4 + compute)
+    ffn = compute * tokens * shape.ffn * (3 if shape.gated else 2)
+    norm = 8 * tokens * shape.width
+    return 2 * regime.stream * tokens * shape.width + max(attention, ffn, norm) + unpacked(shape, regime)
+
+
+def trained_forward(shape: Shape, batch: Batch, regime: Regime) -> tuple[int, int]:
+    """(kept from forward to backward, most at work for a moment in a layer's backward), in bytes.
+
+    With checkpointing a layer keeps its input, and saves everything once more when its backward comes; where the stream
+    is float32 that input is what its first norm saves.
+    """
+    saved, working = layer_saved(shape, batch, regime), layer_working(shape, batch, regime)
+    mask = batch.rows * batch.length**2 if batch.masked and regime.attention == "sdpa" else 0
+    if not regime.checkpoint:
+        return shape.layers * saved + mask, working
+    inputs = regime.stream * batch.tokens * shape.width
+    return shape.layers * inputs + mask, saved + working - (inputs if regime.stream == 4 else 0)
+
+
+def final_norm(shape: Shape, batch: Batch, regime: Regime) -> int:
+    """What the norm before the head saves; it is gone when the layers go back."""
+    trained = regime.stream if regime.adapter is None and shape.rms else 0
+    return batch.tokens * shape.width * (4 + trained)
+
+
+def head(shape: Shape, tokens: int, regime: Regime, gradients: bool) -> int:
+    """TRL's fused head: one tile of logits at a time, never all; in training the hidden states' gradient besides.
+
+    `tokens` are those a loss is taken of. A head held in more bytes than it computes in is copied, a tile at a time.
+    """
+    words = min(VOCABULARY_TILE, shape.vocab)
+    tile = min(tokens, TILE) * VOCABULARY_TILE * regime.compute
+    copy = words * shape.width * regime.compute if regime.stream != regime.compute else 0
+    kept = tokens * (regime.stream * shape.width + 4 * 7)
+    if not gradients:
+        return tile + copy + kept
+    own_gradient = 4 * shape.vocab * shape.width if regime.adapter is None else 0
+    return tile + copy + kept + tokens * shape.width * (4 + regime.stream) + own_gradient
+
+
+def key_value_cache(shape: Shape, rows: int, length: int, number: int) -> int:
+    """Keys and values of `rows` of `length` tokens at `number` bytes each; a layer with a window keeps that many."""
+    columns = sum(min(length, window or length) for window in shape.windows)
+    return 2 * rows * columns * shape.keys * number

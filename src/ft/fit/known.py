@@ -1,0 +1,72 @@
+"""Shapes of well-known models, for planning where the Hub cannot be reached. To add one: a line in KNOWN.
+
+Each is what the model's public config.json says of its tensors; tests hold the parameter counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Shape = dict[str, Any]
+
+
+def _shape(
+    model_type: str, width: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int, **more: Any
+) -> Shape:
+    return {
+        "model_type": model_type,
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        **more,
+    }
+
+
+_LLAMA2_7B = _shape("llama", 4096, 11008, 32, 32, 32, 32000, max_position_embeddings=4096)
+_LLAMA2_13B = _shape("llama", 5120, 13824, 40, 40, 40, 32000, max_position_embeddings=4096)
+_LLAMA2_70B = _shape("llama", 8192, 28672, 80, 64, 8, 32000, max_position_embeddings=4096)
+_LLAMA3_8B = _shape("llama", 4096, 14336, 32, 32, 8, 128256, max_position_embeddings=8192)
+_LONG = {"max_position_embeddings": 131072}
+_LLAMA3_70B = _shape("llama", 8192, 28672, 80, 64, 8, 128256, max_position_embeddings=8192)
+_LLAMA32_1B = _shape(
+    "llama", 2048, 8192, 16, 32, 8, 128256, head_dim=64, max_position_embeddings=131072, tie_word_embeddings=True
+)
+_LLAMA32_3B = _shape(
+    "llama", 3072, 8192, 28, 24, 8, 128256, head_dim=128, max_position_embeddings=131072, tie_word_embeddings=True
+)
+_MISTRAL_7B = _shape("mistral", 4096, 14336, 32, 32, 8, 32000, sliding_window=4096, max_position_embeddings=32768)
+_MIXTRAL = _shape(
+    "mixtral", 4096, 14336, 32, 32, 8, 32000, max_position_embeddings=32768, num_local_experts=8, num_experts_per_tok=2
+)
+_TINYLLAMA = _shape("llama", 2048, 5632, 22, 32, 4, 32000, max_position_embeddings=2048)
+_QWEN = {"max_position_embeddings": 32768}
+_QWEN25_05B = _shape("qwen2", 896, 4864, 24, 14, 2, 151936, tie_word_embeddings=True, **_QWEN)
+_QWEN25_15B = _shape("qwen2", 1536, 8960, 28, 12, 2, 151936, tie_word_embeddings=True, **_QWEN)
+_QWEN25_7B = _shape("qwen2", 3584, 18944, 28, 28, 4, 152064, **_QWEN)
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    **{f"meta-llama/Llama-2-7b{chat}-hf": _LLAMA2_7B for chat in ("", "-chat")},
+    **{f"meta-llama/Llama-2-13b{chat}-hf": _LLAMA2_13B for chat in ("", "-chat")},
+    **{f"meta-llama/Llama-2-70b{chat}-hf": _LLAMA2_70B for chat in ("", "-chat")},
+    **{f"meta-llama/Meta-Llama-3-8B{chat}": _LLAMA3_8B for chat in ("", "-Instruct")},
+    **{f"meta-llama/Meta-Llama-3-70B{chat}": _LLAMA3_70B for chat in ("", "-Instruct")},
+    **{f"meta-llama/Llama-3.1-8B{chat}": _LLAMA3_8B | _LONG for chat in ("", "-Instruct")},
+    **{f"meta-llama/Llama-3.1-70B{chat}": _LLAMA3_70B | _LONG for chat in ("", "-Instruct")},
+    **{f"meta-llama/Llama-3.2-1B{chat}": _LLAMA32_1B for chat in ("", "-Instruct")},
+    **{f"meta-llama/Llama-3.2-3B{chat}": _LLAMA32_3B for chat in ("", "-Instruct")},
+    "mistralai/Mistral-7B-v0.1": _MISTRAL_7B,
+    "mistralai/Mistral-7B-Instruct-v0.1": _MISTRAL_7B,
+    "mistralai/Mistral-7B-Instruct-v0.2": {**_MISTRAL_7B, "sliding_window": None},
+    "alignment-handbook/zephyr-7b-sft-full": _MISTRAL_7B,
+    "HuggingFaceH4/zephyr-7b-beta": _MISTRAL_7B,
+    "mistralai/Mixtral-8x7B-v0.1": _MIXTRAL,
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": _MIXTRAL,
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _TINYLLAMA,
+    **{f"Qwen/Qwen2.5-0.5B{chat}": _QWEN25_05B for chat in ("", "-Instruct")},
+    **{f"Qwen/Qwen2.5-1.5B{chat}": _QWEN25_15B for chat in ("", "-Instruct")},
+    **{f"Qwen/Qwen2.5-7B{chat}": _QWEN25_7B for chat in ("", "-Instruct")},
+}

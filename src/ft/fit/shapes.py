@@ -1,0 +1,297 @@
+"""What a model is made of, counted on the meta device: every parameter exactly, and no weight is downloaded or held."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ft.errors import fail
+from ft.fit.known import KNOWN
+from ft.recipe import ModelSource
+
+PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
+"""Keys of a `lora:` block with which its parameters are rank times rows and columns."""
+
+CLOSING = ("o_proj", "out_proj", "down_proj", "fc2", "c_proj", "dense", "dense_4h_to_h", "wo", "w2")
+"""Linear layers whose input is not the norm's output, and so is not shared with their neighbours."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix of a decoder layer; `name` is relative to the layer: self_attn.q_proj. `bias` is whether it has one."""
+
+    name: str
+    columns: int  # input features
+    rows: int  # output features
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        return self.columns * self.rows + (self.rows if self.bias else 0)
+
+    @property
+    def closing(self) -> bool:
+        return self.name.rpartition(".")[2] in CLOSING
+
+    @property
+    def group(self) -> str:
+        """Linears of one group read the same tensor."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The first decoder layer, which stands for all. `norms` are the sizes of its norms, `experts` parameters that no
+    Linear holds in a matrix (three dimensions)."""
+
+    linears: tuple[Linear, ...]
+    norms: tuple[int, ...]
+    parameters: int
+    experts: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A causal language model, or with `scores` the same under a scalar head instead of the vocabulary's.
+
+    parameters  of all tensors, each once (tied embeddings are one)
+    head        of the output embedding, where it is a matrix of its own; 0: tied, or a reward model
+    embedding   of the input embeddings
+    windows     for each layer how many tokens back its attention sees; None: all
+    said        where the shape comes from, in words
+    """
+
+    config: Any = field(repr=False, compare=False)
+    said: str
+    parameters: int
+    embedding: int
+    head: int
+    layers: int
+    layer: Layer
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    gated: bool
+    rms: bool
+    vocab: int
+    positions: int | None
+    windows: tuple[int | None, ...]
+    experts_each: int = 1  # experts a token goes through
+
+    @property
+    def queries(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+def config_of(source: ModelSource) -> tuple[Any, str]:
+    """The model's config and where it is from: its folder, the Hub, or what ft knows. Raises UserError for neither."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False), "its config"
+    except (OSError, ValueError) as error:
+        if source.path in KNOWN:
+            return known_config(source.path), "shape known to ft"
+        what = f"its config cannot be read ({str(error).splitlines()[0].rstrip('.')})"
+        fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."
+        raise fail(source.path, what, fix) from error
+
+
+def known_config(path: str) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(KNOWN[path])
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def shape_of(config: Any, said: str, scores: bool = False) -> Shape:
+    """The shape of the model that `config` describes; equal configs are built once."""
+    config = config.get_text_config(decoder=True)
+    return _shape(json.dumps(config.to_dict(), sort_keys=True, default=str), type(config), said, scores)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=32)
+def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Shape:
+    config = config_class.from_dict(json.loads(written))  # type: ignore[attr-defined]
+    model = built(config, scores)
+    counted = {name: parameter for name, parameter in model.named_parameters()}
+    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
+    own_head = outputs is not None and outputs.weight is not inputs
+    layers = int(config.num_hidden_layers)
+    heads = config.num_attention_heads
+    width = config.hidden_size
+    layer, classes = _layer(model)
+    ffn = max((linear.rows for linear in layer.linears if not linear.closing and "attn" not in linear.name), default=0)
+    return Shape(
+        config=config,
+        said=said,
+        parameters=sum(parameter.numel() for parameter in counted.values()),
+        embedding=inputs.numel(),
+        head=outputs.weight.numel() if own_head else 0,
+        layers=layers,
+        layer=layer,
+        width=width,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or width // heads,
+        ffn=getattr(config, "intermediate_size", None) or ffn,
+        gated=any("gate" in name for name in (*(linear.name for linear in layer.linears), *counted)),
+        rms=any("RMSNorm" in name for name in classes),
+        vocab=inputs.shape[0],
+        positions=getattr(config, "max_position_embeddings", None),
+        windows=_windows(config, layers),
+        experts_each=getattr(config, "num_experts_per_tok", None) or 1,
+    )
+
+
+def built(config: Any, scores: bool = False, layers: int | None = None) -> Any:
+    """The model on the meta device, with `layers` of its layers; tensors with shapes and without memory."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.initialization import no_init_weights
+
+    config = copy.deepcopy(config)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    if scores:
+        config.num_labels = 1
+    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    with torch.device("meta"), no_init_weights():
+        model = auto.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def _layer(model: Any) -> tuple[Layer, set[str]]:
+    """The first layer of the longest list of like modules, and the classes of its modules."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    if not lists:
+        raise fail(model.config.model_type, "ft finds no decoder layers in this kind of model", "Plan without --gpu.")
+    first = max(lists, key=len)[0]
+    linears, norms = [], []
+    for name, module in first.named_modules():
+        if isinstance(module, nn.Linear):
+            linears.append(Linear(name, module.in_features, module.out_features, module.bias is not None))
+        elif isinstance(module, Conv1D):  # GPT-2's matrices, stored the other way round
+            linears.append(Linear(name, module.weight.shape[0], module.weight.shape[1], bias=True))
+        elif "Norm" in type(module).__name__:
+            norms.append(sum(1 for _ in module.parameters()) and next(module.parameters()).numel())
+    parameters = sum(parameter.numel() for parameter in first.parameters())
+    experts = sum(parameter.numel() for parameter in first.parameters() if parameter.dim() > 2)
+    classes = {type(module).__name__ for module in first.modules()}
+    return Layer(tuple(linears), tuple(norms), parameters, experts), classes
+
+
+def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or []
+    if not window or not getattr(config, "use_sliding_window", True):
+        return (None,) * layers
+    if kinds:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return (window,) * layers
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a `lora:` block trains: parameters of the adapters, and of whole modules beside them.
+
+    ranks    rank of each adapted Linear of the first layer, by its name in the layer
+    whole    parameters of modules trained whole (`modules_to_save`), the copy that is trained; the original stays
+    dropout  share of the adapters' inputs that is dropped
+    """
+
+    parameters: int
+    whole: int
+    ranks: Mapping[str, int]
+    dropout: float
+
+    @property
+    def trained(self) -> int:
+        return self.parameters + self.whole
+
+
+def adapter_of(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool = False) -> Adapter:
+    """PEFT's own answer for this model: the block is put on its layers, on the meta device.
+
+    One layer and two tell what each further one adds; where the block names layers one by one, all are built.
+    """
+    text = json.dumps(lora, sort_keys=True, default=str)
+    return _adapter(shape, text, where, scores)
+
+
+@lru_cache(maxsize=64)
+def _adapter(shape: Shape, text: str, where: str, scores: bool) -> Adapter:
+    lora = json.loads(text)
+    if not (set(lora) - PLAIN or shape.layer.experts or not _plain(lora.get("target_modules"))):
+        return _counted(shape, lora, scores)
+    # PEFT can be told of single layers: by number, by pattern, or by copies of layers.
+    singles = {"rank_pattern", "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters"}
+    names = lora.get("target_modules")
+    pattern = isinstance(names, str) and names != "all-linear"
+    if pattern or re.search(r"\d", json.dumps(names)) or any(lora.get(key) for key in singles):
+        return _put_on(shape, lora, where, scores, shape.layers)
+    one = _put_on(shape, lora, where, scores, 1)
+    if shape.layers == 1:
+        return one
+    two = _put_on(shape, lora, where, scores, 2)
+    more = two.parameters - one.parameters, two.whole - one.whole
+    return Adapter(
+        one.parameters + (shape.layers - 1) * more[0],
+        one.whole + (shape.layers - 1) * more[1],
+        one.ranks,
+        one.dropout,
+    )
+
+
+def _plain(names: Any) -> bool:
+    """Whether target modules are all, or a list of last names: q_proj."""
+    return names == "all-linear" or (isinstance(names, list) and all(re.fullmatch(r"[A-Za-z_]+", n) for n in names))
+
+
+def _counted(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter:
+    """What PEFT would count for a plain block, without the seconds it takes to import (a test holds both together).
+
+    A reward model's head is trained whole beside the adapter.
+    """
+    names = lora["target_modules"]
+    taken = [one for one in shape.layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
+    rank = int(lora.get("r", 8))
+    each = sum(rank * (one.columns + one.rows) for one in taken)
+    dropout = float(lora.get("lora_dropout", 0.0))
+    return Adapter(shape.layers * each, shape.width if scores else 0, {one.name: rank for one in taken}, dropout)
+
+
+def _put_on(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool, layers: int) -> Adapter:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(**{**lora, "init_lora_weights": False, "task_type": "SEQ_CLS" if scores else "CAUSAL_LM"})
+    try:
+        model = get_peft_model(built(shape.config, scores, layers), config, low_cpu_mem_usage=True)
+    except (ValueError, TypeError) as error:
+        raise fail(where, f"PEFT cannot put `lora:` on this model: {str(error).splitlines()[0]}", "Mend it.") from error
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whole = sum(parameter.numel() for name, parameter in trained.items() if "modules_to_save" in name)
+    ranks: dict[str, int] = {}
+    for name, parameter in trained.items():
+        found = re.search(r"\.0\.(\S+?)\.lora_A\.", name)
+        if found:
+            ranks.setdefault(found[1].replace(".base_layer", ""), parameter.shape[0])
+    total = sum(parameter.numel() for parameter in trained.values())
+    return Adapter(total - whole, whole, ranks, config.lora_dropout)

@@ -1,0 +1,144 @@
+"""The model a stage works with: found up the chain, with its dtype, quantisation and adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ft.errors import fail
+from ft.fit.gpus import Gpu
+from ft.fit.shapes import Adapter, Shape, adapter_of, config_of, shape_of
+from ft.fit.sharding import Sharding
+from ft.fit.weights import BYTES, model_weights
+from ft.recipe import ModelSource, Recipe, Stage, accumulation
+
+UNKNOWN_ROWS = 2048
+"""Tokens of a row where nothing says how long rows are."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One stage of a recipe, on a GPU, perhaps with others. `longest` is its longest prepared row, where known."""
+
+    recipe: Recipe
+    stage: Stage
+    gpu: Gpu
+    sharding: Sharding
+    longest: int | None = None
+
+    def block(self, name: str) -> Mapping[str, Any]:
+        return self.stage.blocks.get(name, {})
+
+    @property
+    def train(self) -> Mapping[str, Any]:
+        return self.block("train")
+
+    @property
+    def accumulation(self) -> int:
+        """Batches a GPU adds up before each step."""
+        if self.stage.global_batch:
+            rows = int(self.train["per_device_train_batch_size"])
+            return accumulation(self.stage.global_batch, rows, self.sharding.processes)
+        return int(self.train.get("gradient_accumulation_steps", 1))
+
+    @property
+    def compute(self) -> str:
+        """The dtype of matrix products: bfloat16 is TRL's default, and every GPU stage's of ft that answers."""
+        if self.train.get("fp16"):
+            return "float16"
+        return "bfloat16" if self.train.get("bf16", True) else "float32"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Weights in memory: `weights` bytes of the base, and of the adapter on it."""
+
+    shape: Shape
+    adapter: Adapter | None
+    dtype: str
+    quantization: Mapping[str, Any] | None
+
+    @property
+    def weights(self) -> int:
+        return model_weights(self.shape, self.dtype, self.quantization)
+
+    @property
+    def adapters(self) -> int:
+        """In float32, as trained and as loaded again."""
+        return 4 * self.adapter.trained if self.adapter else 0
+
+    def unpacks(self, compute: str) -> int:
+        """Bytes a number of a quantised matrix takes while it is used. bitsandbytes unpacks 4-bit ones in the dtype
+        they had, copies them to the one they compute in (float32 unless it is written), and autocast to its own."""
+        if not self.quantization:
+            return 0
+        asked = str(self.quantization.get("bnb_4bit_compute_dtype", "float32")).removeprefix("torch.")
+        if not self.quantization.get("load_in_4bit") or BYTES.get(asked, 4) == BYTES[compute]:
+            return BYTES[compute]
+        return BYTES[compute] + 4 + BYTES[compute]
+
+
+def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
+    """The shape of the model at the bottom of the stage's chain: the recipe's, or one made from nothing."""
+    while stage.init:
+        stage = recipe.stage(stage.init)
+    if stage.kind.starts:
+        assert recipe.model is not None
+        return shape_of(*config_of(recipe.model), scores)
+    from transformers import LlamaConfig
+
+    architecture = dict(stage.blocks["architecture"])
+    words = stage.blocks.get("tokenizer", {}).get("vocab_size")
+    config = LlamaConfig(**({"vocab_size": words} if words else {}), **architecture)
+    return shape_of(config, "the recipe's architecture", scores)
+
+
+def trained(setting: Setting) -> Standing:
+    """The model a training stage trains: what is frozen as it computes, what is trained in float32, unless
+    `model: {dtype: …}` says otherwise."""
+    stage, recipe = setting.stage, setting.recipe
+    scores = stage.kind.leaves == "reward"
+    shape = shape_for(recipe, stage, scores)
+    lora = stage.blocks.get("lora")
+    adapter = adapter_of(shape, lora, stage.where, scores) if lora is not None else None
+    asked = recipe.model.dtype if recipe.model else None
+    dtype = asked or ("float32" if adapter is None else setting.compute)
+    return Standing(shape, adapter, dtype, stage.blocks.get("quantization"))
+
+
+def finished(setting: Setting, name: str | None) -> Standing:
+    """A finished stage's model as it is used: on its own base, in the dtype it computes in; None: the recipe's."""
+    recipe = setting.recipe
+    stage = recipe.stage(name) if name else None
+    scores = stage is not None and stage.kind.leaves == "reward"
+    shape = shape_for(recipe, stage, scores) if stage else _recipe_shape(recipe.model)
+    lora, quantization = None, setting.stage.blocks.get("quantization")
+    while stage and "lora" not in stage.blocks and stage.kind_name not in ("sft", "dpo", "reward") and stage.init:
+        stage = recipe.stage(stage.init)
+    if stage and "lora" in stage.blocks:
+        lora = adapter_of(shape, stage.blocks["lora"], stage.where, scores)
+        quantization = quantization or stage.blocks.get("quantization")
+    asked = recipe.model.dtype if recipe.model else None
+    return Standing(shape, lora, asked or "bfloat16", quantization)
+
+
+def _recipe_shape(model: ModelSource | None) -> Shape:
+    if model is None:
+        raise fail("model", "there is no model to plan for", "Write `model: path-or-hub-id`.")
+    return shape_of(*config_of(model))
+
+
+def row_length(setting: Setting) -> tuple[int, str]:
+    """(tokens of the longest row a stage that trains nothing meets, what that was taken from)."""
+    stage: Stage | None = setting.stage
+    while stage:
+        length = stage.blocks.get("train", {}).get("max_length")
+        if length:
+            return int(length), f"prompts as long as the rows of '{stage.name}': {int(length):,} tokens"
+        stage = setting.recipe.stage(stage.init) if stage.init else None
+    return UNKNOWN_ROWS, f"prompts of {UNKNOWN_ROWS:,} tokens, since nothing says how long they are"
+
+
+def bytes_of(dtype: str) -> int:
+    return BYTES[dtype]

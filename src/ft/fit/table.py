@@ -1,0 +1,163 @@
+"""The fit plan as a table, with what to change below it, or as plain values for --json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ft.fit.advice import Advice, advice
+from ft.fit.gpus import GIB, Gpu
+from ft.fit.kinds import stage_fit
+from ft.fit.memory import PARTS, StageFit
+from ft.fit.sharding import Sharding
+from ft.fit.speed import Pace, pace, seconds, tokens
+from ft.fit.standing import Setting
+from ft.runs import Plan, Planned
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage: what it needs, what would make it fit, and how long it takes where an earlier run tells."""
+
+    planned: Planned
+    fit: StageFit
+    advice: Advice | None
+    pace: Pace | None
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    plan: Plan
+    gpu: Gpu
+    sharding: Sharding
+    rows: tuple[Row, ...]
+
+
+def fit_plan(there: Plan, gpu: Gpu, sharding: Sharding) -> FitPlan:
+    """Every stage on that GPU. Reads configs; loads no weights and downloads none."""
+    rows = []
+    for planned in there.stages:
+        setting = Setting(there.recipe, planned.stage, gpu, sharding, _longest(planned))
+        fit = stage_fit(setting)
+        helps = None if fit.problem or fit.fits(gpu) else advice(setting)
+        rows.append(Row(planned, fit, helps, pace(there, planned) if "train" in planned.stage.blocks else None))
+    return FitPlan(there, gpu, sharding, tuple(rows))
+
+
+def _longest(planned: Planned) -> int | None:
+    """The longest row that is trained on or held out, in tokens, when rows are prepared."""
+    sides = [(planned.prepared or {}).get(side) or {} for side in ("train", "eval")]
+    return max((side.get("lengths", {}).get("quantiles", {}).get("longest", 0) for side in sides), default=0) or None
+
+
+def values(found: FitPlan) -> list[dict[str, Any]]:
+    """One dict a stage, bytes as integers."""
+    return [_values(found, row) for row in found.rows]
+
+
+def _values(found: FitPlan, row: Row) -> dict[str, Any]:
+    fit, common = row.fit, {"stage": row.fit.stage, "kind": row.fit.kind, "gpu": found.gpu.name}
+    if fit.problem:
+        return {**common, "problem": fit.problem}
+    told: dict[str, Any] = {
+        **common,
+        "sharding": str(found.sharding),
+        "trained": fit.trained,
+        "parameters": fit.parameters,
+        "shape": fit.shape,
+        "steps": row.planned.steps,
+        "tokens": tokens(row.planned),
+        "seconds": seconds(row.planned, row.pace, found.sharding.processes) if row.pace else None,
+        "seconds_from": str(row.pace.run) if row.pace else None,
+        "notes": list(fit.notes),
+    }
+    if fit.moments:
+        told |= {
+            "moments": {one.name: {**one.parts, "total": one.total} for one in fit.moments},
+            "peak": fit.peak.total,
+            "when": fit.peak.name,
+            "fits": fit.fits(found.gpu),
+            "spare": found.gpu.capacity - fit.peak.total,
+        }
+    if row.advice:
+        told["changes"] = [{change.block: dict(change.keys)} for change in row.advice.changes]
+        told["changed_peak"] = row.advice.fit.peak.total if row.advice.fit else None
+        told["instead"] = row.advice.instead
+    return told
+
+
+def show(found: FitPlan, console: Console) -> None:
+    """A row a stage at its fullest moment, GiB for one GPU; below it what to write where a stage does not fit."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    for name in ("trained", "of", *PARTS, "PEAK"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("when", no_wrap=True)
+    table.add_column(f"on {found.gpu.name}, {found.sharding}", overflow="fold", min_width=18)
+    for row in found.rows:
+        table.add_row(*_cells(row.fit, found.gpu))
+    console.print(table)
+    console.print(f"GiB a GPU of {found.gpu.gib:g}; an estimate, see docs/fit.md")
+    for line in _below(found):
+        console.print(line, markup=False)
+
+
+def _cells(fit: StageFit, gpu: Gpu) -> list[str | Text]:
+    nothing: list[str | Text] = ["·"] * (len(PARTS) + 4)
+    if fit.problem:
+        return [fit.stage, *nothing, Text("not known, see below", style="yellow")]
+    if not fit.moments:
+        return [fit.stage, *nothing, ", ".join(fit.notes)]
+    peak, spare = fit.peak, gpu.capacity - fit.peak.total
+    verdict = Text(f"fits, {spare / GIB:.1f} to spare", style="green")
+    if spare < 0:
+        verdict = Text(f"does not fit, {-spare / GIB:.1f} missing", style="red")
+    parts = [_gib(peak.parts[part]) for part in PARTS]
+    return [fit.stage, _count(fit.trained), _count(fit.parameters), *parts, _gib(peak.total), peak.name, verdict]
+
+
+def _below(found: FitPlan) -> list[str]:
+    lines = []
+    for row in found.rows:
+        fit = row.fit
+        if fit.problem:
+            lines.append(f"{fit.stage}: {fit.problem}")
+        lines += [f"{fit.stage}: {note}" for note in fit.notes if fit.moments]
+        if fit.shape == "shape known to ft":
+            lines.append(f"{fit.stage}: shape known to ft, the model's config was not reached")
+        lines += _time(found, row)
+        if row.advice:
+            lines += _advised(fit.stage, row.advice, found.gpu)
+    return list(dict.fromkeys(lines))
+
+
+def _time(found: FitPlan, row: Row) -> list[str]:
+    if row.pace is None:
+        return []
+    took = seconds(row.planned, row.pace, found.sharding.processes)
+    rate = f"{row.pace.tokens_per_second:,.0f} tokens/s on {row.pace.device} in {row.pace.run}"
+    steps = f", {row.planned.steps:,} steps" if row.planned.steps else ""
+    return [f"{row.fit.stage}: about {took / 60:,.0f} min{steps}, by {rate}"] if took is not None else []
+
+
+def _advised(stage: str, found: Advice, gpu: Gpu) -> list[str]:
+    if not found.fit:
+        return [f"{stage} does not fit: {found.instead}"]
+    spare = (gpu.capacity - found.fit.peak.total) / GIB
+    peak = f"{found.fit.peak.total / GIB:.1f} GiB, {spare:.1f} to spare"
+    return [f"{stage} fits ({peak}) with:", *(f"    {change}   # {change.price}" for change in found.changes)]
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}" if size >= GIB // 100 else "·" if not size else "<0.01"
+
+
+def _count(number: int) -> str:
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f}{name}"
+    return str(number) if number else "·"

@@ -1,0 +1,99 @@
+"""What stays in a GPU's memory while a stage trains, cut in slices where several GPUs share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ft.fit.activations import Regime
+from ft.fit.standing import Setting, Standing, bytes_of, finished
+from ft.fit.weights import model_weights, optimizer_of, optimizer_states
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes on one GPU. `trained` counts parameters; `gathered` is what slicing puts together for a moment."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    states: int
+    gathered: int
+    trained: int
+    optimizer: str
+
+
+def kept(setting: Setting, standing: Standing) -> Kept:
+    shape, adapter, cut = standing.shape, standing.adapter, setting.sharding.slice
+    optimizer, where = optimizer_of(setting.train), setting.stage.where
+    number = 4 if adapter else bytes_of(standing.dtype)  # of what is trained
+    trained = adapter.trained if adapter else shape.parameters
+    states = optimizer_states(optimizer, trained, shape.layer.linears, where) * number // 4
+    gradients = cut(trained * number, "gradients")
+    if setting.sharding.kind == "ddp":
+        gradients *= 2  # DDP reduces copies of them, in buckets
+    whole = standing.weights
+    weights = cut(whole, "weights") + reference(setting, standing)
+    if setting.sharding.kind in ("zero2", "zero3") and setting.compute != "float32":
+        weights, states = _deepspeed(setting, standing, whole, trained, states)
+    adapters = standing.adapters + _reference_adapter(setting, standing)
+    return Kept(
+        weights=weights,
+        adapters=cut(adapters, "weights"),
+        gradients=gradients,
+        states=cut(states, "states"),
+        gathered=_gathered(setting, standing),
+        trained=trained,
+        optimizer=optimizer,
+    )
+
+
+def _deepspeed(setting: Setting, standing: Standing, whole: int, trained: int, states: int) -> tuple[int, int]:
+    """DeepSpeed holds weights as they compute, and float32 copies of what is trained among the sliced states."""
+    if standing.adapter is None:
+        whole = standing.shape.parameters * bytes_of(setting.compute)
+    return setting.sharding.slice(whole, "weights") + reference(setting, standing), states + 4 * trained
+
+
+def _gathered(setting: Setting, standing: Standing) -> int:
+    """Two layers at once, one at work and one on its way, and what belongs to no layer: embeddings and head."""
+    if not setting.sharding.gathers:
+        return 0
+    shape = standing.shape
+    number = bytes_of(setting.compute)
+    if standing.quantization:
+        layer = model_weights(shape, standing.dtype, standing.quantization) - number * (shape.embedding + shape.head)
+        return 2 * layer // shape.layers + number * (shape.embedding + shape.head)
+    return number * (2 * shape.layer.parameters + shape.embedding + shape.head)
+
+
+def reference(setting: Setting, standing: Standing) -> int:
+    """A second model, for a whole policy that is held against itself as it began; none under an adapter, and none where
+    its log-probabilities are computed first."""
+    needs = setting.stage.kind_name == "dpo" and not setting.train.get("precompute_ref_log_probs")
+    needs = needs or (setting.stage.kind_name in ("rloo", "grpo", "ppo") and setting.train.get("beta", 0.05) != 0)
+    if standing.adapter is not None or not needs:
+        return 0
+    return setting.sharding.slice(standing.weights, "weights")
+
+
+def _reference_adapter(setting: Setting, standing: Standing) -> int:
+    """A frozen copy of the adapter the stage starts from; without one the reference is the bare base."""
+    if standing.adapter is None or setting.stage.kind_name not in ("dpo", "ppo", "rloo", "grpo"):
+        return 0
+    parent = finished(setting, setting.stage.init) if setting.stage.init else None
+    return 4 * standing.adapter.parameters if parent and parent.adapter else 0
+
+
+def regime_of(setting: Setting, standing: Standing) -> Regime:
+    """How the stage computes. Slicing holds float32 weights that are gathered in the dtype they compute in."""
+    model, train = setting.recipe.model, setting.train
+    compute = setting.compute
+    stream = compute if setting.sharding.kind in ("fsdp", "zero2", "zero3") else standing.dtype
+    return Regime(
+        compute=bytes_of(compute),
+        stream=bytes_of(stream),
+        attention=(model.attn_implementation if model else None) or "sdpa",
+        adapter=standing.adapter,
+        unpacks=standing.unpacks(compute),
+        checkpoint=bool(train.get("gradient_checkpointing", True)),
+    )
