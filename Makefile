@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample export base chat show stats plan run test bench lint format clean
+.PHONY: help install sft dpo gatt reward sample eval export base chat show stats plan run test bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -49,6 +49,10 @@ sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward mo
 export: $(STAMP) ## the newest model of RECIPE as others take it, in runs/export/, compared with the trained one
 	$(FT) run "$(RECIPE)" --to sft
 	$(FT) export "$(RECIPE)" $(ARGS)
+
+eval: RECIPE = recipes/tiny/eval.yaml
+eval: $(STAMP) ## held-out loss, answers against references, and the model after DPO judged against the one before
+	$(FT) run "$(RECIPE)" $(ARGS)
 
 run: $(STAMP) ## make every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,7 +13,10 @@ KEY = "a-key-of-the-test"
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers the question back in capitals; `failures` are (status, headers) it answers with first."""
+    """Answers the question back in capitals, or what `answer` makes of a request.
+
+    `failures` are (status, headers) it answers with first; after `fails_after` answers it answers with 503.
+    """
 
     daemon_threads = True
 
@@ -21,6 +24,8 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.refuses = ""
+        self.answer: Callable[[dict[str, Any]], str] | None = None
+        self.fails_after: int | None = None
         self.seen: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.lock = threading.Lock()
@@ -60,13 +65,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.keys.add(self.headers["Authorization"])
             self.server.seen.append(asked)
             failure = self.server.failures.pop(0) if self.server.failures else None
+            if self.server.fails_after is not None and len(self.server.seen) > self.server.fails_after:
+                failure = (503, {})
         text = asked["messages"][-1]["content"]
         if failure:
             self.reply(failure[0], {"error": {"message": "too busy"}}, failure[1])
         elif text == self.server.refuses:
             self.reply(400, {"error": {"message": "it is too long"}})
         else:
-            choice = {"message": {"role": "assistant", "content": f" {text.upper()} "}, "finish_reason": "stop"}
+            said = self.server.answer(asked) if self.server.answer else f" {text.upper()} "
+            choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
             if text == "cut":
                 choice["finish_reason"] = "length"
             self.reply(200, {"choices": [choice], "usage": {"completion_tokens": 3}})

@@ -1,5 +1,5 @@
 """What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks, an
-instruction bank that is wrong, processes that the machine or the stage has no room for."""
+instruction bank or a judge's prompt that is wrong, processes that the machine or the stage has no room for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ft.data.instructions import Bank
+from ft.data.judge import JudgePrompt
 from ft.errors import Problems, UserError
 from ft.files import read_json
 from ft.launch import ALONE, Launch, objections
 from ft.models.device import device_arguments, gpus
 from ft.runs import Planned
+from ft.stages.harness import INSTALL, MISSING
 
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
@@ -27,6 +29,10 @@ def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
     for planned in todo:
         for bank in [block["bank"] for block in planned.stage.blocks.values() if "bank" in block]:
             _bank(Path(bank), problems)
+        if prompt := planned.stage.blocks.get("judge", {}).get("prompt"):
+            _judge_prompt(Path(prompt), problems)
+        if planned.stage.kind_name == "harness" and importlib.util.find_spec("lm_eval") is None:
+            problems.add(planned.stage.where, MISSING, INSTALL)
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
@@ -69,6 +75,13 @@ def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> Non
 def _bank(path: Path, problems: Problems) -> None:
     try:
         Bank.read(path)
+    except UserError as error:
+        problems += error.problems
+
+
+def _judge_prompt(path: Path, problems: Problems) -> None:
+    try:
+        JudgePrompt.read(path)
     except UserError as error:
         problems += error.problems
 

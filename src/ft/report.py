@@ -83,7 +83,10 @@ def number_words(numbers: Mapping[str, Any]) -> list[str]:
     words, left = [], dict(numbers)
     losses = {"loss": (left.pop("loss_first", None), left.pop("loss_last", None))}
     if "eval_loss" in left:
-        losses = {"held-out loss": (left.pop("eval_loss_first", None), left.pop("eval_loss"))}
+        before = left.pop("eval_loss_first", None) or left.pop("baseline_eval_loss", None)
+        losses = {"held-out loss": (before, left.pop("eval_loss"))}
+    for name in ("perplexity", "bits_per_byte"):
+        losses[name.replace("_", " ")] = (left.pop(f"baseline_{name}", None), left.pop(name, None))
     for label, (before, after) in losses.items():
         if after is not None:
             words.append(f"{label} {before:.3f} → {after:.3f}" if before else f"{label} {after:.3f}")

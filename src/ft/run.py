@@ -91,7 +91,7 @@ def run(
         for planned in todo:
             if planned.state != "done":
                 _parents_are_there(there, planned)
-                with _only_one(runs, planned.folder):
+                with only_one(runs, planned.folder):
                     prepare_rows(there, planned)
                     _make(there, planned, launch, leader)
             _gate(planned)
@@ -256,7 +256,7 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _only_one(runs: Path, folder: Path) -> Iterator[None]:
+def only_one(runs: Path, folder: Path) -> Iterator[None]:
     """Two commands never make the same result at once, under whatever recipe's name."""
     try:
         with locked(runs, folder.name, wait=False):
@@ -357,5 +357,5 @@ def _set_aside(there: Plan, name: str) -> None:
     for planned in there.stages:
         if name in _needed(there, planned.name) and planned.folder.exists():
             count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
-            with _only_one(there.runs, planned.folder):
+            with only_one(there.runs, planned.folder):
                 planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

@@ -7,9 +7,10 @@ import json
 import pytest
 
 import tiny
+from ft.data.intervals import wilson
 from ft.errors import UserError
 from ft.files import read_json
-from ft.stages.evaluate import EvaluateOptions, wilson
+from ft.stages.evaluate import EvaluateOptions
 
 QUESTIONS = [{"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8], "half": n % 2} for n in range(8)]
 

@@ -13,7 +13,7 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.recipe import Verdicts, read
-from ft.run import StageFailed, _only_one, prepare_rows, run
+from ft.run import StageFailed, only_one, prepare_rows, run
 from ft.stages import STAGES
 
 
@@ -157,7 +157,7 @@ def test_two_runs_at_once_of_one_result_are_refused(force, chain, tmp_path):
     runs = tmp_path / "runs"
     folder = tiny.planned(chain, runs).stage("third").folder
     folder.mkdir(parents=True)
-    with _only_one(runs, folder), pytest.raises(UserError) as refused:
+    with only_one(runs, folder), pytest.raises(UserError) as refused:
         run(tiny.checked(chain), runs, only="third", force=force)
     assert str(refused.value) == f"{folder}: another `ft run` is making this result. Wait for it, or stop it."
     assert contents(runs) == []

@@ -98,6 +98,13 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
         """The token ids up to where a model is to answer."""
+        text = self.prompt_text(messages, tools)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._check_bos(ids, text)
+        return ids
+
+    def prompt_text(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """The text up to where a model is to answer. Raises BadRow."""
         if not messages or messages[-1]["role"] == "assistant":
             raise BadRow("a prompt ends before an answer", "End it with a user message.")
         self._refuse_forged(messages)
@@ -109,9 +116,7 @@ class Renderer:
             )
             if said.strip() not in text:  # an earlier answer's thinking is left out by design
                 raise BadRow(f"the chat template drops or changes message {n + 1} ({message['role']})")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        self._check_bos(ids, text)
-        return ids
+        return text
 
     def render(self, row: Row) -> Rendered | None:
         """The row's tokens and labels; None where `on_too_long` drops it. Raises BadRow."""

@@ -11,7 +11,7 @@ from ft.data.spell import Speller
 from ft.models.device import has_gpu
 from ft.models.generate import Sampling, generate, stream
 from ft.models.load import load, load_base, tokenizer_of
-from ft.models.logprobs import answer_logps
+from ft.models.logprobs import answer_logps, label_logps
 from ft.recipe import ModelSource
 
 # What `--load-4bit` means: NF4, the constants quantised too (QLoRA, arXiv:2305.14314, sections 3 and 3.1).
@@ -79,6 +79,10 @@ class Speaker:
         """Log-probability of each answer behind its prompt, in nats."""
         pad_id = self.tokenizer.pad_token_id
         return answer_logps(self.model, prompts, answers, pad_id=pad_id, batch_size=batch_size)
+
+    def label_logps(self, rows: Sequence[list[int]], labels: Sequence[list[int]], batch_size: int = 64) -> list[float]:
+        """Log-probability of each row's labelled tokens, in nats."""
+        return label_logps(self.model, rows, labels, pad_id=self.tokenizer.pad_token_id, batch_size=batch_size)
 
     def say(self, prompt: list[int], sampling: Sampling, hear: Callable[[str], None]) -> None:
         """Answer one prompt; `hear` gets each piece of text as soon as its token is there."""

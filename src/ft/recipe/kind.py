@@ -25,6 +25,7 @@ class Kind:
     make      "module:function", called with a Job in the stage's own process
     leaves    "model" (a folder `from_pretrained` opens, which answers), "reward" (one that scores), "rows" (rows.jsonl)
               or "metrics" (metrics.json)
+    also_rows whether it leaves rows.jsonl beside what it leaves
     about     one line for people
     inputs    names it reads under `inputs:`
     rewards   those of its inputs that are reward models; "init" among them: it starts from one
@@ -41,6 +42,7 @@ class Kind:
     about: str
     inputs: tuple[str, ...] = ()
     rewards: tuple[str, ...] = ()
+    also_rows: bool = False
     data: Literal["required", "optional", "none"] = "required"
     rows: bool = True
     starts: bool = True

@@ -334,7 +334,7 @@ class _Reader:
         if written.startswith("$"):
             name = self.referred(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
-            if stage and stage.kind.leaves != "rows":
+            if stage and stage.kind.leaves != "rows" and not stage.kind.also_rows:
                 what = f"'{name}' leaves {LEFT[stage.kind.leaves]}, not rows"
                 self.problems.add(entry.where("path"), what, "Name another.")
             return written

@@ -17,7 +17,7 @@ from ft.data.calibration import (
     reliability,
     spearman,
 )
-from ft.stages.evaluate import wilson
+from ft.data.intervals import wilson
 
 COLUMNS = {1: "significantly", 2: "better", 3: "slightly", 4: "negligibly", None: "none"}
 AVERAGE, ALL, NONE = "average", "all", "none"

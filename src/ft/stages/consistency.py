@@ -18,6 +18,7 @@ from rich.table import Table
 from ft.data.dialogue import BadRow
 from ft.data.gatt import Place, Script, changed, is_right, obeyed, script, taken_back
 from ft.data.instructions import Bank, Instruction, Side
+from ft.data.intervals import wilson
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
 from ft.errors import fail
@@ -26,7 +27,6 @@ from ft.models.generate import Sampling
 from ft.models.rollout import Dialogue, Turn
 from ft.models.speak import Speaker
 from ft.stages.curves import by_turn
-from ft.stages.evaluate import wilson
 from ft.stages.gatt import place_of
 from ft.stages.job import Job
 from ft.stages.rolled import answered

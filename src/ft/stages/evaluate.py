@@ -1,41 +1,66 @@
-"""Answers to held-out prompts, judged by code, of the model made and of the one it started from."""
+"""Held-out rows: how likely a model finds their answers, and how good its own are, before and after.
+
+Loss is in evaluate_loss.py, the metrics of texts are in ft.metrics, functions that judge by code in ft.rewards.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ft.data.chat import Renderer
+from ft.data.dialogue import BadRow
+from ft.data.intervals import of_shares
 from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
+from ft.data.prepare import RowOptions
+from ft.data.read import Located, Source
+from ft.data.samples import Prompt, prompt_in
 from ft.errors import fail
 from ft.files import write_json
+from ft.metrics import METRICS
+from ft.models.backends import BackendOptions
 from ft.models.generate import Sampling
+from ft.models.load import tokenizer_of
 from ft.models.speak import Speaker
-from ft.rewards import REWARDS
+from ft.rewards import REWARDS, columns_of
+from ft.stages.drawn import Answer, Sampler
+from ft.stages.evaluate_loss import Losses, held_out
 from ft.stages.job import Job
 from ft.stages.pictures import before_and_after
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How answers are made and judged: a recipe's `evaluate:` block.
+    """What is measured, and how answers are made: a recipe's `evaluate:` block.
 
-    reward          name of a function in ft.rewards, or module:function is not allowed: a recipe runs no code
+    reward          a function of ft.rewards that judges answers; where nothing else is asked for: answer. A recipe runs
+                    no code of its own
+    metrics         several measures of answers, in the place of `reward`: functions of ft.rewards, and metrics of texts
+                    (ft.metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu)
+    references      column with what texts are compared with: a text, or several. A row without it that brings an answer
+                    is compared with that
+    loss            also measure the loss on rows that bring answers, by the `rows:` block as in training
+    max_length      longest row whose loss is measured, in tokens; null: what the model sees
     max_new_tokens  longest answer, in tokens
     temperature     0 answers greedily
-    batch_size      prompts answered side by side
-    baseline        also judge the recipe's model (or the input `baseline`), to show what was learnt
+    batch_size      prompts answered, or rows measured, side by side
+    baseline        also measure the recipe's model (or the input `baseline`), to show what was learnt
     kl              also estimate how far the model is from the baseline: KL(model || baseline) in nats an answer
-    by              column whose values the score is split by
+    by              column whose values the first measure is split by
     dialogue        user turns of a sample dialogue, answered one after the other and shown at the end
     """
 
-    reward: str = "answer"
+    reward: str | None = None
+    metrics: list[str] = field(default_factory=list)
+    references: str = "answer"
+    loss: bool = False
+    max_length: int | None = None
     max_new_tokens: int = 64
     temperature: float = 0.0
     batch_size: int = 64
@@ -45,129 +70,284 @@ class EvaluateOptions:
     dialogue: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.reward not in REWARDS:
+        if self.reward is not None and self.reward not in REWARDS:
             raise ValueError(f"there is no reward '{self.reward}'; there are: {', '.join(REWARDS)}")
+        if self.reward is not None and self.metrics:
+            raise ValueError("metrics and reward are both written; name the reward among the metrics")
+        for name in self.metrics:
+            if name not in MEASURES:
+                raise ValueError(f"metrics: there is no metric '{name}'; there are: {', '.join(MEASURES)}")
+        for name in ("max_length", "max_new_tokens", "batch_size"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def measures(self) -> list[str]:
+        """What judges answers; nothing where only the loss is asked for."""
+        if self.reward or self.metrics:
+            return [self.reward] if self.reward else list(dict.fromkeys(self.metrics))
+        return [] if self.loss else ["answer"]
+
+
+MEASURES = (*REWARDS, *METRICS)
+AFTER, BEFORE = "model", "baseline"
+PREFIX = {AFTER: "", BEFORE: "baseline_"}
 
 
 def make(job: Job) -> dict[str, Any]:
-    """Write answers.jsonl, metrics.json, scores.png and dialogue.json; return the scores."""
-    options = EvaluateOptions(**job.block("evaluate"))
-    rows = _rows(job)
-    after = _judged(job, job.init, rows, options)
-    scores: dict[str, Any] = _summary(options.reward, after)
-    before = None
+    """Write metrics.json, and by what is asked for answers.jsonl, losses.jsonl, dialogue.json and pictures."""
+    options, rows_as = EvaluateOptions(**job.block("evaluate")), RowOptions(**job.block("rows"))
+    sides = {AFTER: job}
     if options.baseline:
-        before = _judged(job, job.inputs.get("baseline"), rows, options)
-        scores |= {f"baseline_{name}": value for name, value in _summary(options.reward, before).items()}
-    _write_answers(job.folder / "answers.jsonl", rows, after, before)
+        sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
+    bad = BadRows(rows_as.on_bad_row, job.folder / "rejects.jsonl")
+    rows = held_out(list(mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
+    asked = _asked(job, options, rows, bad)
+    losses = None
+    if options.loss:
+        answered = [one for one in rows if not _is_prompt(one)]
+        losses = Losses(job, answered, rows_as, bad, options.max_length, options.batch_size)
+    scores = _answers(sides, options, asked, bad) if options.measures else {}
+    if losses:
+        for name, side in sides.items():
+            losses.of(name, _speaker(side))
+        scores |= losses.numbers({name: PREFIX[name] for name in sides})
+        losses.write()
+    bad.finish()
+    if bad.count:
+        scores["rejected"] = bad.count
     if options.kl:
-        scores |= _kl(job, rows, options)
-    if options.by:
-        scores["by"] = _by(options, rows, after, before, job.folder)
+        scores |= _kl(sides[AFTER], job.inputs.get("baseline"), [list(one.prompt.messages) for one in asked], options)
     if options.dialogue:
         write_json(job.folder / "dialogue.json", _dialogue(job, options))
     write_json(job.folder / "metrics.json", scores)
     return scores
 
 
-def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): honest near 0 and 1, where the normal interval is not."""
-    share, spread = right / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+# Rows
 
 
 @dataclass(frozen=True)
-class _Judged:
-    text: str
-    score: float
+class _Asked:
+    """A row to answer; `references` is what texts are compared with, empty where no metric of texts is asked for."""
+
+    row: Located
+    prompt: Prompt
+    references: tuple[str, ...]
 
 
-def _rows(job: Job) -> list[dict[str, Any]]:
-    bad = BadRows("error", None)
-    rows = [located.row for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)]
-    for row in rows:
-        if "prompt" not in row:
-            raise fail(job.where, "evaluation rows are prompts", "Write `format: prompt` at the source.")
-    return rows
+def _is_prompt(one: Located) -> bool:
+    return "prompt" in one.row and "completion" not in one.row
 
 
-def _speaker(job: Job, folder: Path | None) -> Speaker:
-    return Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
+def _asked(job: Job, options: EvaluateOptions, rows: Sequence[Located], bad: BadRows) -> list[_Asked]:
+    """The prompts among the rows; where there are none, what stands before the rows' own answers."""
+    if not options.measures and not options.kl:
+        return []
+    chosen = [one for one in rows if _is_prompt(one)] or [one for one in rows if "text" not in one.row]
+    if not chosen or (not options.metrics and not options.loss and "prompt" not in chosen[0].row):
+        raise fail(job.where, "evaluation rows are prompts", "Write `format: prompt` at the source.")
+    found = []
+    for one in chosen:
+        try:
+            prompt = prompt_in(one)
+            found.append(_Asked(one, prompt, _references(options, one, prompt)))
+        except BadRow as error:
+            bad.add(*one, error)
+    if bad.on_bad_row == "error":
+        bad.finish()
+    if not found:
+        raise fail(job.where, f"none of the {len(chosen)} rows can be asked", f"The last: {bad.last}")
+    return found
+
+
+def _references(options: EvaluateOptions, one: Located, prompt: Prompt) -> tuple[str, ...]:
+    """Raises BadRow where a measure lacks what it reads."""
+    for name in [name for name in options.measures if name in REWARDS]:
+        for column in columns_of(name):
+            if prompt.columns.get(column) is None:
+                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+    if not any(name in METRICS for name in options.measures):
+        return ()
+    given = prompt.columns.get(options.references)
+    if given is None and not _is_prompt(one):
+        given = (one.row.get("completion") or one.row["messages"])[-1]["content"]
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        fix = "Name the column with `references:`, a text or several a row."
+        raise BadRow(f"the column '{options.references}' holds no reference text", fix)
+    return tuple(texts)
+
+
+# Answers
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The answers of one model, the values of each by every measure, and the numbers of them all."""
+
+    answers: list[Answer]
+    each: Mapping[str, list[float]]
+    numbers: Mapping[str, float]
+
+
+def _answers(
+    sides: Mapping[str, Job], options: EvaluateOptions, asked: Sequence[_Asked], bad: BadRows
+) -> dict[str, Any]:
+    """Draw, measure and write the answers of every side."""
+    job = sides[AFTER]
+    prompts = {name: _prompts(side, asked, bad) for name, side in sides.items()}
+    measured = {name: _measured(name, side, prompts[name], options, asked) for name, side in sides.items()}
+    scores: dict[str, Any] = {
+        f"{PREFIX[name]}{key}": value for name, found in measured.items() for key, value in found.numbers.items()
+    }
+    _write_answers(job.folder / "answers.jsonl", asked, measured, options.measures)
+    _picture(job, options, measured)
+    if options.by:
+        scores["by"] = _by(options, asked, measured, job)
+    for name in sides:
+        _drawn_file(job, name).unlink()
+    return scores
+
+
+def _prompts(side: Job, asked: Sequence[_Asked], bad: BadRows) -> dict[str, list[int]]:
+    """Prompt key → its tokens. Raises UserError where the model cannot be asked one of them."""
+    renderer, ids = Renderer(tokenizer_of(side.model, side.init, side.template)), {}
+    refused = BadRows("error")
+    for one in asked:
+        try:
+            ids[one.prompt.key] = renderer.prompt(one.prompt.messages)
+        except BadRow as error:
+            refused.add(*one.row, error)
+    refused.finish()
+    return ids
+
+
+def _drawn_file(job: Job, name: str) -> Path:
+    return job.folder / f"answers-{name}.jsonl"
+
+
+def _measured(
+    name: str, side: Job, ids: Mapping[str, list[int]], options: EvaluateOptions, asked: Sequence[_Asked]
+) -> _Measured:
+    sampling = _sampling(side, options)
+    origin: dict[str, str | int] = {"policy": name, "round": 0}
+    sampler = Sampler(side, BackendOptions(), ids, origin, sampling, 1, options.batch_size)
+    once = {one.prompt.key: one.prompt for one in asked}
+    drawn = sampler.answers(list(once.values()), options.temperature, _drawn_file(side, name))
+    long = [one for one in drawn if not one.fits]
+    if long:
+        what = f"its prompt leaves no room for an answer in what the model sees ({len(long)} such rows)"
+        raise fail(long[0].sample.prompt.where, what, "Drop the row, or shorten it.")
+    by_key = {one.sample.prompt.key: one for one in drawn}
+    answers = [by_key[one.prompt.key] for one in asked]
+    found = {
+        measure: _values(measure, [one.sample.text for one in answers], asked, side) for measure in options.measures
+    }
+    numbers = {f"{n}{end}": value[key] for n, value in found.items() for end, key in ENDS.items()}
+    cut = sum(not one.ended for one in answers)
+    if cut:
+        numbers["unfinished"] = cut
+    return _Measured(answers, {measure: value["each"] for measure, value in found.items()}, numbers)
+
+
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def _values(measure: str, texts: Sequence[str], asked: Sequence[_Asked], job: Job) -> dict[str, Any]:
+    """value, low, high (95 %) and each, by a function or a metric of texts."""
+    if measure in METRICS:
+        from ft.stages.text_metrics import TextMetric
+
+        given = {"predictions": list(texts), "references": [list(one.references) for one in asked]}
+        found: dict[str, Any] = TextMetric(measure, job.seed).compute(**given)
+        return found
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    names = dict.fromkeys(name for one in asked for name in one.prompt.columns)
+    columns = {name: [one.prompt.columns.get(name) for one in asked] for name in names}
+    each = REWARDS[measure]([list(one.prompt.messages) for one in asked], completions, **columns)
+    low, high = of_shares(each, job.seed)
+    return {"value": sum(each) / len(each), "low": low, "high": high, "each": each}
+
+
+def _by(
+    options: EvaluateOptions, asked: Sequence[_Asked], measured: Mapping[str, _Measured], job: Job
+) -> dict[str, dict[str, float]]:
+    """The first measure per value of the column `by`, written as a picture too."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, one in enumerate(asked):
+        groups[str(one.prompt.columns.get(options.by or ""))].append(place)
+    first = options.measures[0]
+
+    def value(side: str, places: list[int]) -> float:
+        texts = [measured[side].answers[place].sample.text for place in places]
+        return float(_values(first, texts, [asked[place] for place in places], job)["value"])
+
+    now = {name: value(AFTER, places) for name, places in groups.items()}
+    was = {name: value(BEFORE, places) if BEFORE in measured else None for name, places in groups.items()}
+    before_and_after({n: (was[n], now[n]) for n in now}, job.folder / "scores.png", "held-out prompts", first)
+    return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
+
+
+def _picture(job: Job, options: EvaluateOptions, measured: Mapping[str, _Measured]) -> None:
+    """Every measure before and after; one alone is shown by `by`."""
+    if len(options.measures) < 2:
+        return
+    shown = {
+        name: (measured[BEFORE].numbers[name] if BEFORE in measured else None, measured[AFTER].numbers[name])
+        for name in options.measures
+    }
+    before_and_after(shown, job.folder / "metrics.png", job.name, "mean over held-out prompts")
+
+
+def _write_answers(
+    path: Path, asked: Sequence[_Asked], measured: Mapping[str, _Measured], measures: Sequence[str]
+) -> None:
+    with path.open("w", encoding="utf-8") as out:
+        for place, one in enumerate(asked):
+            line = dict(one.row.row)
+            for name, found in measured.items():
+                answer, values = found.answers[place], {key: each[place] for key, each in found.each.items()}
+                line |= {f"{PREFIX[name]}completion": answer.sample.text, f"{PREFIX[name]}score": values[measures[0]]}
+                line |= {f"{PREFIX[name]}scores": values} if len(measures) > 1 else {}
+                line |= {} if answer.ended else {f"{PREFIX[name]}unfinished": True}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+# Distance and dialogue
+
+
+def _speaker(side: Job) -> Speaker:
+    return Speaker(side.model, side.init, side.template, side.blocks.get("quantization"))
 
 
 def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
     return Sampling(options.max_new_tokens, options.temperature, seed=job.seed)
 
 
-def _judged(job: Job, folder: Path | None, rows: list[dict[str, Any]], options: EvaluateOptions) -> list[_Judged]:
-    prompts = [row["prompt"] for row in rows]
-    texts = _speaker(job, folder).answer(prompts, _sampling(job, options), options.batch_size)
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name != "prompt"}
-    scores = REWARDS[options.reward](prompts, completions, **columns)
-    return [_Judged(text, score) for text, score in zip(texts, scores, strict=True)]
-
-
-def _kl(job: Job, rows: list[dict[str, Any]], options: EvaluateOptions) -> dict[str, float]:
+def _kl(
+    job: Job, baseline: Path | None, dialogues: list[list[dict[str, Any]]], options: EvaluateOptions
+) -> dict[str, float]:
     """KL(model || baseline) in nats an answer, and its standard error: the mean log-ratio of the model's own answers.
 
     They are drawn at temperature 1 whatever the judged ones are, because only the model's own distribution gives this
     mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
     """
-    speaker = _speaker(job, job.init)
-    prompts = [speaker.renderer.prompt(row["prompt"]) for row in rows]
+    speaker = _speaker(job)
+    prompts = [speaker.renderer.prompt(messages) for messages in dialogues]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
     answers = speaker.continued(prompts, sampling, options.batch_size)
     own = speaker.logps(prompts, answers, options.batch_size)
     del speaker  # two models need not stand in memory at once
-    other = _speaker(job, job.inputs.get("baseline")).logps(prompts, answers, options.batch_size)
+    other = _speaker(replace(job, init=baseline)).logps(prompts, answers, options.batch_size)
     ratios = [a - b for a, b in zip(own, other, strict=True)]
     error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
     return {"kl": mean(ratios), "kl_error": error}
 
 
-def _summary(reward: str, judged: list[_Judged]) -> dict[str, float]:
-    """The mean score and, where scores are shares of right and wrong, its 95 % interval."""
-    total = sum(j.score for j in judged)
-    low, high = wilson(total, len(judged)) if all(0 <= j.score <= 1 for j in judged) else (math.nan, math.nan)
-    return {reward: total / len(judged), f"{reward}_low": low, f"{reward}_high": high}
-
-
-def _by(
-    options: EvaluateOptions,
-    rows: list[dict[str, Any]],
-    after: list[_Judged],
-    before: list[_Judged] | None,
-    folder: Path,
-) -> dict[str, dict[str, float]]:
-    """Scores per value of the column `by`, written as a picture too."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        groups[str(row.get(options.by or ""))].append(place)
-    now = {name: _mean(after, places) for name, places in groups.items()}
-    was = {name: _mean(before, places) if before else None for name, places in groups.items()}
-    before_and_after({n: (was[n], now[n]) for n in now}, folder / "scores.png", "held-out prompts", options.reward)
-    return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
-
-
-def _mean(judged: list[_Judged], places: list[int]) -> float:
-    return sum(judged[place].score for place in places) / len(places)
-
-
-def _write_answers(path: Path, rows: list[dict[str, Any]], after: list[_Judged], before: list[_Judged] | None) -> None:
-    with path.open("w", encoding="utf-8") as out:
-        for place, row in enumerate(rows):
-            line = {**row, "completion": after[place].text, "score": after[place].score}
-            if before:
-                line |= {"baseline_completion": before[place].text, "baseline_score": before[place].score}
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
 def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
     """The sample dialogue, each answer seeing those before it."""
-    speaker = _speaker(job, job.init)
+    speaker = _speaker(job)
     messages: list[dict[str, str]] = []
     for turn in options.dialogue:
         messages.append({"role": "user", "content": turn})

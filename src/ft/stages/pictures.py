@@ -78,7 +78,18 @@ def before_and_after(scores: Mapping[str, tuple[float | None, float]], path: Pat
     )
     axes.set_yticks(list(places), list(scores))
     axes.set_xlim(0, 1)
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # above stands the title
+    _save(figure, path)
+
+
+def loss_by_row(losses: Mapping[str, Sequence[float]], path: Path, title: str) -> None:
+    """How many rows have which loss (nats per supervised token), by model, as PNG: few rows far out carry a mean."""
+    figure, axes = _axes(title, "loss of a row (nats per token)", "share of rows")
+    top = max(max(values) for values in losses.values()) or 1.0
+    bins = [top * step / 40 for step in range(41)]
+    for colour, (name, values) in zip(("C0", "0.6", "C1"), losses.items(), strict=False):
+        axes.hist(values, bins, weights=[1 / len(values)] * len(values), alpha=0.6, color=colour, label=name)
+    axes.legend(frameon=False)
     _save(figure, path)
 
 

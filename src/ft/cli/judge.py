@@ -1,0 +1,65 @@
+"""The command that compares two models: judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ft.cli.app import AsJson, Runs, app, out, print_json, read_recipe
+
+MODEL = "a model's folder, a Hub id, RECIPE or RECIPE:STAGE (RECIPE:model is what it starts from)"
+
+
+@app.command("judge")
+def judge_command(
+    ours: Annotated[str, typer.Argument(metavar="A", help=MODEL)],
+    other: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="rows with prompts")],
+    by: Annotated[str, typer.Option(metavar="JUDGE", help="a function, reward:MODEL, model:MODEL or server:NAME")],
+    prompt: Annotated[Path | None, typer.Option(metavar="FILE", help="how a model or server is asked")] = None,
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="server: as http://localhost:8000/v1")] = None,
+    key_env: Annotated[str | None, typer.Option(metavar="NAME", help="server: the variable with its key")] = None,
+    column: Annotated[str | None, typer.Option(metavar="NAME", help="split the win rate by its values")] = None,
+    format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how a row is written")] = None,
+    temperature: Annotated[float, typer.Option(metavar="X", help="of the answers; 0 is greedy")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="longest answer, in tokens")] = 256,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="answers made side by side")] = 64,
+    tie: Annotated[float, typer.Option(metavar="X", help="scores no further apart tie")] = 0.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="the same seed, the same answers")] = 1,
+    chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
+    from ft.compare import Comparison, Who, compare, place
+    from ft.files import read_json
+    from ft.report import number_words
+    from ft.stats import file_source
+
+    who = Who(by, prompt, base_url, key_env)
+    who.blocks()  # what was typed is checked before models are looked for
+
+    def found(what: str) -> Path:
+        return place(what, runs, lambda file: read_recipe(file, None, runs))
+
+    options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "tie": tie}
+    options |= {"batch_size": batch_size} | ({"by": column} if column else {})
+    kind, _, judge = by.partition(":")
+    asked = Comparison(
+        ours=found(ours),
+        other=found(other),
+        prompts=file_source(str(prompts), format_, []),
+        who=who,
+        judge=found(judge) if kind in ("reward", "model") else None,
+        options=options,
+        seed=seed,
+        chat_template=chat_template,
+    )
+    folder = compare(asked, runs)
+    numbers = read_json(folder / "metrics.json")
+    if as_json:
+        print_json({"folder": str(folder), **numbers})
+    else:
+        out.print(f"{', '.join(number_words(numbers))}\n{folder}", markup=False)

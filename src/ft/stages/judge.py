@@ -1,0 +1,309 @@
+"""Two models answer the same prompts, and a judge says which answer is better; docs/evaluation.md tells how to read it.
+
+What a pair comes to is in ft.data.judged, who judges in ft.stages.judges.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from ft.data.chat import Renderer
+from ft.data.dialogue import BadRow
+from ft.data.judge import JudgePrompt
+from ft.data.judged import Judged, by_length, groups, numbers
+from ft.data.mixture import BadRows, mixed
+from ft.data.read import Source
+from ft.data.samples import Prompt, prompt_in
+from ft.errors import fail
+from ft.files import digest, read_json, write_json
+from ft.models.backends import BackendOptions
+from ft.models.generate import Sampling
+from ft.models.load import model_fingerprint, tokenizer_of
+from ft.recipe import ModelSource
+from ft.rewards import REWARDS
+from ft.stages.drawn import Answer, Sampler
+from ft.stages.job import Job
+from ft.stages.judge_pictures import win_rates
+from ft.stages.judges import ByScore, ByWords, Judge, Pair, Said, of_earlier
+from ft.stages.scoring import Judges
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who judges, and how the answers are made: a recipe's `judge:` block.
+
+    kind            reward: the reward model `inputs: {scorer: $stage}`. function: `function`, one of ft.rewards.
+                    model: the model `inputs: {judge: $stage}` or `model`, a Hub id. server: what `backend:` names
+    function        function: its name
+    model           model: a Hub id, at `revision`
+    prompt          model, server: the file with the judge's prompt, as data/judge/pairwise.yaml
+    reply_tokens    model, server: longest reply of the judge, in tokens
+    tie             reward, function: scores no further apart make a tie
+    max_new_tokens  longest answer, in tokens
+    temperature     of the answers; 0 answers greedily
+    top_p           likeliest tokens up to this share of probability; 1: all
+    batch_size      answers made, scored or judged side by side
+    by              column whose values the win rate is split by
+    on_bad_row      a prompt that one of the models cannot be asked: error, or reject (set aside, counted)
+    """
+
+    kind: Literal["reward", "function", "model", "server"]
+    function: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    reply_tokens: int = 256
+    tie: float = 0.0
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    batch_size: int = 64
+    by: str | None = None
+    on_bad_row: Literal["error", "reject"] = "error"
+
+    def __post_init__(self) -> None:
+        if self.kind == "function" and self.function not in REWARDS:
+            raise ValueError(f"function is '{self.function}'; there are: {', '.join(REWARDS)}")
+        for name, kinds in READ_BY.items():
+            if getattr(self, name) is not None and self.kind not in kinds:
+                raise ValueError(f"{name} is for kind: {' or '.join(kinds)}")
+        if self.kind in READ_BY["prompt"] and not self.prompt:
+            raise ValueError("prompt is missing: the file with the judge's question, as data/judge/pairwise.yaml")
+        if self.model and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.model):
+            raise ValueError(f"model is '{self.model}'; write a Hub id (owner/name), or `inputs: {{judge: $stage}}`")
+        for name in ("reply_tokens", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.tie < 0 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("tie and temperature must not be below 0, and top_p above 0 and up to 1")
+
+
+READ_BY = {
+    "function": ("function",),
+    "model": ("model",),
+    "revision": ("model",),
+    "prompt": ("model", "server"),
+}
+ROWS = "rows.jsonl"
+SIDES = ("answer", "other_answer")
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Write verdicts.jsonl, metrics.json, rows.jsonl (preferences) and judge.png; return the numbers."""
+    options = JudgeOptions(**job.block("judge"))
+    judge, who = judge_of(job, options)
+    sides = (job, replace(job, init=job.inputs.get("other")))
+    prompts, ids, rejected = _read(job, options, sides)
+    answers = [_drawn(side, options, prompts, tokens) for side, tokens in zip(sides, ids, strict=True)]
+    pairs = [Pair(ours.sample, other.sample) for ours, other in zip(*answers, strict=True)]
+    said = _judged(judge, pairs)
+    judged = [one.judged for one in said]
+    if not any(one.outcome for one in judged):
+        what = f"none of the {len(pairs)} pairs has a verdict"
+        raise fail(job.where, what, f"Look at what the judge said: {_write_verdicts(job, who, answers, said)}")
+    found = numbers(judged, job.seed) | {"rejected": rejected}
+    found |= {"unfinished": _cut(answers[0]), "other_unfinished": _cut(answers[1])}
+    if options.by:
+        values = [str(prompt.columns.get(options.by)) for prompt in prompts]
+        found["by"] = groups(judged, values, job.seed)
+    found["by_length"] = by_length(judged, job.seed)
+    found |= {"models": [_called(side) for side in sides], "judge": who}
+    _write_verdicts(job, who, answers, said)
+    _write(job.folder / ROWS, [row for pair, one in zip(pairs, said, strict=True) if (row := preference(pair, one))])
+    write_json(job.folder / "metrics.json", found)
+    win_rates(found, job.folder / "judge.png", " against ".join(found["models"]))
+    show(found)
+    return found
+
+
+def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
+    """The judge, and what it is in words. Raises UserError where the stage lacks what it needs."""
+    scoring: dict[str, Any] = {"threshold": 0.0, "batch_size": options.batch_size, "folder": job.folder}
+    if options.kind == "function":
+        assert options.function
+        by_function = Judges(models={}, rewards={options.function: 1.0}, name=job.name, **scoring)
+        return ByScore(by_function, options.tie), {"function": options.function}
+    if options.kind == "reward":
+        if "scorer" not in job.inputs:
+            raise fail(job.where, "no reward model judges", "Write `inputs: {scorer: $reward}`.")
+        by_model = Judges(models={"helpful": job.inputs["scorer"]}, rewards={}, name=job.name, **scoring)
+        return ByScore(by_model, options.tie), {"reward": _identity(None, job.inputs["scorer"])}
+    assert options.prompt
+    prompt = JudgePrompt.read(Path(options.prompt))
+    asked, source, folder, who = _speaking(job, options)
+    sampling = Sampling(options.reply_tokens, temperature=0.0, seed=job.seed)
+    where = (job.blocks.get("quantization"), prompt, sampling, options.batch_size, job.folder, job.name)
+    return ByWords(asked, who, source, folder, *where), {**who, "prompt": prompt.told()}
+
+
+def _speaking(
+    job: Job, options: JudgeOptions
+) -> tuple[BackendOptions, ModelSource | None, Path | None, dict[str, Any]]:
+    """How a judge that replies in words is asked, its weights where they are here, and what it is."""
+    asked = BackendOptions(**job.block("backend"))
+    if options.kind == "server":
+        if asked.kind != "server":
+            fix = "Write `backend: {kind: server, base_url: …, model: …}`."
+            raise fail(job.where, "no server judges", fix)
+        return asked, None, None, {"server": asked.model}
+    if asked.kind == "server":
+        raise fail(job.where, "judge.kind is model, and backend names a server", "Write `judge: {kind: server}`.")
+    folder = job.inputs.get("judge")
+    if (folder is None) == (options.model is None):
+        raise fail(job.where, "one model is to judge", "Write `inputs: {judge: $stage}`, or `judge: {model: …}`.")
+    source = ModelSource(options.model, options.revision) if options.model else None
+    return asked, source, folder, {"model": _identity(source, folder)}
+
+
+# Answers
+
+
+def _read(
+    job: Job, options: JudgeOptions, sides: Sequence[Job]
+) -> tuple[list[Prompt], list[dict[str, list[int]]], int]:
+    """The prompts, each once; the tokens that ask each model, by prompt; how many prompts are left out."""
+    renderers = [Renderer(tokenizer_of(side.model, side.init, side.template)) for side in sides]
+    bad, found = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), dict[str, Prompt]()
+    ids: list[dict[str, list[int]]] = [{} for _ in sides]
+    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+        try:
+            prompt = prompt_in(located)
+            tokens = [renderer.prompt(prompt.messages) for renderer in renderers]
+            if options.function:
+                Judges({}, {options.function: 1.0}, 0.0).check(prompt.columns)
+            if options.by and options.by not in prompt.columns:
+                raise BadRow(f"it has no column '{options.by}', which judge.by names", "Give the row one.")
+        except BadRow as error:
+            bad.add(located.where, located.row, error)
+            continue
+        found.setdefault(prompt.key, prompt)
+        for own, some in zip(ids, tokens, strict=True):
+            own[prompt.key] = some
+    bad.finish()
+    if not found:
+        raise fail(job.where, "data holds no prompt", "Name rows with prompts.")
+    return list(found.values()), ids, bad.count
+
+
+def _drawn(side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]) -> list[Answer]:
+    """One model's answers, in a file named by what decides them: another judge does not draw them again."""
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
+    policy = _identity(side.model, side.init)
+    decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
+    file = side.folder / f"answers-{digest(decided)}.jsonl"
+    of_earlier(file)
+    sampler = Sampler(side, BackendOptions(), ids, {"policy": policy, "round": 0}, sampling, 1, options.batch_size)
+    answers = sampler.answers(prompts, options.temperature, file)
+    long = [one for one in answers if not one.fits]
+    if long:
+        what = f"its prompt leaves no room for an answer in what {_called(side)} sees ({len(long)} such rows)"
+        raise fail(long[0].sample.prompt.where, what, "Drop the row, or shorten it.")
+    return answers
+
+
+def _identity(source: ModelSource | None, folder: Path | None) -> str:
+    """What a model is, whatever its folder is called: the fingerprint of the stage that made it, or of its bytes."""
+    if folder is not None:
+        made = read_json(folder / "done.json") or {}
+        return str(made.get("fingerprint") or digest(model_fingerprint(ModelSource(str(folder)), None)))
+    assert source is not None
+    return digest(model_fingerprint(source, None))
+
+
+def _called(side: Job) -> str:
+    """A model's name for people."""
+    folder = side.init or Path(side.model.path if side.model else "")
+    return str((read_json(folder / "done.json") or {}).get("stage", folder.name))
+
+
+def _cut(answers: Sequence[Answer]) -> int:
+    return sum(not answer.ended for answer in answers)
+
+
+# Verdicts
+
+
+def _judged(judge: Judge, pairs: Sequence[Pair]) -> list[Said]:
+    """Pairs that need no judge are not shown to it: the same words are a tie, and no answer loses to any."""
+    known = {place: said for place, pair in enumerate(pairs) if (said := _plain(pair))}
+    rest = iter(judge.says([pair for place, pair in enumerate(pairs) if place not in known]))
+    return [known[place] if place in known else next(rest) for place in range(len(pairs))]
+
+
+def _plain(pair: Pair) -> Said | None:
+    ours, other = pair.ours.text, pair.other.text
+    if ours == other:
+        return Said(Judged("tie", "same", pair.lengths), {})
+    if not ours or not other:
+        return Said(Judged("win" if ours else "loss", "empty", pair.lengths, 1.0), {})
+    return None
+
+
+def preference(pair: Pair, said: Said) -> dict[str, Any] | None:
+    """A won or lost pair as a row of preferences: `margin` is how sure the judge is."""
+    if said.judged.outcome not in ("win", "loss") or said.judged.why == "empty":
+        return None
+    chosen, rejected = (pair.ours, pair.other) if said.judged.outcome == "win" else (pair.other, pair.ours)
+    sides = {"chosen": chosen, "rejected": rejected}
+    row = {**pair.ours.prompt.columns, "prompt": list(pair.ours.prompt.messages)}
+    row |= {side: one.conversation[-1:] for side, one in sides.items()}
+    return {
+        **row,
+        "margin": said.judged.margin,
+        **{f"source_{side}": one.origin["policy"] for side, one in sides.items()},
+    }
+
+
+def _write_verdicts(
+    job: Job, who: Mapping[str, Any], answers: Sequence[Sequence[Answer]], said: Sequence[Said]
+) -> Path:
+    lines = []
+    for ours, other, one in zip(*answers, said, strict=True):
+        prompt = ours.sample.prompt
+        line = {**prompt.columns, "prompt": list(prompt.messages)}
+        line |= {name: answer.sample.text for name, answer in zip(SIDES, (ours, other), strict=True)}
+        line |= {"outcome": one.judged.outcome, "why": one.judged.why, "margin": one.judged.margin}
+        lines.append({**line, "judge": who, **one.words})
+    _write(job.folder / "verdicts.jsonl", lines)
+    return job.folder / "verdicts.jsonl"
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    beside.replace(path)
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """What the numbers say, in a few lines, on stderr."""
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    ours, other = found["models"]
+    console.print(
+        f"{ours} against {other}: {found['wins']} won, {found['ties']} tied ({found['same']} of them word by word the "
+        f"same), {found['losses']} lost of {found['pairs']}",
+        markup=False,
+    )
+    if "flips" in found:
+        first = (
+            "" if found["first_preferred"] is None else f", the first place preferred {found['first_preferred']:.0%}"
+        )
+        console.print(
+            f"the judge: {found['consistency']:.0%} the same in both orders, {found['flips']} flips{first}",
+            markup=False,
+        )
+    if found["unparsed"] or found["unscored"]:
+        lost = f"{found['unparsed']} verdicts cannot be read, {found['unscored']} pairs cannot be judged"
+        console.print(f"{lost}; they have no outcome", style="yellow", markup=False)
+    if found["longer_wins"] is not None:
+        told = f"the longer answer won {found['longer_wins']:.0%} of {found['longer_pairs']} decided pairs"
+        alike = found["like_length_win_rate"]
+        more = "" if alike is None else f"; win rate {alike:.1%} among {found['like_length_pairs']} of like length"
+        console.print(told + more, markup=False)
