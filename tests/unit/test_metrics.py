@@ -36,6 +36,12 @@ def test_bleu_is_sacrebleus_own_over_all_answers_and_for_each():
     assert numbers["each"] == pytest.approx(each, abs=1e-12)
 
 
+def test_bleu_of_short_answers_is_that_of_a_corpus():
+    said, right = ["yes it", "it was", "no"], [["yes it is"], ["it was"], ["no"]]
+    value = TextMetric("bleu").compute(predictions=said, references=right)["value"]
+    assert value == pytest.approx(sacrebleu.corpus_bleu(said, [[one[0] for one in right]]).score / 100, abs=1e-12)
+
+
 def test_known_values():
     """Golden values of rouge_score 0.1.2 and sacrebleu 2.6.0, so that another version of them is noticed."""
     assert found("rouge1")["each"] == pytest.approx([0.769230769, 0.8, 1.0, 1.0])

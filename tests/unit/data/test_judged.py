@@ -105,17 +105,18 @@ def test_length_bias_is_counted_over_decided_pairs_of_unlike_length():
         by_scores(0, 1, (10, 30)),  # the longer one wins
         by_scores(1, 0, (10, 10)),  # alike
         by_scores(0, 0, (90, 10)),  # a tie
+        by_scores(1, 0, (30, 10)),  # the longer one wins
         by_scores(0, 1, (100, 91)),  # the shorter one wins, and they are of like length
     ]
     found = numbers(pairs, seed=1)
-    assert (found["longer_wins"], found["longer_pairs"]) == (0.5, 4)
+    assert (found["longer_wins"], found["longer_pairs"]) == (0.6, 5)
     assert (found["like_length_win_rate"], found["like_length_pairs"]) == (0.5, 2)
-    assert (found["characters"], found["other_characters"]) == (250 / 6, 161 / 6)
+    assert (found["characters"], found["other_characters"]) == (280 / 7, 171 / 7)
     parts = by_length(pairs, 1)
     assert {name: (part["pairs"], part["win_rate"]) for name, part in parts.items()} == {
         "shorter": (1, 0.0),
         "like": (2, 0.5),
-        "longer": (3, 0.5),
+        "longer": (4, 0.625),
     }
 
 
@@ -139,6 +140,13 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
         low, high = bootstrap(values, mean, seed=rng.randrange(2**31), draws=200)
         held += low <= 0.5 <= high
     assert 180 <= held <= 196
+
+
+def test_the_ends_of_an_interval_are_those_of_its_mirror():
+    values = [(7 * n % 31) / 31 + n / 1000 for n in range(30)]
+    low, high = bootstrap([[value] for value in values], mean, seed=5)
+    mirrored = bootstrap([[1 - value] for value in values], mean, seed=5)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 def test_shares_of_right_and_wrong_have_wilsons_interval_and_others_are_bootstrapped():
