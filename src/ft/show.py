@@ -108,7 +108,7 @@ def shown(there: Plan, stage: str | None, rows: int) -> Shown:
         folder=folder,
         max_length=planned.rows_key["max_length"],
         stats=read_json(folder / "stats.json"),
-        rows=tuple(_row(kept[place], tokenizer) for place in range(min(rows, len(kept)))),
+        rows=tuple(shown_row(kept[place], tokenizer) for place in range(min(rows, len(kept)))),
     )
 
 
@@ -119,7 +119,8 @@ def _first_with_rows(there: Plan) -> Planned:
     return found
 
 
-def _row(row: Mapping[str, Any], tokenizer: Any) -> ShownRow:
+def shown_row(row: Mapping[str, Any], tokenizer: Any) -> ShownRow:
+    """A prepared row token by token, each with its role and whether it is trained."""
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0
     for piece in spelt(tokenizer, row["input_ids"]):

@@ -1,45 +1,409 @@
-"""What `ft run` says of finished stages."""
+"""The report page: its numbers are the files', it works in any state of a run, and nothing of a row becomes markup."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from typer.testing import CliRunner
 
 import tiny
-from ft.files import write_json
-from ft.report import show_results
+from ft.cli import app
+from ft.files import read_json, write_json
+from ft.report.compare import compared, flat
+from ft.report.gather import gathered
+from ft.report.numbers import duration, main_number, numbers_of, said
+from ft.report.page import comparison_page, is_current, report_page, write
+from ft.report.parts import Answers, Charts, Dots, Lines, Masked
+from ft.report.results import Result, Run, of_folder, of_plan
 
-Said = Callable[[dict[str, Any]], str]
+EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
+ASKED = {"kind": "evaluate", "init": "$sft", "evaluate": {"reward": "answer", "by": "topic"}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> Path:
+    """A trained stage, and behind it one that is only planned: the folder of the recipe and its runs."""
+    folder = tmp_path_factory.mktemp("report")
+    train = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    stages = [
+        tiny.sft(data, train, rows={"eval_fraction": 0.2}),
+        {**ASKED, "data": [{"path": str(data), "format": "prompt"}]},
+    ]
+    tiny.make(tiny.planned(tiny.recipe(folder, stages, model=str(base)), folder / "runs"), "sft")
+    return folder
 
 
 @pytest.fixture
-def said(tmp_path: Path, base: Path, data: Path) -> Said:
-    """The line about an SFT stage that left these numbers."""
-
-    def line(numbers: dict[str, Any]) -> str:
-        file, runs = tiny.recipe(tmp_path, [tiny.sft(data)], model=str(base)), tmp_path / "runs"
-        folder = tiny.planned(file, runs).stage("sft").folder
-        write_json(folder / "done.json", {"stage": "sft", "numbers": numbers})
-        told = io.StringIO()
-        show_results([tiny.planned(file, runs).stage("sft")], Console(file=told, width=200))
-        return told.getvalue().splitlines()[0]
-
-    return line
+def run(made: Path, tmp_path: Path) -> Callable[[], Run]:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    return lambda: of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs"))
 
 
-def test_the_held_out_loss_stands_for_the_loss_of_single_batches(said: Said):
-    numbers = {"loss_first": 0.8, "loss_last": 0.9, "eval_loss_first": 1.7, "eval_loss": 0.84, "steps": 5}
-    assert said(numbers) == "sft held-out loss 1.700 → 0.840, steps 5"
+def answered(run: Run, row: Mapping[str, Any], **numbers: float) -> Path:
+    """The evaluation as if made, with this one answer."""
+    folder = run.results[1].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    write_json(folder / "done.json", {"stage": "evaluate", "kind": "evaluate", "numbers": numbers, "seconds": 2.0})
+    return folder
 
 
-def test_the_training_loss_is_said_where_nothing_is_held_out(said: Said):
-    assert said({"loss_first": 1.5, "loss_last": 0.25, "steps": 5}) == "sft loss 1.500 → 0.250, steps 5"
+def parts(run: Run, stage: int, kind: type) -> list[Any]:
+    sections = gathered(run).stages[stage].sections
+    inside = [part for section in sections for part in section.parts]
+    return [
+        p
+        for p in [*inside, *(c for part in inside if isinstance(part, Charts) for c in part.charts)]
+        if isinstance(p, kind)
+    ]
 
 
-def test_counts_of_nothing_are_left_out(said: Said):
-    assert said({"rows": 4_500, "too_long": 0}) == "sft rows 4,500"
+# What it says is what the files say
+
+
+def test_curves_are_the_lines_of_the_metrics_file(run):
+    folder = run().results[0].folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    loss = next(chart for chart in parts(run(), 0, Lines) if chart.title == "Loss")
+    drawn = {series.name: [(p.x, p.y) for p in series.points] for series in loss.series}
+    assert drawn["held out"] == [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    assert drawn["training rows"] == [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def test_counts_of_rows_and_tokens_are_those_of_the_prepared_rows(run):
+    stats = read_json(run().results[0].rows / "stats.json")
+    page = report_page(run())
+    for count in (stats["train"]["tokens"], stats["train"]["trained_tokens"], stats["eval"]["trained_tokens"]):
+        assert f">{count:,}<" in page
+
+
+def test_shown_rows_mark_exactly_the_trained_text(run):
+    (masked,) = parts(run(), 0, Masked)
+    text = [(words.text, words.trained) for words in masked.rows[0].words]
+    assert text[-2:] == [("green<|im_end|>", True), ("⏎\n", False)]
+    assert sum(words.trained for words in masked.rows[0].words) == 1
+
+
+def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):
+    found = CliRunner().invoke(app, ["plan", str(made / "tiny.yaml"), "--runs", str(tmp_path / "runs")])
+    assert found.exit_code == 0  # remembers the classes' defaults
+    table = gathered(run()).stages[0].settings[0].parts[0]
+    assert ("train.max_steps", "3", "-1") in table.rows
+    assert ("train.per_device_train_batch_size", "8", "8") not in table.rows
+
+
+def test_scores_by_topic_are_counted_from_the_answers(run):
+    rows = [{"topic": "colour", "prompt": "?", "completion": "x", "score": float(n > 0)} for n in range(4)]
+    (answered(run(), rows[0]) / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (chart,) = parts(run(), 1, Dots)
+    assert [(label, dot.series, dot.value, dot.count) for label, (dot,) in chart.rows_of_dots] == [
+        ("colour", "after", 0.75, 4)
+    ]
+    assert chart.rows == [["colour", "75.0% (30.1% to 95.4%) of 4"]]
+
+
+def test_the_main_number_has_its_interval_and_what_it_was(run):
+    answered(run(), {}, answer=0.9, answer_low=0.8, answer_high=0.95, baseline_answer=0.1)
+    card = gathered(run()).cards[-1]
+    assert (card.stage, card.number.was, card.number.value, card.number.interval) == (
+        "evaluate",
+        0.1,
+        0.9,
+        "80.0% to 95.0%",
+    )
+    assert "<small>10.0% → </small>90.0%" in report_page(run())
+
+
+def test_of_numbers_by_turn_the_last_one_counts():
+    found = {
+        "turn_2": 0.9,
+        "turn_2_low": 0.8,
+        "turn_2_high": 1.0,
+        "turn_20": 0.7,
+        "turn_20_low": 0.6,
+        "turn_20_high": 0.8,
+    }
+    assert main_number("consistency", numbers_of(found)).name == "turn_20"
+
+
+def test_an_interval_of_nothing_is_none():
+    (number,) = numbers_of({"length": 12.5, "length_low": float("nan"), "length_high": float("nan")})
+    assert (number.said, number.interval) == ("12.500", "")
+
+
+def test_values_are_short():
+    assert [said(v) for v in (0.8412, 12345, 3.24e-5, None, True)] == ["0.841", "12,345", "3.24e-05", "·", "yes"]
+    assert [duration(s) for s in (4.2, 192, 7500)] == ["4.2 s", "3 min 12 s", "2 h 5 min"]
+
+
+# Nothing of a row becomes markup, nothing leaves the file
+
+
+def test_what_rows_and_models_say_is_escaped(run):
+    row = {"topic": EVIL, "prompt": [{"role": EVIL, "content": EVIL}], "completion": EVIL, "score": 1.0}
+    answered(run(), {**row, "baseline_completion": EVIL, "baseline_score": 0.0})
+    page = report_page(run())
+    assert "<script" not in page
+    assert "<b onclick" not in page
+    assert page.count("{{ 7 * 7 }} {% raw %}") >= 3  # as it was written, not as a template reads it
+
+
+def test_the_page_names_no_other_file(run):
+    page = report_page(run())
+    assert not any(word in page for word in ("http:", "https:", 'src="/', "@import", "url(", "<link", "<script"))
+    assert 'content="default-src &#39;none&#39;; style' in page
+
+
+def test_no_token_stands_in_it_whoever_said_it(run, monkeypatch):
+    token, held = "hf_" + "abcdefghijklm" * 2 + "1234567890", "abcdefghijklm-planted-4711"
+    monkeypatch.setenv("OWN_API_KEY", held)
+    answered(run(), {"completion": f"{token} and {held}"}, answer=1.0)
+    page = report_page(run())
+    assert token not in page
+    assert held not in page
+    assert "hf_…(39 characters) and …(26 characters)" in page
+
+
+def test_no_folder_of_this_machine_stands_in_it(run, tmp_path):
+    result = run()
+    assert str(tmp_path) not in report_page(Run(result.name, result.results))  # the command names what was typed
+
+
+# Any state
+
+
+def test_a_run_of_which_nothing_is_made_is_told_as_such(made, tmp_path):
+    page = report_page(of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "none")))
+    assert "<b>0 of 2 stages</b>" in page
+    assert page.count("not made yet") >= 2
+
+
+def test_a_stage_that_was_interrupted_shows_what_it_has(run):
+    (run().results[0].folder / "done.json").unlink()
+    report = gathered(run())
+    assert report.stages[0].state == "begun, not finished"
+    assert "was interrupted" in report.stages[0].warnings[0]
+    assert any(chart.title == "Loss" for chart in parts(run(), 0, Lines))
+
+
+BROKEN: list[tuple[str, str, str]] = [
+    (
+        "metrics.jsonl",
+        '{"step": 1, "loss": 2.0}\n{"step": 2, "lo',
+        "metrics.jsonl:2 is broken; what stands behind it was left out.",
+    ),
+    ("metrics.jsonl", "[1, 2]\n", "metrics.jsonl:1 is broken; what stands behind it was left out."),
+    ("answers.jsonl", '{"completion": {"a": 1}, "score": "high"}\n', ""),
+    ("dialogue.json", "{", "dialogue.json is broken and was left out."),
+    ("shown.png", "no picture", "shown.png is no picture and was left out."),
+    ("by_turn.csv", "model,cell\nx,y,z\n", ""),
+    ("verdicts.jsonl", '{"prompt": 3, "winner": null}\n', ""),
+    ("rollouts.jsonl", '{"prompt": null, "rewards": 3}\n', ""),
+    ("own.jsonl", '{"a": 1}\n', ""),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "warning"), BROKEN)
+def test_a_broken_file_is_named_and_costs_nothing_else(run, name, text, warning):
+    folder = answered(run(), {"completion": "x"}, answer=1.0)
+    (folder / name).write_text(text)
+    report = gathered(run())
+    assert [w for w in report.stages[1].warnings if w] == ([warning] if warning else [])
+    assert report_page(run())
+
+
+@pytest.mark.parametrize("kind", ["consistency", "attention", "report-card", "sample", "gatt", "judge", "of tomorrow"])
+def test_an_empty_folder_of_any_kind_is_a_page(tmp_path, kind):
+    (tmp_path / "stage-1").mkdir()
+    write_json(tmp_path / "stage-1" / "done.json", {"numbers": {"score": 0.5}, "seconds": 1})
+    result = Result("stage", kind, tmp_path / "stage-1", "1", "done")
+    assert ">0.500<" in report_page(Run("run", (result,)))
+
+
+def test_files_of_a_kind_nobody_knows_are_shown(tmp_path):
+    write_json(tmp_path / "done.json", {"numbers": {}})
+    (tmp_path / "own.csv").write_text("day,rain\nmonday,3\n")
+    (tmp_path / "notes.jsonl").write_text('{"said": "so be it"}\n')
+    page = report_page(Run("run", (Result("stage", "of tomorrow", tmp_path, "1", "done"),)))
+    assert ">monday<" in page
+    assert ">so be it<" in page
+
+
+def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
+    write_json(tmp_path / "done.json", {"numbers": {"accuracy": 0.5}})
+    result = Result("card", "report-card", tmp_path, "1", "done", require={"accuracy": 0.65, "other": 1})
+    assert gathered(Run("run", (result,))).problems[:2] == (
+        ("card", "The recipe requires accuracy of at least 0.65; it is 0.5. The chain stops here."),
+        ("card", "The recipe requires other of at least 1; it is None. The chain stops here."),
+    )
+
+
+def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
+    fixed = {"prompt": [{"role": "user", "content": "hi"}], "reward": 0.5, "rewards": {"kind": 0.25}, "kl": None}
+    rows = [
+        {"step": step, "set": side, "answer": f"{side} {step}", "length": 3, "ended": True, **fixed}
+        for step in (0, 5, 9)
+        for side in ("train", "eval")
+    ]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Run("run", (Result("ppo", "ppo", tmp_path, "1", "resume"),))
+    ends, sampled = parts(run, 0, Answers)
+    assert [(side.name, side.text) for side in ends.rows[0].sides] == [("step 0", "eval 0"), ("step 9", "eval 9")]
+    assert [row.sides[0].text for row in sampled.rows] == ["train 0", "train 5", "train 9"]
+    assert sampled.rows[0].sides[0].judged == "kind 0.250, length 3, reward 0.500"
+
+
+def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
+    row = {"prompt": "hi", "answer": "yes", "other_answer": "no", "outcome": "loss", "why": "both"}
+    asked = [{"first": "answer", "reply": "B is better", "verdict": "other_answer"}]
+    (tmp_path / "verdicts.jsonl").write_text(json.dumps({**row, "asked": asked}) + "\n")
+    write_json(
+        tmp_path / "metrics.json",
+        {"models": ["dpo", "sft"], "win_rate": 0.25, "by_length": {"like": {"win_rate": 0.5}}},
+    )
+    run = Run("run", (Result("judge", "judge", tmp_path, "1", "done"),))
+    (shown,) = parts(run, 0, Answers)
+    assert [(side.name, side.text, side.judged) for side in shown.rows[0].sides] == [
+        ("dpo", "yes", "lost"),
+        ("sft", "no", "won"),
+    ]
+    assert shown.rows[0].note == "why: both; the judge: B is better"
+    (rates,) = parts(run, 0, Dots)
+    assert rates.rows == [["all pairs", "25.0%"], ["ours like length", "50.0%"]]
+
+
+def test_a_loss_with_an_interval_is_no_share():
+    found = {
+        "eval_loss": 0.5,
+        "eval_loss_low": 0.4,
+        "eval_loss_high": 0.6,
+        "baseline_eval_loss": 0.9,
+        "reward_first": 1,
+        "reward": 2,
+    }
+    loss, reward = numbers_of(found)
+    assert (loss.said, loss.interval, loss.was, reward.was) == ("0.500", "0.400 to 0.600", 0.9, 1)
+
+
+# Written once, and small
+
+
+def test_the_same_files_give_the_same_bytes(run):
+    assert report_page(run()) == report_page(run())
+
+
+def test_a_page_is_current_until_a_result_changes(run, tmp_path):
+    path = write(report_page(run()), tmp_path / "report.html")
+    assert is_current(path, run())
+    answered(run(), {"completion": "x"}, answer=1.0)
+    assert not is_current(path, run())
+
+
+def test_long_logs_and_large_pictures_leave_the_page_small(run):
+    import numpy as np
+    from PIL import Image
+
+    folder = answered(run(), {"completion": "word " * 50_000, "prompt": "x"}, answer=1.0)
+    noise = np.random.default_rng(1).integers(0, 255, (500, 500, 3), dtype=np.uint8)
+    for number in range(5):
+        Image.fromarray(noise).save(folder / f"{number}.png", compress_level=0)
+    lines = "".join(json.dumps({"step": step, "loss": step / 7}) + "\n" for step in range(3_000))
+    (run().results[0].folder / "metrics.jsonl").write_text(lines)
+    page = report_page(run())
+    assert len(page.encode()) < 1_500_000
+    assert "Every 25th of 3,000 logged values." in page
+    assert "1 more pictures are in the folder." in page
+
+
+# The commands
+
+
+def test_the_command_writes_the_page_beside_the_results(made, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(made / "runs", runs)
+    told = CliRunner().invoke(app, ["report", str(made / "tiny.yaml"), "--runs", str(runs)])
+    assert told.exit_code == 0
+    path = Path(told.stdout.strip())
+    assert (path.name, path.parent.parent) == ("report.html", runs)
+    again = CliRunner().invoke(app, ["report", str(path.parent), "--to", str(tmp_path / "own.html")])
+    assert (again.exit_code, (tmp_path / "own.html").read_text()[:15]) == (0, "<!doctype html>")
+
+
+def test_a_run_ends_with_its_page_and_leaves_a_true_one_alone(made, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(made / "runs", runs)
+    command = ["run", str(made / "tiny.yaml"), "--only", "sft", "--runs", str(runs)]
+    told = CliRunner().invoke(app, command)
+    path = runs / f"{made.name}-tiny" / "report.html"
+    assert told.stderr == f"report: {path}\n"
+    first = path.stat().st_mtime_ns
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert path.stat().st_mtime_ns == first
+    done = next(runs.glob("*/sft-*/done.json"))
+    write_json(done, {**read_json(done), "seconds": 77})
+    CliRunner().invoke(app, command)
+    assert ">1 min 17 s<" in path.read_text()
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    told = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert (
+        str(told.exception)
+        == f"{tmp_path}: no recipe and no folder of results. Name a .yaml file, runs/RECIPE, or a stage in it."
+    )
+
+
+def test_a_folder_tells_the_same_of_its_stages_as_the_recipe_does(run):
+    planned = run().results[0]
+    (found,) = of_folder(planned.folder.parent).results
+    for name in ("name", "kind", "fingerprint", "state", "blocks", "links", "model", "numbers"):
+        assert getattr(found, name) == getattr(planned, name)
+
+
+# Several runs
+
+
+@pytest.fixture
+def two(run, made, tmp_path) -> list[Run]:
+    """The run, and one with another learning rate that ended elsewhere."""
+    first = run()
+    other = of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"]))
+    shutil.copytree(first.results[0].folder, other.results[0].folder)
+    done = read_json(first.results[0].folder / "done.json")
+    done["numbers"] |= {"eval_loss": done["numbers"]["eval_loss"] + 0.25}
+    write_json(other.results[0].folder / "done.json", done)
+    write_json(other.results[0].folder / "key.json", other.results[0].key)
+    return [first, of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"]))]
+
+
+def test_a_comparison_names_the_settings_that_differ_and_by_how_much_numbers_do(two):
+    settings, numbers = compared(two).stages[0].sections[0].parts
+    assert settings.rows == (("train.learning_rate", "0.01", "0.5"),)
+    assert numbers.head == ("", "A", "B", "B − A")
+    assert numbers.rows[0][3] == "+0.250"
+
+
+def test_a_comparison_lays_curves_over_each_other(two):
+    loss = compared(two).stages[0].sections[1].parts[0].charts[0]
+    assert [series.name for series in loss.series] == ["A held out", "B held out"]
+
+
+def test_a_run_against_itself_has_no_differences(run):
+    found = compared([run(), run()])
+    assert [(stage.same, stage.sections) for stage in found.stages] == [(True, ()), (True, ())]
+    assert comparison_page([run(), run()]).count("All runs have this very result.") == 2
+
+
+def test_nested_settings_are_told_apart_leaf_by_leaf():
+    assert list(flat({"a": {"b": 1}, "c": [{"d": 2}, {"d": 3}], "e": []})) == [
+        ("a.b", 1),
+        ("c[1].d", 2),
+        ("c[2].d", 3),
+        ("e", []),
+    ]

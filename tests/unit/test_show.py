@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import tiny
 from ft.cli import app
 from ft.errors import UserError
-from ft.page import page, write_page
+from ft.report.page import rows_page, write
 from ft.run import prepare_rows
 from ft.runs import Plan
 from ft.show import Shown, as_json, print_shown, shown, visible
@@ -91,7 +91,7 @@ def test_whatever_an_eye_would_miss_is_written_out() -> None:
 
 
 def test_the_page_is_whole_in_itself_and_escapes_what_rows_say(there: Plan) -> None:
-    text = page(shown(there, None, 2))
+    text = rows_page(shown(there, None, 2))
     assert ">&lt;</s>" in text
     assert "<b>?" not in text
     assert not any(word in text for word in ("<script", "http:", "https:", "src=", "@import", "url("))
@@ -118,7 +118,8 @@ def test_the_page_is_well_formed(there: Plan, tmp_path: Path) -> None:
             assert self.open.pop() == tag
 
     nesting = Nesting()
-    nesting.feed(write_page(shown(there, None, 2), tmp_path / "deep" / "page.html").read_text(encoding="utf-8"))
+    page = write(rows_page(shown(there, None, 2)), tmp_path / "deep" / "page.html")
+    nesting.feed(page.read_text(encoding="utf-8"))
     assert nesting.open == []
 
 

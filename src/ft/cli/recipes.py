@@ -21,6 +21,7 @@ from ft.cli.app import (
     read_recipe,
     talk,
 )
+from ft.cli.reports import reported
 from ft.errors import Problems, fail
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def plan_command(
 ) -> None:
     """What is made, what would run, and why; with --gpu, whether it fits."""
     from ft.launch import objections
-    from ft.report import plan_rows, show_plan
+    from ft.report.terminal import plan_rows, show_plan
     from ft.runs import plan
 
     if diff:
@@ -112,13 +113,15 @@ def run_command(
 ) -> None:
     """Make what is not made yet. Interrupted? The same command continues."""
     from ft.ranks import follows
-    from ft.report import result_rows, show_results
+    from ft.report.terminal import result_rows, show_results
     from ft.run import chosen, follow_leader, run
 
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
     way = read_launch_file(launch, runs)
-    there = run(read_recipe(recipe, set_, runs), runs, to=to, only=only, force=force or (), launch=way)
+    found = read_recipe(recipe, set_, runs)
+    with reported(found, set_ or (), runs):
+        there = run(found, runs, to=to, only=only, force=force or (), launch=way)
     stages = chosen(there, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)
 
@@ -141,9 +144,10 @@ def show_command(
 
     found = shown(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
     if html or html_file:
-        from ft.page import write_page
+        from ft.report.page import rows_page, write
 
-        out.print(str(write_page(found, html_file or runs / found.recipe / f"{found.stage}-rows.html")), markup=False)
+        path = html_file or runs / found.recipe / f"{found.stage}-rows.html"
+        out.print(str(write(rows_page(found), path)), markup=False)
     else:
         print_json(json_of(found)) if as_json else print_shown(found, out)
 

@@ -71,7 +71,7 @@ def _sorted(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     from ft.ledger import SHORT
-    from ft.report import number_words
+    from ft.report.numbers import number_words
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("recipe", "stage", "kind", "fingerprint", "state", "when"):

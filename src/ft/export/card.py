@@ -11,7 +11,7 @@ import yaml
 from ft.data.read import is_local
 from ft.export.result import Result, shown
 from ft.ledger import NAME
-from ft.report import number_words
+from ft.report.numbers import number_words
 from ft.stages import STAGES
 
 NOT_STATED = "not stated"

@@ -18,7 +18,7 @@ import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from importlib.metadata import version
@@ -126,8 +126,31 @@ def check(
     if len(problems) == before:
         _run_own_checks(owner, canonical, values, name, problems)
     if verdicts and len(problems) == before:
+        verdicts.put(_defaults_key(owner), _defaults(owner.load()))
         verdicts.put(key, canonical)
     return canonical
+
+
+def defaults(owner: Owner, verdicts: Verdicts) -> dict[str, Any]:
+    """Key → the class's own default, as it was when a block was last checked; empty where none was, for nothing is
+    imported to know it."""
+    return verdicts.get(_defaults_key(owner)) or {}
+
+
+def _defaults_key(owner: Owner) -> str:
+    return f"defaults of {owner.path} {owner.version}"
+
+
+def _defaults(loaded: type) -> dict[str, Any]:
+    """Those that JSON can hold."""
+    made = {f.name: f.default_factory for f in fields(loaded)} if is_dataclass(loaded) else {}
+    found = {}
+    for name, parameter in inspect.signature(loaded).parameters.items():
+        factory = made.get(name, MISSING)
+        value = parameter.default if factory is MISSING else factory()
+        with suppress(TypeError, ValueError):
+            found[name] = json.loads(json.dumps(_plain(value)))
+    return found
 
 
 def build(owner: Owner, values: Mapping[str, Any], **given: Any) -> Any:

@@ -73,6 +73,7 @@ class Recipe:
     seed: int
     stages: tuple[Stage, ...]
     notices: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
 
     def stage(self, name: str) -> Stage:
         return next(s for s in self.stages if s.name == name)
@@ -156,7 +157,8 @@ class _Reader:
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
         name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
         template = self.template(tree, values.get("chat_template"))
-        return Recipe(name, self.path, model, template, values.get("seed", 1), tuple(stages), tuple(self.notices))
+        seed, skipped = values.get("seed", 1), tuple(name for name in self.passed if name not in self.names)
+        return Recipe(name, self.path, model, template, seed, tuple(stages), tuple(self.notices), skipped)
 
     def model(self, tree: Block) -> ModelSource | None:
         written = tree.get("model")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ft.files import read_json
+from ft.report.numbers import number_words
 from ft.runs import Plan, Planned
 
 COUNTS = ("rows", "trained_tokens", "batch", "steps")
@@ -74,26 +75,3 @@ def _numbers(planned: Planned) -> Mapping[str, Any]:
     found: Mapping[str, Any] = planned.done.get("numbers", {})
     return found
 
-
-def number_words(numbers: Mapping[str, Any]) -> list[str]:
-    """'held-out loss 2.280 → 0.431', 'answer 0.031 → 0.974 (0.95 to 0.99)' and what else there is, what matters first.
-
-    The training loss is shown where nothing is held out: it is that of single batches, which differ in what they hold.
-    """
-    words, left = [], dict(numbers)
-    losses = {"loss": (left.pop("loss_first", None), left.pop("loss_last", None))}
-    if "eval_loss" in left:
-        before = left.pop("eval_loss_first", None) or left.pop("baseline_eval_loss", None)
-        losses = {"held-out loss": (before, left.pop("eval_loss"))}
-    for name in ("perplexity", "bits_per_byte"):
-        losses[name.replace("_", " ")] = (left.pop(f"baseline_{name}", None), left.pop(name, None))
-    for label, (before, after) in losses.items():
-        if after is not None:
-            words.append(f"{label} {before:.3f} → {after:.3f}" if before else f"{label} {after:.3f}")
-    for name in [n for n in left if f"{n}_low" in left and not n.startswith("baseline_")]:
-        low, high, value = left.pop(f"{name}_low"), left.pop(f"{name}_high"), left.pop(name)
-        before = left.pop(f"baseline_{name}", None)
-        was = f"{before:.1%} → " if before is not None else ""
-        words.append(f"{name} {was}{value:.1%} (95% interval {low:.1%} to {high:.1%})")
-    words += [f"{k} {v:,}" for k, v in left.items() if isinstance(v, int) and not isinstance(v, bool) and v]
-    return words

@@ -1,0 +1,89 @@
+"""Commands about results: report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ft.cli.app import Runs, Sets, app, out, read_recipe, talk
+from ft.errors import fail
+from ft.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ft.report.results import Run
+
+MOST_RUNS = 6  # as many as there are colours
+
+
+@app.command("report")
+def report_command(
+    paths: Annotated[list[str], typer.Argument(metavar="RECIPE|RUN …", help="recipes, or folders of results")],
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="where it goes; runs/RECIPE/report.html")] = None,
+    set_: Sets = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """One page about results, in whatever state they are; of several, what differs between them."""
+    from ft.report.page import comparison_page, report_page, write
+
+    if len(paths) > MOST_RUNS:
+        raise fail(paths[MOST_RUNS], f"a comparison has at most {MOST_RUNS} runs", "Name fewer.")
+    found = [_run_at(path, set_ or (), runs) for path in paths]
+    if len(found) == 1:
+        out.print(str(write(report_page(found[0]), to or _place(found[0], paths[0], runs))), markup=False)
+        return
+    names = "-and-".join(run.name for run in found)[:100]
+    out.print(str(write(comparison_page(found), to or runs / f"{names}.html")), markup=False)
+
+
+def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
+    from ft.report.results import of_folder, of_plan
+    from ft.runs import plan
+
+    if path.endswith((".yaml", ".yml")):
+        return of_plan(plan(read_recipe(Path(path), list(sets), runs), runs), sets)
+    return of_folder(Path(path))
+
+
+def _place(run: Run, path: str, runs: Path) -> Path:
+    return (runs / run.name if path.endswith((".yaml", ".yml")) else Path(path)) / "report.html"
+
+
+@contextmanager
+def reported(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
+    """The page of what a run has made, however it ends; a page that is true already is left alone.
+
+    Of a run that fails it is written in silence: the last words are what went wrong.
+    """
+    from ft.errors import UserError
+    from ft.run import StageFailed
+
+    try:
+        yield
+    except (StageFailed, UserError):
+        _renew(recipe, sets, runs)
+        raise
+    if path := _renew(recipe, sets, runs):
+        talk.print(f"report: {path}", markup=False)
+
+
+def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
+    """Where the page is; None where nothing is made, or it cannot be written."""
+    from ft.report.page import is_current, report_page, write
+    from ft.report.results import of_plan
+    from ft.runs import plan
+
+    path = runs / recipe.name / "report.html"
+    run = of_plan(plan(recipe, runs), sets)
+    if all(result.state == "absent" for result in run.results):
+        return None
+    try:
+        if not is_current(path, run):
+            write(report_page(run), path)
+    except OSError as error:  # results are there, and the run is none the worse
+        talk.print(f"{path}: no report: {error.strerror or error}", style="yellow", markup=False)
+        return None
+    return path

@@ -1,0 +1,191 @@
+"""Answers of models beside each other, from whatever file of lines a stage left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ft.report.left import Left, words
+from ft.report.numbers import said
+from ft.report.parts import Answered, Answers, Dialogue, Message, Section, Side, Table
+
+SHOWN = 6
+LONGEST = 1200  # characters of an answer
+
+
+def spread(rows: Sequence[Any], count: int = SHOWN) -> list[Any]:
+    """`count` of the rows, evenly from first to last: nobody has picked them."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[round(place * (len(rows) - 1) / (count - 1))] for place in range(count)]
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more characters)"
+
+
+def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    value = row.get("prompt", row.get("question", ""))
+    if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+        return tuple(Message(str(one.get("role", "user")), cut(words(one))) for one in value)
+    return (Message("user", cut(words(value))),)
+
+
+def before_and_after(left: Left) -> list[Section]:
+    """answers.jsonl of an `evaluate` stage."""
+    rows = [row for row in left.lines("answers.jsonl") if "completion" in row]
+    if not rows:
+        return []
+    return [Section("Before and after" if _has_baseline(rows) else "Answers", (_answers(rows, _evaluated),))]
+
+
+def _has_baseline(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any("baseline_completion" in row for row in rows)
+
+
+def _answers(rows: Sequence[Mapping[str, Any]], told: Callable[[Mapping[str, Any]], Answered]) -> Answers:
+    shown = spread(rows)
+    note = (
+        f"{len(shown)} of {len(rows):,} prompts, evenly from the first to the last." if len(shown) < len(rows) else ""
+    )
+    return Answers(tuple(told(row) for row in shown), note)
+
+
+def _evaluated(row: Mapping[str, Any]) -> Answered:
+    after = _side("after" if "baseline_completion" in row else "answer", row["completion"], row.get("score"))
+    if "baseline_completion" not in row:
+        return Answered(prompt_of(row), (after,))
+    return Answered(prompt_of(row), (_side("before", row["baseline_completion"], row.get("baseline_score")), after))
+
+
+def _side(name: str, text: Any, score: Any) -> Side:
+    if type(score) not in (int, float):
+        return Side(name, cut(words(text)))
+    if score in (0, 1):
+        return Side(name, cut(words(text)), "right" if score else "wrong", bool(score))
+    return Side(name, cut(words(text)), f"score {said(score)}")
+
+
+def dialogue(left: Left) -> list[Section]:
+    found = left.json("dialogue.json")
+    if not isinstance(found, list) or not found:
+        return []
+    messages = tuple(Message(str(m.get("role")), cut(words(m))) for m in found if isinstance(m, Mapping))
+    return [Section("A dialogue", (Dialogue(messages),))]
+
+
+def rollouts(left: Left) -> list[Section]:
+    """rollouts.jsonl of a reinforcement stage: the same held-out prompts at its start and its end, where there are
+    any; and sampled answers from first to last."""
+    rows = left.lines("rollouts.jsonl")
+    if not rows:
+        return []
+    ends = _ends([row for row in rows if row.get("set") == "eval"])
+    trained = [row for row in rows if row.get("set") != "eval"]
+    note = "The same held-out prompts, answered at the start and at the end."
+    sections = [Section("Before and after", (Answers(tuple(ends), note),))] if ends else []
+    shown = spread(trained)
+    note = f"{len(shown)} of {len(trained):,} answers kept, evenly from the first to the last."
+    return [*sections, Section("Rollouts", (Answers(tuple(map(_rollout, shown)), note),))] if shown else sections
+
+
+def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Answered]:
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(json.dumps(row.get("prompt")), []).append(row)
+    several = [found for found in by_prompt.values() if len(found) > 1]
+    return [Answered(prompt_of(f[0]), (*_rollout(f[0]).sides, *_rollout(f[-1]).sides)) for f in spread(several)]
+
+
+def _rollout(row: Mapping[str, Any]) -> Answered:
+    text = row.get("answer", row.get("completion", ""))
+    told = [f"{name} {said(value)}" for name, value in row.items() if type(value) in (int, float) and name != "step"]
+    rewards = row.get("rewards")
+    if isinstance(rewards, Mapping):
+        told = [f"{name} {said(value)}" for name, value in rewards.items() if type(value) in (int, float)] + told
+    name = f"step {row['step']}" if "step" in row else "answer"
+    return Answered(prompt_of(row), (Side(name, cut(words(text)), ", ".join(told)),))
+
+
+def verdicts(left: Left) -> list[Section]:
+    """verdicts.jsonl of a judge: both answers, who won, and what the judge said."""
+    rows = left.lines("verdicts.jsonl")
+    if not rows:
+        return []
+    models = left.mapping("metrics.json").get("models")
+    names = tuple(map(str, models)) if isinstance(models, list) and len(models) == 2 else SIDES
+    return [Section("Judged pairs", (_answers(rows, lambda row: _verdict(row, names)),))]
+
+
+SIDES = ("answer", "other_answer")
+ENDS = {"win": (True, False), "loss": (False, True), "tie": (None, None)}
+
+
+def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> Answered:
+    outcome = words(row.get("outcome")) or "no outcome"
+    ends = ENDS.get(outcome, (None, None))
+    sides = tuple(
+        Side(
+            name.replace("_", " "),
+            cut(words(row.get(key))),
+            outcome if good is None else "won" if good else "lost",
+            good,
+        )
+        for key, name, good in zip(SIDES, names, ends, strict=True)
+    )
+    asked = row.get("asked")
+    replies = [words(one.get("reply")) for one in asked if isinstance(one, Mapping)] if isinstance(asked, list) else []
+    why = [f"why: {row['why']}"] if row.get("why") else []
+    return Answered(prompt_of(row), sides, cut("; ".join([*why, *(f"the judge: {reply}" for reply in replies)])))
+
+
+def sampled(left: Left) -> list[Section]:
+    """samples.jsonl of a `sample` stage: the worst and the best answer of a prompt."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in left.lines("samples.jsonl"):
+        if type(row.get("score")) in (int, float):
+            groups.setdefault(words(row.get("prompt")), []).append(row)
+    pairs = [sorted(rows, key=lambda row: row["score"]) for rows in groups.values() if len(rows) > 1]
+    if not pairs:
+        return []
+
+    def told(rows: Sequence[Mapping[str, Any]]) -> Answered:
+        ends = (("lowest", rows[0]), ("highest", rows[-1]))
+        return Answered(
+            prompt_of(rows[0]),
+            tuple(Side(name, cut(words(r["completion"])), f"score {said(r['score'])}") for name, r in ends),
+        )
+
+    shown = spread(pairs)
+    note = f"{len(shown)} of {len(pairs):,} prompts, evenly from the first to the last."
+    return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(told, shown)), note),))]
+
+
+def made_rows(left: Left) -> list[Section]:
+    """rows.jsonl of a stage that makes rows: a few of them, whatever their columns."""
+    rows = left.lines("rows.jsonl")
+    shown = []
+    for row in spread(rows, 3):
+        messages = row.get("messages") or [*_list(row.get("prompt")), *_list(row.get("completion"))]
+        if messages:
+            shown.append(Dialogue(tuple(_message(m) for m in messages if isinstance(m, Mapping))))
+    return [Section(f"Rows made: {len(shown)} of {len(rows):,}", tuple(shown), folded=True)] if shown else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _message(message: Mapping[str, Any]) -> Message:
+    read = message.get("role") == "assistant" and message.get("train") is False
+    return Message(str(message.get("role")) + (", only read" if read else ""), cut(words(message)))
+
+
+def plain(name: str, rows: Sequence[Mapping[str, Any]]) -> Section:
+    """Lines of a file nobody knows, as a table of their columns."""
+    head = tuple(dict.fromkeys(key for row in rows[:3] for key in row))[:6]
+    cells = tuple(tuple(cut(words(row.get(key)))[:300] for key in head) for row in spread(rows, 4))
+    return Section(
+        name, (Table(head, cells, numeric=False, note=f"{len(cells)} of {len(rows):,} lines."),), folded=True
+    )

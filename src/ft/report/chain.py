@@ -1,0 +1,170 @@
+"""The chain as a picture: a row each stage, lines from what it is made from, in as few lanes as there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from ft.report.results import Result
+
+LANE, ROW, EDGE = 18, 60, 14
+SHAPES = {"model": "a model", "reward": "a reward model", "rows": "rows", "metrics": "numbers"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From one row to a later one, down along `lane`; the `main` one is what the stage starts from."""
+
+    start: int
+    end: int
+    lane: int
+    main: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages in order, each in its lane. Row 0 is the model the recipe starts from, where there is one."""
+
+    names: tuple[str, ...]
+    lanes: tuple[int, ...]
+    edges: tuple[Edge, ...]
+    states: tuple[str, ...]
+    leaves: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        return 2 * EDGE + LANE * max([*self.lanes, *(edge.lane for edge in self.edges)], default=0)
+
+    @property
+    def height(self) -> int:
+        return ROW * len(self.names)
+
+    @property
+    def described(self) -> str:
+        told = []
+        for row, name in enumerate(self.names):
+            parents = [self.names[edge.start] for edge in self.edges if edge.end == row]
+            told.append(f"{name} from {' and '.join(parents)}." if parents else f"{name}.")
+        return " ".join(told)
+
+
+class _Lanes:
+    """Which cells (lane, row) are taken, and by the lines of which row; lines of one row may share cells."""
+
+    def __init__(self) -> None:
+        self.taken: dict[tuple[int, int], int] = {}
+
+    def free(self, lane: int, first: int, last: int, owner: int) -> bool:
+        return all(self.taken.get((lane, row), owner) == owner for row in range(first, last + 1))
+
+    def first(self, first: int, last: int, owner: int, start: int = 0) -> int:
+        lane = start
+        while not self.free(lane, first, last, owner):
+            lane += 1
+        return lane
+
+    def take(self, lane: int, first: int, last: int, owner: int) -> None:
+        for row in range(first, last + 1):
+            self.taken[(lane, row)] = owner
+
+
+def chain(results: Sequence[Result], model: str | None) -> Chain:
+    """Lanes of stages and lines: a model goes on in the lane of what it starts from, what only reads stands beside."""
+    base = [(model, "done", "model")] if model else []
+    nodes = [*base, *((r.name, r.state, r.leaves) for r in results)]
+    rows = {name: place for place, (name, _, _) in enumerate(nodes)}
+    parents = [_parents(result, rows, bool(model)) for result in results]
+    cells, lanes, edges = _Lanes(), [0] * len(base), []
+    for row in range(len(base)):
+        cells.take(0, row, row, -1 - row)
+    for row, found in enumerate(parents, len(base)):
+        lane, line = _placed(row, found, nodes[row][2], lanes, cells)
+        lanes.append(lane)
+        for place, (parent, main) in enumerate(found):
+            way = line if place == 0 else _way(parent, row, lanes, cells)
+            cells.take(way, parent + 1, row - 1, parent)
+            edges.append(Edge(parent, row, way, main))
+        cells.take(lane, row, row, -1 - row)
+    names, states, leaves = zip(*nodes, strict=True) if nodes else ((), (), ())
+    return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves))
+
+
+def _parents(result: Result, rows: dict[str, int], has_model: bool) -> list[tuple[int, bool]]:
+    """(row, whether the stage starts from it), what it starts from first."""
+    found = [(rows[name], role == "init") for name, role in result.links if name in rows]
+    if result.model and has_model:
+        found.insert(0, (0, True))
+    return sorted(dict(reversed(found)).items(), key=lambda pair: (not pair[1], pair[0]))
+
+
+def _placed(
+    row: int, parents: Sequence[tuple[int, bool]], leaves: str, lanes: Sequence[int], cells: _Lanes
+) -> tuple[int, int]:
+    """The lane of the stage, and the lane its main line comes down."""
+    if not parents:
+        lane = cells.first(row, row, row)
+        return lane, lane
+    parent = parents[0][0]
+    trunk = lanes[parent]
+    if not cells.free(trunk, parent + 1, row - 1, parent):
+        lane = cells.first(parent + 1, row, parent, 1)
+        return lane, lane
+    goes_on = leaves == "model" and cells.free(trunk, row, row, parent)
+    return (trunk if goes_on else cells.first(row, row, row, trunk + 1)), trunk
+
+
+def _way(parent: int, row: int, lanes: Sequence[int], cells: _Lanes) -> int:
+    """The lane a further line comes down: that of where it begins, or the first that is free all along."""
+    if cells.free(lanes[parent], parent + 1, row - 1, parent):
+        return lanes[parent]
+    return cells.first(parent + 1, row - 1, parent, 1)
+
+
+def drawn(found: Chain) -> Markup:
+    """The lines and marks as SVG; names and numbers stand beside it as text."""
+    start = Markup(
+        '<svg class="lanes" role="img" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-labelledby="lanes-t" '
+        'aria-describedby="lanes-d"><title id="lanes-t">The chain of stages</title><desc id="lanes-d">{2}</desc>'
+    ).format(found.width, found.height, found.described)
+    edges = [_edge(found, edge) for edge in sorted(found.edges, key=lambda edge: edge.main)]
+    marks = [_mark(found, row) for row in range(len(found.names))]
+    return start + Markup("").join([*edges, *marks]) + Markup("</svg>")
+
+
+def _x(lane: int) -> int:
+    return EDGE + LANE * lane
+
+
+def _y(row: int) -> int:
+    return ROW * row + ROW // 2
+
+
+def _edge(found: Chain, edge: Edge) -> Markup:
+    """Down the lane, with a bend out of the row above it and one into the row below."""
+    x1, x2, x = _x(found.lanes[edge.start]), _x(found.lanes[edge.end]), _x(edge.lane)
+    y1, y2, bend = _y(edge.start), _y(edge.end), ROW // 2
+    way = f"M{x1} {y1}"
+    if edge.end == edge.start + 1:
+        way += f"C{x1} {y1 + bend} {x2} {y2 - bend} {x2} {y2}"
+        return Markup('<path d="{}" class="{}"/>').format(way, "edge" if edge.main else "edge aside")
+    if x1 != x:
+        way += f"C{x1} {y1 + bend} {x} {y1 + bend // 2} {x} {y1 + ROW}"
+    if x2 != x:
+        way += f"V{y2 - ROW}C{x} {y2 - bend // 2} {x2} {y2 - bend} {x2} {y2}"
+    else:
+        way += f"V{y2}"
+    return Markup('<path d="{}" class="{}"/>').format(way, "edge" if edge.main else "edge aside")
+
+
+def _mark(found: Chain, row: int) -> Markup:
+    x, y = _x(found.lanes[row]), _y(row)
+    shape, style = found.leaves[row], f"mark {found.states[row]}"
+    if shape == "rows":
+        return Markup('<rect x="{}" y="{}" width="12" height="12" rx="2" class="{}"/>').format(x - 6, y - 6, style)
+    if shape == "metrics":
+        return Markup('<path d="M{} {}l7 7l-7 7l-7 -7Z" class="{}"/>').format(x, y - 7, style)
+    if shape == "reward":
+        return Markup('<path d="M{} {}l8 13h-16Z" class="{}"/>').format(x, y - 8, style)
+    return Markup('<circle cx="{}" cy="{}" r="7" class="{}"/>').format(x, y, style)

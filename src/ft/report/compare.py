@@ -1,0 +1,222 @@
+"""Several runs side by side: what differs in what was asked for, and in what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from string import ascii_uppercase
+from typing import Any
+
+from ft.report.facts import energy, hardware, seconds
+from ft.report.gather import Report, StageView, gathered
+from ft.report.numbers import Number, duration, numbers_of, said
+from ft.report.parts import Answered, Answers, Chart, Charts, Dot, Dots, Lines, Section, Table
+from ft.report.results import Run
+from ft.report.settings import UNKNOWN, told
+
+MOST_CHARTS = 8
+
+
+@dataclass(frozen=True)
+class Named:
+    """A run and the letter it goes by."""
+
+    letter: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class ComparedStage:
+    name: str
+    kind: str
+    same: bool  # every run has this very result
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    runs: tuple[Named, ...]
+    glance: Dots | None
+    overview: Table
+    facts: Table
+    stages: tuple[ComparedStage, ...]
+
+
+def compared(runs: Sequence[Run]) -> Comparison:
+    """Runs in the order given; the first is what the others are measured against."""
+    named = tuple(Named(letter, gathered(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
+    names = dict.fromkeys(stage.result.name for one in named for stage in one.report.stages)
+    stages = tuple(_stage(name, named) for name in names)
+    return Comparison(named, _glance(names, named), _overview(names, named), _facts(named), stages)
+
+
+def _of(one: Named, name: str) -> StageView | None:
+    return next((stage for stage in one.report.stages if stage.result.name == name), None)
+
+
+def _views(name: str, named: Sequence[Named]) -> list[tuple[str, StageView]]:
+    return [(one.letter, stage) for one in named if (stage := _of(one, name)) is not None]
+
+
+def _glance(names: Mapping[str, None], named: Sequence[Named]) -> Dots | None:
+    """The main number of each stage that measures a share, a dot a run."""
+    rows = []
+    for name in names:
+        found = [(letter, stage.number) for letter, stage in _views(name, named) if stage.number and stage.number.share]
+        if len(found) > 1:
+            rows.append((name, tuple(Dot(letter, n.value, n.low, n.high) for letter, n in found)))
+    return Dots("What was measured, with 95 % intervals", "share", tuple(rows), share=True) if rows else None
+
+
+def _overview(names: Mapping[str, None], named: Sequence[Named]) -> Table:
+    def cell(stage: StageView | None) -> str:
+        if stage is None:
+            return "·"
+        words = [stage.took or stage.state, *([f"{stage.number.label} {stage.number.said}"] if stage.number else [])]
+        return ", ".join(words)
+
+    rows = []
+    for name in names:
+        views = [stage.result for _, stage in _views(name, named) if stage.result.state == "done"]
+        shared = "the same result" if len(views) == len(named) and len({r.fingerprint for r in views}) == 1 else ""
+        rows.append((name, *(cell(_of(one, name)) for one in named), shared))
+    return Table(("stage", *(one.letter for one in named), ""), tuple(rows), "Stages side by side", numeric=False)
+
+
+def _facts(named: Sequence[Named]) -> Table:
+    def of(run: Run) -> tuple[str, ...]:
+        took = sum(seconds(result) or 0.0 for result in run.results)
+        seed = "·" if run.seed is None else str(run.seed)
+        return (
+            run.name,
+            seed,
+            run.repeat or "·",
+            hardware(run.results) or "·",
+            duration(took),
+            energy(run.results) or "·",
+        )
+
+    columns = [of(one.report.run) for one in named]
+    labels = ("run", "seed", "command", "hardware", "time", "energy")
+    rows = tuple((label, *(column[place] for column in columns)) for place, label in enumerate(labels))
+    return Table(("", *(one.letter for one in named)), rows, "The runs", numeric=False)
+
+
+def _stage(name: str, named: Sequence[Named]) -> ComparedStage:
+    views = _views(name, named)
+    same = len(views) == len(named) and len({stage.result.fingerprint for _, stage in views}) == 1
+    parts: list[Section] = []
+    if len(views) > 1 and not same:
+        tables = [found for found in (_settings(views), _numbers(views)) if found]
+        parts += [Section("What differs", tuple(tables))] if tables else []
+        charts = tuple(_charts(views))[:MOST_CHARTS]
+        parts += [Section("Curves", (Charts(charts),))] if charts else []
+        answers = _answers(views)
+        parts += [Section("Answers", (answers,))] if answers else []
+    return ComparedStage(name, views[0][1].result.kind, same, tuple(parts))
+
+
+def _settings(views: Sequence[tuple[str, StageView]]) -> Table | None:
+    """Everything that decides the results and is not the same in all."""
+    keys = [dict(flat(stage.result.key)) for _, stage in views]
+    names = dict.fromkeys(name for key in keys for name in key)
+    rows = []
+    for name in names:
+        values = [key.get(name, UNKNOWN) for key in keys]
+        if any(value != values[0] for value in values):
+            rows.append((name, *(told(value)[:80] for value in values)))
+    head = ("setting", *(letter for letter, _ in views))
+    return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('train.beta', 0.1) for every leaf of nested mappings and lists; stages above are named by their fingerprints."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], (Mapping, list)):
+        for place, inner in enumerate(value, 1):
+            yield from flat(inner, f"{prefix}[{place}]")
+    else:
+        yield prefix, value
+
+
+def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
+    """Every number of all runs, and by how much the others differ from the first."""
+    found = [{n.name: n for n in numbers_of(stage.result.numbers)} for _, stage in views]
+    names = dict.fromkeys(name for numbers in found for name in numbers)
+    letters = [letter for letter, _ in views]
+    rows = []
+    for name in names:
+        here = [numbers.get(name) for numbers in found]
+        label = next(n.label for n in here if n)
+        rows.append((label, *map(_cell, here), *(_difference(here[0], other) for other in here[1:])))
+    head = ("", *letters, *(f"{letter} − {letters[0]}" for letter in letters[1:]))
+    return Table(head, tuple(rows), "Numbers, with 95 % intervals") if rows else None
+
+
+def _cell(number: Number | None) -> str:
+    if number is None:
+        return "·"
+    return number.said + (f" ({number.interval})" if number.interval else "")
+
+
+def _difference(one: Number | None, other: Number | None) -> str:
+    if one is None or other is None or isinstance(one.value, bool) or isinstance(other.value, bool):
+        return "·"
+    by = other.value - one.value
+    sign = "−" if by < 0 else "+" if by > 0 else "±"
+    return f"{sign}{abs(by) * 100:.1f} points" if one.share else sign + said(abs(by))
+
+
+def _charts(views: Sequence[tuple[str, StageView]]) -> Iterator[Chart]:
+    """Charts of the same title laid over each other: lines of what was held out or sampled, dots of what is now."""
+    found: dict[str, list[tuple[str, Chart]]] = {}
+    for letter, stage in views:
+        for section in stage.sections:
+            for part in section.parts:
+                for chart in part.charts if isinstance(part, Charts) and not section.folded else ():
+                    found.setdefault(chart.title, []).append((letter, chart))
+    for charts in found.values():
+        lines = [(letter, chart) for letter, chart in charts if isinstance(chart, Lines)]
+        dots = [(letter, chart) for letter, chart in charts if isinstance(chart, Dots)]
+        if len(lines) > 1:
+            yield _laid_over(lines)
+        elif len(dots) > 1:
+            yield _beside(dots)
+
+
+def _laid_over(charts: Sequence[tuple[str, Lines]]) -> Lines:
+    series = []
+    for letter, chart in charts:
+        bold = [one for one in chart.series if not one.thin and one.name != "before"]
+        series += [replace(one, name=f"{letter} {one.name}".strip()) for one in bold]
+    return replace(charts[0][1], series=tuple(series))
+
+
+def _beside(charts: Sequence[tuple[str, Dots]]) -> Dots:
+    rows: dict[str, list[Dot]] = {}
+    for letter, chart in charts:
+        for label, dots in chart.rows_of_dots:
+            now = [dot for dot in dots if dot.series != "before"]
+            rows.setdefault(label, []).extend(replace(dot, series=_lettered(letter, dot.series)) for dot in now)
+    return replace(charts[0][1], rows_of_dots=tuple((label, tuple(dots)) for label, dots in rows.items()))
+
+
+def _lettered(letter: str, name: str) -> str:
+    return letter if name in ("after", "score") else f"{letter} {name}"
+
+
+def _answers(views: Sequence[tuple[str, StageView]]) -> Answers | None:
+    """Prompts that all runs show, with the newest answer of each."""
+    found: list[dict[Any, Answered]] = []
+    for _, stage in views:
+        parts = [part for section in stage.sections for part in section.parts if isinstance(part, Answers)]
+        found.append({row.prompt: row for part in parts[:1] for row in part.rows if row.prompt and row.sides})
+    shared = [prompt for prompt in found[0] if all(prompt in rows for rows in found[1:])]
+    letters = [letter for letter, _ in views]
+    rows = tuple(
+        Answered(p, tuple(replace(rows[p].sides[-1], name=letter) for letter, rows in zip(letters, found, strict=True)))
+        for p in shared
+    )
+    return Answers(rows) if rows else None

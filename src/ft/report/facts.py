@@ -1,0 +1,125 @@
+"""What a result was made with, and an estimate of what it took."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ft.report.numbers import duration
+from ft.report.parts import Table, Words
+from ft.report.results import Result
+from ft.report.settings import stats_of
+
+# Board power in watts as the makers' data sheets give it, the first name that fits; a CPU by its threads.
+BOARDS = (
+    (r"H[12]00.*PCIe", 350),
+    (r"[HB][12]00|GH200", 700),
+    (r"A100.*PCIe", 300),
+    (r"A100", 400),
+    (r"L40S", 350),
+    (r"\bL4\b", 72),
+    (r"\bT4\b", 70),
+    (r"A10G?\b", 150),
+    (r"V100", 300),
+    (r"5090", 575),
+    (r"4090", 450),
+    (r"3090", 350),
+)
+A_THREAD, UNKNOWN = 10, 300
+
+
+def power(device: str) -> int:
+    """Watts a process on this device is reckoned with: the whole board under full load, 10 W a CPU thread."""
+    threads = re.match(r"CPU, (\d+)", device)
+    if threads:
+        return A_THREAD * int(threads[1])
+    return next((watts for name, watts in BOARDS if re.search(name, device)), UNKNOWN)
+
+
+def seconds(result: Result) -> float | None:
+    found = result.done.get("seconds")
+    return float(found) if isinstance(found, (int, float)) else None
+
+
+def watt_hours(result: Result) -> float | None:
+    """seconds × processes × watts; None where the stage is not made."""
+    took = seconds(result)
+    if took is None:
+        return None
+    return took * int(result.done.get("processes", 1)) * power(str(result.done.get("device", ""))) / 3600
+
+
+def energy(results: Sequence[Result]) -> str:
+    """'about 2.1 Wh (an estimate: CPU, 1 threads at 10 W × 12 min 4 s)'; nothing where nothing is made."""
+    made = [result for result in results if seconds(result) is not None]
+    if not made:
+        return ""
+    whole = sum(watt_hours(result) or 0.0 for result in made)
+    devices = dict.fromkeys(str(result.done.get("device", "an unknown device")) for result in made)
+    reckoned = ", ".join(f"{device} at {power(device)} W" for device in devices)
+    took = duration(sum((seconds(r) or 0.0) * int(r.done.get("processes", 1)) for r in made))
+    amount = f"{whole / 1000:.2f} kWh" if whole >= 1000 else f"{whole:.2g} Wh"
+    return f"about {amount}, an estimate: {reckoned} × {took}, without cooling and the rest of the machine"
+
+
+def hardware(results: Sequence[Result]) -> str:
+    found = dict.fromkeys(_device(result) for result in results if result.done.get("device"))
+    return ", ".join(found)
+
+
+def _device(result: Result) -> str:
+    count = int(result.done.get("processes", 1))
+    return (f"{count} × " if count > 1 else "") + str(result.done["device"])
+
+
+def versions(results: Sequence[Result]) -> Table | None:
+    """A line each library; where stages were made with different versions, a column each set of stages."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for result in results:
+        told = result.done.get("versions")
+        if isinstance(told, Mapping):
+            found.setdefault(tuple((str(k), str(v)) for k, v in told.items()), []).append(result.name)
+    if not found:
+        return None
+    sets = [dict(told) for told in found]
+    names = dict.fromkeys(name for told in sets for name in told)
+    head = ("library", *(", ".join(stages) if len(found) > 1 else "version" for stages in found.values()))
+    rows = tuple((name, *(told.get(name, "·") for told in sets)) for name in names)
+    return Table(head, rows, "Versions")
+
+
+def rows_part(result: Result) -> list[Table | Words]:
+    """What became of the rows: counts, tokens by role, and what was left out."""
+    stats = stats_of(result)
+    if not stats:
+        return []
+    train, held_out = stats["train"], stats.get("eval")
+    rows = [_side("training", train), *([_side("held out", held_out)] if isinstance(held_out, Mapping) else [])]
+    found: list[Table | Words] = [Table(("", "rows", "tokens", "of them trained", "share"), tuple(rows), "Rows")]
+    roles = train.get("by_role") or {}
+    trained = train.get("trained_by_role") or {}
+    lines = tuple(
+        (r, f"{n:,}", f"{trained.get(r, 0):,}", f"{trained.get(r, 0) / (n or 1):.0%}") for r, n in roles.items()
+    )
+    if lines:
+        found.append(Table(("role", "tokens", "trained", "share"), lines, "Tokens by role"))
+    lost = _lost(stats)
+    return [*found, Words(tuple(lost), warns=True)] if lost else found
+
+
+def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
+    tokens, trained = side.get("tokens", 0), side.get("trained_tokens", 0)
+    return (name, f"{side.get('rows', 0):,}", f"{tokens:,}", f"{trained:,}", f"{trained / (tokens or 1):.0%}")
+
+
+def _lost(stats: Mapping[str, Any]) -> list[str]:
+    """Nothing is left out in silence."""
+    long = stats.get("too_long") or {}
+    found = [f"{stats['rejected']:,} rows were rejected; rejects.jsonl says why."] if stats.get("rejected") else []
+    if long.get("rows"):
+        found.append(
+            f"{long['rows']:,} rows were too long: {long.get('dropped', 0):,} dropped, "
+            f"{long.get('turns', 0):,} old turns cut."
+        )
+    return found + [str(note) for note in stats.get("notes") or ()]

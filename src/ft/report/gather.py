@@ -1,0 +1,247 @@
+"""From results to what a page says of them: plain values, nothing drawn yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ft.report import answers, measured
+from ft.report.chain import Chain, chain
+from ft.report.curves import curves
+from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt_hours
+from ft.report.generic import numbers_table, untold
+from ft.report.left import Left
+from ft.report.masks import masked_rows
+from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, said
+from ft.report.parts import Answers, Dialogue, Section, Table, Words
+from ft.report.results import Result, Run
+from ft.report.settings import settings_table, short_path, sources_table
+
+STATES = {"done": "done", "resume": "begun, not finished", "absent": "not made yet"}
+MOST_CARDS, FEW_CARDS = 6, 3
+
+T = TypeVar("T")
+Told = Callable[[Left], list[Section]]
+BY_KIND: dict[str, tuple[Told, ...]] = {
+    "evaluate": (answers.dialogue, answers.before_and_after),
+    "consistency": (measured.consistency,),
+    "attention": (measured.attention,),
+    "report-card": (measured.card,),
+    "sample": (measured.sampling, answers.sampled, answers.made_rows),
+    "gatt": (answers.made_rows,),
+    "judge": (measured.win_rates, answers.verdicts),
+}
+BY_FILE: dict[str, Told] = {
+    "rollouts.jsonl": answers.rollouts,
+    "verdicts.jsonl": answers.verdicts,
+    "rows.jsonl": answers.made_rows,
+    "dialogue.json": answers.dialogue,
+}
+NOT_FOR_PEOPLE = {
+    "sample": {"answers.jsonl", "scores.png", "scores.jsonl"},
+    "gatt": {"answers.jsonl", "scores-scorer.jsonl"},
+    "attention": {"answers.jsonl"},
+    "judge": {"rows.jsonl", "scores.jsonl"},
+}
+"""Files a kind keeps for going on after an interruption, or that stand in others."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number that matters, with what it is of."""
+
+    stage: str
+    number: Number
+    curve: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageView:
+    """Everything to say of a stage."""
+
+    result: Result
+    number: Number | None
+    numbers: Table | None
+    sections: tuple[Section, ...]
+    settings: tuple[Section, ...]
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    curve: tuple[float, ...] = ()
+
+    @property
+    def state(self) -> str:
+        return STATES[self.result.state]
+
+    @property
+    def took(self) -> str:
+        return duration(seconds(self.result)) if self.result.done else ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run as a page tells it."""
+
+    run: Run
+    model: str
+    chain: Chain
+    stages: tuple[StageView, ...]
+    cards: tuple[Card, ...]
+    samples: tuple[tuple[str, Answers | Dialogue], ...]
+    facts: tuple[tuple[str, str], ...]
+    versions: Table | None
+    problems: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def made(self) -> int:
+        return sum(stage.result.state == "done" for stage in self.stages)
+
+    def share_of_time(self, stage: StageView) -> float:
+        """From 0 to 1, of the longest stage."""
+        longest = max((seconds(s.result) or 0.0 for s in self.stages), default=0.0)
+        return (seconds(stage.result) or 0.0) / longest if longest else 0.0
+
+
+def gathered(run: Run) -> Report:
+    """What there is to say of the run, whatever state it is in."""
+    model = next((short_path(r.model) for r in run.results if r.model), "")
+    stages = tuple(_stage(result, run) for result in run.results)
+    return Report(
+        run=run,
+        model=model,
+        chain=chain(run.results, model),
+        stages=stages,
+        cards=tuple(_cards(stages)),
+        samples=tuple(_samples(stages)),
+        facts=tuple(_facts(run)),
+        versions=versions(run.results),
+        problems=tuple((stage.result.name, warning) for stage in stages for warning in stage.warnings),
+    )
+
+
+def _stage(result: Result, run: Run) -> StageView:
+    left = Left(result.folder)
+    sections, curve = _sections(result, left, run)
+    numbers = numbers_of(result.numbers)
+    warnings = [*result.unmet(), *left.problems, *_unfinished(result)]
+    return StageView(
+        result=result,
+        number=main_number(result.kind, numbers),
+        numbers=numbers_table(numbers),
+        sections=tuple(sections),
+        settings=tuple(_settings(result, run)),
+        facts=tuple(_stage_facts(result)),
+        warnings=tuple(dict.fromkeys(warnings)),
+        curve=tuple(curve),
+    )
+
+
+def _unfinished(result: Result) -> list[str]:
+    if result.state == "resume":
+        return ["This stage was begun and is not finished: it runs now, was interrupted, or failed."]
+    if result.state == "done" and not result.numbers:
+        return ["done.json holds no numbers."]
+    return []
+
+
+def _sections(result: Result, left: Left, run: Run) -> tuple[list[Section], list[float]]:
+    """The sections of a stage; one whose files are not as expected is named and left out."""
+    left.taken |= NOT_FOR_PEOPLE.get(result.kind, set())
+    sections, curve = _safely(left, "curves", lambda: curves(left, result.kind)) or ([], [])
+    told = list(BY_KIND.get(result.kind, ()))
+    told += [
+        found for name, found in BY_FILE.items() if name not in left.taken and left.has(name) and found not in told
+    ]
+    if result.kind == "evaluate":
+        by = result.blocks.get("evaluate", {}).get("by")
+        told.insert(0, lambda left: measured.by_topic(left, by))
+    for one in told:
+        sections += _safely(left, getattr(one, "__name__", "scores"), lambda one=one: one(left)) or []  # type: ignore[misc]
+    if result.rows is not None:
+        masked = masked_rows(result, run)
+        shown = Words((masked,)) if isinstance(masked, str) else masked
+        sections.append(Section("Rows and what is trained", (*rows_part(result), shown)))
+    return [*sections, *(_safely(left, "files", lambda: untold(left)) or [])], curve
+
+
+def _safely(left: Left, name: str, told: Callable[[], T]) -> T | None:
+    """Files of another version, or edited ones, must not cost the whole page."""
+    try:
+        return told()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        left.problems.append(f"The {name.replace('_', ' ')} cannot be shown: {type(error).__name__}: {error}")
+        return None
+
+
+def _settings(result: Result, run: Run) -> list[Section]:
+    tables = [found for found in (settings_table(result, run), sources_table(result)) if found]
+    return [Section("Settings and data", tuple(tables))] if tables else []
+
+
+def _stage_facts(result: Result) -> list[tuple[str, str]]:
+    took, wh = seconds(result), watt_hours(result)
+    found = [
+        ("made", result.finished),
+        ("time", duration(took) if took is not None else ""),
+        ("energy, estimated", f"{wh:.2g} Wh" if wh is not None else ""),
+        ("on", hardware([result])),
+        ("from", ", ".join(f"{name} ({role})" for name, role in result.links) or short_path(result.model or "")),
+        ("fingerprint", result.fingerprint),
+        ("folder", "/".join(result.folder.parts[-3:])),
+    ]
+    model = result.key.get("model")
+    if isinstance(model, dict) and model.get("weights"):
+        found.append(("hash of the base's weights", str(model["weights"])))
+    return [(name, value) for name, value in found if value]
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    took = sum(seconds(result) or 0.0 for result in run.results)
+    found = [
+        ("command", run.repeat),
+        ("seed", "" if run.seed is None else str(run.seed)),
+        ("hardware", hardware(run.results)),
+        ("time", f"{duration(took)}; a stage that was interrupted counts from its last start" if took else ""),
+        ("energy", energy(run.results)),
+        ("skipped by the recipe", ", ".join(run.skipped)),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _cards(stages: Sequence[StageView]) -> list[Card]:
+    """The numbers that matter: of what measures, else of held-out rows; the loss of single batches only where there is
+    little else."""
+    made = [stage for stage in stages if stage.result.state == "done" and stage.number]
+    measures = [s for s in made if s.result.leaves == "metrics" and s.result.kind != "attention"]
+    trains = [s for s in made if s.result.leaves in ("model", "reward") and s.curve]
+    sure = [s for s in trains if s.number and s.number.name != LOSS]
+    few = trains if len(measures) + len(sure) < FEW_CARDS else []
+    chosen = [*measures[-MOST_CARDS:], *sure[::-1], *few[::-1]][:MOST_CARDS]
+    return [_card(stage) for stage in made if stage in chosen]
+
+
+def _card(stage: StageView) -> Card:
+    assert stage.number is not None
+    return Card(stage.result.name, stage.number, () if stage.number.share else stage.curve)
+
+
+def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | Dialogue]]:
+    """What the newest evaluation answered, before and after: two prompts, and a dialogue where one was held."""
+    found: list[tuple[str, Answers | Dialogue]] = []
+    for stage in reversed(stages):
+        for section in stage.sections if stage.result.kind in ("evaluate", "judge") else ():
+            for part in section.parts:
+                if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in found):
+                    found.append((stage.result.name, Answers(part.rows[:3], "")))
+                if isinstance(part, Dialogue) and not any(isinstance(p, Dialogue) for _, p in found):
+                    found.append((stage.result.name, part))
+    return found
+
+
+def headline(card: Card) -> str:
+    """'12.0% → 99.7%' in words, for the picture beside it."""
+    number = card.number
+    was = f"from {said(number.was, number.share)} to " if number.was is not None else ""
+    sure = f", 95 % interval {number.interval}" if number.interval else ""
+    of = "" if number.name != HELD_OUT else " (nats a token)"
+    return f"{card.stage}, {number.label}{of}: {was}{number.said}{sure}"

@@ -1,0 +1,101 @@
+"""A few rows as the trainer gets them, read without the libraries that train: Arrow and the tokenizer's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ft.report.parts import Masked
+from ft.report.results import Result, Run
+from ft.show import ShownRow, shown_row, visible_tokens
+
+ROWS = 2
+MOST_TOKENS = 360  # of a row
+
+
+@dataclass(frozen=True)
+class Words:
+    """Neighbouring tokens with the same role and use, as one text."""
+
+    text: str
+    role: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class MaskedRow:
+    where: str
+    length: int
+    trained: int
+    words: tuple[Words, ...]
+    hidden: int  # tokens of its end that are not shown
+
+
+def masked_rows(result: Result, run: Run) -> Masked | str:
+    """The first rows; or why there are none to show."""
+    file = result.rows / "train.arrow" if result.rows else None
+    if file is None or not file.is_file():
+        return "The rows are not prepared, or the cache that held them is gone."
+    tokenizer = _tokenizer(result, run)
+    if tokenizer is None:
+        return "No tokenizer is at hand that could spell the rows; `ft show` does."
+    try:
+        found = [_row(row, tokenizer) for row in _first(file, ROWS)]
+    except (OSError, ValueError, KeyError) as error:
+        return f"The prepared rows cannot be read: {error}"
+    roles = dict.fromkeys(words.role for row in found for words in row.words if not words.trained)
+    return Masked(tuple(found), tuple(roles))
+
+
+def _first(file: Path, count: int) -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as stream:
+        batch = next(iter(stream), None)
+        rows: list[dict[str, Any]] = batch.slice(0, count).to_pylist() if batch is not None else []
+    return rows
+
+
+class _Spells:
+    """A tokenizer's own file with the two things that `ft.show` asks of a tokenizer."""
+
+    def __init__(self, file: Path):
+        from tokenizers import Tokenizer
+
+        self._own = Tokenizer.from_file(str(file))
+        self.added_tokens_decoder = self._own.get_added_tokens_decoder()
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
+        text: str = self._own.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+
+def _tokenizer(result: Result, run: Run) -> _Spells | None:
+    """Of the stage, or of the nearest one up the chain that has any; tokenizers travel down unchanged."""
+    seen: list[str] = []
+    while True:
+        folders = [result.folder, *([Path(result.model)] if result.model else [])]
+        for file in (folder / "tokenizer.json" for folder in folders):
+            if file.is_file():
+                return _Spells(file)
+        parent = next((name for name, role in result.links if role == "init"), None)
+        above = run.get(parent) if parent and parent not in seen else None
+        if above is None:
+            return None
+        seen.append(above.name)
+        result = above
+
+
+def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:
+    cut = {**row, **{name: row[name][:MOST_TOKENS] for name in ("input_ids", "labels", "roles")}}
+    shown: ShownRow = shown_row(cut, tokenizer)
+    words = []
+    for (role, trained), group in groupby(visible_tokens(shown), key=lambda pair: (pair[0].role, pair[0].trained)):
+        words.append(Words("".join(text for _, text in group), role, trained))
+    trained_tokens = sum(label != -100 for label in row["labels"])
+    length = len(row["input_ids"])
+    where = row["where"].rsplit("/", 1)[-1]
+    return MaskedRow(where, length, trained_tokens, tuple(words), length - len(cut["input_ids"]))

@@ -1,0 +1,138 @@
+"""The numbers a stage left, for the terminal and for the page: which belong together, and how they are said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+HELD_OUT, LOSS = "held-out loss", "loss"
+SAID = {
+    "answer": "answers right",
+    "says": "answers that say it",
+    "accuracy": "pairs ranked right",
+    "win_rate": "wins, ties as half",
+    "correct": "answers right",
+    "kl": "KL to the baseline, nats",
+}
+MAIN = {
+    "consistency": r"turn_\d+",
+    "attention": r"attention_turn_\d+",
+    "report-card": "accuracy",
+    "judge": "win_rate",
+    "gatt": "rows",
+}
+"""Kind → the name of the number that matters; of several the last one, which is the hardest."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, what it was before, and its 95 % interval; None where the stage left none."""
+
+    name: str
+    value: float
+    was: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def label(self) -> str:
+        turn = re.fullmatch(r"turn_(\d+)", self.name)
+        return f"obeyed in turn {turn[1]}" if turn else SAID.get(self.name, self.name.replace("_", " "))
+
+    @property
+    def share(self) -> bool:
+        """A part of a whole, said in percent: everything that has an interval between 0 and 1."""
+        if self.name in (HELD_OUT, LOSS) or self.low is None or self.high is None:
+            return False
+        return self.low >= 0 and self.high <= 1
+
+    @property
+    def said(self) -> str:
+        return said(self.value, self.share)
+
+    @property
+    def interval(self) -> str:
+        """'95.0% to 99.1%', or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{said(self.low, self.share)} to {said(self.high, self.share)}"
+
+
+def said(value: Any, share: bool = False) -> str:
+    """A number in few characters: 97.4%, 12,345, 0.841, 3.2e-05; a missing one is a dot."""
+    if value is None:
+        return "·"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if not math.isfinite(value):
+        return "not a number"
+    if share:
+        return f"{value:.1%}"
+    if isinstance(value, int) or (abs(value) >= 1000 and value == int(value)):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """'48 s', '3 min 12 s', '2 h 5 min'."""
+    if seconds is None:
+        return "·"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def numbers_of(found: Mapping[str, Any]) -> list[Number]:
+    """All numbers of a `done.json` or `metrics.json`: losses, then those with intervals, then the others.
+
+    The training loss is left out where a held-out one stands beside it: single batches differ in what they hold.
+    """
+    left = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    losses: list[Number] = []
+    for name, last in ((HELD_OUT, "eval_loss"), (LOSS, "loss")):
+        value = left.pop(last, left.pop(f"{last}_last", None))
+        if value is not None and not losses:
+            losses.append(replace(_number(last, {**left, last: value}), name=name))
+    ends = {f"{name}{end}" for name in (*left, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
+    told = [_number(name, left) for name in left if name not in ends and not name.startswith("baseline_")]
+    return [*losses, *(n for n in told if n.low is not None), *(n for n in told if n.low is None)]
+
+
+def _number(name: str, found: Mapping[str, Any]) -> Number:
+    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        low = high = None
+    return Number(name, found[name], found.get(f"baseline_{name}", found.get(f"{name}_first")), low, high)
+
+
+def number_words(found: Mapping[str, Any]) -> list[str]:
+    """'held-out loss 2.280 → 0.431', 'answer 3.1% → 97.4% (95% interval 95.0% to 99.0%)', and the counts there are."""
+    words = []
+    for number in numbers_of(found):
+        was = f"{said(number.was, number.share)} → " if number.was is not None else ""
+        if number.name in (HELD_OUT, LOSS):
+            was = f"{number.was:.3f} → " if number.was else ""
+            words.append(f"{number.name} {was}{number.value:.3f}")
+        elif number.interval:
+            words.append(f"{number.name} {was}{number.said} (95% interval {number.interval})")
+        elif isinstance(number.value, int) and not isinstance(number.value, bool) and number.value:
+            words.append(f"{number.name} {number.value:,}")
+    return words
+
+
+def main_number(kind: str, numbers: list[Number]) -> Number | None:
+    """The one number to show of a stage: what its kind is made for, one with an interval, or where the loss ended."""
+    pattern = MAIN.get(kind)
+    named = [n for n in numbers if pattern and re.fullmatch(pattern, n.name)]
+    sure = [n for n in numbers if n.low is not None]
+    measured = [n for n in numbers if n.was is not None]
+    return named[-1] if named else next(iter([*sure, *measured, *(n for n in numbers if n.name == LOSS)]), None)

@@ -1,0 +1,128 @@
+"""Pages of one file each: nothing to load, no script, light and dark as the reader's screen is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ft import __version__
+from ft.report import chain, svg
+from ft.report.compare import compared
+from ft.report.facts import hardware, seconds
+from ft.report.gather import Card, gathered, headline
+from ft.report.numbers import duration, said
+from ft.report.parts import Chart
+from ft.report.results import Run
+from ft.run import rows_line
+from ft.secrets import hide, variables
+from ft.show import Shown, visible_tokens
+
+TEMPLATES = Path(__file__).parent / "templates"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+PICTURE = re.compile(r"(data:image/png;base64,[A-Za-z0-9+/=]+)")
+SHORT = 12  # characters that never need to break
+STAMP = '<meta name="ft-results" content="{}">'
+
+
+@cache
+def _environment() -> Environment:
+    """Everything is escaped: what a page says comes from rows, models and file names."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    made.globals |= {"policy": POLICY, "version": __version__, "say": said, "legend": svg.legend, "small": _small}
+    made.filters |= {"marks": _marks, "breakable": _breakable}
+    return made
+
+
+def _style(*names: str) -> Markup:
+    return Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names))
+
+
+def _small(card: Card) -> Markup:
+    number = card.number
+    if number.share:
+        return svg.range_picture(number.value, number.was, number.low, number.high, headline(card))
+    return svg.sparkline(card.curve, headline(card))
+
+
+def _marks(text: str) -> Markup:
+    """Signs that stand for what has no shape are paler than what was written."""
+    told = escape(text)
+    for sign in "⏎·⇥":
+        told = told.replace(sign, Markup(f"<i>{sign}</i>"))
+    return told
+
+
+def _breakable(text: str) -> Markup:
+    """Names of settings and files break at their joints, where a phone is narrower than they are."""
+    told = escape(text)
+    for sign in "_./":
+        told = told.replace(sign, Markup(f"{sign}<wbr>"))
+    return told if len(text) > SHORT else escape(text)
+
+
+def report_page(run: Run) -> str:
+    """The report of a run; the same files give the same bytes."""
+    took = sum(seconds(result) or 0.0 for result in run.results)
+    report = gathered(run)
+    return _rendered(
+        "report.html.jinja",
+        report=report,
+        lanes=chain.drawn(report.chain),
+        stamp=run.stamp,
+        hardware=hardware(run.results),
+        took=duration(took) if took else "",
+    )
+
+
+def comparison_page(runs: Sequence[Run]) -> str:
+    """Several runs side by side."""
+    return _rendered("comparison.html.jinja", found=compared(runs))
+
+
+def _rendered(template: str, **values: Any) -> str:
+    numbers = count(1)
+
+    def draw(chart: Chart) -> Markup:
+        return svg.drawn(chart, f"chart-{next(numbers)}")
+
+    style = _style("style.css", "report.css")
+    return _without_secrets(_environment().get_template(template).render(draw=draw, style=style, **values))
+
+
+def _without_secrets(text: str) -> str:
+    """Tokens and keys masked, whoever said them; a picture's letters are no text."""
+    held = variables()
+    return "".join(part if part.startswith("data:") else hide(part, held) for part in PICTURE.split(text))
+
+
+def rows_page(found: Shown) -> str:
+    """Rows token by token: what `ft show --html` writes."""
+    template = _environment().get_template("rows.html.jinja")
+    style = _style("style.css", "rows.css")
+    return template.render(found=found, line=rows_line(found.stats), spelt=visible_tokens, style=style)
+
+
+def is_current(path: Path, run: Run) -> bool:
+    """Whether the page says what the results say now."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return STAMP.format(run.stamp) in file.read(2000)
+    except (OSError, ValueError):
+        return False
+
+
+def write(text: str, path: Path) -> Path:
+    """Written beside, then renamed: a page is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+    return path

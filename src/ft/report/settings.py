@@ -1,0 +1,75 @@
+"""The settings of a stage that differ from what its classes do by themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ft.files import read_json
+from ft.recipe.check import Verdicts, defaults
+from ft.report.parts import Table
+from ft.report.results import Result, Run
+from ft.stages import STAGES
+
+UNKNOWN = object()
+
+
+def settings_table(result: Result, run: Run) -> Table | None:
+    """A line each key that is not at its class's default; where the default is not known, every written key."""
+    rows = tuple((name, told(value), told(usual)) for name, value, usual in _changed(result, run))
+    if not rows:
+        return None
+    return Table(("setting", "here", "default"), rows, "Settings that differ from the defaults", numeric=False)
+
+
+def _changed(result: Result, run: Run) -> Iterator[tuple[str, Any, Any]]:
+    verdicts = Verdicts(run.cache / "checked.json" if run.cache else None)
+    kind = STAGES.get(result.kind)
+    for block, values in result.blocks.items():
+        owner = kind.blocks.get(block) if kind else None
+        usual = defaults(owner, verdicts) if owner else {}
+        for key, value in values.items():
+            if key not in usual or usual[key] != value:
+                yield f"{block}.{key}", value, usual.get(key, UNKNOWN)
+
+
+def told(value: Any) -> str:
+    """A value as a recipe would have it; an unknown one is a dot."""
+    if value is UNKNOWN:
+        return "·"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def sources_table(result: Result) -> Table | None:
+    """Where rows come from, and how they are read; the hash of each source that is a file."""
+    keys = result.key.get("data") or [{}] * len(result.data)
+    rows = []
+    for source, key in zip(result.data, keys, strict=False):
+        files = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
+        told_as = ", ".join(
+            f"{k} {told(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
+        )
+        rows.append((short_path(source["path"]), str(source.get("format", "·")), told_as, ", ".join(files) or "·"))
+    head = ("source", "format", "read with", "hash")
+    return Table(head, tuple(rows), "Data", numeric=False) if rows else None
+
+
+def _hash(file: Any) -> str:
+    text = file[-1] if isinstance(file, list) and file else file
+    return str(text)[:12]
+
+
+def short_path(path: str) -> str:
+    """The last two parts of a path: a report tells no one's folders."""
+    return "/".join(path.rsplit("/", 2)[-2:]) if path.startswith("/") else path
+
+
+def stats_of(result: Result) -> dict[str, Any]:
+    """What became of the rows prepared for the stage; empty where none were."""
+    found = read_json(result.rows / "stats.json") if result.rows else None
+    return found if isinstance(found, dict) and isinstance(found.get("train"), dict) else {}
