@@ -1,0 +1,120 @@
+"""The pages in a real Chromium: they ask for nothing, fit a phone, print, and can be used without mouse or sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Opens = Callable[..., Any]
+BOTH = pytest.mark.parametrize("name", ["report", "comparison"])
+
+
+@BOTH
+def test_a_page_says_no_error_and_asks_for_nothing_but_itself(opened: Opens, pages: dict[str, Path], name: str) -> None:
+    page = opened(name)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.said == []
+    assert [url for url in page.asked if not url.startswith("data:image/png;base64,")] == [pages[name].as_uri()]
+    assert "taken" not in page.title()
+
+
+@BOTH
+def test_a_page_fits_a_phone(opened: Opens, name: str) -> None:
+    page = opened(name, width=360)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    wide = page.evaluate(
+        """[...document.querySelectorAll('body *')].filter(one =>
+        !one.closest('.scroll, .chain, .skip, .hidden, svg') &&
+        one.getBoundingClientRect().right > 361).map(one => one.outerHTML.slice(0, 120))"""
+    )
+    assert wide == []
+
+
+def test_it_prints_on_paper(opened: Opens) -> None:
+    page = opened()
+    page.emulate_media(media="print")
+    assert not page.locator(".skip").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    printed = page.pdf(format="A4")
+    assert printed.startswith(b"%PDF-")
+    assert 3 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page/") <= 40
+
+
+def test_it_is_dark_where_the_reader_is(opened: Opens, tmp_path: Path) -> None:
+    shades = {}
+    for scheme in ("light", "dark"):
+        page = opened(scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shades[scheme] = sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
+        assert len(page.screenshot(path=tmp_path / f"{scheme}.png")) > 10_000
+    assert shades["light"] > 700
+    assert shades["dark"] < 100
+
+
+def test_keys_reach_every_link_in_order(opened: Opens) -> None:
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")  # seen while it has the focus
+    wanted = page.locator("#chain ~ * nav a").evaluate_all("all => all.map(one => one.hash)")
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.closest('nav') && document.activeElement.hash"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        if reached[-1] == wanted[-1]:
+            break
+    assert [hash for hash in reached if hash] == wanted
+
+
+def test_a_key_opens_the_data_of_a_chart(opened: Opens) -> None:
+    page = opened()
+    summary = page.locator("figure summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("figure details table").first.is_visible()
+
+
+@BOTH
+def test_headings_go_down_one_level_at_a_time(opened: Opens, name: str) -> None:
+    levels = opened(name).locator("h1, h2, h3, h4").evaluate_all("all => all.map(one => +one.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+@BOTH
+def test_every_picture_has_a_name_or_says_nothing(opened: Opens, name: str) -> None:
+    pictures = (
+        opened(name)
+        .locator("svg, img")
+        .evaluate_all("all => all.map(one => one.ariaHidden || one.alt || one.querySelector('title')?.textContent)")
+    )
+    assert len(pictures) > 10
+    assert all(pictures)
+
+
+@BOTH
+def test_every_link_leads_somewhere(opened: Opens, name: str) -> None:
+    lost = opened(name).locator("a").evaluate_all("all => all.filter(one => !document.querySelector(one.hash)).length")
+    assert lost == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "rules"),
+    [("report", "light", None), ("comparison", "light", None), ("report", "dark", "color-contrast")],
+)
+def test_axe_finds_nothing(opened: Opens, name: str, scheme: str, rules: str | None) -> None:
+    """Contrast, names, roles, order: what can be checked by machine of WCAG 2.2, level AA."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = opened(name, width=700, scheme=scheme)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    options = {"resultTypes": ["violations"], **({"runOnly": [rules]} if rules else {})}
+    found = axe.Axe().run(page, options=options).response["violations"]
+    told = [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
+    assert told == []
