@@ -35,7 +35,7 @@ def judge_command(
     """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
     from ft.compare import Comparison, Who, compare, place
     from ft.files import read_json
-    from ft.report import number_words
+    from ft.report.numbers import number_words
     from ft.stats import file_source
 
     who = Who(by, prompt, base_url, key_env)

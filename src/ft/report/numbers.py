@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 HELD_OUT, LOSS = "held-out loss", "loss"
+OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
 SAID = {
     "answer": "answers right",
     "says": "answers that say it",
@@ -122,6 +123,8 @@ def number_words(found: Mapping[str, Any]) -> list[str]:
         if number.name in (HELD_OUT, LOSS):
             was = f"{number.was:.3f} → " if number.was else ""
             words.append(f"{number.name} {was}{number.value:.3f}")
+        elif number.name in OF_LOSS:
+            words.append(f"{number.label} {was}{number.said}")
         elif number.interval:
             words.append(f"{number.name} {was}{number.said} (95% interval {number.interval})")
         elif isinstance(number.value, int) and not isinstance(number.value, bool) and number.value:

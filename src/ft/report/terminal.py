@@ -74,4 +74,3 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
 def _numbers(planned: Planned) -> Mapping[str, Any]:
     found: Mapping[str, Any] = planned.done.get("numbers", {})
     return found
-
