@@ -10,6 +10,7 @@ fails, as it would on such a card). Without a GPU only `--shape tiny` runs, to s
 tokens/s   of the steps after the first two, tokens as TRL counts them
 MFU        4 FLOP a parameter and token, since frozen weights have no gradient, of the card's dense bf16 peak; what
            checkpointing computes again is not counted
+estimate   of `ft plan --gpu`, and by how much it is off the peak of tensors
 """
 
 from __future__ import annotations
@@ -256,12 +257,25 @@ def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         planned = there.stage(kind)
         prepare_rows(there, planned)
         planned.folder.mkdir(parents=True)
+        said = estimate(there, planned)
         given = {"ft": ["--job", str(there.job(planned).write())], "trl": ["--recipe", str(file), "--kind", kind]}
         for side in options.sides:
             result = measured(side, given[side], caps, folder / f"{kind}-{side}.json")
             found.append({"stage": kind, **result, "mfu": mfu(result["tokens/s"], options.shape)})
+            if side == "ft":
+                found[-1] |= {"estimate": said}
             print(line(found[-1]), flush=True)
     return found
+
+
+def estimate(there: Any, planned: Any) -> float | None:
+    """GiB of tensors at the fullest moment, as `ft plan --gpu` counts them; the adapter's base is held in bfloat16."""
+    from ft.fit.gpus import Gpu
+    from ft.fit.sharding import Sharding
+    from ft.fit.table import fit_plan
+
+    row = next(row for row in fit_plan(there, Gpu(card(), 80), Sharding()).rows if row.planned.name == planned.name)
+    return max(moment.tensors for moment in row.fit.moments) / GIB if row.fit.moments else None
 
 
 def mfu(speed: float | None, shape: str) -> float | None:
@@ -285,6 +299,8 @@ def line(result: dict[str, Any]) -> str:
     speed, cap, peak = result["tokens/s"], result["cap"], result.get("peak")
     words = [f"{result['stage']:8}{result['side']:5}", f"{speed:,.0f} tokens/s" if speed else "does not fit"]
     words += [f"peak {peak:.2f} GiB"] if peak else []
+    if peak and result.get("estimate"):
+        words += [f"estimate {result['estimate']:.2f} GiB ({result['estimate'] / peak - 1:+.1%})"]
     words += [f"under a cap of {cap:g} GiB"] if cap else []
     words += [f"MFU {result['mfu']:.0%}"] if result["mfu"] else []
     return "  ".join(words)
