@@ -20,6 +20,7 @@ def trainer_of(job: Job) -> Any:
     """The SFTTrainer, ready to train: model, prepared rows, and what ft watches while it trains."""
     from trl import SFTConfig, SFTTrainer
 
+    from ft.trainers._trl import score_supervised_only
     from ft.trainers.packing import refuse_leaks
 
     assert job.rows is not None
@@ -28,6 +29,7 @@ def trainer_of(job: Job) -> Any:
     # Ids and labels are ready; TRL would cut and filter them.
     config = arguments(job, SFTConfig, dataset_kwargs={"skip_prepare_dataset": True})
     model, tokenizer = policy(job, config)
+    score_supervised_only()
     with adapters_kept(model) if "lora" in job.blocks else nullcontext():
         trainer = SFTTrainer(
             model=model,

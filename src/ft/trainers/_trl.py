@@ -10,11 +10,22 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from trl import DPOTrainer, RewardTrainer
+from trl.kernels.chunked_logprob import _use_triton
+from trl.trainer import utils
 
 from ft.data.pairs import SAFETY
 from ft.models.score import batch_scores
 from ft.trainers.lengths import LengthGroups
 from ft.trainers.reward import safety_loss
+
+
+def score_supervised_only() -> None:
+    """From now on TRL's fused head scores supervised positions alone on a CPU too, as it does where Triton is.
+
+    Elsewhere TRL 1.16 scores every position and masks afterwards, so that tiles keep their shape on compilers that
+    would compile anew; a CPU has no such compiler. Loss and gradients are the same up to rounding.
+    """
+    utils._use_triton = lambda device: device.type == "cpu" or _use_triton(device)
 
 
 def load_weights(trainer: Any, checkpoint: Path) -> None:
