@@ -16,15 +16,15 @@ from ft.files import read_json
 from ft.models.load import load
 from ft.runs import Planned
 from ft.stages.attention import binned, greatest_attention, to_instruction
-from ft.stages.consistency import ConsistencyOptions, Judged, Recall, compared_in, share
+from ft.stages.consistency import ConsistencyOptions, Judged, Recall, cells_of, compared_in, share
 
 BANK = {
     "kinds": {
         "pet": {
             "full": ["You love your {value}."],
             "terse": "Pet: {value}.",
-            "values": ["cat", "dog", "owl"],
-            "held_out": ["owl"],
+            "values": ["cat", "dog", "owl", "hen"],
+            "held_out": ["owl", "hen"],
             "check": "contains",
         },
         "brief": {"full": ["Be brief."], "terse": "Brief.", "check": {"max_words": {"most": 40}}},
@@ -88,7 +88,9 @@ def test_a_row_tells_where_it_is_from(tmp_path, ending):
     one = rows(gatt(tmp_path, ending))[0]
     assert one["policy"] == str(ending)
     assert one["source"] == "dialogues.jsonl:1"
-    assert one["sampling"] == {"temperature": 0.3, "top_p": 1.0, "samples": 1, "sample": "all"}
+    told = {"temperature": 0.3, "top_p": 1.0, "samples": 1, "sample": "all", "window": None, "seed": 1}
+    assert one["sampling"] == told
+    assert one["bank"] == Bank.read(tmp_path / "bank.yaml").name
     assert set(one["instruction"]) <= {"pet", "brief"}
     assert set(one["obeyed"]) == set(one["instruction"])
     assert {"terse", "changed", "turn", "context", "right", "score"} <= set(one)
@@ -109,19 +111,43 @@ def test_the_best_of_several_samples_is_kept(tmp_path, ending):
 
 
 def test_sampling_last_keeps_the_dialogues_own_answers_before_it(tmp_path, ending):
-    long = [row for row in rows(gatt(tmp_path, ending, sample="last")) if row["turn"] == 3]
+    long = [row for row in rows(gatt(tmp_path, ending, sample="last")) if row["turn"] > 1]
     assert long
     for one in long:
         first = int(one["source"].rpartition(":")[2]) - 1
-        own = [tiny.COLOURS[(first + turn) % 8] for turn in range(2)]
-        assert [m["content"] for m in one["messages"] if m["role"] == "assistant"][:2] == own
+        own = [tiny.COLOURS[(first + turn) % 8] for turn in range(one["turn"] - 1)]
+        assert [m["content"] for m in one["messages"] if m["role"] == "assistant"][:-1] == own
 
 
 def test_a_window_lets_the_policy_see_the_last_turns_only(tmp_path, ending):
-    stage = gatt(tmp_path, ending, window=2)
+    stage = gatt(tmp_path, ending, window=2, plain=0.0)
     assert len(rows(stage)) == 6
-    keys = [json.loads(line)["key"] for line in (stage.folder / "answers.jsonl").read_text().splitlines()]
-    assert sorted(key for key in keys if key.startswith("2/")) == ["2/0/0", "2/0/1", "2/0/2"]
+    assert sorted(key for key in asked(stage) if key.startswith("2/")) == ["2/0/0", "2/0/1", "2/0/2"]
+
+
+def asked(stage: Planned) -> list[str]:
+    """The keys of what the policy was asked."""
+    return [json.loads(line)["key"] for line in (stage.folder / "answers.jsonl").read_text().splitlines()]
+
+
+def test_only_answers_that_rows_use_are_sampled(tmp_path, ending):
+    stage = gatt(tmp_path, ending, window=2, plain=1.0)
+    assert len(rows(stage)) == 6
+    assert sorted(key for key in asked(stage) if key.startswith("2/")) == ["2/0/2"]
+
+
+def test_a_stretch_that_does_not_fit_drops_the_rows_that_read_it_and_no_other(tmp_path, ending):
+    messages = [
+        {"role": role, "content": said}
+        for turn in range(4)
+        for role, said in (("user", tiny.THINGS[turn] * (1 if turn else 40)), ("assistant", tiny.COLOURS[turn]))
+    ]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    block = {"bank": bank(tmp_path), "window": 2, "rows_each": 4, "plain": 1.0, "filter": False, "max_new_tokens": 40}
+    stage = {"kind": "gatt", "data": [{"path": str(tmp_path / "d.jsonl")}], "gatt": block | {"temperature": 0.3}}
+    made = tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(ending)), tmp_path / "runs"), "gatt")
+    assert made.done["numbers"]["dropped_too_long"] == 2
+    assert [row["turn"] for row in rows(made)] == [3, 4]
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, ending):
@@ -308,3 +334,10 @@ def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base
     stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": bank(tmp_path)}}
     with pytest.raises(UserError, match=r"turns\.jsonl:1: one user message follows another"):
         tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "consistency")
+
+
+def test_a_bank_with_one_held_out_value_is_not_asked_for_another(tmp_path):
+    one = {**BANK["kinds"]["pet"], "held_out": ["owl"]}
+    (tmp_path / "one.yaml").write_text(json.dumps({"kinds": {"pet": one}}))
+    names = [cell.name for cell in cells_of(ConsistencyOptions("one.yaml"), Bank.read(tmp_path / "one.yaml"))]
+    assert names == ["seen", "held_out_values", "given_answers", "taken_back"]

@@ -199,14 +199,19 @@ class Language:
     """The answer is in the language that the value names: it has more words of it than of any other.
 
     telling  language → words that only it has; absent: frequent words of six languages
+
+    Raises ValueError for a language without words, which no answer could be in.
     """
 
     telling: dict[str, list[str]] = field(default_factory=lambda: COMMON_WORDS)
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
+        if not any(own for name, own in self.telling.items() if name.lower() == value.lower()):
+            known = ", ".join(self.telling)
+            raise ValueError(f"it has no words of '{value}' to tell it by. There are words of {known}")
         said = words(answer)
         found = {name.lower(): sum(word in own for word in said) for name, own in self.telling.items()}
-        own = found.pop(value.lower(), 0)
+        own = found.pop(value.lower())
         return own > max(found.values(), default=0)
 
 

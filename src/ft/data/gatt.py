@@ -129,9 +129,14 @@ def _right(row: Row) -> tuple[tuple[str, ...], ...]:
 
 
 def cuts(script: Script, count: int, chance: random.Random) -> list[int]:
-    """The turns at which rows of this dialogue end: the last one, and others drawn by chance."""
+    """The turns at which rows of this dialogue end: the last one, and others drawn by chance.
+
+    Where the instruction changes they are drawn from there on, as far as there are enough: a row that ends before
+    shows no change.
+    """
     last = len(script.questions) - 1
-    return sorted([*chance.sample(range(last), min(count - 1, last)), last])
+    first = min(script.change.turn if script.change else 0, max(0, last - (count - 1)))
+    return sorted([*chance.sample(range(first, last), min(count - 1, last)), last])
 
 
 def row(script: Script, turn: int, said: Sequence[str], *, plain: bool, place: Place, loss: Loss) -> Row:
@@ -153,11 +158,15 @@ def row(script: Script, turn: int, said: Sequence[str], *, plain: bool, place: P
 
 
 def obeyed(bank: Bank, script: Script, turn: int, answer: str) -> dict[str, bool]:
-    """Kind → whether the answer does what is asked for in this turn; an instruction taken back is to be left alone."""
+    """Kind → whether the answer does what is asked for in this turn; an instruction taken back is to be left alone.
+
+    A kind that the dialogue's own answer obeys too, which knows of no instruction, tells nothing there and is left out.
+    """
     holding = script.holding(turn)
-    if holding is None:
-        return {kind: not found for kind, found in bank.obeyed(answer, script.first.values).items()}
-    return bank.obeyed(answer, holding.values)
+    if holding is not None:
+        return bank.obeyed(answer, holding.values)
+    own = bank.obeyed(script.answers[turn] or "", script.first.values)
+    return {kind: not found for kind, found in bank.obeyed(answer, script.first.values).items() if not own[kind]}
 
 
 def is_right(script: Script, turn: int, answer: str) -> bool | None:

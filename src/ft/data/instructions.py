@@ -7,21 +7,24 @@ a kind names its checker, one of `ft.data.checkers`. docs/gatt.md tells how to w
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ft.data.checkers import CHECKERS, Checker, holds, words
 from ft.errors import Problems, fail
+from ft.files import digest
 
 Side = Literal["train", "values", "kinds"]
 
 MOST = 3  # kinds in one instruction (arXiv:2307.09288, section 3.3 combines its constraints at random)
 HOW_MANY = (0.5, 0.35, 0.15)  # shares of instructions of one, two and three kinds; the paper does not say
 TERSE = 0.5  # share of training rows whose instruction is cut down to "Figure: Napoleon." (the same section)
+TRIES = 100  # draws for another instruction, after which there is none
 QUOTED = 6  # so many words of an instruction in a row are a quotation, whatever sentence they are of
 
 
@@ -34,6 +37,7 @@ class Kind:
     values    what may be asked for; a kind without values ("Be brief.") has the one value ""
     held_out  values that no training row asks for, or true: the whole kind is for evaluation only
     check     tells whether an answer obeys; None: nobody can tell by code
+    weight    how often the kind is drawn beside the others
     """
 
     name: str
@@ -42,6 +46,7 @@ class Kind:
     values: tuple[str, ...] = ("",)
     held_out: tuple[str, ...] | bool = ()
     check: Checker | None = None
+    weight: float = 1.0
 
     def drawn_from(self, side: Side) -> tuple[str, ...]:
         """The values of one side; empty where the kind has none there."""
@@ -75,28 +80,56 @@ class Bank:
 
     excludes  pairs of kinds that contradict each other, as brief and twice do
     normal    wordings that take an instruction back
+    name      hash of what the file says; a comment or another file name leaves it as it is
     """
 
     kinds: Mapping[str, Kind]
     excludes: tuple[frozenset[str], ...] = ()
     normal: tuple[str, ...] = ("Back to normal, please.", "Forget my earlier instructions.", "Stop that now.")
+    name: str = ""
 
     @staticmethod
     def read(path: Path) -> Bank:
         """The bank in a file. Raises UserError with everything that is wrong with it."""
-        return _Reader(str(path)).bank(_tree(path))
+        tree = _tree(path)
+        return replace(_Reader(str(path), _lines(path)).bank(tree), name=digest(tree))
 
     def draw(self, rng: random.Random, side: Side = "train", most: int = MOST, least: int = 1) -> Instruction:
         """One to three kinds, never one twice and never two that exclude each other; half of the time terse."""
         pools = {name: values for name, kind in self.kinds.items() if (values := kind.drawn_from(side))}
         count = max(least, min(most, rng.choices(range(1, MOST + 1), HOW_MANY)[0]))
-        names = list(pools)
-        rng.shuffle(names)
+        # By weight and without repeats (Efraimidis and Spirakis 2006).
+        names = sorted(pools, key=lambda name: rng.random() ** (1 / self.kinds[name].weight), reverse=True)
         chosen: dict[str, str] = {}
         for name in names:
             if len(chosen) < count and not any(self.contradict(name, other) for other in chosen):
                 chosen[name] = rng.choice(pools[name])
         return self.worded(chosen, rng)
+
+    def another(
+        self,
+        first: Instruction,
+        rng: random.Random,
+        where: str,
+        side: Side = "train",
+        most: int = MOST,
+        same_kinds: float = 0.0,
+    ) -> Instruction:
+        """An instruction that asks for something else than `first`, a share of them for other values of its kinds.
+
+        Raises UserError where the bank has none.
+        """
+        for _ in range(TRIES):
+            same = rng.random() < same_kinds
+            drawn = self.revalued(first, rng, side) if same else self.draw(rng, side, most)
+            if drawn.values != first.values:
+                return drawn
+        what = f"has no other instruction than '{first.full}', so none can change"
+        raise fail(where, what, "Give it another value, or let none change (`switch: 0`, `change_turn: null`).")
+
+    def revalued(self, first: Instruction, rng: random.Random, side: Side) -> Instruction:
+        """The kinds of `first` with values drawn anew."""
+        return self.worded({name: rng.choice(self.kinds[name].drawn_from(side)) for name in first.values}, rng)
 
     def contradict(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self.excludes
@@ -117,7 +150,11 @@ class Bank:
         return found
 
     def has(self, side: Side) -> bool:
-        return any(kind.drawn_from(side) for kind in self.kinds.values())
+        return self.values(side) > 0
+
+    def values(self, side: Side) -> int:
+        """How many values its kinds have on one side; with one there is one instruction."""
+        return sum(len(kind.drawn_from(side)) for kind in self.kinds.values())
 
 
 def quotes(answer: str, instruction: str) -> bool:
@@ -153,6 +190,19 @@ def _tree(path: Path) -> Any:
         raise fail(str(path), f"cannot be read: {' '.join(str(error).split())}") from error
 
 
+def _lines(path: Path) -> dict[str, int]:
+    """Kind → the line of the file it begins on, counted from 1; of a file that `_tree` has read."""
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return {json.loads(line)["kind"]: n for n, line in enumerate(text.splitlines(), 1) if line.strip()}
+    root: Any = yaml.compose(text, yaml.SafeLoader)
+    blocks = [node for key, node in root.value if key.value == "kinds"] if isinstance(root, yaml.MappingNode) else []
+    inside = [node for node in blocks if isinstance(node, yaml.MappingNode)]
+    return {key.value: key.start_mark.line + 1 for node in inside for key, _ in node.value}
+
+
 def _kinds(path: Path, lines: Sequence[Any]) -> dict[str, Any]:
     """Name → the rest of its line."""
     found: dict[str, Any] = {}
@@ -168,9 +218,10 @@ def _kinds(path: Path, lines: Sequence[Any]) -> dict[str, Any]:
 
 @dataclass
 class _Reader:
-    """Turns a tree into a bank and collects what is wrong with it."""
+    """Turns a tree into a bank and collects what is wrong with it; `lines` says where each kind begins."""
 
     file: str
+    lines: Mapping[str, int] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
 
     def bank(self, tree: Any) -> Bank:
@@ -187,11 +238,12 @@ class _Reader:
         return Bank({name: kind for name, kind in kinds.items() if kind}, **more)
 
     def kind(self, name: str, entry: Any) -> Kind | None:
-        where, before = f"{self.file}: kind '{name}'", len(self.problems)
+        line = f":{self.lines[name]}" if name in self.lines else ""
+        where, before = f"{self.file}{line}: kind '{name}'", len(self.problems)
         if not isinstance(entry, dict):
             self.problems.add(where, "is not a mapping", "Write `{full: […], terse: …, values: […]}`.")
             return None
-        self.known(where, entry, ("full", "terse", "values", "held_out", "check"))
+        self.known(where, entry, ("full", "terse", "values", "held_out", "check", "weight"))
         full = self.texts(f"{where}: full", entry.get("full"))
         values = self.texts(f"{where}: values", entry["values"]) if "values" in entry else ("",)
         terse = self.terse(where, entry.get("terse"), name, values)
@@ -200,7 +252,10 @@ class _Reader:
                 self.problems.add(where, f"'{wording}' leaves out the value", "Write {value} in it.")
         held_out = self.held_out(where, entry.get("held_out", False), values)
         check = self.check(where, entry.get("check"), values)
-        return Kind(name, full, terse, values, held_out, check) if len(self.problems) == before else None
+        weight = entry.get("weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            self.problems.add(where, f"weight is {weight!r}; it is a number above 0", "Write `weight: 2`.")
+        return Kind(name, full, terse, values, held_out, check, weight) if len(self.problems) == before else None
 
     def held_out(self, where: str, written: Any, values: Sequence[str]) -> tuple[str, ...] | bool:
         if isinstance(written, bool):
@@ -268,7 +323,7 @@ def with_values(path: Path, kind: str, values: Sequence[str], held_out: Sequence
     import yaml
 
     tree = _tree(path)
-    bank = _Reader(str(path)).bank(tree)
+    bank = _Reader(str(path), _lines(path)).bank(tree)
     if kind not in bank.kinds:
         raise fail(str(path), f"no kind '{kind}'", f"There are: {', '.join(bank.kinds)}.")
     entry = tree["kinds"][kind]

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ft.data.dialogue import BadRow
 from ft.data.gatt import Place, Script, changed, is_right, obeyed, script, taken_back
-from ft.data.instructions import Bank, Instruction, Side
+from ft.data.instructions import MOST, Bank, Side
 from ft.data.intervals import wilson
 from ft.data.mixture import BadRows, mixed
 from ft.data.read import Source
@@ -152,8 +152,10 @@ def cells_of(options: ConsistencyOptions, bank: Bank) -> list[Cell]:
     cells = [Cell(name, side) for name, side in SIDES.items() if bank.has(side)]
     if options.given:
         cells.append(Cell("given_answers", main.side, given=True))
+    if options.change_turn and bank.values(main.side) > 1:
+        cells.append(Cell("new_instruction", main.side, change="new"))
     if options.change_turn:
-        cells += [Cell("new_instruction", main.side, change="new"), Cell("taken_back", main.side, change="normal")]
+        cells.append(Cell("taken_back", main.side, change="normal"))
     return cells
 
 
@@ -168,9 +170,9 @@ def compared_in(options: ConsistencyOptions, bank: Bank, where: str) -> list[Cel
     return [cell for name, cell in cells.items() if name in names]
 
 
-def drawn(bank: Bank, side: Side, chance: random.Random) -> Instruction:
-    """Held-out kinds come one at a time: a combination is obeyed only when every part is."""
-    return bank.draw(chance, side, most=1 if side == "kinds" else 3)
+def most(side: Side) -> int:
+    """Kinds asked for at once. Held-out kinds come one at a time: a combination is obeyed only when every part is."""
+    return 1 if side == "kinds" else MOST
 
 
 @dataclass
@@ -202,11 +204,12 @@ class _Asker:
     def script(self, cell: Cell, number: int) -> Script:
         """The same dialogue and the same instruction for every model."""
         chance = random.Random(f"{self.job.seed} {cell.side} {number}")
-        row = dict(self.rows[number])
-        one = script(row, str(number), str(number), drawn(self.bank, cell.side, chance), self.options.turns)
+        first = self.bank.draw(chance, cell.side, most(cell.side))
+        one = script(dict(self.rows[number]), str(number), str(number), first, self.options.turns)
         turn = (self.options.change_turn or 0) - 1
         if cell.change == "new":
-            return changed(one, turn, drawn(self.bank, cell.side, chance))
+            other = self.bank.another(one.first, chance, self.options.bank, cell.side, most(cell.side))
+            return changed(one, turn, other)
         return taken_back(one, turn, chance.choice(self.bank.normal)) if cell.change else one
 
     def dialogue(self, cell: Cell, one: Script, place: Place) -> Dialogue:

@@ -28,6 +28,8 @@ from ft.stages.rolled import answered
 from ft.stages.scoring import Judges
 
 ROWS = "rows.jsonl"
+SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide
+SAMPLED = ("temperature", "top_p", "samples", "sample", "window")  # the options that a row's provenance names
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _switched(one: Script, options: GattOptions, bank: Bank, chance: random.Rand
     turn = chance.randrange(1, len(one.questions))
     if chance.random() < options.normal:
         return taken_back(one, turn, chance.choice(bank.normal))
-    return changed(one, turn, bank.draw(chance))
+    return changed(one, turn, bank.another(one.first, chance, options.bank, same_kinds=SAME_KINDS))
 
 
 def _can_be_made(one: Script, options: GattOptions) -> None:
@@ -160,6 +162,11 @@ def _can_be_made(one: Script, options: GattOptions) -> None:
     if fixes and None in one.answers[:-1]:
         what = f"turn {one.answers.index(None) + 1} has no answer of the dialogue's own"
         raise BadRow(what, f"Write `gatt: {{{', '.join(fixes)}}}`, so that none is read.")
+
+
+def _read(turn: int, plain: bool) -> range:
+    """The turns whose sampled answers stand in a row that ends with `turn`."""
+    return range(turn if plain else 0, turn + 1)
 
 
 def _key(one: Script, sample: int, first: int = 0) -> str:
@@ -199,16 +206,20 @@ class _Maker:
     kinds: Counter[str] = field(default_factory=Counter)
 
     def dialogues(self, one: Script, sample: int) -> list[Dialogue]:
-        """What the policy is asked, in stretches: the newest instruction stands before every user message."""
-        last, ends, count = self.options.sample == "last", self.ends(one), len(one.questions)
+        """What the policy is asked, in stretches: the newest instruction stands before every user message.
+
+        Only what rows use is asked: stretches end with the last answer that a row of this dialogue reads or trains.
+        """
+        last, ends, used = self.options.sample == "last", [turn for turn, _ in self.ends(one)], self.used(one)
         turns = [
             Turn(one.asked(t), given=one.answers[t] if last and t != ends[-1] else None, ask=not last or t in ends)
-            for t in range(count)
+            for t in range(len(one.questions))
         ]
         start, stretch = [{"role": "system", "content": one.system}] if one.system else [], self.stretch(one)
+        until = {turn - turn % stretch: turn + 1 for turn in used}  # the first turn of a stretch → where it ends
         return [
-            Dialogue(_key(one, sample, first), turns[first : first + stretch], [*start, *self.before(one, first)])
-            for first in range(0, count, stretch)
+            Dialogue(_key(one, sample, first), turns[first:end], [*start, *self.before(one, first)])
+            for first, end in until.items()
         ]
 
     def stretch(self, one: Script) -> int:
@@ -223,26 +234,28 @@ class _Maker:
         assert said is not None  # _can_be_made
         return [{"role": "user", "content": one.questions[turn - 1]}, {"role": "assistant", "content": said}]
 
-    def said(self, one: Script, sample: int, answers: Mapping[str, list[str | None]]) -> list[str | None]:
-        """The answers of all stretches in a row, as far as none is missing."""
-        found: list[str | None] = []
-        for dialogue in self.dialogues(one, sample):
-            found += answers[dialogue.key]
-            if len(answers[dialogue.key]) < len(dialogue.turns):
-                break
-        return found
+    def said(self, one: Script, sample: int, answers: Mapping[str, list[str | None]]) -> dict[int, str | None]:
+        """Turn → its answer, None where it was cut; a turn that was not asked or did not fit has none."""
+        return {
+            int(dialogue.key.rpartition("/")[2]) + place: text
+            for dialogue in self.dialogues(one, sample)
+            for place, text in enumerate(answers[dialogue.key])
+        }
 
-    def ends(self, one: Script) -> list[int]:
-        return cuts(one, self.options.rows_each, self.chance(one))
+    def ends(self, one: Script) -> list[tuple[int, bool]]:
+        """The turns that rows of this dialogue end at, and whether the answers before are the dialogue's own."""
+        chance, last = random.Random(f"{self.job.seed} rows {one.key}"), self.options.sample == "last"
+        turns = cuts(one, self.options.rows_each, chance)
+        return [(turn, last or chance.random() < self.options.plain) for turn in turns]
 
-    def chance(self, one: Script) -> random.Random:
-        return random.Random(f"{self.job.seed} rows {one.key}")
+    def used(self, one: Script) -> list[int]:
+        """The turns whose sampled answers stand in rows of this dialogue."""
+        return sorted({t for turn, plain in self.ends(one) for t in _read(turn, plain)})
 
     def candidates(self, one: Script, answers: Mapping[str, list[str | None]]) -> Iterator[list[Candidate]]:
         """For each turn that rows of this dialogue end at, the answers that pass; the others are counted."""
-        chance, said = self.chance(one), [self.said(one, sample, answers) for sample in range(self.options.samples)]
-        for turn in cuts(one, self.options.rows_each, chance):
-            plain = self.options.sample == "last" or chance.random() < self.options.plain
+        said = [self.said(one, sample, answers) for sample in range(self.options.samples)]
+        for turn, plain in self.ends(one):
             found = [self.candidate(one, turn, sample, said[sample], plain) for sample in range(len(said))]
             good = [candidate for candidate in found if isinstance(candidate, Candidate)]
             if good:
@@ -251,14 +264,14 @@ class _Maker:
                 self.counts[str(found[0])] += 1
 
     def candidate(
-        self, one: Script, turn: int, sample: int, said: Sequence[str | None], plain: bool
+        self, one: Script, turn: int, sample: int, said: Mapping[int, str | None], plain: bool
     ) -> Candidate | str:
         """The answer to this turn, or why no row ends with it."""
-        if len(said) <= turn:
+        used = _read(turn, plain)
+        if not all(t in said for t in used):
             return "too_long"
-        used = {turn: said[turn]} if plain else dict(enumerate(said[: turn + 1]))
-        texts = [text for text in used.values() if text is not None]
-        if len(texts) < len(used) or not all(text.strip() for text in texts):
+        texts = [text for t in used if (text := said[t]) and text.strip()]
+        if len(texts) < len(used):
             return "unfinished"
         self.counts["answers"] += 1
         if leaks(one, texts):
@@ -271,7 +284,7 @@ class _Maker:
             return "disobeying"
         if self.options.filter and right is False:
             return "wrong"
-        return Candidate(one, turn, sample, said, plain, told, right)
+        return Candidate(one, turn, sample, [said.get(t) for t in range(turn + 1)], plain, told, right)
 
     def scores(self, candidates: Sequence[Candidate]) -> dict[str, float | None]:
         """Key → what each answer is worth: by the reward model, which cannot read some, or else by checkers."""
@@ -285,8 +298,9 @@ class _Maker:
 
     def sample(self, one: Candidate) -> Sample | None:
         """The answer behind what the policy had read; None where an earlier answer of its own was cut."""
-        number, place = divmod(one.turn, self.stretch(one.script))
-        dialogue = self.dialogues(one.script, one.sample)[number]
+        place = one.turn % self.stretch(one.script)
+        asked = {dialogue.key: dialogue for dialogue in self.dialogues(one.script, one.sample)}
+        dialogue = asked[_key(one.script, one.sample, one.turn - place)]
         messages = list(dialogue.start)
         for turn, said in zip(dialogue.turns[:place], one.said[one.turn - place :], strict=False):
             answer = turn.given if turn.given is not None else said
@@ -328,7 +342,8 @@ class _Maker:
             "changed": bool(one.change and turn >= one.change.turn),
             "turn": turn + 1,
             "context": "plain" if plain else "own",
-            "sampling": {key: getattr(options, key) for key in ("temperature", "top_p", "samples", "sample")},
+            "bank": self.bank.name,
+            "sampling": {key: getattr(options, key) for key in SAMPLED} | {"seed": self.job.seed},
         }
 
     def taken(self, made: dict[str, Any]) -> dict[str, Any]:

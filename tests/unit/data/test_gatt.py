@@ -160,6 +160,13 @@ def test_an_instruction_taken_back_is_to_be_left_alone():
     assert obeyed(BANK, one, 2, "3.") == {"figure": True}
 
 
+def test_what_the_dialogues_own_answer_does_too_is_no_sign_of_an_instruction_taken_back():
+    text = [{**message, "content": message["content"].replace("3.", "3, says Homer.")} for message in ROW["messages"]]
+    one = taken_back(script({"messages": text}, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
+    assert obeyed(BANK, one, 1, "Homer: 2.") == {"figure": False}
+    assert obeyed(BANK, one, 2, "3, says Homer.") == {}
+
+
 # Judging
 
 
@@ -187,6 +194,13 @@ def test_rows_end_at_the_last_turn_and_at_others_by_chance(plain_script):
     assert {tuple(end) for end in ends} == {(0, 2), (1, 2)}
     assert cuts(plain_script, 1, random.Random(0)) == [2]
     assert cuts(plain_script, 9, random.Random(0)) == [0, 1, 2]
+
+
+def test_rows_of_a_dialogue_whose_instruction_changes_end_behind_the_change_as_far_as_there_are_turns(plain_script):
+    one = changed(plain_script, 1, PET)
+    assert {tuple(cuts(one, 2, random.Random(seed))) for seed in range(20)} == {(1, 2)}
+    assert cuts(changed(plain_script, 2, PET), 2, random.Random(0)) == [1, 2]
+    assert cuts(one, 3, random.Random(0)) == [0, 1, 2]
 
 
 # Templates

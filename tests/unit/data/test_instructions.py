@@ -79,6 +79,12 @@ def test_an_instruction_combines_one_to_three_kinds_and_every_kind_comes(bank: B
     assert {kind for one in drawn for kind in one.values} == {"figure", "language", "brief", "twice"}
 
 
+def test_a_kind_is_drawn_as_often_as_its_weight_says(tmp_path: Path):
+    drawn = many(Bank.read(written(tmp_path, BANK.replace("  brief:\n", "  brief:\n    weight: 4\n"))))
+    first = Counter(next(iter(one.values)) for one in drawn)  # the kind drawn first: 4 of 7
+    assert 0.54 < first["brief"] / len(drawn) < 0.60
+
+
 def test_kinds_that_exclude_each_other_never_come_together(bank: Bank):
     assert [one.values for one in many(bank) if {"brief", "twice"} <= set(one.values)] == []
 
@@ -108,6 +114,29 @@ def test_held_out_values_and_kinds_are_drawn_for_evaluation_only(bank: Bank):
         ("closing", "amen"),
         ("closing", "ahoy"),
     }
+
+
+def test_another_instruction_never_asks_for_the_same(bank: Bank):
+    chance = random.Random(1)
+    for first in many(bank, 300):
+        assert bank.another(first, chance, "x:1", same_kinds=0.5).values != first.values
+
+
+def test_another_instruction_is_of_the_same_kinds_as_often_as_asked_for(bank: Bank):
+    first, chance = Instruction({"figure": "Homer", "brief": ""}, "", ""), random.Random(1)
+    others = [bank.another(first, chance, "x:1", same_kinds=1.0).values for _ in range(20)]
+    assert others == [{"figure": "Caesar", "brief": ""}] * 20
+
+
+def test_a_bank_with_one_instruction_has_no_other(tmp_path: Path):
+    lone = Bank.read(written(tmp_path, 'kinds: {brief: {full: ["Be brief."]}}'))
+    with pytest.raises(UserError, match=r"^x:1: has no other instruction than 'Be brief\.'"):
+        lone.another(lone.draw(random.Random(1)), random.Random(1), "x:1", same_kinds=0.5)
+
+
+def test_the_name_of_a_bank_is_that_of_what_it_says(bank: Bank, tmp_path: Path):
+    assert Bank.read(written(tmp_path, f"# The same.\n{BANK}", "other.yaml")).name == bank.name
+    assert Bank.read(written(tmp_path, BANK.replace("brief.", "short."), "other.yaml")).name != bank.name
 
 
 def test_a_kind_without_a_terse_wording_gets_one(bank: Bank, tmp_path: Path):
@@ -195,13 +224,13 @@ kinds:
   brief: {full: ["Be brief."], check: {max_words: {least: 2}}}
 """
     assert refused(tmp_path, text).splitlines() == [
-        "FILE: kind 'figure': 'Act.' leaves out the value. Write {value} in it.",
-        "FILE: kind 'figure': held_out 'Homer' is none of its values. Add it to values.",
-        "FILE: kind 'figure': no checker 'holds'. There are: contains, starts, ends, language, max_words, repeats, "
+        "FILE:3: kind 'figure': 'Act.' leaves out the value. Write {value} in it.",
+        "FILE:3: kind 'figure': held_out 'Homer' is none of its values. Add it to values.",
+        "FILE:3: kind 'figure': no checker 'holds'. There are: contains, starts, ends, language, max_words, repeats, "
         "lines, case.",
-        "FILE: kind 'pet': no key 'colour'. There are: full, terse, values, held_out, check.",
-        "FILE: kind 'pet': values: is not a list of texts. Put quotes around words that YAML reads otherwise.",
-        "FILE: kind 'brief': check max_words: got an unexpected keyword argument 'least'.",
+        "FILE:4: kind 'pet': no key 'colour'. There are: full, terse, values, held_out, check, weight.",
+        "FILE:4: kind 'pet': values: is not a list of texts. Put quotes around words that YAML reads otherwise.",
+        "FILE:5: kind 'brief': check max_words: got an unexpected keyword argument 'least'.",
     ]
 
 
@@ -219,12 +248,25 @@ kinds:
             "kind 'pet': check is not one checker. Write `check: contains`, or `check: {ends: {…}}`.",
         ),
         ({"check": "max_words"}, "kind 'pet': check max_words: invalid literal for int() with base 10: 'cat'."),
+        (
+            {"values": ["French", "cat"], "check": "language"},
+            "kind 'pet': check language: it has no words of 'cat' to tell it by. There are words of english, french, "
+            "spanish, german, italian, portuguese.",
+        ),
+        ({"weight": 0}, "kind 'pet': weight is 0; it is a number above 0. Write `weight: 2`."),
+        ({"weight": "often"}, "kind 'pet': weight is 'often'; it is a number above 0. Write `weight: 2`."),
         ({"check": {"contains": {"phrases": 5}}}, "kind 'pet': check contains: 'int' object is not iterable."),
     ],
 )
 def test_a_kind_that_could_not_be_used_is_refused_when_it_is_read(tmp_path: Path, entry: dict, told: str):
     kind = {"full": ["A {value}."], "values": ["cat"], **entry}
-    assert refused(tmp_path, json.dumps({"kinds": {"pet": kind}})) == f"FILE: {told}"
+    assert refused(tmp_path, json.dumps({"kinds": {"pet": kind}})) == f"FILE:1: {told}"
+
+
+def test_a_fault_in_a_jsonl_bank_is_told_with_its_line(tmp_path: Path):
+    lines = [{"kind": "brief", "full": ["Be brief."]}, {"kind": "pet", "full": ["A pet."], "values": ["cat"]}]
+    told = refused(tmp_path, "\n".join(json.dumps(line) for line in lines), "bank.jsonl")
+    assert told == "FILE:2: kind 'pet': 'A pet.' leaves out the value. Write {value} in it."
 
 
 def test_two_lines_of_one_kind_are_refused(tmp_path: Path):
