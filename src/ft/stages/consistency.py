@@ -7,7 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +119,7 @@ def judged_kinds(bank: Bank, where: str) -> Bank:
     kinds = {name: kind for name, kind in bank.kinds.items() if kind.check}
     if not kinds:
         raise fail(where, "no kind of the bank has a checker, so nothing can be judged", "Write `check:` at a kind.")
-    return Bank(kinds, bank.excludes, bank.normal)
+    return replace(bank, kinds=kinds)
 
 
 def rows_of(job: Job) -> list[dict[str, Any]]:
