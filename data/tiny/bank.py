@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent
 SEED = 1
 DIALOGUES, HELD_OUT_DIALOGUES = 1_400, 64
 SHORT, LONG, LONGEST_HELD_OUT = (2, 6), (8, 22), 24  # turns
+WEIGHT = 3  # of the kinds whose values are copied: together they are the hard case, and one draw in twelve by chance
 NORMAL = ["back to normal.", "forget my instructions.", "stop that now."]
 CHECKS: dict[str, Any] = {
     "closing": {"ends": {}},
@@ -43,6 +44,8 @@ def _kind(kind: str) -> dict[str, Any]:
         "terse": _value(world.TERSE[kind]),
         "check": CHECKS.get(kind, {"contains": {"alone": True}}),
     }
+    if kind in world.HELD_OUT_VALUES:
+        entry["weight"] = WEIGHT
     if kind == "language":
         entry["check"] = {"language": {"telling": {name: _telling(name) for name in world.LANGUAGES}}}
     if world.VALUES[kind] != ("",):
