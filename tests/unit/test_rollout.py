@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from ft.data.chat import Renderer
+from ft.models.decode import chosen
 from ft.models.generate import Sampling
 from ft.models.load import load_base
-from ft.models.rollout import Dialogue, Transcript, Turn, chosen, rollout
+from ft.models.rollout import Dialogue, Transcript, Turn, rollout
 from ft.recipe import ModelSource
 
 PLAIN = (

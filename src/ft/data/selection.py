@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+SAFETY_AXIS = "safety"  # the `axis` of a prompt that is tagged for the safety model
 SAFETY_THRESHOLD = 0.15  # the paper's: of what falls below it, 89 % was unsafe, and that was 55 % of the unsafe
 
 

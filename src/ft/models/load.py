@@ -66,7 +66,7 @@ def start(
     `model: {dtype: …}` says otherwise. A parent that is an adapter is copied and trained on. With `scores` it is a
     reward model: the same weights under a new scalar head in float32, which an adapter has as a part, trained whole.
     """
-    base, adapter = _base(model, init)
+    base, adapter = base_of(model, init)
     dtype = base.dtype or ("float32" if lora is None else compute)
     loaded = (load_scorer_base if scores else load_base)(base, dtype, quantization, use_cpu)
     if lora is None:
@@ -108,7 +108,7 @@ def _finished(
 def parts(folder: Path) -> tuple[ModelSource, Path | None, Mapping[str, Any] | None]:
     """A finished model folder's whole weights, the adapter on them (None: the folder holds the weights), and how the
     weights were quantised under it."""
-    base, adapter = _base(None, folder)
+    base, adapter = base_of(None, folder)
     lineage = (read_json(folder / LINEAGE) or {}) if adapter else {}
     return base, adapter, lineage.get("quantization")
 
@@ -195,7 +195,7 @@ def save_lineage(
     folder: Path, model: ModelSource | None, init: Path | None, quantization: Mapping[str, Any] | None
 ) -> None:
     """Record the base under an adapter, for whoever loads the folder next."""
-    base, _ = _base(model, init)
+    base, _ = base_of(model, init)
     write_json(folder / LINEAGE, {"base": asdict(base), "quantization": dict(quantization) if quantization else None})
 
 
@@ -222,7 +222,7 @@ def _joint_hash(files: list[Path], cache: Path | None) -> str:
     return whole.hexdigest()[:16]
 
 
-def _base(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Path | None]:
+def base_of(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Path | None]:
     """The whole weights at the bottom, and the adapter that stands on them."""
     if init is None:
         if model is None:

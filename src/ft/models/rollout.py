@@ -6,7 +6,6 @@ So a template that rewrites earlier turns costs time and never changes an answer
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.data.chat import BadRow, Renderer
 from ft.data.template import Message
+from ft.models.decode import decoded, draws
 from ft.models.generate import Sampling
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class _Speaker:
         rooms = [int(min(self.sampling.max_new_tokens, self.positions - len(talk.prompt))) for talk in talks]
         new = [talk.prompt[n:] for talk, n in zip(talks, known, strict=True)]
         memory.keep(places, known, room=max(map(len, new)) + max(rooms))
-        said = self._decoded(memory, new, rooms, self._draws(talks))
+        said, _ = decoded(memory, new, rooms, self.sampling, self.renderer.stop_ids, self._draws(talks))
         for talk, ids, room in zip(talks, said, rooms, strict=True):
             ended = ids[-1] in self.renderer.stop_ids
             talk.read = talk.prompt + ids[:-1]  # the last one ended the answer before it was read
@@ -196,60 +196,7 @@ class _Speaker:
             talk.take(Answer(text.strip(), ids, ended))
         return sum(map(len, said))
 
-    def _decoded(self, memory: Memory, new: list[list[int]], rooms: list[int], draws: Tensor | None) -> list[list[int]]:
-        """What each row says after reading `new`, with the token that ends it, up to `rooms[n]` tokens."""
-        import torch
-
-        device, width = memory.mask.device, max(map(len, new))
-        logits = memory.read(
-            torch.tensor([[0] * (width - len(ids)) + ids for ids in new], device=device),
-            torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in new], device=device),
-        )
-        stops = torch.tensor(self.renderer.stop_ids, device=device)
-        limits = torch.tensor(rooms, device=device)
-        speaking = torch.ones(len(new), dtype=torch.bool, device=device)
-        said: list[Tensor] = []
-        spoken: list[Tensor] = []
-        while True:
-            token = chosen(logits, self.sampling, None if draws is None else draws[:, len(said)].to(device))
-            said.append(token)
-            spoken.append(speaking)
-            speaking = speaking & ~torch.isin(token, stops) & (len(said) < limits)
-            if not speaking.any():
-                break
-            logits = memory.read(token[:, None], speaking[:, None])
-        lengths = torch.stack(spoken).sum(0).tolist()
-        return [ids[:n] for ids, n in zip(torch.stack(said, dim=1).tolist(), lengths, strict=True)]
-
     def _draws(self, talks: list[_Talk]) -> Tensor | None:
         """Numbers in [0, 1) to draw tokens with, (B, max_new_tokens): by seed, dialogue and turn, not by place."""
-        import torch
-
-        if self.sampling.temperature == 0:
-            return None
-        rows = []
-        for talk in talks:
-            name = f"{self.sampling.seed}\n{talk.dialogue.key}\n{len(talk.answers)}".encode()
-            seed = int.from_bytes(hashlib.sha256(name).digest()[:8], "big", signed=True)
-            rows.append(torch.rand(self.sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)))
-        return torch.stack(rows)
-
-
-def chosen(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
-    """One token a row, (B,), from logits (B, V): the likeliest, or where `draws` (B,) falls in the distribution.
-
-    The cumulative distribution runs in the order of the vocabulary, not of probability, so that rounding, which may
-    swap two tokens of nearly the same probability, does not change what is drawn.
-    """
-    import torch
-
-    if draws is None:
-        return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # never the likeliest, whose sum before it is 0
-        probabilities = probabilities.masked_fill(beyond.scatter(-1, order, beyond), 0)
-    mass = probabilities.double().cumsum(-1)
-    found = torch.searchsorted(mass, draws.double()[:, None] * mass[:, -1:], right=True)
-    return found[:, 0].clamp(max=logits.shape[-1] - 1)
+        keys = [f"{talk.dialogue.key}\n{len(talk.answers)}" for talk in talks]
+        return draws(keys, self.sampling)

@@ -9,12 +9,10 @@ from typing import Any
 
 from ft.data.dialogue import BadRow
 from ft.data.samples import Sample
-from ft.data.selection import piecewise, sigmoid
+from ft.data.selection import SAFETY_AXIS, piecewise, sigmoid
 from ft.models.score import Scorer
 from ft.rewards import REWARDS, columns_of
 from ft.stages.rolled import Entry, Tick, kept
-
-SAFETY_AXIS = "safety"
 
 
 @dataclass(frozen=True)

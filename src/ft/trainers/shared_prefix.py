@@ -15,6 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ft.models.head import ends
+from ft.models.select import inner_of, let_select
 from ft.trainers._trl import attention_of
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def share_logps(model: Any) -> None:
     Like TRL's `add_fused_lm_head`, which must come first, this changes `forward` of the model itself, so that it works
     inside PEFT, DDP and gradient checkpointing. The head sees only the positions whose log-probabilities count.
     """
-    inner = _inner(model)
-    _let_select(inner.base_model)
+    inner = inner_of(model)
+    let_select(inner.base_model)
 
     def shared(apart: Callable[..., Any], rows: Layout, inputs: dict[str, Any]) -> Any:
         targets = inputs["labels"][:, 1:]
@@ -157,8 +158,8 @@ def share_scores(model: Any) -> None:
     """
     from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-    inner = _inner(model)
-    _let_select(inner.base_model)
+    inner = inner_of(model)
+    let_select(inner.base_model)
 
     def shared(apart: Callable[..., Any], rows: Layout, inputs: dict[str, Any]) -> Any:
         slots = rows.slots.gather(1, ends(inputs["attention_mask"])[:, None]).squeeze(1)  # (2P,)
@@ -176,7 +177,7 @@ def objection(model: Any) -> str | None:
     """
     import torch
 
-    inner = _inner(model)
+    inner = inner_of(model)
     attention = attention_of(inner)
     if attention not in MASKED:
         return f"attention '{attention}' takes no mask that keeps two answers apart ({' and '.join(MASKED)} do)"
@@ -198,26 +199,6 @@ def objection(model: Any) -> str | None:
     if error <= ROUNDING[str(model.dtype).removeprefix("torch.")]:
         return None
     return f"hidden states differ from those of separate rows by {error:.2g} of their length"
-
-
-def _inner(model: Any) -> Any:
-    """The transformers model inside adapters: they replace its layers, never the model."""
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _let_select(backbone: Any) -> None:
-    """Let `backbone(..., select=slots)` return the last hidden states of those slots only, shape (1, N, width)."""
-    whole = backbone.forward
-
-    def forward(self: Any, *args: Any, select: Tensor | None = None, **inputs: Any) -> Any:
-        output = whole(*args, **inputs)
-        if select is not None:
-            output.last_hidden_state = output.last_hidden_state.flatten(0, 1).index_select(0, select)[None]
-        return output
-
-    backbone.forward = MethodType(forward, backbone)
 
 
 def _let_share(inner: Any, shared: Callable[..., Any], needs: tuple[str, ...]) -> None:
