@@ -178,5 +178,6 @@ def everyones(values: Tensor, accelerator: Any) -> Tensor:
 
 def scores_of(found: Mapping[str, Sequence[float | None]], names: Sequence[str], device: Any) -> Tensor:
     """Raw scores as a table (R, M), NaN where there is none."""
-    columns = [[float("nan") if score is None else score for score in found[name]] for name in names]
-    return torch.tensor(columns, device=device, dtype=torch.float32).T
+    rows = zip(*(found[name] for name in names), strict=True)
+    table = [[float("nan") if score is None else score for score in row] for row in rows]
+    return torch.tensor(table, device=device, dtype=torch.float32)
