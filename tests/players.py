@@ -112,6 +112,6 @@ def farthest(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor])
 
 
 def logged(trainer: Any) -> list[dict[str, Any]]:
-    timed = ("time", "second", "flos")
+    timed = ("time", "second", "flos", "train_loss")
     lines = trainer.state.log_history
     return [{key: value for key, value in line.items() if not any(word in key for word in timed)} for line in lines]

@@ -1,0 +1,331 @@
+"""PPO learns from what everyone says of sampled answers, moves nobody else, and goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import players
+import tiny
+from ft.data.selection import piecewise, sigmoid
+from ft.errors import UserError
+from ft.models.score import Scorer
+
+ROOT = Path(__file__).parents[2]
+NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, base):
+    top = tmp_path_factory.mktemp("players")
+    made = {"policy": players.adapter(top / "policy", base, 1)}
+    return made | {name: players.judge(top / name, base, seed) for name, seed in (("helpful", 2), ("safety", 3))}
+
+
+@pytest.fixture
+def cast(base, folders):
+    """Everyone on one base: a policy that began as an adapter, its critic from a reward model, two reward models."""
+    judges = {name: folders[name] for name in ("helpful", "safety")}
+    return players.together(base, folders["policy"], critic=folders["helpful"], **judges)
+
+
+def started(trainer, count: int = 8):
+    """The trainer with its first batch of answers."""
+    trainer.rollouts = trainer.collect(players.prompts(count))
+    trainer.collected = 1
+    return trainer
+
+
+# ---- the start -----------------------------------------------------------------------------------------------------
+def test_at_the_first_mini_batch_the_ratio_is_1_and_kl_0(tmp_path, cast):
+    trainer = players.trainer(cast, tmp_path, {"max_steps": 1})
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["policy/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert first["policy/clip_fraction"] == 0
+    assert first["kl"] == pytest.approx(0, abs=1e-4)
+
+
+def test_another_temperature_in_the_sampler_is_caught(tmp_path, cast):
+    trainer = players.trainer(cast, tmp_path)
+    trainer.sampling = replace(trainer.sampling, temperature=0.7)
+    with pytest.raises(UserError, match="drawn from another distribution"):
+        started(trainer)
+
+
+def test_a_temperature_that_is_everywhere_the_same_is_right(tmp_path, cast):
+    trainer = players.trainer(cast, tmp_path, {"temperature": 0.7, "max_steps": 1})
+    trainer.train()
+    assert trainer.state.log_history[0]["policy/ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_reference_that_is_not_the_start_is_caught(tmp_path, cast):
+    trainer = players.trainer(cast, tmp_path)
+    for name, value in trainer.model.named_parameters():
+        if "lora_B.ref." in name:
+            value.data += 0.05
+    with pytest.raises(UserError, match="policy and reference differ before the first step"):
+        started(trainer)
+
+
+def test_a_policy_that_moved_since_it_sampled_is_caught(tmp_path, cast):
+    trainer = started(players.trainer(cast, tmp_path))
+    for name, value in trainer.model.named_parameters():
+        if "lora_B.default." in name:
+            value.data += 0.05
+    with pytest.raises(UserError, match="the ratio is not 1"):
+        trainer.loss(trainer.model, trainer.rollouts, 0)
+
+
+# ---- what is computed ----------------------------------------------------------------------------------------------
+def test_scores_are_those_of_the_reward_models_read_apart(tmp_path, cast, folders):
+    trainer = started(players.trainer(cast, tmp_path, functions=()))
+    judges = {name: Scorer(folders[name]) for name in ("helpful", "safety")}
+    for row, kept in zip(players.prompts(8), trainer.samples(), strict=True):
+        talk = [*row["prompt"], *kept["completion"]]
+        shares = {name: sigmoid(judge.scores([talk])[0]) for name, judge in judges.items() if judge.accepts(talk)}
+        if shares:  # an empty answer has none
+            assert kept["reward"] == pytest.approx(
+                piecewise(shares["safety"], shares["helpful"], row["axis"] == "safety"), abs=1e-4
+            )
+
+
+def test_a_step_is_what_plain_loops_make_of_it(tmp_path, cast):
+    """The loss of one mini-batch of all answers, from whole logits and Python numbers."""
+    train = {"per_device_train_batch_size": 8, "missing_eos_penalty": 0.5, "gamma": 0.9, "beta": 0.3}
+    trainer = started(players.trainer(cast, tmp_path, train))
+    found, args = trainer.rollouts, trainer.args
+    players.shaken(trainer.model, 5, 0.003)  # the policy moves on, the critic with it
+    raw = torch.tensor([kept["reward"] for kept in trainer.samples()], dtype=torch.float64)
+    extra = torch.tensor([players.share_of_e([], [kept["completion"]])[0] for kept in trainer.samples()])
+    score = torch.logit(raw - extra) + extra
+    score = (score - score.mean()) / (score.var() + 1e-8).sqrt()
+    steps = []
+    for row in range(8):
+        length = int(found.answers[row])
+        kl = (found.logps[row] - found.reference[row]).double().tolist()
+        rewards = [-args.beta * kl[t] for t in range(length)]
+        rewards[-1] += score[row].item() - (0 if found.ended[row] else 0.5)
+        values, gain, gains = [*found.values[row].tolist()[:length], 0.0], 0.0, []
+        for t in reversed(range(length)):
+            gain = rewards[t] + 0.9 * values[t + 1] - values[t] + 0.9 * 0.95 * gain
+            gains.insert(0, gain)
+        steps += [(row, t, gains[t], gains[t] + values[t]) for t in range(length)]
+    gains = torch.tensor([step[2] for step in steps], dtype=torch.float64)
+    gains = (gains - gains.mean()) / (gains.var() + 1e-8).sqrt()
+    ids, losses = found.ids, []
+    mask = torch.arange(ids.shape[1]) < (found.prompts + found.answers)[:, None]
+    with torch.no_grad():
+        logps = trainer.model(input_ids=ids, attention_mask=mask.long()).logits.log_softmax(-1)
+    for (row, t, _, returns), gain in zip(steps, gains.tolist(), strict=True):
+        place = int(found.prompts[row]) + t
+        ratio = (logps[row, place - 1, ids[row, place]] - found.logps[row, t]).exp().item()
+        losses.append(max(-gain * ratio, -gain * min(max(ratio, 0.8), 1.2)))
+        assert found.returns[row, t].item() == pytest.approx(returns, abs=1e-3)
+    trainer.loss(trainer.model, found, 1)  # not the first step, where a moved policy is refused
+    trainer.loss(trainer.model, found, 0 + trainer.steps_per_batch)
+    assert trainer.state.global_step == 0
+    logged = trainer._metrics["train"]["policy/loss"][-1]
+    assert logged == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_the_end_token_is_trained_where_it_also_pads(tmp_path, base):
+    actors = players.together(base)
+    actors.renderer.tokenizer.pad_token = actors.renderer.tokenizer.eos_token
+    found = started(players.trainer(actors, tmp_path, {"max_completion_length": 24})).rollouts
+    assert found.ended.any()
+    targets = found.batch(torch.arange(8)).targets
+    assert int((targets == actors.renderer.tokenizer.eos_token_id).sum()) == int(found.ended.sum())
+
+
+def test_an_answer_without_an_end_costs_the_penalty(tmp_path, base):
+    gains = []
+    for penalty in (0.0, 2.0):
+        train = {"missing_eos_penalty": penalty, "normalize_advantages": False, "max_completion_length": 24}
+        gains.append(started(players.trainer(players.together(base), tmp_path, train)).rollouts)
+    cut, last = ~gains[0].ended, gains[0].answers - 1
+    difference = (gains[0].returns - gains[1].returns)[torch.arange(8), last]
+    assert torch.allclose(difference, 2.0 * cut, atol=1e-5)
+
+
+# ---- what moves ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("quantization", [None, NF4], ids=["whole", "4-bit"])
+def test_policy_and_critic_learn_and_nobody_else_moves(tmp_path, base, folders, quantization):
+    if quantization:
+        folders = {"helpful": players.judge(tmp_path / "helpful", base, 2, quantization)}
+        folders["policy"] = players.adapter(tmp_path / "policy", base, 1, quantization)
+    actors = players.together(base, folders["policy"], quantization, helpful=folders["helpful"])
+    trainer = players.trainer(actors, tmp_path / "out", {"max_steps": 3})
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == players.learnt(trainer).keys()
+    assert {value.dtype for value in players.learnt(trainer).values()} == {torch.float32}
+
+
+def test_a_batch_is_sampled_once_for_all_its_steps(tmp_path, base):
+    trainer = players.trainer(players.together(base), tmp_path, {"max_steps": 8, "num_iterations": 2})
+    trainer.train()
+    assert trainer.collected == 2  # two mini-batches of four, twice each
+    assert [line["step"] for line in trainer.state.log_history if "reward" in line] == [1, 5]
+
+
+def test_checkpointing_changes_no_weight(tmp_path, base, folders):
+    found = []
+    for checkpointing in (False, True):
+        actors = players.together(base, folders["policy"], critic=folders["helpful"])
+        trainer = players.trainer(actors, tmp_path, {"gradient_checkpointing": checkpointing})
+        trainer.train()
+        assert trainer.model.is_gradient_checkpointing == checkpointing
+        found.append(players.learnt(trainer))
+    assert players.farthest(*found) < 1e-6
+
+
+def test_accumulation_changes_no_weight(tmp_path, base):
+    found = []
+    for size, accumulation in ((4, 1), (1, 4)):
+        train = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "max_steps": 3}
+        trainer = players.trainer(players.together(base), tmp_path, train)
+        trainer.train()
+        found.append(players.learnt(trainer))
+    assert players.farthest(*found) < 1e-4
+
+
+# ---- interruptions, evaluation, processes --------------------------------------------------------------------------
+KEPT = {"save_strategy": "steps", "save_steps": 3, "num_iterations": 2, "kl_target": 1.0, "max_steps": 7}
+
+
+@pytest.mark.parametrize("made", ["together", "separate"])
+def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path, base, folders, made):
+    """At step 3 a batch of answers is half learnt from."""
+
+    def trainer():
+        actors = getattr(players, made)(base, **({"critic": folders["helpful"]} if made == "together" else {}))
+        return players.trainer(actors, tmp_path, {**KEPT, "eval_strategy": "steps", "eval_steps": 2})
+
+    whole, resumed = trainer(), trainer()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert players.logged(resumed) == players.logged(whole)
+    assert players.farthest(players.learnt(resumed), players.learnt(whole)) == 0
+    assert resumed.beta == whole.beta != 0.05
+
+
+def test_held_out_answers_are_drawn_alike_each_time_and_do_not_disturb_training(tmp_path, base):
+    quiet, watched = (
+        players.trainer(players.together(base), tmp_path / how, {"eval_strategy": how, "eval_steps": 1})
+        for how in ("no", "steps")
+    )
+    first, second = watched.evaluate(), watched.evaluate()
+    assert first["eval_reward"] == second["eval_reward"]
+    assert first["eval_kl"] == pytest.approx(0, abs=1e-4)
+    quiet.train()
+    watched.train()
+    assert players.farthest(players.learnt(quiet), players.learnt(watched)) == 0
+
+
+def test_the_best_checkpoint_is_by_held_out_reward(tmp_path, base):
+    train = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 4}
+    trainer = players.trainer(players.together(base), tmp_path, {**train, "load_best_model_at_end": True})
+    trainer.train()
+    evaluated = [line for line in trainer.state.log_history if "eval_reward" in line]
+    best = max(evaluated, key=lambda line: line["eval_reward"])
+    assert trainer.state.best_metric == best["eval_reward"]
+    assert trainer.evaluate()["eval_reward"] == pytest.approx(best["eval_reward"], abs=1e-6)
+
+
+def test_what_is_saved_opens_as_a_policy_alone(tmp_path, base, folders):
+    trainer = players.trainer(players.together(base, folders["policy"]), tmp_path / "out", {"save_steps": 2})
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    names = tiny.weights(tmp_path / "saved")
+    assert not [name for name in names if "ref" in name or "critic" in name or "score" in name]
+    assert (
+        sorted(file.name for file in (tmp_path / "saved" / "critic").iterdir())
+        == [
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "lineage.json",
+        ][1:]
+    )
+
+
+def test_whole_models_learn_and_the_policys_folder_holds_no_critic(tmp_path, base):
+    trainer = players.trainer(players.separate(base), tmp_path / "out", {"max_steps": 3})
+    reference = {name: value.clone() for name, value in trainer.actors.reference.named_parameters()}
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    assert all(torch.equal(value, reference[name]) for name, value in trainer.actors.reference.named_parameters())
+    still = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
+    assert still == ["critic.model.embed_tokens.weight"] or still == []
+    trainer.save_model(str(tmp_path / "saved"))
+    assert not [name for name in tiny.weights(tmp_path / "saved") if "critic" in name]
+    AutoModelForCausalLM.from_pretrained(str(tmp_path / "saved"))
+
+
+SCRIPT = """
+import json, sys, torch, players
+from pathlib import Path
+base, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+keys = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 3}
+keys |= {"eval_strategy": "steps", "eval_steps": 3}
+trainer = players.trainer(players.together(base), out, keys)
+trainer.train()
+if trainer.is_world_process_zero():
+    torch.save(players.learnt(trainer), out / "learnt.pt")
+    (out / "log.json").write_text(json.dumps(players.logged(trainer)))
+"""
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
+def test_two_processes_learn_what_one_learns(tmp_path, base):
+    file = tmp_path / "train.py"
+    file.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch.append(str(ROOT / "recipes" / "accelerate" / "cpu-2.yaml"))
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")])
+    found = []
+    for name, start, size in (("one", [sys.executable], 2), ("two", launch, 1)):
+        (tmp_path / name).mkdir()
+        command = [*start, str(file), str(base), str(tmp_path / name), str(size)]
+        done = subprocess.run(
+            command, env={**tiny.environment(), "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        log = json.loads((tmp_path / name / "log.json").read_text())
+        found.append((torch.load(tmp_path / name / "learnt.pt"), log))
+    (one, log), (two, other) = found
+    assert players.farthest(one, two) < 1e-4
+    for line, theirs in zip(log, other, strict=True):
+        assert line.keys() == theirs.keys()
+        assert all(line[key] == pytest.approx(theirs[key], abs=1e-3) for key in line), line["step"]
+
+
+# ---- what is learnt ------------------------------------------------------------------------------------------------
+def test_a_tiny_policy_learns_to_say_what_is_rewarded(tmp_path, base):
+    train = {"per_device_train_batch_size": 16, "generation_batch_size": 32, "max_steps": 30, "beta": 0.05}
+    trainer = players.trainer(players.together(base), tmp_path, {**train, "max_completion_length": 8}, count=32)
+    trainer.train()
+    rewards = [line["reward"] for line in trainer.state.log_history if "reward" in line]
+    kl = [line["kl"] for line in trainer.state.log_history if "kl" in line]
+    assert len(rewards) == 15
+    assert sum(rewards[:3]) / 3 < 0.05
+    assert sum(rewards[-3:]) / 3 > 0.5
+    assert max(kl) < 34
+
+
+def test_nothing_is_rewarded_by_nobody(tmp_path, base):
+    with pytest.raises(UserError, match="nothing says what an answer is worth"):
+        players.trainer(players.together(base), tmp_path, functions=())
+    with pytest.raises(UserError, match="a batch of answers takes 64 prompts, and there are 16"):
+        players.trainer(players.together(base), tmp_path, {"generation_batch_size": 64})
