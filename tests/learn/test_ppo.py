@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -273,12 +274,17 @@ def test_whole_models_learn_and_the_policys_folder_holds_no_critic(tmp_path, bas
     AutoModelForCausalLM.from_pretrained(str(tmp_path / "saved"))
 
 
+KEYS = {
+    "gradient_accumulation_steps": 2,
+    "num_iterations": 2,
+    "max_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+}
 SCRIPT = """
 import json, sys, torch, players
 from pathlib import Path
-base, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-keys = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 3}
-keys |= {"eval_strategy": "steps", "eval_steps": 3}
+base, out, keys = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 trainer = players.trainer(players.together(base), out, keys)
 trainer.train()
 if trainer.is_world_process_zero():
@@ -289,36 +295,33 @@ if trainer.is_world_process_zero():
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
 def test_two_processes_learn_what_one_learns(tmp_path, base):
-    file = tmp_path / "train.py"
-    file.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch.append(str(ROOT / "recipes" / "accelerate" / "cpu-2.yaml"))
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")])
-    found = []
-    for name, start, size in (("one", [sys.executable], 2), ("two", launch, 1)):
-        (tmp_path / name).mkdir()
-        command = [*start, str(file), str(base), str(tmp_path / name), str(size)]
-        done = subprocess.run(
-            command, env={**tiny.environment(), "PYTHONPATH": path}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        log = json.loads((tmp_path / name / "log.json").read_text())
-        found.append((torch.load(tmp_path / name / "learnt.pt"), log))
-    (one, log), (two, other) = found
-    assert players.farthest(one, two) < 1e-4
-    for line, theirs in zip(log, other, strict=True):
+    alone = players.trainer(players.together(base), tmp_path, {**KEYS, "per_device_train_batch_size": 2})
+    alone.train()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    keys = json.dumps({**KEYS, "per_device_train_batch_size": 1, "ddp_backend": "gloo"})
+    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path), keys]
+    shared = {**tiny.environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")])}
+    shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    both = [subprocess.Popen(command, env=rank, stderr=subprocess.PIPE, text=True) for rank in ranks]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors[0][-2000:]
+    assert players.farthest(players.learnt(alone), torch.load(tmp_path / "learnt.pt")) < 1e-4
+    for line, theirs in zip(players.logged(alone), json.loads((tmp_path / "log.json").read_text()), strict=True):
         assert line.keys() == theirs.keys()
         assert all(line[key] == pytest.approx(theirs[key], abs=1e-3) for key in line), line["step"]
 
 
 # ---- what is learnt ------------------------------------------------------------------------------------------------
 def test_a_tiny_policy_learns_to_say_what_is_rewarded(tmp_path, base):
-    train = {"per_device_train_batch_size": 16, "generation_batch_size": 32, "max_steps": 30, "beta": 0.05}
+    train = {"per_device_train_batch_size": 16, "generation_batch_size": 32, "max_steps": 24, "beta": 0.05}
     trainer = players.trainer(players.together(base), tmp_path, {**train, "max_completion_length": 8}, count=32)
     trainer.train()
     rewards = [line["reward"] for line in trainer.state.log_history if "reward" in line]
     kl = [line["kl"] for line in trainer.state.log_history if "kl" in line]
-    assert len(rewards) == 15
+    assert len(rewards) == 12
     assert sum(rewards[:3]) / 3 < 0.05
     assert sum(rewards[-3:]) / 3 > 0.5
     assert max(kl) < 34

@@ -76,12 +76,14 @@ class Actors:
     rewards   names of the reward models, in the order of their columns
     foreign   those of them that stand on another base, or speak another template
     role      who acts now
+    rough     passes over the same tokens differ by more than float32 rounds, with what stands beside them
     """
 
     def __init__(self, policy: Any, renderer: Renderer, rewards: Sequence[str], foreign: Mapping[str, Scorer]):
         self.policy, self.renderer = policy, renderer
         self.rewards, self.foreign = tuple(rewards), foreign
         self.role = POLICY
+        self.rough = next(policy.parameters()).dtype != torch.float32
 
     @contextmanager
     def acting(self, role: str) -> Iterator[None]:
@@ -175,6 +177,9 @@ class OneBase(Actors):
     ):
         super().__init__(policy, renderer, rewards, foreign)
         self.fresh, self.origin = fresh, origin
+        weights = origin["quantization"] or {}
+        half = weights.get("bnb_4bit_compute_dtype", "float32") != "float32"
+        self.rough = self.rough or half or bool(weights.get("load_in_8bit"))  # which rounds by a batch's largest values
 
     @property
     def heads(self) -> Any:

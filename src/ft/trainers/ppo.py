@@ -277,9 +277,7 @@ class PPOTrainer(RolloutTrainer):
             raise fail(self.where, what, "This is a fault of ft or of a library: dropout, or layers that draw lots.")
 
     def _tolerance(self) -> float:
-        actors = self.actors
-        rough = self.args.bf16 or self.args.fp16 or next(actors.policy.parameters()).dtype != torch.float32
-        return ROUGH if rough else EXACT
+        return ROUGH if self.args.bf16 or self.args.fp16 or self.actors.rough else EXACT
 
     # Metrics
 
@@ -287,9 +285,8 @@ class PPOTrainer(RolloutTrainer):
         """What the answers are like."""
         rollouts, mask = judged.rollouts, judged.rollouts.mask
         kl, length = ((rollouts.logps - rollouts.reference) * mask).sum(1), rollouts.answers.float()
-        columns = [*judged.told.unbind(1), *judged.valued.unbind(1)]
-        named = zip([*self.actors.rewards, *self.reward_func_names], columns, strict=True)
-        return {f"rewards/{name}/mean": float(column.nanmean()) for name, column in named} | {
+        columns = self._columns(judged).items()
+        return {f"rewards/{name}/mean": float(column.nanmean()) for name, column in columns} | {
             "reward": float(reward.mean()),
             "reward_std": float(reward.std()) if len(reward) > 1 else 0.0,
             "kl": float(kl.mean()),
@@ -297,6 +294,11 @@ class PPOTrainer(RolloutTrainer):
             "completions/max_length": float(length.max()),
             "completions/ended": float(rollouts.ended.float().mean()),
         }
+
+    def _columns(self, judged: Judged) -> dict[str, Tensor]:
+        """Raw scores of the reward models and values of the functions, each (R,)."""
+        columns = [*judged.told.unbind(1), *judged.valued.unbind(1)]
+        return dict(zip([*self.actors.rewards, *self.reward_func_names], columns, strict=True))
 
     def _note_batch(self, judged: Judged, reward: Tensor, rows: list[dict[str, Any]]) -> None:
         rollouts, mask = judged.rollouts, judged.rollouts.mask
@@ -310,7 +312,9 @@ class PPOTrainer(RolloutTrainer):
         }
         self.note("train", critic)
         advantage = (rollouts.advantages * mask).sum(1) / rollouts.answers
-        self.remember(rows, judged.texts, {"reward": reward, "advantage": advantage})
+        kl = ((rollouts.logps - rollouts.reference) * mask).sum(1)
+        columns = {"reward": reward, "kl": kl, "tokens": rollouts.answers, "ended": rollouts.ended}
+        self.remember(rows, judged.texts, {**self._columns(judged), **columns, "advantage": advantage})
         if self.args.kl_target is not None:
             share = len(rollouts) / self.args.kl_horizon
             self.beta = math.adapted(self.beta, found["kl"], self.args.kl_target, share)
@@ -334,6 +338,11 @@ class PPOTrainer(RolloutTrainer):
 def _check(actors: Actors, functions: Sequence[Reward], args: PPOConfig, rows: Any, where: str) -> None:
     """Raises UserError for what would fail later, or teach nothing."""
     problems = Problems()
+    if args.deepspeed or args.fsdp:
+        fix = (
+            "Launch it with DDP (recipes/accelerate/ddp.yaml); adapters on a 4-bit base fit where whole models do not."
+        )
+        problems.add(where, "PPO trains two networks by turns, which DeepSpeed and FSDP are not tried with here", fix)
     if set(actors.rewards) not in JUDGES:
         named = ", ".join(actors.rewards)
         problems.add(where, f"reward models are called {HELPFUL} and {SAFETY}, not {named}", "Rename the inputs.")
