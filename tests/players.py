@@ -60,7 +60,7 @@ def together(
     source = ModelSource(str(base))
     torch.manual_seed(0)
     model = start(source, init, tiny.LORA, quantization, "float32", True)
-    renderer = Renderer(tokenizer_of(source, None, None))
+    renderer = Renderer(tokenizer_of(source, None, None), train_on="last")
     return on_one_base(
         model, renderer, base=source, quantization=quantization, fresh=init is None, critic=critic, rewards=rewards
     )
@@ -72,7 +72,7 @@ def separate(base: Path, **rewards: Path) -> Any:
     torch.manual_seed(0)
     policy, reference = (start(source, None, None, None, "float32", True) for _ in range(2))
     critic = start(source, None, None, None, "float32", True, scores=True)
-    renderer = Renderer(tokenizer_of(source, None, None))
+    renderer = Renderer(tokenizer_of(source, None, None), train_on="last")
     return apart(policy, renderer, reference=reference, critic=critic, rewards=rewards)
 
 

@@ -72,7 +72,7 @@ class Actors:
     """What both designs share.
 
     policy    the module a Trainer trains; it holds the critic's parameters too
-    renderer  makes the tokens of prompts and of what is scored
+    renderer  makes the tokens of prompts and of what is scored; it trains on the last answer
     rewards   names of the reward models, in the order of their columns
     foreign   those of them that stand on another base, or speak another template
     role      who acts now
