@@ -12,9 +12,8 @@ import torch
 
 from ft.data.chat import Renderer
 from ft.errors import fail
-from ft.files import read_json
 from ft.models.actors import CRITIC, POLICY, Apart, OneBase
-from ft.models.load import LINEAGE, base_of, is_adapter, is_reward, load_tokenizer
+from ft.models.load import is_adapter, is_reward, load_tokenizer, parts
 from ft.models.score import Scorer
 from ft.models.select import inner_of, let_select
 from ft.recipe import ModelSource
@@ -93,8 +92,8 @@ def _fits(folder: Path, origin: Mapping[str, Any], renderer: Renderer) -> bool:
 def _same_base(folder: Path, origin: Mapping[str, Any]) -> bool:
     if not is_adapter(folder) or set(_adapter_config(folder).modules_to_save or ()) - {"score", "classifier"}:
         return False
-    base, _ = base_of(None, folder)
-    ours, quantization = ModelSource(**origin["base"]), (read_json(folder / LINEAGE) or {}).get("quantization")
+    base, _, quantization = parts(folder)
+    ours = ModelSource(**origin["base"])
     same = (base.revision == ours.revision) and (
         base.path == ours.path or (Path(base.path).exists() and Path(base.path).resolve() == Path(ours.path).resolve())
     )
