@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_reward_models_read_apart(tmp_path, cast, folder
 def test_a_step_is_what_plain_loops_make_of_it(tmp_path, cast):
     """The loss of one mini-batch of all answers, from whole logits and Python numbers."""
     train = {"per_device_train_batch_size": 8, "missing_eos_penalty": 0.5, "gamma": 0.9, "beta": 0.3}
-    trainer = started(players.trainer(cast, tmp_path, train))
+    trainer = started(players.trainer(players.brief(cast), tmp_path, train))
     found, args = trainer.rollouts, trainer.args
     players.shaken(trainer.model, 5, 0.003)  # the policy moves on, the critic with it
     raw = torch.tensor([kept["reward"] for kept in trainer.samples()], dtype=torch.float64)
@@ -195,9 +195,10 @@ def test_accumulation_changes_no_weight(tmp_path, base):
     found = []
     for size, accumulation in ((4, 1), (1, 4)):
         train = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "max_steps": 3}
-        trainer = players.trainer(players.together(base), tmp_path, train)
+        trainer = players.trainer(players.brief(players.together(base)), tmp_path, train)
         trainer.train()
         found.append(players.learnt(trainer))
+        assert len(set(trainer.rollouts.answers.tolist())) > 2
     assert players.farthest(*found) < 1e-4
 
 
@@ -285,7 +286,7 @@ SCRIPT = """
 import json, sys, torch, players
 from pathlib import Path
 base, out, keys = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-trainer = players.trainer(players.together(base), out, keys)
+trainer = players.trainer(players.brief(players.together(base)), out, keys)
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(players.learnt(trainer), out / "learnt.pt")
@@ -295,7 +296,7 @@ if trainer.is_world_process_zero():
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
 def test_two_processes_learn_what_one_learns(tmp_path, base):
-    alone = players.trainer(players.together(base), tmp_path, {**KEYS, "per_device_train_batch_size": 2})
+    alone = players.trainer(players.brief(players.together(base)), tmp_path, {**KEYS, "per_device_train_batch_size": 2})
     alone.train()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
