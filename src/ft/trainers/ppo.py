@@ -165,10 +165,13 @@ class PPOTrainer(RolloutTrainer):
     def _looked_at(self, rollouts: Rollouts, roles: Sequence[str]) -> None:
         """Forward passes of the policy, the reference and, for training, the critic."""
         fields = {POLICY: "logps", REFERENCE: "reference", CRITIC: "values"}
+        sizes = {
+            CRITIC: self.args.rollout_batch_size
+        }  # the others see the vocabulary: no higher a peak than training's
         for role in roles:
             with self.actors.acting(role):
                 read = self.actors.values if role == CRITIC else lambda batch: self.actors.logps(batch)[0]
-                rollouts.fill(fields[role], read, self.args.rollout_batch_size)
+                rollouts.fill(fields[role], read, sizes.get(role, self.args.per_device_train_batch_size))
 
     def _prompt(self, row: Mapping[str, Any]) -> list[int]:
         where = row.get("where") or self.where

@@ -44,7 +44,7 @@ class PPOConfig(RLOOConfig):
     kl_horizon            answers after which beta may have moved by 20 %
     safety_threshold      of the safety model's probability, below which an answer counts as unsafe
     score_clamp           distance from 0 and 1 that a probability keeps before its logit is taken
-    rollout_batch_size    answers sampled and scored side by side on each device
+    rollout_batch_size    answers sampled and judged side by side on each device
     """
 
     num_generations: int | None = 1
