@@ -98,6 +98,11 @@ def share_of_e(prompts: Any, completions: Sequence[Any], **columns: Any) -> list
     return [said[-1]["content"].count("e") / max(1, len(said[-1]["content"])) for said in completions]
 
 
+def sum_of_ids(prompts: Any, completions: Any, completion_ids: Sequence[list[int]], **columns: Any) -> list[float]:
+    """Another number for almost every answer, and no sense: everything that learns gets a gradient."""
+    return [sum(ids) % 7 / 7 for ids in completion_ids]
+
+
 def trainer(
     actors: Any, folder: Path, train: Mapping[str, Any] | None = None, functions: Any = (share_of_e,), count: int = 16
 ) -> PPOTrainer:

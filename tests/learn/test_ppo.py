@@ -19,6 +19,7 @@ import tiny
 from ft.data.selection import piecewise, sigmoid
 from ft.errors import UserError
 from ft.models.score import Scorer
+from ft.trainers._trl import load_weights
 
 ROOT = Path(__file__).parents[2]
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
@@ -103,8 +104,10 @@ def test_scores_are_those_of_the_reward_models_read_apart(tmp_path, cast, folder
 def test_a_step_is_what_plain_loops_make_of_it(tmp_path, cast):
     """The loss of one mini-batch of all answers, from whole logits and Python numbers."""
     train = {"per_device_train_batch_size": 8, "missing_eos_penalty": 0.5, "gamma": 0.9, "beta": 0.3}
-    trainer = started(players.trainer(players.brief(cast), tmp_path, train))
-    found, args = trainer.rollouts, trainer.args
+    trainer = players.trainer(players.brief(cast), tmp_path, train)
+    trainer.state.global_step = 1  # the policy has moved, and KL is not 0
+    players.shaken(trainer.model, 6, 0.02)
+    found, args = started(trainer).rollouts, trainer.args
     players.shaken(trainer.model, 5, 0.003)  # the policy moves on, the critic with it
     raw = torch.tensor([kept["reward"] for kept in trainer.samples()], dtype=torch.float64)
     extra = torch.tensor([players.share_of_e([], [kept["completion"]])[0] for kept in trainer.samples()])
@@ -134,7 +137,6 @@ def test_a_step_is_what_plain_loops_make_of_it(tmp_path, cast):
         assert found.returns[row, t].item() == pytest.approx(returns, abs=1e-3)
     trainer.loss(trainer.model, found, 1)  # not the first step, where a moved policy is refused
     trainer.loss(trainer.model, found, 0 + trainer.steps_per_batch)
-    assert trainer.state.global_step == 0
     logged = trainer._metrics["train"]["policy/loss"][-1]
     assert logged == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
@@ -195,7 +197,7 @@ def test_accumulation_changes_no_weight(tmp_path, base):
     found = []
     for size, accumulation in ((4, 1), (1, 4)):
         train = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "max_steps": 3}
-        trainer = players.trainer(players.brief(players.together(base)), tmp_path, train)
+        trainer = players.trainer(players.brief(players.together(base)), tmp_path, train, [players.sum_of_ids])
         trainer.train()
         found.append(players.learnt(trainer))
         assert len(set(trainer.rollouts.answers.tolist())) > 2
@@ -235,14 +237,16 @@ def test_held_out_answers_are_drawn_alike_each_time_and_do_not_disturb_training(
     assert players.farthest(players.learnt(quiet), players.learnt(watched)) == 0
 
 
-def test_the_best_checkpoint_is_by_held_out_reward(tmp_path, base):
+def test_the_best_checkpoint_is_by_held_out_reward(tmp_path, base, monkeypatch):
     train = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 4}
     trainer = players.trainer(players.together(base), tmp_path, {**train, "load_best_model_at_end": True})
+    rewards = iter([0.1, 0.3, 0.2, 0.0])
+    monkeypatch.setattr(trainer, "measure", lambda rows: {"reward": next(rewards)})
     trainer.train()
-    evaluated = [line for line in trainer.state.log_history if "eval_reward" in line]
-    best = max(evaluated, key=lambda line: line["eval_reward"])
-    assert trainer.state.best_metric == best["eval_reward"]
-    assert trainer.evaluate()["eval_reward"] == pytest.approx(best["eval_reward"], abs=1e-6)
+    assert trainer.state.best_metric == 0.3
+    other = players.trainer(players.together(base), tmp_path / "other")
+    load_weights(other, tmp_path / "checkpoint-2")
+    assert players.farthest(players.learnt(trainer), players.learnt(other)) == 0
 
 
 def test_what_is_saved_opens_as_a_policy_alone(tmp_path, base, folders):
@@ -286,7 +290,7 @@ SCRIPT = """
 import json, sys, torch, players
 from pathlib import Path
 base, out, keys = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-trainer = players.trainer(players.brief(players.together(base)), out, keys)
+trainer = players.trainer(players.brief(players.together(base)), out, keys, [players.sum_of_ids])
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(players.learnt(trainer), out / "learnt.pt")
@@ -296,7 +300,8 @@ if trainer.is_world_process_zero():
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
 def test_two_processes_learn_what_one_learns(tmp_path, base):
-    alone = players.trainer(players.brief(players.together(base)), tmp_path, {**KEYS, "per_device_train_batch_size": 2})
+    train = {**KEYS, "per_device_train_batch_size": 2}
+    alone = players.trainer(players.brief(players.together(base)), tmp_path, train, [players.sum_of_ids])
     alone.train()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
