@@ -283,7 +283,7 @@ def _shares(stage: Stage) -> list[float]:
 
 
 def _rows_block(stage: Stage, looked: Looked, source: Source, wish: Wish) -> dict[str, Any]:
-    if "rows" not in stage.kind.blocks:
+    if not stage.kind.trains:
         return {}
     share = next((s for s in _shares(stage) if 0 < looked.held_out[s] < looked.good), None)
     if share is None:
