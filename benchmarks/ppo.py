@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,8 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 SIDES = ("trl", "ours")
 BATCH, PARTS = 64, 4
+WORKS = {"ending": 13, "limit": 0}  # tokens of an answer in the mean; 0: none ends
+SIZES = {"updates": 4, "repeats": 3, "prompt": 24, "answer": 48, "vocabulary": 8192, "hidden": 256, "layers": 4}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 SPECIAL = ("<pad>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
@@ -72,7 +75,10 @@ def make(folder: Path, options: Parameters) -> None:
         eos_token_id=3,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    model = LlamaForCausalLM(config)
+    if options.mean:
+        _let_answers_end(model, 1 / options.mean)
+    model.save_pretrained(folder / "base")
     base = ModelSource(str(folder / "base"))
     judge = start(base, None, LORA, None, "float32", True, scores=True)
     judge.save_pretrained(folder / "judge")
@@ -86,6 +92,18 @@ def make(folder: Path, options: Parameters) -> None:
 
     said = [[{"role": "user", "content": prompt()}] for _ in range(BATCH * options.updates)]
     (folder / "prompts.json").write_text(json.dumps(said))
+
+
+def _let_answers_end(model: Any, chance: float) -> None:
+    """Every token's state gets one large component, which the last norm makes the root of the width; by it the head
+    gives the end token the same logit everywhere: `chance`, where all others share the rest evenly."""
+    import math
+
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    model.model.embed_tokens.weight.data[:, 0] = 20.0
+    model.lm_head.weight.data[:, 0] = 0.0
+    model.lm_head.weight.data[3] = 0.0
+    model.lm_head.weight.data[3, 0] = math.log(chance / (1 - chance) * vocabulary) / math.sqrt(width)
 
 
 def clock() -> Any:
@@ -183,8 +201,12 @@ def measure(side: str, folder: Path, options: Parameters) -> dict[str, float]:
     import datasets
     import peft  # noqa: F401
     import torch
-    import transformers  # noqa: F401
 
+    if side == "ours":
+        import ft.models.cast
+        import ft.trainers.ppo  # noqa: F401
+    else:
+        import trl.experimental.ppo  # noqa: F401
     datasets.disable_progress_bars()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -211,7 +233,11 @@ def unpacked(folder: Path) -> Path:
 def one(side: str, folder: Path, options: Parameters) -> dict[str, float]:
     """Measured in a process that sees TRL 1.12.0 only where it is to be measured."""
     path = str(folder / "trl") if side == "trl" else os.environ.get("PYTHONPATH", "")
-    sizes = [f"--{name}={value}" for name, value in vars(options).items() if isinstance(value, int) and name != "json"]
+    sizes = [
+        f"--{name}={value}"
+        for name, value in vars(options).items()
+        if isinstance(value, int) and name not in ("json", "mean")
+    ]
     command = [sys.executable, __file__, "--measure", side, "--folder", str(folder), *sizes]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -222,8 +248,7 @@ def one(side: str, folder: Path, options: Parameters) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"updates": 4, "repeats": 3, "prompt": 64, "answer": 48, "vocabulary": 8192, "hidden": 256, "layers": 4}
-    for name, value in sizes.items():
+    for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", choices=SIDES, help=argparse.SUPPRESS)
@@ -233,24 +258,33 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.folder, options)))
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "trl").mkdir()
-        unpacked(folder / "trl")
-        make(folder, options)
-        rounds: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-        for turn in range(options.repeats):
-            for side in SIDES if turn % 2 else SIDES[::-1]:
-                rounds[side].append(one(side, folder, options))
+        (Path(name) / "trl").mkdir()
+        unpacked(Path(name) / "trl")
+        for work, mean in WORKS.items():
+            options.mean = mean
+            result = {"work": work, **compared(Path(name), options)}
+            print(json.dumps(result) if options.json else shown(result), flush=True)
+
+
+def compared(folder: Path, options: Parameters) -> dict[str, Any]:
+    for made in ("base", "judge"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+    make(folder, options)
+    rounds: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for turn in range(options.repeats):
+        for side in SIDES if turn % 2 else SIDES[::-1]:
+            rounds[side].append(one(side, folder, options))
     median = {
         side: {key: statistics.median(r[key] for r in found) for key in found[0]} for side, found in rounds.items()
     }
-    ratio = {key: median["ours"][key] / median["trl"][key] for key in median["ours"]}
-    result = {**median, "ratio": {key: round(value, 2) for key, value in ratio.items()}, "rounds": rounds}
-    if options.json:
-        print(json.dumps(result))
-        return
-    for name, row in {**median, "ratio": ratio}.items():
-        print(f"{name:>5}" + "".join(f"  {value:8.2f} {key}" for key, value in row.items()))
+    ratio = {key: round(median["ours"][key] / median["trl"][key], 2) for key in median["ours"]}
+    return {**median, "ratio": ratio, "rounds": rounds}
+
+
+def shown(result: dict[str, Any]) -> str:
+    rows = ((name, result[name]) for name in (*SIDES, "ratio"))
+    lines = (f"{name:>7}" + "".join(f"  {value:8.2f} {key}" for key, value in row.items()) for name, row in rows)
+    return "\n".join([result["work"], *lines])
 
 
 if __name__ == "__main__":
