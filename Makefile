@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample eval report export base chat show stats plan run test bench lint format clean
+.PHONY: help install sft dpo gatt reward sample ppo eval report export base chat show stats plan run test bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -45,6 +45,10 @@ reward: $(STAMP) ## train two reward models on graded pairs, helpful and safe, a
 sample: RECIPE = recipes/tiny/sample.yaml
 sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward model, SFT on these, and what it gained
 	$(FT) run "$(RECIPE)" --to best-sft $(ARGS)
+
+ppo: RECIPE = recipes/tiny/ppo.yaml
+ppo: $(STAMP) ## a reward model, its report card, PPO against it, and what a program says of the answers
+	$(FT) run "$(RECIPE)" --to ppo $(ARGS)
 
 report: $(STAMP) ## one offline page of what RECIPE has made; ARGS="OTHER" compares it with another recipe or run
 	$(FT) report "$(RECIPE)" $(ARGS)

@@ -244,6 +244,7 @@ _SLICED = "ft compares the policy with its reference before the model is cut"
 _USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model does not fit one GPU."
 _PAIRS = Refused(_SLICED, _USE_DDP)
 _ADAPTERS = Refused("its adapters take turns on one base, which a model cut in slices does not allow", _USE_DDP)
+_SAMPLES = Refused("it samples answers as it learns, which was not tried with a model cut in slices", _USE_DDP)
 _ZERO3_BITS = Refused("DeepSpeed cannot cut quantised weights", "Use recipes/accelerate/ddp.yaml or fsdp-qlora.yaml.")
 _BNB_OPTIMIZER = Refused(
     "bitsandbytes' optimizers keep their states on the GPU",
@@ -302,6 +303,7 @@ SUPPORT: Sequence[Row] = (
         },
     ),
     Row("`dpo`", _trains("dpo"), {"zero2": _PAIRS, "fsdp": _PAIRS, "zero3": _PAIRS}),
+    Row("`rloo`, `grpo`", _trains("rloo", "grpo"), {"zero2": _SAMPLES, "fsdp": _SAMPLES, "zero3": _SAMPLES}),
     Row("`ppo`", _trains("ppo"), {"zero2": _ADAPTERS, "fsdp": _ADAPTERS, "zero3": _ADAPTERS}),
     Row(
         "`optim:` of bitsandbytes (`paged_…`, `…_8bit`)",

@@ -87,6 +87,7 @@ class Plan:
             inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
             rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
             data=tuple(sources),
+            eval_data=tuple(self._resolved(source) for source in stage.eval_data),
             blocks=stage.blocks,
             template=self.recipe.chat_template,
             require=stage.require,

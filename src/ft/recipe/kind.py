@@ -31,6 +31,7 @@ class Kind:
     rewards   those of its inputs that are reward models; "init" among them: it starts from one
     data      does the stage read `data:`: "required", "optional" or "none"
     rows      whether the rows it trains on are prepared (rendered, tokenised) before it starts
+    holds_out whether it reads `eval_data:`; kinds whose rows are prepared do
     starts    does it start from a model (the recipe's, or `init:`)
     required  blocks, or keys "block.key", that must be written
     cosmetic  patterns "block.key" that do not change what the stage leaves
@@ -45,6 +46,7 @@ class Kind:
     also_rows: bool = False
     data: Literal["required", "optional", "none"] = "required"
     rows: bool = True
+    holds_out: bool = False
     starts: bool = True
     required: tuple[str, ...] = ()
     cosmetic: tuple[str, ...] = ()

@@ -252,7 +252,11 @@ class _Reader:
             self.needs(block, key)
         if kind.data == "required" and not block.get("data"):
             self.problems.add(block.where("kind"), f"kind '{block['kind']}' needs data", "Write `data: [{path: …}]`.")
-        for key, reads in (("data", kind.data != "none"), ("eval_data", kind.rows), ("init", kind.starts)):
+        for key, reads in (
+            ("data", kind.data != "none"),
+            ("eval_data", kind.rows or kind.holds_out),
+            ("init", kind.starts),
+        ):
             if block.get(key) and not reads:
                 self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")
         given = block.get("inputs")

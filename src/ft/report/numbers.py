@@ -24,6 +24,7 @@ MAIN = {
     "report-card": "accuracy",
     "judge": "win_rate",
     "gatt": "rows",
+    **dict.fromkeys(("ppo", "rloo", "grpo"), "reward"),
 }
 """Kind → the name of the number that matters; of several the last one, which is the hardest."""
 
@@ -127,6 +128,8 @@ def number_words(found: Mapping[str, Any]) -> list[str]:
             words.append(f"{number.label} {was}{number.said}")
         elif number.interval:
             words.append(f"{number.name} {was}{number.said} (95% interval {number.interval})")
+        elif number.was is not None:
+            words.append(f"{number.name} {was}{number.said}")
         elif isinstance(number.value, int) and not isinstance(number.value, bool) and number.value:
             words.append(f"{number.name} {number.value:,}")
     return words

@@ -61,6 +61,20 @@ _OURS_REWARD = _OURS | {
     "pad_token": "Remove it: a score is read at the end of the answer, whatever pads behind it.",
 }
 
+_OURS_REINFORCED = _OURS | {
+    "reward_weights": "Write `reward: {rewards: {name: weight}}`.",
+    "chat_template_kwargs": "Write `chat_template:` at the top of the recipe.",
+    "log_completions": "Remove it: rollouts.jsonl has the answers; `guard: {shown: 4}` shows more of them.",
+    "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
+    "use_transformers_continuous_batching": "Remove it: it would round adapters to bfloat16.",
+    "use_transformers_paged": "Remove it: it would round adapters to bfloat16.",
+}
+
+_OURS_PPO = _OURS_REINFORCED | {
+    "safety_threshold": "Write `reward: {safety_threshold: …}`.",
+    "missing_eos_penalty": "Write `reward: {unfinished: …}`.",
+}
+
 # What a user may change without training again: where things are logged, saved and shown.
 _COSMETIC = tuple(
     f"train.{key}"
@@ -108,6 +122,34 @@ def _trained(
     )
 
 
+def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = ()) -> Kind:
+    """A kind that samples answers to prompts and learns from what they are worth."""
+    # Held-out answers, whose reward chooses the checkpoint, are drawn batch by batch.
+    logged = tuple(key for key in _COSMETIC if key != "train.per_device_eval_batch_size")
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
+    own = {
+        "rows": Owner("ft.stages.asked:PromptOptions"),
+        "reward": Owner("ft.stages.rewarded:RewardedOptions"),
+        "guard": Owner("ft.trainers.rollouts:GuardOptions"),
+    }
+    return Kind(
+        about=about,
+        make=make,
+        blocks={"train": train, **own, "lora": _LORA, "quantization": _QUANTIZATION},
+        leaves="model",
+        inputs=("helpful", "safety", *inputs),
+        rewards=("helpful", "safety", *inputs),
+        rows=False,
+        holds_out=True,
+        required=("train.max_completion_length",),
+        cosmetic=(*logged, *(f"guard.{key}" for key in ("cut", "empty", "longer", "repetition", "shown", "kept"))),
+        defaults={
+            "train": {"eval_strategy": "steps", "eval_on_start": True, "disable_dropout": True, **best},
+            **{name: {} for name in own},
+        },
+    )
+
+
 _ROWS, _PAIRS = Owner("ft.data.prepare:RowOptions"), Owner("ft.data.pairs:PairOptions")
 _SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST)
 
@@ -151,6 +193,22 @@ STAGES: dict[str, Kind] = {
         rows=_PAIRS,
         own={"reward": Owner("ft.stages.reward:RewardOptions")},
         leaves="reward",
+    ),
+    "rloo": _reinforced(
+        "a model that learns from rewards: several answers a prompt, each against the mean of the others",
+        "ft.stages.rloo:make",
+        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST),
+    ),
+    "grpo": _reinforced(
+        "a model that learns from rewards: several answers a prompt, each against their mean and spread",
+        "ft.stages.grpo:make",
+        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST),
+    ),
+    "ppo": _reinforced(
+        "a model that learns from rewards by PPO, with a critic",
+        "ft.stages.ppo:make",
+        train=Owner("ft.trainers.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST),
+        inputs=("critic",),
     ),
     "evaluate": Kind(
         about="answers to held-out prompts, judged by code or against references, and held-out loss, before and after",

@@ -20,7 +20,7 @@ class Job:
     init      folder of the stage it starts from; None: from `model`
     inputs    input name → folder of the stage that made it
     rows      folder of prepared rows (see ft.data.prepare), for kinds that train on rows
-    data      the sources themselves, for kinds that read rows on their own
+    data      the sources themselves, for kinds that read rows on their own; `eval_data` those held out
     blocks    block name → checked values
     template  chat template as text, name or file; None: the one the model carries
     global_batch  rows per optimizer step over all processes; None: as the train block says
@@ -38,6 +38,7 @@ class Job:
     inputs: Mapping[str, Path] = field(default_factory=dict)
     rows: Path | None = None
     data: tuple[Mapping[str, Any], ...] = ()
+    eval_data: tuple[Mapping[str, Any], ...] = ()
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     template: str | None = None
     require: Mapping[str, float] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Job:
         values = read_json(path)
         values |= {key: Path(values[key]) if values[key] else None for key in ("init", "rows")}
         values |= {"folder": Path(values["folder"]), "data": tuple(values["data"])}
+        values["eval_data"] = tuple(values["eval_data"])
         values["inputs"] = {name: Path(folder) for name, folder in values["inputs"].items()}
         values["model"] = ModelSource(**values["model"]) if values["model"] else None
         return Job(**values)

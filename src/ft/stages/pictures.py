@@ -44,13 +44,34 @@ def reward_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     _by_step(lines, panels, path, title)
 
 
+def learning_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str, bound: float | None = None) -> None:
+    """Reward, distance from the reference and length of sampled answers by optimizer step, as PNG, and what a critic
+    knows, where there is one; `bound` is drawn where the distance comes near. A reward that rises with length or
+    distance alone is seen at once."""
+    panels = {
+        "reward": {"reward": "reward"},
+        "KL (nats an answer)": {"kl": "answers/kl"},
+        "tokens an answer": {"length": "answers/length"},
+    }
+    critic = "value/explained_variance"
+    if any(critic in line for line in lines):
+        panels["explained variance"] = {"critic": critic}
+    far = max((line.get("answers/kl") or 0.0 for line in lines), default=0.0)
+    _by_step(lines, panels, path, title, {list(panels)[1]: bound} if bound and far > bound / 2 else {})
+
+
 def _by_step(
-    lines: Sequence[Mapping[str, Any]], panels: Mapping[str, Mapping[str, str]], path: Path, title: str
+    lines: Sequence[Mapping[str, Any]],
+    panels: Mapping[str, Mapping[str, str]],
+    path: Path,
+    title: str,
+    bounds: Mapping[str, float] | None = None,
 ) -> None:
-    """A panel each with what is logged under its keys, training rows thin and held-out rows thick."""
+    """A panel each with what is logged under its keys, training rows thin and held-out rows thick; `bounds` are drawn
+    across."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
     figure.suptitle(title)
     for axes, (label, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for colour, (name, key) in enumerate(series.items()):
@@ -59,6 +80,8 @@ def _by_step(
                 shown = name if not prefix else f"{name}, held out"
                 if points:
                     axes.plot(*zip(*points, strict=True), color=f"C{colour}", linewidth=width, label=shown)
+        if label in (bounds or {}):
+            axes.axhline((bounds or {})[label], color="0.5", linestyle="--", linewidth=1, label="bound")
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.has_data():  # below: lines leave no corner free in every run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ft.data.dialogue import BadRow
 from ft.data.samples import Sample
 from ft.data.selection import SAFETY_AXIS, piecewise, sigmoid
 from ft.models.score import Scorer
-from ft.rewards import REWARDS, columns_of
+from ft.rewards import REWARDS, Completions, Prompts, columns_of
 from ft.stages.rolled import Entry, Tick, kept
 
 
@@ -21,6 +21,35 @@ class Scored:
 
     score: float
     parts: Mapping[str, float]
+
+
+def check_columns(rewards: Iterable[str], columns: Mapping[str, Any]) -> None:
+    """Raises BadRow where a prompt's row lacks what a function reads."""
+    for name in rewards:
+        for column in columns_of(name):
+            if columns.get(column) is None:
+                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+
+
+def said(scores: Mapping[str, float], tagged: bool, threshold: float) -> float:
+    """What one or two reward models say of an answer, from 0 to 1, by their raw scores ("helpful", "safety")."""
+    shares = {axis: sigmoid(score) for axis, score in scores.items()}
+    if len(shares) == 2:
+        return piecewise(shares["safety"], shares["helpful"], tagged, threshold)
+    return sum(shares.values())
+
+
+def by_functions(
+    rewards: Iterable[str], prompts: Prompts, completions: Completions, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, float]]:
+    """Value of each function for each answer; `rows` hold the prompts' columns."""
+    found: list[dict[str, float]] = [{} for _ in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    for name in rewards if rows else ():
+        for one, value in zip(found, REWARDS[name](prompts, completions, **columns), strict=True):
+            one[name] = float(value)
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,10 +71,7 @@ class Judges:
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """Raises BadRow where a prompt's row lacks what a function reads."""
-        for name in self.rewards:
-            for column in columns_of(name):
-                if columns.get(column) is None:
-                    raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+        check_columns(self.rewards, columns)
 
     def scores(self, samples: Sequence[Sample], file: str) -> dict[str, Scored]:
         """Key → score of each answer, without those that a reward model cannot read. `file` names what is kept."""
@@ -63,12 +89,8 @@ class Judges:
 
     def _total(self, parts: Mapping[str, float], tagged: bool) -> float:
         """The reward models' say, from 0 to 1, and the functions' values by their weights."""
-        shares = {axis: sigmoid(parts[axis]) for axis in self.models}
-        if len(shares) == 2:
-            said = piecewise(shares["safety"], shares["helpful"], tagged, self.threshold)
-        else:
-            said = sum(shares.values())
-        return said + sum(weight * parts[name] for name, weight in self.rewards.items())
+        score = said({axis: parts[axis] for axis in self.models}, tagged, self.threshold)
+        return score + sum(weight * parts[name] for name, weight in self.rewards.items())
 
     def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> dict[str, Entry]:
         """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
@@ -87,13 +109,7 @@ class Judges:
         return kept(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
 
     def _by_functions(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = {one.key: {} for one in samples}
-        names = dict.fromkeys(name for one in samples for name in one.prompt.columns)
-        columns = {name: [one.prompt.columns.get(name) for one in samples] for name in names}
-        for name in self.rewards if samples else ():
-            prompts = [list(one.prompt.messages) for one in samples]
-            completions = [one.conversation[-1:] for one in samples]
-            values = REWARDS[name](prompts, completions, **columns)
-            for one, value in zip(samples, values, strict=True):
-                found[one.key][name] = float(value)
-        return found
+        prompts = [list(one.prompt.messages) for one in samples]
+        completions = [one.conversation[-1:] for one in samples]
+        found = by_functions(self.rewards, prompts, completions, [one.prompt.columns for one in samples])
+        return {one.key: values for one, values in zip(samples, found, strict=True)}

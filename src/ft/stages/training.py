@@ -38,17 +38,17 @@ def policy(job: Job, config: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def watched(trainer: Any, job: Job) -> Any:
-    """The trainer with what ft records and shows while it trains."""
+def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> Any:
+    """The trainer with what ft records and shows while it trains: of the log, the values that `shown` names."""
     from transformers import PrinterCallback
 
     from ft.trainers._trl import TokenCount, group_by_whole_batch
-    from ft.trainers.callbacks import MetricsFile, ShownProgress
+    from ft.trainers.callbacks import LOSSES, MetricsFile, ShownProgress
 
     if job.global_batch or job.processes > 1:
         group_by_whole_batch(trainer, job.processes)
-
-    for callback in (MetricsFile(job.folder / METRICS), ShownProgress(job.name), TokenCount(trainer)):
+    progress = ShownProgress(job.name, shown or LOSSES)
+    for callback in (MetricsFile(job.folder / METRICS), progress, TokenCount(trainer)):
         trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)  # ShownProgress speaks
     return trainer
@@ -58,22 +58,28 @@ def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
     from ft.trainers.callbacks import read_metrics
 
-    numbers: dict[str, Any] = {"steps": _train(trainer, job)}
+    numbers: dict[str, Any] = {"steps": train(trainer, job)}
     if trainer.eval_dataset is not None:
         numbers["eval_loss"] = _final_loss(trainer)
-    trainer.save_model(str(job.folder))
+    save(trainer, job)
     if trainer.is_world_process_zero():
-        (job.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; job.json says the same in words
-        if "lora" in job.blocks:
-            save_lineage(job.folder, job.model, job.init, job.blocks.get("quantization"))
-        share(job.folder)
         lines = read_metrics(job.folder / METRICS)
         loss_curve(lines, job.folder / "loss.png", job.name)
         numbers |= _first_and_last(lines)
     return numbers
 
 
-def _train(trainer: Any, job: Job) -> int:
+def save(trainer: Any, job: Job) -> None:
+    """Leave a folder that `from_pretrained` opens, with its lineage where it is an adapter."""
+    trainer.save_model(str(job.folder))
+    if trainer.is_world_process_zero():
+        (job.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; job.json says the same in words
+        if "lora" in job.blocks:
+            save_lineage(job.folder, job.model, job.init, job.blocks.get("quantization"))
+        share(job.folder)
+
+
+def train(trainer: Any, job: Job) -> int:
     """Train from the newest complete checkpoint, or from the start; the number of steps made in all."""
     from transformers import TrainerState
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
 
 
 class MetricsFile(TrainerCallback):
@@ -93,11 +97,22 @@ class ChosenFalls(TrainerCallback):
             print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
 
 
-class ShownProgress(TrainerCallback):
-    """A bar with loss, tokens/s and the time left on a terminal; one line per logged step elsewhere. On stderr."""
+class PolicyAlone(TrainerCallback):
+    """Takes the reference out of every checkpoint: it comes anew from what the stage starts from, always."""
 
-    def __init__(self, name: str):
-        self.name, self.said = name, ""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save:
+            shutil.rmtree(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "ref", ignore_errors=True)
+
+
+class ShownProgress(TrainerCallback):
+    """A bar with what is logged and the time left on a terminal; one line per logged step elsewhere. On stderr.
+
+    `shown` says what is shown of the log, and under which names.
+    """
+
+    def __init__(self, name: str, shown: Mapping[str, str] = LOSSES):
+        self.name, self.said, self.shown = name, "", shown
         self.bar: Progress | None = None
         self.first = (0, 0.0)
 
@@ -132,10 +147,11 @@ class ShownProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        shown = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "mean_token_accuracy")}
+        given = logs or {}
+        shown = {name: given[key] for key, name in self.shown.items() if given.get(key) is not None}
         if not shown or not state.is_world_process_zero:
             return
-        self.said = "  ".join(f"{key.replace('mean_token_', '')} {float(value):.3f}" for key, value in shown.items())
+        self.said = "  ".join(f"{name} {float(value):.3f}" for name, value in shown.items())
         if not self.bar:
             print(
                 f"{self.name}: step {state.global_step}/{state.max_steps}  {self.said}{self.left(state)}",

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ft.data.formats import BadRow
@@ -43,6 +44,7 @@ from ft.trainers import ppo_math as math
 from ft.trainers._trl import RolloutTrainer
 from ft.trainers.ppo_config import PPOConfig
 from ft.trainers.ppo_rollouts import Deal, Rollouts, everyones, scores_of
+from ft.trainers.rollouts import Rollout, Saw, summary
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
@@ -110,6 +112,8 @@ class PPOTrainer(RolloutTrainer):
 
     # Answers
 
+    saw: Sequence[Saw] = ()  # is shown every batch of answers
+
     def collect(self, rows: list[dict[str, Any]]) -> Rollouts:
         number, rank = self.collected, self.accelerator.process_index
         keys = [f"{number}\n{rank * len(rows) + place}" for place in range(len(rows))]
@@ -138,7 +142,8 @@ class PPOTrainer(RolloutTrainer):
         places = [(rank * share + place) % count for place in range(share)]
         judged = self._judged([rows[place] for place in places], [f"held out\n{place}" for place in places])
         judged = judged.first(count)
-        return self._means(judged, self._worth(judged)[0])
+        reward = self._worth(judged)[0]
+        return self._means(judged, reward) | self._show("eval", [rows[place] for place in places], judged, reward)
 
     def _judged(self, rows: list[dict[str, Any]], keys: list[str], *more: str) -> Judged:
         """Everyone's answers and what they are worth. The critic looks only where it is named."""
@@ -306,7 +311,7 @@ class PPOTrainer(RolloutTrainer):
     def _note_batch(self, judged: Judged, reward: Tensor, rows: list[dict[str, Any]]) -> None:
         rollouts, mask = judged.rollouts, judged.rollouts.mask
         found = self._means(judged, reward)
-        self.note("train", found)
+        self.note("train", found | self._show("train", rows, judged, reward))
         critic = {
             "value/explained_variance": math.explained_variance(rollouts.values, rollouts.returns, mask),
             "value/mean": float(math.masked_mean(rollouts.values, mask)),
@@ -321,6 +326,20 @@ class PPOTrainer(RolloutTrainer):
         if self.args.kl_target is not None:
             share = len(rollouts) / self.args.kl_horizon
             self.beta = math.adapted(self.beta, found["kl"], self.args.kl_target, share)
+
+    def _show(self, mode: str, rows: Sequence[Mapping[str, Any]], judged: Judged, reward: Tensor) -> dict[str, float]:
+        """Let `saw` see everyone's answers one by one; means of them."""
+        told, rollouts = torch.cat([judged.told, judged.valued], dim=1).tolist(), judged.rollouts
+        kl = ((rollouts.logps - rollouts.reference) * rollouts.mask).sum(1).tolist()
+        said = gather_object([(row["prompt"], text) for row, text in zip(rows, judged.texts, strict=True)])
+        names, lengths, ended = (*self.actors.rewards, *self.reward_func_names), rollouts.answers, rollouts.ended
+        batch = []
+        for n, (prompt, text) in enumerate(said[: len(rollouts)]):
+            parts = dict(zip(names, told[n], strict=True))
+            batch.append(Rollout(prompt, text, float(reward[n]), parts, kl[n], int(lengths[n]), bool(ended[n])))
+        for one in self.saw:
+            one(mode, self.state.global_step, batch)
+        return summary(batch)
 
     def _note_step(self, parts: Mapping[str, Tensor], step: int) -> None:
         """Sums over a mini-batch, which comes in parts: all processes', all accumulation steps'."""

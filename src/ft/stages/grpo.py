@@ -1,0 +1,21 @@
+"""Group relative policy optimisation, by TRL's trainer (arXiv:2402.03300): several answers a prompt, each judged
+against the mean and the spread of all of them, and no critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ft.stages.job import Job
+from ft.stages.reinforced import Ready, reinforce
+
+
+def make(job: Job) -> dict[str, Any]:
+    from trl import GRPOConfig
+
+    return reinforce(job, GRPOConfig, trainer_of)
+
+
+def trainer_of(ready: Ready) -> Any:
+    from trl import GRPOTrainer
+
+    return GRPOTrainer(**ready.given())

@@ -1,0 +1,75 @@
+"""Proximal policy optimisation with a critic (arXiv:1707.06347; the objective of arXiv:2307.09288, section 3.2.3).
+
+With `lora:` policy, reference, critic and reward models are adapters on one base; without it they are whole models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ft.data.chat import Renderer
+from ft.errors import fail
+from ft.models.device import compute_dtype
+from ft.models.load import base_of, is_adapter, load_scorer, start
+from ft.stages.job import Job
+from ft.stages.reinforced import Ready, reinforce
+
+
+def make(job: Job) -> dict[str, Any]:
+    from ft.trainers.ppo_config import PPOConfig
+
+    return reinforce(job, PPOConfig, trainer_of)
+
+
+def trainer_of(ready: Ready) -> Any:
+    from ft.trainers.ppo import PPOTrainer
+
+    rewards = ready.reward.options.rewards
+    ready.config.reward_weights = list(rewards.values()) or None
+    ready.config.safety_threshold = ready.reward.options.safety_threshold
+    ready.config.missing_eos_penalty = ready.reward.options.unfinished
+    functions = [ready.reward.function(name) for name in rewards]
+    actors = (_adapters if "lora" in ready.job.blocks else _models)(ready)
+    return PPOTrainer(actors, functions, ready.config, ready.rows, ready.held_out, where=ready.job.where)
+
+
+def _adapters(ready: Ready) -> Any:
+    from ft.models.cast import on_one_base
+
+    job = ready.job
+    base, parent = base_of(job.model, job.init)
+    return on_one_base(
+        ready.model,
+        Renderer(ready.tokenizer),
+        base=base,
+        quantization=job.blocks.get("quantization"),
+        fresh=parent is None,
+        critic=job.inputs.get("critic"),
+        rewards=ready.reward.models,
+    )
+
+
+def _models(ready: Ready) -> Any:
+    from ft.models.cast import apart
+
+    job, config = ready.job, ready.config
+    reference = start(job.model, job.init, None, None, compute_dtype(config), config.use_cpu)
+    critic = _critic(job, config, job.inputs.get("critic"))
+    return apart(
+        ready.model, Renderer(ready.tokenizer), reference=reference, critic=critic, rewards=ready.reward.models
+    )
+
+
+def _critic(job: Job, config: Any, folder: Path | None) -> Any:
+    """A whole model with a scalar head: the reward model in `folder`, else the policy under a head of zeros."""
+    import torch
+
+    if folder is not None:
+        if is_adapter(folder):
+            fix = "Name a reward model trained whole, or leave the critic out: it then begins as the policy."
+            raise fail(job.where, "the critic of a whole policy is a whole model, and this input is an adapter", fix)
+        return load_scorer(folder, "float32", config.use_cpu)
+    critic = start(job.model, job.init, None, None, compute_dtype(config), config.use_cpu, scores=True)
+    torch.nn.init.zeros_(critic.score.weight)
+    return critic

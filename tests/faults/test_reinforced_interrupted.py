@@ -1,0 +1,56 @@
+"""A policy that learns from rewards, killed in the middle of a batch of answers: the same command ends with the same
+bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.learn.test_reinforced import PASSES, prompts, stage
+
+import tiny
+from ft.files import read_json
+from ft.recipe import Verdicts, read
+from ft.stages import STAGES
+from ft.trainers.callbacks import read_metrics
+from ft.trainers.rollouts import read_rollouts
+
+STEPS = 10
+TRAIN = {**PASSES, "max_steps": STEPS, "num_iterations": 2, "save_total_limit": 4}
+
+
+def logged(folder: Path) -> list[tuple[Any, ...]]:
+    keys = ("step", "reward", "kl", "value/loss", "eval_reward", "eval_kl")
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "train_runtime" not in line]
+    return [tuple(line.get(key) for key in keys) for line in lines]
+
+
+def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path, ending):
+    learner = stage("ppo", prompts(tmp_path / "prompts.jsonl"), TRAIN, lora=tiny.LORA)
+    file, runs = tiny.recipe(tmp_path, [learner], model=str(ending)), tmp_path / "runs"
+    undisturbed = tiny.make(tiny.planned(file, tmp_path / "undisturbed"), "ppo").folder
+    folder = tiny.planned(file, runs).stage("ppo").folder
+    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # TRL is not imported for the check again
+    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
+    run = subprocess.Popen(command, env=tiny.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while not any(line["step"] >= 5 for line in read_metrics(folder / "metrics.jsonl")):  # a batch is used for 4 steps
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert not (folder / "done.json").exists()
+    tiny.make(tiny.planned(file, runs), "ppo")
+    left, right = tiny.weights(folder), tiny.weights(undisturbed)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert logged(folder) == logged(undisturbed)
+    assert read_rollouts(folder / "rollouts.jsonl") == read_rollouts(undisturbed / "rollouts.jsonl")
+    assert read_json(folder / "done.json")["numbers"] == read_json(undisturbed / "done.json")["numbers"]

@@ -1,0 +1,83 @@
+"""What an answer is worth while a policy learns, and what a recipe may write about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from ft.data.samples import Prompt
+from ft.errors import UserError
+from ft.stages.rewarded import Reward, RewardedOptions
+
+STOP = 7
+PROMPTS = [
+    Prompt(str(n), f"rows.jsonl:{n + 1}", [{"role": "user", "content": f"{thing}?"}], {"answer": colour})
+    for n, (thing, colour) in enumerate((("sky", "blue"), ("grass", "green")))
+]
+
+
+def rewarded(answers: list[str], rows: list[int], ids: list[list[int]], **options: Any) -> list[float]:
+    reward = Reward({}, RewardedOptions(**options), PROMPTS, [STOP], batch_size=2)
+    prompts = [list(PROMPTS[row].messages) for row in rows]
+    said = [[{"role": "assistant", "content": text}] for text in answers]
+    return reward(prompts, said, ids, rows, trainer_state=None)
+
+
+def test_functions_count_by_their_weights_and_read_the_columns_of_the_prompts_row():
+    answers = ["it is green", "it is green"]
+    assert rewarded(answers, [0, 1], [[STOP], [STOP]], rewards={"answer": 2.0}) == [0.0, 2.0]
+
+
+def test_an_answer_that_does_not_end_is_worth_less():
+    ids = [[1, STOP], [1, 2], []]
+    assert rewarded(["green"] * 3, [1, 1, 1], ids, rewards={"answer": 1.0}, unfinished=0.5) == [1.0, 0.5, 0.5]
+
+
+def test_a_function_of_weight_0_only_measures():
+    reward = Reward({}, RewardedOptions(rewards={"answer": 0.0}), PROMPTS, [STOP], batch_size=2)
+    assert reward([], [[{"role": "assistant", "content": "blue"}]], [[STOP]], [0]) == [0.0]
+    assert (reward.told[0].parts, reward.told[0].ended) == ({"answer": 1.0}, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rewards": {"goodness": 1.0}}, "there is no reward 'goodness'; there are: answer,"),
+        ({"unfinished": -1.0}, "unfinished is -1.0; it is taken off"),
+        ({"safety_threshold": 2.0}, "safety_threshold is 2.0; it is a share"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        RewardedOptions(**options)
+
+
+def refused(folder: Path, **stage: Any) -> str:
+    rows = tiny.rows(folder / "rows.jsonl", 8)
+    learner = {"kind": "ppo", "init": "$sft", "data": [{"path": str(rows)}], **stage}
+    file = tiny.recipe(folder, [tiny.sft(rows), learner], model=str(folder))
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError) as error:
+        tiny.checked(file)
+    return str(error.value)
+
+
+def test_what_rewards_and_what_a_critic_begins_as_must_be_reward_models(tmp_path):
+    train = {"max_completion_length": 8}
+    said = refused(tmp_path, inputs={"helpful": "$sft", "critic": "$sft"}, train=train).splitlines()
+    assert len(said) == 2
+    assert all("tiny.yaml:" in line and "'sft' leaves a model, not a reward model" in line for line in said)
+
+
+def test_keys_that_are_decided_elsewhere_are_refused_with_the_place(tmp_path):
+    train = {"max_completion_length": 8, "reward_weights": [1.0], "safety_threshold": 0.2, "missing_eos_penalty": 1.0}
+    said = refused(tmp_path, train=train)
+    for fix in ("`reward: {rewards: {name: weight}}`", "`reward: {safety_threshold: …}`", "`reward: {unfinished: …}`"):
+        assert f"is decided by ft. Write {fix}" in said
+
+
+def test_the_length_of_answers_must_be_written(tmp_path):
+    assert "train lacks the key 'max_completion_length'" in refused(tmp_path, train={"max_steps": 2})
