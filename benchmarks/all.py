@@ -85,12 +85,21 @@ def pairs(printed: list[Any]) -> Iterator[Line]:
         yield Line(what, "MiB at the peak", ours, peer, peer / ours)
 
 
+def ppo(printed: list[Any]) -> Iterator[Line]:
+    for found in printed:
+        what = {"ending": "answers that end by themselves", "limit": "answers as long as the limit"}[found["work"]]
+        ours, peer = found["ours"], found["trl"]
+        yield Line(what, "answers/s", ours["answers/s"], peer["answers/s"], found["ratio"]["answers/s"])
+        yield Line(what, "MiB of models and batches", ours["MiB"], peer["MiB"], peer["MiB"] / ours["MiB"])
+
+
 CLAIMS = (
     Claim("sft_speed.py", "SFT makes no slower steps than TRL's own command", "`trl sft`", sft_speed),
     Claim("startup.py", "a plan and a finished run answer at once", "`trl sft --help`", startup),
     Claim("rows.py", "rows are read and checked in flat memory", "`datasets`", rows),
     Claim("rollout.py", "dialogues are cheaper with the cache carried on", "the same, read anew each turn", rollout),
     Claim("shared_prefix.py", "DPO computes a pair's prompt once", "`DPOTrainer`", pairs, ("--repeats", "3")),
+    Claim("ppo.py", "PPO with everyone on one base", "TRL 1.12's `PPOTrainer`", ppo),
     Claim("reward.py", "so does a reward model", "`RewardTrainer`", pairs, ("--repeats", "3")),
 )
 

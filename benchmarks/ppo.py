@@ -4,9 +4,12 @@
 
 TRL removed PPO in 1.13, so its 1.12.0 is downloaded and unpacked into a folder of its own, which only its process sees.
 Both sides train the same LoRA on the same policy by the same reward model, in float32 on one CPU thread: a batch of
-64 answers to random prompts, four mini-batches, one pass. Both policies have random weights and end no answer, so each
-answer is as long as the limit. TRL holds policy, critic (a LoRA too) and reward model on bases of their own, ours on
-one.
+64 answers to random prompts, four mini-batches, one pass, 16 answers side by side where nothing is learnt and 4 where it
+is. TRL holds policy, critic (a LoRA too) and reward model on bases of their own, ours on one. The policies have random
+weights, but for how likely an answer is to end at each token:
+
+ending   answers end by themselves, after 13 tokens in the mean with a limit of 48 and prompts of 24, as in `make ppo`
+limit    no answer ends, so each is as long as the limit
 
 Each side runs in a process of its own, in turns; medians are compared. A rate is that of the updates behind the first,
 by the clock and, for busy machines, by the seconds of CPU; memory is the process's peak above what it took before the
@@ -34,7 +37,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 SIDES = ("trl", "ours")
-BATCH, PARTS = 64, 4
+BATCH, PARTS, ROWS = 64, 4, 4  # answers a batch, mini-batches of it, and answers side by side in a pass that learns
+READ = 16  # answers side by side in a pass that does not learn
 WORKS = {"ending": 13, "limit": 0}  # tokens of an answer in the mean; 0: none ends
 SIZES = {"updates": 4, "repeats": 3, "prompt": 24, "answer": 48, "vocabulary": 8192, "hidden": 256, "layers": 4}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
@@ -125,7 +129,7 @@ def common(folder: Path, options: Parameters) -> dict[str, Any]:
     return {
         **{"output_dir": str(folder / "out"), "use_cpu": True, "bf16": False, "report_to": "none"},
         **{"save_strategy": "no", "logging_steps": 1000, "disable_tqdm": True, "gradient_checkpointing": False},
-        **{"per_device_train_batch_size": BATCH // PARTS, "temperature": 1.0},
+        **{"per_device_train_batch_size": ROWS, "temperature": 1.0},
     }
 
 
@@ -146,7 +150,8 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
         Renderer(load_tokenizer(base.path), train_on="last"),
         **{"base": base, "quantization": None, "fresh": True, "rewards": {"helpful": folder / "judge"}},
     )
-    batch = {"generation_batch_size": BATCH, "max_completion_length": options.answer}
+    batch = {"generation_batch_size": BATCH, "max_completion_length": options.answer, "rollout_batch_size": READ}
+    batch |= {"gradient_accumulation_steps": BATCH // PARTS // ROWS}
     args = PPOConfig(**common(folder, options), **batch, max_steps=PARTS * options.updates)
     rows = Dataset.from_list([{"prompt": said} for said in json.loads((folder / "prompts.json").read_text())])
     stamps = clock()
@@ -175,7 +180,8 @@ def theirs(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     ids = words.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
     args = PPOConfig(
         **common(folder, options),
-        **{"gradient_accumulation_steps": PARTS, "num_mini_batches": PARTS, "num_ppo_epochs": 1},
+        "gradient_accumulation_steps": BATCH // ROWS,  # its batch is what accumulates; mini-batches are parts of that
+        **{"num_mini_batches": PARTS, "num_ppo_epochs": 1, "local_rollout_forward_batch_size": READ},
         **{"total_episodes": BATCH * options.updates, "response_length": options.answer, "stop_token": "eos"},
         **{"num_sample_generations": 0, "eval_strategy": "no"},
     )
