@@ -4,9 +4,9 @@
 
 TRL removed PPO in 1.13, so its 1.12.0 is downloaded and unpacked into a folder of its own, which only its process sees.
 Both sides train the same LoRA on the same policy by the same reward model, in float32 on one CPU thread: a batch of
-64 answers to random prompts, four mini-batches, one pass, 16 answers side by side where nothing is learnt and 4 where it
-is. TRL holds policy, critic (a LoRA too) and reward model on bases of their own, ours on one. The policies have random
-weights, but for how likely an answer is to end at each token:
+64 answers to random prompts, four mini-batches, one pass, 16 answers side by side where nothing is learnt and 4 where
+it is. TRL holds policy, critic (a LoRA too) and reward model on bases of their own, ours on one. The policies have
+random weights, but for how likely an answer is to end at each token:
 
 ending   answers end by themselves, after 13 tokens in the mean with a limit of 48 and prompts of 24, as in `make ppo`
 limit    no answer ends, so each is as long as the limit
@@ -180,7 +180,7 @@ def theirs(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     ids = words.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
     args = PPOConfig(
         **common(folder, options),
-        "gradient_accumulation_steps": BATCH // ROWS,  # its batch is what accumulates; mini-batches are parts of that
+        gradient_accumulation_steps=BATCH // ROWS,  # its batch is what accumulates; mini-batches are parts of that
         **{"num_mini_batches": PARTS, "num_ppo_epochs": 1, "local_rollout_forward_batch_size": READ},
         **{"total_episodes": BATCH * options.updates, "response_length": options.answer, "stop_token": "eos"},
         **{"num_sample_generations": 0, "eval_strategy": "no"},
