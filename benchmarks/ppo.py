@@ -4,7 +4,7 @@
 
 TRL removed PPO in 1.13, so its 1.12.0 is downloaded and unpacked into a folder of its own, which only its process sees.
 Both sides train the same LoRA on the same policy by the same reward model, in float32 on one CPU thread: a batch of
-64 answers to random prompts, four mini-batches, one pass, 16 answers side by side where nothing is learnt and 4 where
+64 answers to random prompts, four mini-batches, one pass, 32 answers side by side where nothing is learnt and 8 where
 it is. TRL holds policy, critic (a LoRA too) and reward model on bases of their own, ours on one. The policies have
 random weights, but for how likely an answer is to end at each token:
 
@@ -37,8 +37,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 SIDES = ("trl", "ours")
-BATCH, PARTS, ROWS = 64, 4, 4  # answers a batch, mini-batches of it, and answers side by side in a pass that learns
-READ = 16  # answers side by side in a pass that does not learn
+BATCH, PARTS, ROWS = 64, 4, 8  # answers a batch, mini-batches of it, and answers side by side in a pass that learns
+READ = 32  # answers side by side in a pass that does not learn
 WORKS = {"ending": 13, "limit": 0}  # tokens of an answer in the mean; 0: none ends
 SIZES = {"updates": 4, "repeats": 3, "prompt": 24, "answer": 48, "vocabulary": 8192, "hidden": 256, "layers": 4}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
