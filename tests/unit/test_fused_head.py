@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from trl.kernels import chunked_logprob
 from trl.trainer import add_fused_lm_head, utils
 
 from ft.trainers._trl import score_supervised_only
@@ -16,7 +17,7 @@ LABELS = [[-100, -100, 5, 6, -100, 7], [-100, 4, -100, -100, -100, -100]]
 
 @pytest.fixture(autouse=True)
 def _trl_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "_use_triton", utils._use_triton)
+    monkeypatch.setattr(utils, "_use_triton", chunked_logprob._use_triton)  # a test before this one may have set it
 
 
 def trained(base: Any, labels: list[list[int]]) -> tuple[float, list[torch.Tensor]]:
