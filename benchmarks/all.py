@@ -94,12 +94,24 @@ def ppo(printed: list[Any]) -> Iterator[Line]:
 
 
 CLAIMS = (
-    Claim("sft_speed.py", "SFT makes no slower steps than TRL's own command", "`trl sft`", sft_speed),
+    Claim(
+        "sft_speed.py",
+        "SFT makes no slower steps than TRL's own command",
+        "`trl sft`",
+        sft_speed,
+        ("--rows", "800", "--repeat", "2"),
+    ),
     Claim("startup.py", "a plan and a finished run answer at once", "`trl sft --help`", startup),
     Claim("rows.py", "rows are read and checked in flat memory", "`datasets`", rows),
-    Claim("rollout.py", "dialogues are cheaper with the cache carried on", "the same, read anew each turn", rollout),
+    Claim(
+        "rollout.py",
+        "dialogues are cheaper with the cache carried on",
+        "the same, read anew each turn",
+        rollout,
+        ("--dialogues", "32"),
+    ),
     Claim("shared_prefix.py", "DPO computes a pair's prompt once", "`DPOTrainer`", pairs, ("--repeats", "3")),
-    Claim("ppo.py", "PPO with everyone on one base", "TRL 1.12's `PPOTrainer`", ppo),
+    Claim("ppo.py", "PPO with everyone on one base", "TRL 1.12's `PPOTrainer`", ppo, ("--repeats", "2")),
     Claim("reward.py", "so does a reward model", "`RewardTrainer`", pairs, ("--repeats", "3")),
 )
 
