@@ -1,13 +1,14 @@
-"""One GPU: tokens/s, MFU and peak memory of SFT, DPO and reward training with QLoRA, beside plain TRL.
+"""One GPU: tokens/s, MFU and peak memory of SFT, DPO, reward training and PPO with QLoRA, beside plain TRL.
 
-    python benchmarks/gpu.py [--shape 7b] [--stages sft dpo reward] [--caps 12 16 24] [--json results.json]
+    python benchmarks/gpu.py [--shape 7b] [--stages sft dpo reward ppo] [--caps 12 16 24] [--json results.json]
 
 A Llama of 7B shape with random weights is made on the spot, so nothing is downloaded; both sides train it in NF4 with
 the same adapter, batch and checkpointing, ours by the stages of a recipe and the peer by TRL's trainers on the same
 rows. Each runs as a process of its own under the smallest cap of GPU memory that holds it (an allocation beyond the cap
-fails, as it would on such a card). Without a GPU only `--shape tiny` runs, to see that everything works.
+fails, as it would on such a card). PPO holds policy, reference, reward model and critic on one base, and comes behind
+`reward`; TRL has none. Without a GPU only `--shape tiny` runs, to see that everything works.
 
-tokens/s   of the steps after the first two, tokens as TRL counts them
+tokens/s   of the steps after the first two, tokens as TRL counts them; of PPO answers/s, sampled and learnt from
 MFU        4 FLOP a parameter and token, since frozen weights have no gradient, of the card's dense bf16 peak; what
            checkpointing computes again is not counted
 estimate   of `ft plan --gpu`, and by how much it is off the peak of tensors
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "data" / "tiny"
 GIB = 1 << 30
 WARM = 2  # steps before the clock starts
+A_STEP = 4  # answers PPO learns from in a step
 OUT_OF_MEMORY = 75
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -95,7 +97,7 @@ def make_rows(folder: Path, shape: str, steps: int) -> None:
         rows = [json.loads(line) for line in source]
     packed, prompt, answer = LENGTHS[shape]
     words = " ".join(m["content"] for row in rows[:2000] for m in row["messages"]).split()
-    count = steps * 4
+    count = steps * 4 + 16  # PPO asks 16 prompts at a time, and holds some out
     with (folder / "chat.jsonl").open("w") as out:
         for place in range(steps * 4):  # each fills about a packed row
             said = words[place * packed // 4 :][: packed // 2]
@@ -143,6 +145,19 @@ def recipe_of(model: Path, rows: Path, shape: str, steps: int) -> dict[str, Any]
                 "train": train | pairs,
                 **shared,
             },
+            {
+                "kind": "ppo",
+                "inputs": {"helpful": "$reward", "critic": "$reward"},
+                "data": [{"path": str(rows / "pairs.jsonl"), "format": "preference"}],
+                "guard": {"cut": 1.0},  # a policy of random weights ends no answer
+                "train": {
+                    **{key: value for key, value in train.items() if key != "save_strategy"},
+                    **{"max_steps": 2 * steps, "eval_steps": 2 * steps, "save_steps": 2 * steps},
+                    **{"max_completion_length": answer, "gradient_checkpointing": True},
+                    **{"generation_batch_size": 16, "rollout_batch_size": 16, "per_device_train_batch_size": A_STEP},
+                },
+                **shared,
+            },
         ],
     }
 
@@ -153,11 +168,15 @@ def watched(to: Path, work: Any) -> None:
     from transformers import TrainerCallback, trainer
 
     seen: list[tuple[float, float]] = []
+    steps: list[float] = []
 
     class Clock(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "num_tokens" in (logs or {}):
                 seen.append((time.perf_counter(), float(logs["num_tokens"])))
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            steps.append(time.perf_counter())
 
     trainer.DEFAULT_CALLBACKS.append(Clock)
     try:
@@ -166,9 +185,9 @@ def watched(to: Path, work: Any) -> None:
         sys.exit(OUT_OF_MEMORY)
     timed = seen[WARM - 1 :]
     speed = (timed[-1][1] - timed[0][1]) / (timed[-1][0] - timed[0][0]) if len(timed) > 1 else None
-    used = {}
+    used = {"steps/s": (len(steps) - WARM) / (steps[-1] - steps[WARM - 1])}
     if on_gpu():
-        used = {"peak": torch.cuda.max_memory_allocated() / GIB, "reserved": torch.cuda.max_memory_reserved() / GIB}
+        used |= {"peak": torch.cuda.max_memory_allocated() / GIB, "reserved": torch.cuda.max_memory_reserved() / GIB}
     to.write_text(json.dumps({"tokens/s": speed, **used}))
 
 
@@ -236,7 +255,7 @@ def measured(side: str, given: list[str], caps: list[float | None], to: Path) ->
         found = in_a_process([*given, *(["--cap", str(cap)] if cap else [])], to)
         if found:
             return {"side": side, "cap": cap, **found}
-    return {"side": side, "cap": None, "tokens/s": None}
+    return {"side": side, "cap": None, "tokens/s": None, "out_of_memory": True}
 
 
 def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -259,7 +278,7 @@ def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         planned.folder.mkdir(parents=True)
         said = estimate(there, planned)
         given = {"ft": ["--job", str(there.job(planned).write())], "trl": ["--recipe", str(file), "--kind", kind]}
-        for side in options.sides:
+        for side in options.sides if kind != "ppo" else ("ft",):
             result = measured(side, given[side], caps, folder / f"{kind}-{side}.json")
             found.append({"stage": kind, **result, "mfu": mfu(result["tokens/s"], options.shape)})
             if side == "ft":
@@ -297,7 +316,11 @@ def card() -> str:
 
 def line(result: dict[str, Any]) -> str:
     speed, cap, peak = result["tokens/s"], result["cap"], result.get("peak")
-    words = [f"{result['stage']:8}{result['side']:5}", f"{speed:,.0f} tokens/s" if speed else "does not fit"]
+    words = [f"{result['stage']:8}{result['side']:5}", f"{speed:,.0f} tokens/s" if speed else ""]
+    if result["stage"] == "ppo":
+        words[1] = f"{A_STEP * result['steps/s']:.2f} answers/s"
+    if result.get("out_of_memory"):
+        return f"{words[0]}  does not fit"
     words += [f"peak {peak:.2f} GiB"] if peak else []
     if peak and result.get("estimate"):
         words += [f"estimate {result['estimate']:.2f} GiB ({result['estimate'] / peak - 1:+.1%})"]
@@ -309,7 +332,7 @@ def line(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="7b")
-    parser.add_argument("--stages", nargs="+", default=["sft", "dpo", "reward"])
+    parser.add_argument("--stages", nargs="+", default=["sft", "dpo", "reward", "ppo"])
     parser.add_argument("--sides", nargs="+", choices=["ft", "trl"], default=["ft", "trl"])
     parser.add_argument("--caps", nargs="+", type=float, default=[12.0, 16.0, 24.0], metavar="GIB")
     parser.add_argument("--steps", type=int, default=8)
