@@ -111,7 +111,7 @@ CLAIMS = (
         ("--dialogues", "32"),
     ),
     Claim("shared_prefix.py", "DPO computes a pair's prompt once", "`DPOTrainer`", pairs, ("--repeats", "3")),
-    Claim("ppo.py", "PPO with everyone on one base", "TRL 1.12's `PPOTrainer`", ppo, ("--repeats", "2")),
+    Claim("ppo.py", "PPO with everyone on one base", "TRL 1.12's `PPOTrainer`", ppo, ("--repeats", "1")),
     Claim("reward.py", "so does a reward model", "`RewardTrainer`", pairs, ("--repeats", "3")),
 )
 

@@ -55,7 +55,7 @@ def make(folder: Path, options: Parameters) -> None:
     import random
 
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from ft.models.load import save_lineage, start
@@ -64,6 +64,7 @@ def make(folder: Path, options: Parameters) -> None:
     vocabulary = {word: n for n, word in enumerate([*SPECIAL, *(f" w{n}" for n in range(options.vocabulary - 4))])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    words.decoder = decoders.Fuse()  # an answer's text is as many tokens again
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<|end|>", extra_special_tokens=list(SPECIAL[1:3])
     )

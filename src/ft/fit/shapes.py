@@ -5,14 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import re
+import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ft.errors import fail
 from ft.fit.known import KNOWN
 from ft.recipe import ModelSource
+
+REACHED = 3.0  # seconds in which the Hub's host answers, if it does
 
 PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
 """Keys of a `lora:` block with which its parameters are rank times rows and columns."""
@@ -98,14 +104,31 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
     """The model's config and where it is from: its folder, the Hub, or what ft knows. Raises UserError for neither."""
     from transformers import AutoConfig
 
+    away = not Path(source.path).is_dir() and not hub_is_there()  # a cached config serves then
+    options = {"revision": source.revision, "trust_remote_code": False, "local_files_only": away}
     try:
-        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False), "its config"
+        return AutoConfig.from_pretrained(source.path, **options), "its config"
     except (OSError, ValueError) as error:
         if source.path in KNOWN:
             return known_config(source.path), "shape known to ft"
         what = f"its config cannot be read ({str(error).splitlines()[0].rstrip('.')})"
         fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."
         raise fail(source.path, what, fix) from error
+
+
+@lru_cache(maxsize=1)
+def hub_is_there() -> bool:
+    """Whether the Hub's host answers; asked once, because huggingface_hub tries again for half a minute a model."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return True  # it may be reached through them only
+    asked = urlsplit(ENDPOINT)
+    try:
+        socket.create_connection((asked.hostname or "", asked.port or 443), timeout=REACHED).close()
+    except OSError:
+        return False
+    return True
 
 
 def known_config(path: str) -> Any:

@@ -16,6 +16,7 @@ import tiny
 from ft.cli import app
 from ft.cli.app import read_recipe
 from ft.errors import UserError
+from ft.fit import shapes
 from ft.fit.advice import advice
 from ft.fit.gpus import GIB, Gpu, gpu
 from ft.fit.kinds import MOMENTS, stage_fit
@@ -25,6 +26,7 @@ from ft.fit.speed import pace
 from ft.fit.standing import Setting
 from ft.fit.table import fit_plan, show, values
 from ft.launch import ALONE, read_launch
+from ft.recipe import ModelSource
 from ft.runs import Plan
 from ft.stages import STAGES
 
@@ -185,6 +187,25 @@ def test_the_shipped_accelerate_configs_say_how_they_share():
 @pytest.mark.parametrize(("written", "gib"), [("24", 24), ("16gb", 16), ("4090", 24), ("RTX 3060", 12), ("A10G", 22)])
 def test_a_gpu_is_named_or_measured(written, gib):
     assert gpu(written).gib == gib
+
+
+def test_a_hub_out_of_reach_is_asked_once_and_quickly(monkeypatch):
+    asked = []
+
+    def refused(address, timeout):
+        asked.append((address, timeout))
+        raise OSError("no route to host")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(shapes, "getproxies", dict)
+    monkeypatch.setattr(shapes.socket, "create_connection", refused)
+    shapes.hub_is_there.cache_clear()
+    said = [
+        shapes.config_of(ModelSource(name))[1] for name in ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf")
+    ]
+    shapes.hub_is_there.cache_clear()
+    assert said == ["shape known to ft"] * 2
+    assert asked == [(("huggingface.co", 443), 3.0)]
 
 
 def test_an_unknown_gpu_lists_the_known_ones():
