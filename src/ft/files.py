@@ -25,6 +25,20 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The values of a file of JSON lines, none where it is absent; what a kill cut off at the end is left out.
+
+    A line ends with a newline and nothing else: texts may hold other separators, which str.splitlines would split at.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
 def digest(value: Any, length: int = 12) -> str:
     """A short name for a JSON value: equal values, equal names."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -18,11 +18,10 @@ import torch
 
 import tiny
 from ft.errors import UserError
-from ft.files import read_json
+from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
 from ft.run import prepare_rows
 from ft.stages import STAGES
-from ft.trainers.callbacks import read_metrics
 
 STEPS = 24
 TRAIN = {
@@ -75,7 +74,7 @@ class Command:
         return any(file.stat().st_size for file in self.runs.glob(".cache/.rows-*/train.arrow"))
 
     def step(self, number: int) -> bool:
-        return any(line["step"] >= number for line in read_metrics(self.folder / "metrics.jsonl"))
+        return any(line["step"] >= number for line in read_lines(self.folder / "metrics.jsonl"))
 
     def early(self) -> bool:
         return self.step(self.at[0])
@@ -101,7 +100,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def logged(folder: Path, key: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[key]) for line in read_metrics(folder / "metrics.jsonl") if key in line]
+    return [(line["step"], line[key]) for line in read_lines(folder / "metrics.jsonl") if key in line]
 
 
 def assert_as_undisturbed(folder: Path, reference: Path) -> None:

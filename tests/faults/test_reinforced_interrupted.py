@@ -15,11 +15,9 @@ import torch
 from tests.learn.test_reinforced import PASSES, prompts, stage
 
 import tiny
-from ft.files import read_json
+from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
 from ft.stages import STAGES
-from ft.trainers.callbacks import read_metrics
-from ft.trainers.rollouts import read_rollouts
 
 STEPS = 10
 TRAIN = {**PASSES, "max_steps": STEPS, "num_iterations": 2, "save_total_limit": 4}
@@ -27,7 +25,7 @@ TRAIN = {**PASSES, "max_steps": STEPS, "num_iterations": 2, "save_total_limit": 
 
 def logged(folder: Path) -> list[tuple[Any, ...]]:
     keys = ("step", "reward", "kl", "value/loss", "eval_reward", "eval_kl")
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "train_runtime" not in line]
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "train_runtime" not in line]
     return [tuple(line.get(key) for key in keys) for line in lines]
 
 
@@ -40,7 +38,7 @@ def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path
     command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
     run = subprocess.Popen(command, env=tiny.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     end = time.monotonic() + 120
-    while not any(line["step"] >= 5 for line in read_metrics(folder / "metrics.jsonl")):  # a batch is used for 4 steps
+    while not any(line["step"] >= 5 for line in read_lines(folder / "metrics.jsonl")):  # a batch is used for 4 steps
         assert run.poll() is None, run.communicate()
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -52,5 +50,5 @@ def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert logged(folder) == logged(undisturbed)
-    assert read_rollouts(folder / "rollouts.jsonl") == read_rollouts(undisturbed / "rollouts.jsonl")
+    assert read_lines(folder / "rollouts.jsonl") == read_lines(undisturbed / "rollouts.jsonl")
     assert read_json(folder / "done.json")["numbers"] == read_json(undisturbed / "done.json")["numbers"]

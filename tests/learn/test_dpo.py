@@ -19,12 +19,11 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.errors import UserError
-from ft.files import read_json, write_json
+from ft.files import read_json, read_lines, write_json
 from ft.models.load import load
 from ft.models.logprobs import answer_logps
 from ft.runs import Plan, Planned
 from ft.stages import dpo
-from ft.trainers.callbacks import read_metrics
 from ft.trainers.reference import check_start
 
 # Nothing stands behind the end token, so that TRL's rows are ours token for token.
@@ -357,7 +356,7 @@ def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
     numbers = stage.done["numbers"]
     assert numbers["accuracies"] == 1.0
     assert numbers["margins"] > 0.5
-    lines = read_metrics(stage.folder / "metrics.jsonl")
+    lines = read_lines(stage.folder / "metrics.jsonl")
     assert next(line["eval_loss"] for line in lines if "eval_loss" in line) == pytest.approx(math.log(2), abs=1e-6)
     assert (stage.folder / "preferences.png").read_bytes().startswith(b"\x89PNG")
 
@@ -416,13 +415,13 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, kept
     if "lora" in blocks:  # draws random numbers at every step, where dropout is left on
         train["disable_dropout"] = False
     whole = house.made(start, train)
-    undisturbed, said_then = tiny.weights(whole.folder), read_metrics(whole.folder / "metrics.jsonl")
+    undisturbed, said_then = tiny.weights(whole.folder), read_lines(whole.folder / "metrics.jsonl")
     (whole.folder / "done.json").unlink()
     for checkpoint in ("checkpoint-4", "checkpoint-6"):
         shutil.rmtree(whole.folder / "checkpoints" / checkpoint)
     again = house.made(start, train)
     now = tiny.weights(again.folder)
     assert all(torch.equal(now[name], undisturbed[name]) for name in undisturbed)
-    steps = [line for line in read_metrics(again.folder / "metrics.jsonl") if "rewards/margins" in line]
+    steps = [line for line in read_lines(again.folder / "metrics.jsonl") if "rewards/margins" in line]
     assert steps == [line for line in said_then if "rewards/margins" in line]
     assert len(list(again.folder.glob("reference-train.arrow"))) == kept

@@ -13,11 +13,10 @@ import torch
 
 import tiny
 from ft.errors import UserError
+from ft.files import read_lines
 from ft.models.generate import Sampling
 from ft.models.speak import Speaker
 from ft.runs import Planned
-from ft.trainers.callbacks import read_metrics
-from ft.trainers.rollouts import read_rollouts
 
 GREEDY = Sampling(8, 0.0)
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
@@ -51,7 +50,7 @@ def made(folder: Path, policy: Path, kind: str, train: dict[str, Any] | None = N
 
 
 def logged(found: Planned, key: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[key]) for line in read_metrics(found.folder / "metrics.jsonl") if key in line]
+    return [(line["step"], line[key]) for line in read_lines(found.folder / "metrics.jsonl") if key in line]
 
 
 # What is left
@@ -101,7 +100,7 @@ def test_an_adapter_is_trained_in_float32_and_its_folder_answers(kind, blocks, t
 
 
 def test_every_batch_of_answers_stands_in_rollouts_with_its_rewards(learnt):
-    lines = read_rollouts(learnt.folder / "rollouts.jsonl")
+    lines = read_lines(learnt.folder / "rollouts.jsonl")
     sets = [(line["step"], line["set"]) for line in lines]
     assert sets.count((0, "train")) == sets.count((1, "train")) == 8
     assert {sets.count((step, "eval")) for step in (0, 1, 2)} == {2 * learnt.done["numbers"]["held_out"]}
@@ -159,7 +158,7 @@ def test_ppo_trains_policy_and_critic_against_reward_model_and_function(tmp_path
     found = by_ppo(tmp_path, ending, lora=tiny.LORA)
     assert found.done["numbers"]["steps"] == 2
     assert [step for step, _ in logged(found, "eval_reward")] == [0, 1, 2]
-    line = read_rollouts(found.folder / "rollouts.jsonl")[-1]
+    line = read_lines(found.folder / "rollouts.jsonl")[-1]
     assert set(line["rewards"]) == {"helpful", "answer"}
     share = 1 / (1 + math.exp(-line["rewards"]["helpful"]))
     assert line["reward"] == pytest.approx(share + line["rewards"]["answer"], abs=1e-5)  # as `sample` chooses

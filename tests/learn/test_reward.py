@@ -22,14 +22,13 @@ from trl import RewardConfig, RewardTrainer
 
 import tiny
 from ft.errors import UserError
-from ft.files import read_json
+from ft.files import read_json, read_lines
 from ft.models.load import load, load_base
 from ft.models.score import Scorer, batch_scores
 from ft.recipe import ModelSource
 from ft.runs import Plan, Planned
 from ft.stages import reward
 from ft.stages.reward import MARGINS, RewardOptions, check_reload, graded
-from ft.trainers.callbacks import read_metrics
 
 INT8 = {"lora": tiny.LORA, "quantization": {"load_in_8bit": True}}
 ON_SFT = ("full on sft", "lora on sft", "qlora on sft")
@@ -492,7 +491,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, hous
     shutil.rmtree(whole.folder / "checkpoints" / "checkpoint-4")
     again = house.made(start, train)
     now = tiny.weights(again.folder)
-    steps = [line["step"] for line in read_metrics(again.folder / "metrics.jsonl") if "loss" in line]
+    steps = [line["step"] for line in read_lines(again.folder / "metrics.jsonl") if "loss" in line]
     assert all(torch.equal(now[name], undisturbed[name]) for name in undisturbed)
     assert reported(again) == scores
     assert steps == [1, 2, 3, 4]

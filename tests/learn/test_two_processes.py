@@ -16,11 +16,10 @@ from tests.learn import test_reward as graded
 from tests.learn.test_dpo import farthest, written
 
 import tiny
-from ft.files import read_json
+from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
 from ft.runs import Planned
 from ft.stages import STAGES
-from ft.trainers.callbacks import read_metrics
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
 
@@ -83,7 +82,7 @@ class House:
 
 def learnt(folder: Path) -> dict[str, list[float]]:
     """What the trainer logged at every step."""
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "loss" in line]
     return {key: [line[key] for line in lines] for key in ("step", "loss", "grad_norm", "learning_rate")}
 
 
@@ -142,7 +141,7 @@ def test_a_killed_process_ends_the_run_at_once_and_the_same_command_continues(tm
     folder = tiny.planned(file, tmp_path / "runs").stage("sft").folder
     command, pipe = tiny.launched(file, tmp_path / "runs"), subprocess.PIPE
     run = subprocess.Popen(command, env=tiny.environment(), stdout=pipe, stderr=pipe, text=True)
-    while not any(line["step"] > 20 for line in read_metrics(folder / "metrics.jsonl")):
+    while not any(line["step"] > 20 for line in read_lines(folder / "metrics.jsonl")):
         assert run.poll() is None, run.communicate()
         time.sleep(0.001)
     os.kill(process_of_rank(1, folder), signal.SIGKILL)

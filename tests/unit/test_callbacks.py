@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ft.trainers.callbacks import ChosenFalls, MetricsFile, ShownProgress, read_metrics
+from ft.files import read_lines
+from ft.trainers.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.trainers.checkpoints import latest
 
 
@@ -39,7 +40,7 @@ def test_a_resumed_run_begins_with_what_its_checkpoint_knows(tmp_path, arguments
     metrics.path.write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "lo')
     known = [{"loss": 9.0, "step": 1}, {"loss": 8.0, "step": 2}]
     metrics.on_train_begin(arguments, TrainerState(global_step=2, log_history=known), TrainerControl())
-    assert read_metrics(metrics.path) == [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}]
+    assert read_lines(metrics.path) == [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}]
 
 
 def test_only_the_first_process_writes(tmp_path, arguments):
@@ -52,7 +53,7 @@ def test_only_the_first_process_writes(tmp_path, arguments):
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 9}]
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 9}]
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(arguments, capsys):

@@ -10,7 +10,8 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ft.errors import UserError
-from ft.trainers.rollouts import Guard, GuardOptions, Rollout, RolloutFile, read_rollouts, repetition, summary
+from ft.files import read_lines
+from ft.trainers.rollouts import Guard, GuardOptions, Rollout, RolloutFile, repetition, summary
 
 HEALTHY = Rollout(
     [{"role": "user", "content": "sky?"}],
@@ -176,7 +177,7 @@ def test_every_batch_stands_in_the_file_with_its_step(tmp_path):
     file = RolloutFile(tmp_path / "rollouts.jsonl", kept=2, shown=1, name="rloo")
     file.saw("eval", 0, batch())
     file.saw("train", 0, batch())
-    lines = read_rollouts(file.path)
+    lines = read_lines(file.path)
     assert [(line["step"], line["set"]) for line in lines] == [(0, "eval")] * 2 + [(0, "train")] * 2
     assert lines[3] == {"step": 0, "set": "train", **dataclasses.asdict(HEALTHY)}
 

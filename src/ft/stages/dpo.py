@@ -29,12 +29,12 @@ ENDS = {  # log-probabilities in nats
 
 def make(job: Job) -> dict[str, Any]:
     """Train, save a folder that `from_pretrained` opens, and return the numbers for done.json."""
-    from ft.trainers.callbacks import read_metrics
+    from ft.files import read_lines
 
     trainer = trainer_of(job)
     numbers = train_and_save(trainer, job)
     if trainer.is_world_process_zero():
-        lines = read_metrics(job.folder / METRICS)
+        lines = read_lines(job.folder / METRICS)
         preference_curves(lines, job.folder / "preferences.png", job.name)
         numbers |= last_values(lines, ENDS)
     return numbers

@@ -137,9 +137,9 @@ def _say_what_is_learnt(ready: Ready, prompts: Prompts) -> None:
 
 def _end(trainer: Any, job: Job, bound: float | None) -> dict[str, Any]:
     """What became of reward, distance and length; held out and of the checkpoint that is kept, where that is known."""
-    from ft.trainers.callbacks import read_metrics
+    from ft.files import read_lines
 
-    lines = read_metrics(job.folder / METRICS)
+    lines = read_lines(job.folder / METRICS)
     learning_curves(lines, job.folder / "learning.png", job.name, bound)
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     held_out = [line for line in lines if "eval_reward" in line]

@@ -68,14 +68,14 @@ class RewardOptions:
 
 def make(job: Job) -> dict[str, Any]:
     """Train, save a folder that `from_pretrained` opens, open it again, and return the numbers for done.json."""
-    from ft.trainers.callbacks import read_metrics
+    from ft.files import read_lines
 
     trainer = trainer_of(job)
     numbers = train_and_save(trainer, job)
     rows = _checked_rows(trainer)
     scores = trainer.scores([ids for _, ids in rows])
     if trainer.is_world_process_zero():
-        lines = read_metrics(job.folder / METRICS)
+        lines = read_lines(job.folder / METRICS)
         reward_curves(lines, job.folder / "reward.png", job.name)
         numbers |= last_values(lines, ENDS)
         rough = trainer.args.bf16 or trainer.args.fp16

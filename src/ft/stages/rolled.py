@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ft.files import read_lines
 from ft.models.generate import Sampling
 from ft.models.rollout import Dialogue, Transcript, rollout
 from ft.models.speak import Speaker
@@ -94,14 +95,7 @@ def _line(key: str, entry: Entry) -> str:
 
 
 def _read(file: Path) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the kill came in the middle of a line
-            break
-        found[entry.pop("key")] = entry
-    return found
+    return {entry.pop("key"): entry for entry in read_lines(file)}
 
 
 def _write(file: Path, done: Mapping[str, Entry]) -> None:

@@ -56,14 +56,14 @@ def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> A
 
 def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
-    from ft.trainers.callbacks import read_metrics
+    from ft.files import read_lines
 
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     if trainer.eval_dataset is not None:
         numbers["eval_loss"] = _final_loss(trainer)
     save(trainer, job)
     if trainer.is_world_process_zero():
-        lines = read_metrics(job.folder / METRICS)
+        lines = read_lines(job.folder / METRICS)
         loss_curve(lines, job.folder / "loss.png", job.name)
         numbers |= _first_and_last(lines)
     return numbers

@@ -54,18 +54,6 @@ def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, default=float) + "\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut off by a kill is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
 class ChosenFalls(TrainerCallback):
     """Says once when the chosen answers become much less likely than under the reference: margins grow, and answers
     get worse.

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ft.errors import fail
+from ft.files import read_lines
 
 SAME = 1e-8  # rewards that differ by no more are equal
 GRAM = 3  # words
@@ -219,7 +220,7 @@ class RolloutFile(TrainerCallback):
 
     def rewind(self, step: int) -> None:
         """Leave what stood there when the checkpoint of this step was written: an evaluation comes before it."""
-        found = [line for line in read_rollouts(self.path) if line["step"] < step or _just_judged(line, step)]
+        found = [line for line in read_lines(self.path) if line["step"] < step or _just_judged(line, step)]
         beside = self.path.with_name(f".{self.path.name}")
         beside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found), encoding="utf-8")
         beside.replace(self.path)
@@ -254,17 +255,6 @@ def _in_a_line(text: str) -> str:
 
 def _just_judged(line: Mapping[str, Any], step: int) -> bool:
     return bool(line["step"] == step and step and line["set"] == "eval")
-
-
-def read_rollouts(path: Path) -> list[dict[str, Any]]:
-    """The lines of rollouts.jsonl; a last line cut off by a kill is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
 
 
 class Guard(TrainerCallback):
