@@ -99,6 +99,11 @@ class Actors:
     def _on(self, role: str) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """The models that hold everyone but foreign reward models."""
+        return (self.policy,)
+
     def logps(self, batch: Batch, wrapped: Any = None) -> tuple[Tensor, Tensor]:
         """Log-probability of each answer token and the entropy there, both (N,), in nats, of the policy or the
         reference, whichever acts; at the temperature that `at` was given. `wrapped` is the policy inside DDP."""
@@ -277,6 +282,10 @@ class Apart(Actors):
     def __init__(self, policy: Any, renderer: Renderer, rewards: Mapping[str, Scorer], reference: Any):
         super().__init__(policy, renderer, tuple(rewards), rewards)
         self.reference = reference
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        return self.policy, self.reference, self.critic
 
     @property
     def critic(self) -> Any:

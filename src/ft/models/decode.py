@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from ft.models.memory import Memory
 
 
+Said = tuple[list[list[int]], list[list[float]]]
+"""Tokens of each row, with the one that ended it, and how likely each was, in nats, at the temperature of the sampling
+and before `top_p`."""
+
+
 def decoded(
     memory: Memory,
     new: Sequence[list[int]],
@@ -24,13 +29,8 @@ def decoded(
     sampling: Sampling,
     stop_ids: Sequence[int],
     draws: Tensor | None,
-    thin: bool = False,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """What each row says after reading `new`, with the token that ends it, up to `rooms[n]` tokens; and how likely each
-    token was, in nats, at the temperature of `sampling` and before `top_p`.
-
-    `thin` lets rows that are done leave the memory, which is then of no use afterwards.
-    """
+) -> Said:
+    """What each row says after reading `new`, up to `rooms[n]` tokens."""
     import torch
 
     device, width = memory.mask.device, max(map(len, new))
@@ -38,32 +38,14 @@ def decoded(
         torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in new], device=device),
         torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in new], device=device),
     )
-    stops = torch.tensor(list(stop_ids), device=device)
-    limits, draws = torch.tensor(list(rooms), device=device), None if draws is None else draws.to(device)
-    rows = torch.arange(len(new), device=device)  # those still in memory
+    speech = _Speech(rooms, sampling, stop_ids, draws, device)
+    rows = torch.arange(len(new), device=device)
     speaking = torch.ones(len(new), dtype=torch.bool, device=device)
-    said = torch.zeros(len(new), max(rooms), dtype=torch.long, device=device)
-    nats = torch.zeros(len(new), max(rooms), device=device)
-    lengths = torch.zeros(len(new), dtype=torch.long, device=device)
-    for step in range(max(rooms)):
-        token = chosen(logits, sampling, None if draws is None else draws[rows, step])
-        said[rows, step] = token
-        nats[rows, step] = _nats(logits, token, sampling)
-        lengths[rows] += speaking
-        speaking = speaking & ~torch.isin(token, stops) & (step + 1 < limits[rows])
-        left = int(speaking.sum())
-        if not left:
-            break
-        if thin and 2 * left <= len(rows):
-            stay = speaking.nonzero()[:, 0]
-            memory.keep(stay.tolist(), memory.mask[stay].sum(1).tolist(), room=max(rooms) - step)
-            rows, token, speaking = rows[stay], token[stay], speaking[stay]
+    while True:
+        token, speaking = speech.next(rows, logits, speaking)
+        if not speaking.any():
+            return speech.all()
         logits = memory.read(token[:, None], speaking[:, None])
-    counts: list[int] = lengths.tolist()
-    ids, values = said.tolist(), nats.tolist()
-    return [row[:n] for row, n in zip(ids, counts, strict=True)], [
-        row[:n] for row, n in zip(values, counts, strict=True)
-    ]
 
 
 def answered(
@@ -73,25 +55,99 @@ def answered(
     sampling: Sampling,
     stop_ids: Sequence[int],
     batch_size: int = 64,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """One answer a prompt as `decoded` gives it, in the order of the prompts; prompts of about one length are read side
-    by side. The model is in eval mode: in training mode checkpointing turns the cache off."""
+) -> Said:
+    """One answer a prompt as `decoded` gives it, in the order of the prompts, at most `batch_size` side by side: where
+    answers have ended, the next prompts join. The model is in eval mode: in training mode checkpointing turns the cache
+    off."""
     from ft.models.memory import Memory, not_carried
 
+    most, numbers = sampling.max_new_tokens, draws(keys, sampling)
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    if not not_carried(model):
+        speech = _Speech([most] * len(prompts), sampling, stop_ids, numbers, model.device)
+        _seat_by_seat(model, prompts, order, speech, most, min(batch_size, len(prompts)))
+        return speech.all()
     ids: list[list[int]] = [[] for _ in prompts]
     nats: list[list[float]] = [[] for _ in prompts]
-    carried = not not_carried(model)
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch, most = [prompts[place] for place in places], sampling.max_new_tokens
-        memory = Memory(model, len(batch), carried)
-        memory.keep(list(range(len(batch))), [0] * len(batch), room=max(map(len, batch)) + most)
-        drawn = draws([keys[place] for place in places], sampling)
-        found = decoded(memory, batch, [most] * len(batch), sampling, stop_ids, drawn, thin=carried)
+        batch, memory = [prompts[place] for place in places], Memory(model, len(places), carried=False)
+        memory.keep(list(range(len(batch))), [0] * len(batch), room=0)
+        drawn = None if numbers is None else numbers[places]
+        found = decoded(memory, batch, [most] * len(batch), sampling, stop_ids, drawn)
         for place, tokens, values in zip(places, *found, strict=True):
             ids[place], nats[place] = tokens, values
     return ids, nats
+
+
+def _seat_by_seat(
+    model: Any, prompts: Sequence[list[int]], waiting: list[int], speech: _Speech, most: int, count: int
+) -> None:
+    """Let all prompts speak, `count` at once. Seats are given on as soon as a quarter is free, and taken away when
+    nobody waits and half are: both cost about a step."""
+    import torch
+
+    from ft.models.seats import Seats
+
+    def asked(number: int) -> list[int]:
+        nonlocal waiting
+        now, waiting = waiting[:number], waiting[number:]
+        return now
+
+    now, seats = asked(count), Seats(model, count, max(map(len, prompts)) + most)
+    rows = torch.tensor(now, device=model.device)  # who sits where
+    speaking = torch.ones_like(rows, dtype=torch.bool)
+    logits = seats.sit(torch.arange(count, device=model.device), [prompts[row] for row in now])
+    while True:
+        token, speaking = speech.next(rows, logits, speaking)
+        left = int(speaking.sum())
+        if not left and not waiting:
+            return
+        if left:
+            logits = seats.read(token, speaking)
+        if waiting and 4 * left <= 3 * count:
+            free = (~speaking).nonzero()[: len(waiting), 0]
+            now = asked(len(free))
+            logits[free] = seats.sit(free, [prompts[row] for row in now])
+            rows[free], speaking[free] = torch.tensor(now, device=model.device), True
+        elif not waiting and 2 * left <= len(speaking):
+            stay = speaking.nonzero()[:, 0]
+            seats.close(stay)
+            rows, logits, speaking = rows[stay], logits[stay], speaking[stay]
+
+
+class _Speech:
+    """What R rows have said so far, each up to `rooms[n]` tokens."""
+
+    def __init__(
+        self, rooms: Sequence[int], sampling: Sampling, stop_ids: Sequence[int], draws: Tensor | None, device: Any
+    ):
+        import torch
+
+        self.sampling, self.draws = sampling, None if draws is None else draws.to(device)
+        self.stops, self.rooms = torch.tensor(list(stop_ids), device=device), torch.tensor(list(rooms), device=device)
+        self.said = torch.zeros(len(rooms), max(rooms), dtype=torch.long, device=device)
+        self.nats = torch.zeros(len(rooms), max(rooms), device=device)
+        self.lengths = torch.zeros(len(rooms), dtype=torch.long, device=device)
+
+    def next(self, rows: Tensor, logits: Tensor, speaking: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of `rows` (B,) where they are `speaking` (B,), by `logits` (B, V); who goes on behind it."""
+        who, logits = rows[speaking], logits[speaking]
+        steps = self.lengths[who]
+        token = chosen(logits, self.sampling, None if self.draws is None else self.draws[who, steps])
+        self.said[who, steps] = token
+        self.nats[who, steps] = _nats(logits, token, self.sampling)
+        self.lengths[who] = steps + 1
+        goes_on = speaking.clone()
+        goes_on[speaking] = ~(token[:, None] == self.stops).any(1) & (steps + 1 < self.rooms[who])
+        return token.new_zeros(len(rows)).masked_scatter(speaking, token), goes_on
+
+    def all(self) -> Said:
+        counts: list[int] = self.lengths.tolist()
+        ids, nats = self.said.tolist(), self.nats.tolist()
+        return [row[:n] for row, n in zip(ids, counts, strict=True)], [
+            row[:n] for row, n in zip(nats, counts, strict=True)
+        ]
 
 
 def _nats(logits: Tensor, token: Tensor, sampling: Sampling) -> Tensor:

@@ -44,6 +44,7 @@ from ft.trainers import ppo_math as math
 from ft.trainers._trl import RolloutTrainer
 from ft.trainers.ppo_config import PPOConfig
 from ft.trainers.ppo_rollouts import Deal, Rollouts, everyones, scores_of
+from ft.trainers.ragged import leave_padding_out
 from ft.trainers.rollouts import Rollout, Saw, summary
 
 __all__ = ["PPOConfig", "PPOTrainer"]
@@ -107,6 +108,8 @@ class PPOTrainer(RolloutTrainer):
             actors.policy.delete_adapter(REFERENCE)  # the bare base is the same, at no cost
         if isinstance(actors, Apart):
             actors.reference.to(self.accelerator.device)
+        for model in actors.models:
+            leave_padding_out(model)
         actors.at(args.temperature)
         self.sampling = Sampling(int(self.max_completion_length or 0), args.temperature, 1.0, args.seed)
 

@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ft.models.head import ends
-from ft.models.select import inner_of, let_select
+from ft.models.select import inner_of, let_select, window
 from ft.trainers._trl import attention_of
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _let_share(inner: Any, shared: Callable[..., Any], needs: tuple[str, ...]) -
             return apart(*args, **inputs)
         config = inner.config.get_text_config()
         batch, length = inputs["input_ids"].shape
-        if length > _window(config):
+        if length > window(config):
             return apart(**inputs)
         rows = layout(inputs["input_ids"], inputs["attention_mask"], config.hidden_size)
         row_count, row_length = rows.input_ids.shape
@@ -223,12 +223,6 @@ def _let_share(inner: Any, shared: Callable[..., Any], needs: tuple[str, ...]) -
         return shared(apart, rows, inputs)
 
     inner.forward = MethodType(forward, inner)
-
-
-def _window(config: Any) -> float:
-    """Longest row in which every token still sees the first one; a mask given from outside knows no window."""
-    spans = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
-    return min((span for span in spans if span), default=float("inf"))
 
 
 def _rows(inner: Any, rows: Layout) -> dict[str, Tensor]:
