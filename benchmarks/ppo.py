@@ -212,6 +212,9 @@ def measure(side: str, folder: Path, options: Parameters) -> dict[str, float]:
     if side == "ours":
         import ft.models.cast
         import ft.trainers.ppo  # noqa: F401
+        from ft.models.device import keep_freed_memory
+
+        keep_freed_memory()  # as a stage does that `ft run` starts
     else:
         import trl.experimental.ppo  # noqa: F401
     datasets.disable_progress_bars()

@@ -24,6 +24,7 @@ from ft.errors import Problems, fail
 from ft.files import write_json
 from ft.imports import uncollected
 from ft.launch import ALONE, Launch
+from ft.models.device import keep_freed_memory
 from ft.models.load import tokenizer_of
 from ft.preflight import preflight
 from ft.ranks import Leader, alone, follow, killed_by, leading, together
@@ -282,6 +283,7 @@ def make_stage(job_file: Path) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     _import_libraries(STAGES[job.kind])
     quiet_libraries()
+    keep_freed_memory()
     started = time.monotonic()
     numbers = STAGES[job.kind].function()(job)
     if os.environ.get("RANK", "0") != "0":

@@ -9,7 +9,7 @@ import torch
 
 from ft.models.actors import Batch
 from ft.trainers.ppo_config import PPOConfig
-from ft.trainers.ppo_rollouts import Deal, Prompts, Rollouts
+from ft.trainers.ppo_rollouts import Deal, Prompts, Rollouts, side_by_side
 
 CPU = {"use_cpu": True, "bf16": False, "output_dir": "unused"}
 PAPER = {"generation_batch_size": 512, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
@@ -104,6 +104,12 @@ def test_an_answer_token_is_predicted_at_the_place_before_it():
     batch = Batch.of(torch.tensor([[1, 2, 4, 9, 0], [3, 5, 6, 7, 9]]), torch.tensor([2, 1]), torch.tensor([2, 4]))
     assert batch.slots.tolist() == [1, 2, 5, 6, 7, 8]
     assert batch.filled(torch.arange(1.0, 7.0)).tolist() == [[1, 2, 0, 0], [3, 4, 5, 6]]
+
+
+def test_short_rows_are_read_more_at_a_time_than_long_ones():
+    lengths = [10] * 12 + [20] * 6 + [40] * 5
+    assert side_by_side(lengths, 4) == [12, 6, 4, 1]
+    assert side_by_side([7], 1) == [1]
 
 
 def test_a_batch_is_no_wider_than_its_rows():

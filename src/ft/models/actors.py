@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy as shallow
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +200,24 @@ class OneBase(Actors):
             with self.policy.disable_adapter():
                 yield
         else:
-            self.policy.set_adapter(role)
+            self._switch(role)
             self.heads.requires_grad_(role == CRITIC)
             try:
                 yield
             finally:
-                self.policy.set_adapter(POLICY)
+                self._switch(POLICY)
                 self.heads.requires_grad_(False)
+
+    def _switch(self, role: str) -> None:
+        """As the PeftModel's `set_adapter`, which searches the whole model for its layers each time."""
+        for layer in self._layers:
+            layer.set_adapter(role)
+
+    @cached_property
+    def _layers(self) -> list[Any]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return [layer for layer in self.policy.modules() if isinstance(layer, BaseTunerLayer)]
 
     def values(self, batch: Batch) -> Tensor:
         return self._heads_read(CRITIC, batch.ids, batch.mask, batch.slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,24 @@ def has_gpu() -> bool:
         import torch
 
     return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "cpu"  # type: ignore[union-attr]
+
+
+# mallopt's names for them (malloc.h of glibc)
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Where tensors live in main memory, let the process keep what they give back, up to 256 MiB in a piece: each step
+    would else ask the kernel for the same pages again, which takes a tenth of its time. glibc only; no effect elsewhere
+    or with a GPU."""
+    if has_gpu():
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for what, size in ((M_MMAP_THRESHOLD, 256 << 20), (M_TRIM_THRESHOLD, 1 << 30), (M_TOP_PAD, 64 << 20)):
+        mallopt(what, size)
 
 
 def gpus() -> int:

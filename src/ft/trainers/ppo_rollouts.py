@@ -78,9 +78,10 @@ class Rollouts:
         return values
 
     def fill(self, name: str, read: Callable[[Batch], Tensor], batch_size: int) -> None:
-        """Set a field to what `read` gives each answer token, (N,); rows of about one length are read side by side."""
-        order = (self.prompts + self.answers).argsort()
-        for rows in order.split(batch_size):
+        """Set a field to what `read` gives each answer token, (N,). Rows of about one length are read side by side, as
+        many as take no more room than `batch_size` of the longest."""
+        lengths, order = (self.prompts + self.answers).sort()
+        for rows in order.split(side_by_side(lengths.tolist(), batch_size)):
             batch = self.batch(rows)
             getattr(self, name)[rows, : batch.answer.shape[1]] = batch.filled(read(batch).float())
 
@@ -107,6 +108,17 @@ class Rollouts:
         from safetensors.torch import load_file
 
         return Rollouts(**load_file(str(file), device=str(device)))
+
+
+def side_by_side(lengths: Sequence[int], batch_size: int) -> list[int]:
+    """How many of the rows at a time, from the shortest to the longest: padded they take no more room than `batch_size`
+    of the longest."""
+    counts, room = [0], batch_size * lengths[-1]
+    for length in lengths:
+        if (counts[-1] + 1) * length > room:
+            counts.append(0)
+        counts[-1] += 1
+    return counts
 
 
 @dataclass(frozen=True)
