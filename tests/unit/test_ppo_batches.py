@@ -97,12 +97,13 @@ def test_the_end_token_is_learnt_even_where_it_pads():
     batch = found.batch(torch.tensor([0, 1]))
     assert batch.targets.tolist() == [4, 9, 5, 6, 0, 9]
     assert found.ended.tolist() == [True, True]
-    assert batch.mask.sum(1).tolist() == [4, 5]
+    assert batch.mask.sum(1).tolist() == [3, 4], "the end token itself predicts nothing and is not read"
 
 
 def test_an_answer_token_is_predicted_at_the_place_before_it():
     batch = Batch.of(torch.tensor([[1, 2, 4, 9, 0], [3, 5, 6, 7, 9]]), torch.tensor([2, 1]), torch.tensor([2, 4]))
-    assert batch.slots.tolist() == [1, 2, 5, 6, 7, 8]
+    assert batch.slots.tolist() == [1, 2, 4, 5, 6, 7]
+    assert batch.targets.tolist() == [4, 9, 5, 6, 7, 9]
     assert batch.filled(torch.arange(1.0, 7.0)).tolist() == [[1, 2, 0, 0], [3, 4, 5, 6]]
 
 
@@ -115,7 +116,7 @@ def test_short_rows_are_read_more_at_a_time_than_long_ones():
 def test_a_batch_is_no_wider_than_its_rows():
     found = rollouts([[1], [1, 2, 3]], [[4, 9], [5, 6, 7, 8]])
     narrow = found.batch(torch.tensor([0]))
-    assert narrow.ids.shape == (1, 3)
+    assert narrow.ids.shape == (1, 2)
     assert found.pick("drawn", torch.tensor([0]), narrow).shape == (1, 2)
 
 

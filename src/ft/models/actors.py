@@ -38,7 +38,8 @@ HEAD = "base_model.model.score.weight"  # the head's name in the folder of a rew
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of prompt and answer, padded on the right, where a causal model does not look.
+    """B rows of prompt and answer but for its last token, which predicts nothing, padded on the right, where a causal
+    model does not look.
 
     ids, mask    (B, L)
     answer       (B, C), True on the answer's tokens, its end token among them; N are True in all
@@ -56,13 +57,14 @@ class Batch:
     def of(ids: Tensor, prompts: Tensor, answers: Tensor) -> Batch:
         """Rows of ids (B, L'), the first `prompts[n]` of which are prompt and the next `answers[n]` answer; both
         (B,)."""
-        length, width = int((prompts + answers).max()), int(answers.max())
-        ids = ids[:, :length]
+        read, width = prompts + answers - 1, int(answers.max())
+        length = int(read.max())
         steps, columns = torch.arange(length, device=ids.device), torch.arange(width, device=ids.device)
         answer = columns < answers[:, None]
-        places = torch.arange(len(ids), device=ids.device)[:, None] * length + prompts[:, None] - 1 + columns
-        slots = places[answer]
-        return Batch(ids, (steps < (prompts + answers)[:, None]).long(), answer, slots, ids.flatten()[slots + 1])
+        rows, last = torch.arange(len(ids), device=ids.device)[:, None], prompts[:, None] - 1  # of the prompt
+        slots = (rows * length + last + columns)[answer]
+        targets = ids[rows.expand_as(answer)[answer], (last + 1 + columns)[answer]]
+        return Batch(ids[:, :length], (steps < read[:, None]).long(), answer, slots, targets)
 
     def filled(self, values: Tensor) -> Tensor:
         """Values of answer tokens (N,) in their places, (B, C), 0 elsewhere."""
