@@ -58,12 +58,12 @@ def seen(monkeypatch):
     """Shapes that went into the layers."""
     shapes, real = [], ragged._without_padding
 
-    def watched(forward, **batch):
+    def watched(forward, *batch):
         def told(**inputs):
             shapes.append(tuple(inputs["input_ids"].shape))
             return forward(**inputs)
 
-        return real(told, **batch)
+        return real(told, *batch)
 
     monkeypatch.setattr(ragged, "_without_padding", watched)
     return shapes

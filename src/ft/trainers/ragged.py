@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
-from ft.models.select import inner_of, picked, window
+from ft.models.select import inner_of, window
 from ft.trainers._trl import attention_of
 
 UNDERSTOOD = {"input_ids", "attention_mask", "use_cache"}  # with anything else a batch stays as it is
@@ -58,8 +58,9 @@ def leave_padding_out(model: Any) -> str:
     padded, longest = backbone.forward, window(inner.config.get_text_config())
 
     def forward(self: Any, *args: Any, select: Tensor | None = None, **inputs: Any) -> Any:
-        output = padded(*args, **inputs) if args or not _ragged(inputs, longest) else _without_padding(padded, **inputs)
-        return output if select is None else picked(output, select)
+        if args or not _ragged(inputs, longest):
+            return padded(*args, **inputs, **({} if select is None else {"select": select}))
+        return _without_padding(padded, inputs["input_ids"], inputs["attention_mask"], select)
 
     ragged = MethodType(forward, backbone)
     if reason := _differs(inner, padded, ragged):
@@ -78,18 +79,24 @@ def _ragged(inputs: Mapping[str, Any], longest: float) -> bool:
     return bool(mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all() and not mask.all())
 
 
-def _without_padding(forward: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, **rest: Any) -> Any:
-    """The output of a padded batch (B, L), with zeros as hidden states of its padding."""
+def _without_padding(
+    forward: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, select: Tensor | None
+) -> Any:
+    """The output of a padded batch (B, L): of the slots b * L + l to select, or of all, with zeros for its padding."""
     real = attention_mask.bool()
+    places = real.flatten().nonzero()[:, 0]  # where the real tokens stand in the batch
+    chosen = {} if select is None else {"select": torch.searchsorted(places, select)}
     output = forward(
         input_ids=input_ids[real][None],
         position_ids=torch.arange(real.shape[1]).expand_as(real)[real][None],
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),  # a finished mask, so none is made; nobody reads it
         row_lengths=real.sum(1).tolist(),
         use_cache=False,
+        **chosen,
     )
+    if select is not None:
+        return output
     hidden = output.last_hidden_state[0]
-    places = real.flatten().nonzero()[:, 0]
     filled = hidden.new_zeros(real.numel(), hidden.shape[1]).index_copy(0, places, hidden)
     output.last_hidden_state = filled.view(*real.shape, -1)
     return output
