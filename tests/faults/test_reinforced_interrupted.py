@@ -4,6 +4,7 @@ bits."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.learn.test_reinforced import PASSES, prompts, stage
 
@@ -24,9 +26,18 @@ TRAIN = {**PASSES, "max_steps": STEPS, "num_iterations": 2, "save_total_limit": 
 
 
 def logged(folder: Path) -> list[tuple[Any, ...]]:
-    keys = ("step", "reward", "kl", "value/loss", "eval_reward", "eval_kl")
+    keys = ("step", "loss", "reward", "kl", "value/loss", "eval_reward", "eval_kl", "num_tokens")
     lines = [line for line in read_lines(folder / "metrics.jsonl") if "train_runtime" not in line]
     return [tuple(line.get(key) for key in keys) for line in lines]
+
+
+def assert_same(folder: Path, undisturbed: Path) -> None:
+    left, right = tiny.weights(folder), tiny.weights(undisturbed)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert logged(folder) == logged(undisturbed)
+    assert read_lines(folder / "rollouts.jsonl") == read_lines(undisturbed / "rollouts.jsonl")
+    assert read_json(folder / "done.json")["numbers"] == read_json(undisturbed / "done.json")["numbers"]
 
 
 def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path, ending):
@@ -46,9 +57,21 @@ def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path
     run.communicate()
     assert not (folder / "done.json").exists()
     tiny.make(tiny.planned(file, runs), "ppo")
-    left, right = tiny.weights(folder), tiny.weights(undisturbed)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-    assert logged(folder) == logged(undisturbed)
-    assert read_lines(folder / "rollouts.jsonl") == read_lines(undisturbed / "rollouts.jsonl")
-    assert read_json(folder / "done.json")["numbers"] == read_json(undisturbed / "done.json")["numbers"]
+    assert_same(folder, undisturbed)
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_a_run_that_ends_between_two_uses_of_a_batch_goes_on_to_the_same_bits(kind, tmp_path, ending):
+    """At step 14 of 18: 4 steps learn from a batch, and the second epoch begins with step 13."""
+    train = {**PASSES, "num_generations": 2, "num_iterations": 2, "max_steps": 18, "save_steps": 7, "eval_steps": 7}
+    train |= {"load_best_model_at_end": False, "eval_on_start": False}
+    learner = stage(kind, prompts(tmp_path / "prompts.jsonl"), train, lora=tiny.LORA)
+    file, runs = tiny.recipe(tmp_path, [learner], model=str(ending)), tmp_path / "runs"
+    undisturbed = tmp_path / "undisturbed"
+    folder = tiny.make(tiny.planned(file, runs), kind).folder
+    shutil.copytree(folder, undisturbed)
+    (folder / "done.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-18")
+    (folder / "adapter_model.safetensors").unlink()
+    tiny.make(tiny.planned(file, runs), kind)
+    assert_same(folder, undisturbed)

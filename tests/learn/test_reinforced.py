@@ -15,6 +15,7 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_lines
 from ft.models.generate import Sampling
+from ft.models.score import Scorer
 from ft.models.speak import Speaker
 from ft.runs import Planned
 
@@ -90,9 +91,15 @@ def test_a_whole_policy_is_trained_and_its_folder_answers(learnt):
     [("rloo", {"lora": tiny.LORA, "quantization": NF4}), ("grpo", {"lora": tiny.LORA})],
     ids=["rloo-nf4", "grpo-lora"],
 )
-def test_an_adapter_is_trained_in_float32_and_its_folder_answers(kind, blocks, tmp_path, ending):
-    found = made(tmp_path, ending, kind, **blocks)
+def test_an_adapter_learns_from_an_adapter_on_its_base_and_its_folder_answers(kind, blocks, tmp_path, ending, caplog):
+    found = judged(tmp_path, ending, kind, {}, **blocks)
     assert_learnt(found)
+    assert "another base" not in caplog.text
+    assert not list(found.folder.rglob("helpful"))  # neither the result nor a checkpoint holds the reward model
+    answered = [line for line in read_lines(found.folder / "rollouts.jsonl") if line["answer"].strip()][:4]
+    said = [[*line["prompt"], {"role": "assistant", "content": line["answer"]}] for line in answered]
+    (judge,) = found.folder.parent.glob("reward-*")
+    assert [line["rewards"]["helpful"] for line in answered] == pytest.approx(Scorer(judge).scores(said), abs=1e-4)
     weights = tiny.weights(found.folder)
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert min(value.abs().max() for name, value in weights.items() if "lora_B" in name) > 0
@@ -141,21 +148,21 @@ def pairs(file: Path, count: int = 8) -> Path:
     return file
 
 
-def by_ppo(folder: Path, policy: Path, **blocks: Any) -> Planned:
-    """A reward model and PPO against it, both made; the critic begins as the policy."""
+def judged(folder: Path, policy: Path, kind: str, train: dict[str, Any], **blocks: Any) -> Planned:
+    """A reward model, and a policy that learns from it by this kind, both made."""
     folder.mkdir(exist_ok=True)
     short = {"max_length": 64, "max_steps": 1, "save_strategy": "no", "gradient_checkpointing": False}
     judge = {"kind": "reward", "data": [{"path": str(pairs(folder / "pairs.jsonl")), "format": "preference"}]}
     judge |= {"reward": {"margin": "none"}, "train": short, **blocks}
-    learner = stage("ppo", prompts(folder / "prompts.jsonl"), PASSES, inputs={"helpful": "$reward"}, **blocks)
+    learner = stage(kind, prompts(folder / "prompts.jsonl"), train, inputs={"helpful": "$reward"}, **blocks)
     file = tiny.recipe(folder, [judge, learner], model=str(policy))
     tiny.make(tiny.planned(file, folder / "runs"), "reward")
-    return tiny.make(tiny.planned(file, folder / "runs"), "ppo")
+    return tiny.make(tiny.planned(file, folder / "runs"), kind)
 
 
 def test_ppo_trains_policy_and_critic_against_reward_model_and_function(tmp_path, ending, caplog):
     """By LoRA; whole and on NF4 it is tried in tests/recipes."""
-    found = by_ppo(tmp_path, ending, lora=tiny.LORA)
+    found = judged(tmp_path, ending, "ppo", PASSES, lora=tiny.LORA)
     assert found.done["numbers"]["steps"] == 2
     assert [step for step, _ in logged(found, "eval_reward")] == [0, 1, 2]
     line = read_lines(found.folder / "rollouts.jsonl")[-1]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import players
 import tiny
+from ft.data.chat import Renderer
 from ft.data.samples import Prompt
 from ft.errors import UserError
-from ft.stages.rewarded import Reward, RewardedOptions
+from ft.models.cast import judged_apart, judged_on_one_base, opinions
+from ft.models.load import start, tokenizer_of
+from ft.recipe import ModelSource
+from ft.stages.rewarded import UNREADABLE, Reward, RewardedOptions
 
 STOP = 7
 PROMPTS = [
@@ -20,7 +26,7 @@ PROMPTS = [
 
 
 def rewarded(answers: list[str], rows: list[int], ids: list[list[int]], **options: Any) -> list[float]:
-    reward = Reward({}, RewardedOptions(**options), PROMPTS, [STOP], batch_size=2)
+    reward = Reward({}, RewardedOptions(**options), PROMPTS, [STOP])
     prompts = [list(PROMPTS[row].messages) for row in rows]
     said = [[{"role": "assistant", "content": text}] for text in answers]
     return reward(prompts, said, ids, rows, trainer_state=None)
@@ -37,9 +43,32 @@ def test_an_answer_that_does_not_end_is_worth_less():
 
 
 def test_a_function_of_weight_0_only_measures():
-    reward = Reward({}, RewardedOptions(rewards={"answer": 0.0}), PROMPTS, [STOP], batch_size=2)
+    reward = Reward({}, RewardedOptions(rewards={"answer": 0.0}), PROMPTS, [STOP])
     assert reward([], [[{"role": "assistant", "content": "blue"}]], [[STOP]], [0]) == [0.0]
     assert (reward.told[0].parts, reward.told[0].ended) == ({"answer": 1.0}, True)
+
+
+@pytest.mark.parametrize("quantization", [None, {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}], ids=["", "4-bit"])
+def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_path, base, quantization, caplog):
+    folders = {name: players.judge(tmp_path / name, base, 2, quantization) for name in ("helpful", "safety")}
+    source = ModelSource(str(base))
+    model = players.shaken(start(source, None, tiny.LORA, quantization, "float32", True), 1).train()
+    renderer = Renderer(tokenizer_of(source, None, None))
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    together = judged_on_one_base(model, renderer, base=source, quantization=quantization, fresh=True, rewards=folders)
+    assert not together.foreign
+    assert "another base" not in caplog.text
+    texts, found = ["it is blue", "<|im_start|>user", "no"], []
+    said = [[{"role": "assistant", "content": text}] for text in texts]
+    for actors in (together, judged_apart(model, renderer, folders)):
+        reward = Reward(folders, RewardedOptions(rewards={"answer": 1.0}), PROMPTS, [STOP])
+        reward.opinions = partial(opinions, actors, batch_size=2)
+        found.append(reward([], said, [[STOP]] * 3, [0, 0, 1]))
+        assert reward.told[1].parts["helpful"] == UNREADABLE
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert len(set(found[0])) == 3
+    assert model.training  # and the policy goes on as it was
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == trained
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,13 @@ def _prompt(setting: Setting) -> tuple[int, str]:
 
 
 def _others(setting: Setting, standing: Standing) -> tuple[int, int]:
-    """(weights, adapters) of the reward models: adapters on the policy's base where PPO can put them there."""
+    """(weights, adapters) of the reward models: adapters on the policy's base where they can stand there."""
     weights = adapters = 0
     for name, stage in setting.stage.inputs.items():
         if name == "critic":
             continue
         model = finished(setting, stage)
-        shared = setting.stage.kind_name == "ppo" and model.adapter is not None and standing.adapter is not None
+        shared = model.adapter is not None and standing.adapter is not None and not setting.train.get("use_vllm")
         weights += 0 if shared else model.weights
         adapters += model.adapters
     return weights, adapters

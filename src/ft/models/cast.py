@@ -1,9 +1,10 @@
-"""Who plays in PPO, put together: adapters that join the policy's base, or whole models."""
+"""Who takes part beside a policy that learns from rewards, put together: adapters that join its base, or models of
+their own."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,28 @@ import torch
 
 from ft.data.chat import Renderer
 from ft.errors import fail
-from ft.models.actors import CRITIC, POLICY, Apart, OneBase
+from ft.models.actors import CRITIC, POLICY, Actors, Apart, OneBase
 from ft.models.load import is_adapter, is_reward, load_tokenizer, parts
-from ft.models.score import Scorer
+from ft.models.score import Message, Scorer
 from ft.models.select import inner_of, let_select
 from ft.recipe import ModelSource
 
 log = logging.getLogger(__name__)
 
 
-def on_one_base(
+def judged_on_one_base(
     policy: Any,
     renderer: Renderer,
     *,
     base: ModelSource,
     quantization: Mapping[str, Any] | None,
     fresh: bool,
-    critic: Path | None = None,
     rewards: Mapping[str, Path] | None = None,
 ) -> OneBase:
-    """The policy, a PeftModel as `ft.models.load.start` makes it, joined by everyone else.
+    """The policy, a PeftModel as `ft.models.load.start` makes it, joined by reward models.
 
-    `fresh` says that its adapter is new; `base` and `quantization` say what it stands on. The critic begins as the
-    reward model in the folder `critic`, else as the policy with a head of zeros, so that its first values are 0. A
-    reward model that stands on another base, or speaks another template, is loaded as a model of its own.
+    `fresh` says that its adapter is new; `base` and `quantization` say what it stands on. A reward model that stands on
+    another base, or speaks another template, is loaded as a model of its own.
     """
     rewards, origin = (
         rewards or {},
@@ -50,12 +49,29 @@ def on_one_base(
     for name, folder in ours.items():
         actors.add(name, _adapter_config(folder))
         actors.copy(name, folder)
+    policy.set_adapter(POLICY)
+    return actors
+
+
+def on_one_base(
+    policy: Any,
+    renderer: Renderer,
+    *,
+    base: ModelSource,
+    quantization: Mapping[str, Any] | None,
+    fresh: bool,
+    critic: Path | None = None,
+    rewards: Mapping[str, Path] | None = None,
+) -> OneBase:
+    """The policy joined by reward models, as above, and by a critic, which begins as the reward model in the folder
+    `critic`, else as the policy with a head of zeros, so that its first values are 0."""
+    actors = judged_on_one_base(policy, renderer, base=base, quantization=quantization, fresh=fresh, rewards=rewards)
     if critic is None:
         actors.add(CRITIC, policy.peft_config[POLICY])
         for name, value in list(policy.named_parameters()):
             if f".{CRITIC}." in name and "score_heads" not in name:
                 value.data.copy_(policy.get_parameter(name.replace(f".{CRITIC}.", f".{POLICY}.")).data)
-    elif _same_base(critic, origin):
+    elif _same_base(critic, actors.origin):
         actors.add(CRITIC, _adapter_config(critic))
         actors.load_critic(critic)
     else:
@@ -65,6 +81,22 @@ def on_one_base(
         raise fail(str(critic), "the critic must stand on the policy's base", fix)
     policy.set_adapter(POLICY)
     return actors
+
+
+def judged_apart(policy: Any, renderer: Renderer, rewards: Mapping[str, Path]) -> Actors:
+    """The policy beside reward models that are models of their own."""
+    return Actors(policy, renderer, tuple(rewards), {name: _scorer(name, folder) for name, folder in rewards.items()})
+
+
+def opinions(actors: Actors, conversations: Sequence[list[Message]], batch_size: int) -> dict[str, list[float | None]]:
+    """`Actors.scored` in the middle of training: without dropout and gradients, and the policy goes on as it was."""
+    policy = actors.policy
+    was_training = policy.training
+    policy.eval()
+    with torch.no_grad():
+        found = actors.scored(conversations, batch_size)
+    policy.train(was_training)
+    return found
 
 
 def apart(

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,12 @@ def adapters_kept(model: Any) -> Iterator[None]:
     for name, value in model.named_parameters():
         if name in kept:
             value.data = kept[name].to(value.device)
+
+
+def saved_alone(model: Any) -> None:
+    """Let every saving of the model write the adapter that is trained, and none that stands beside it: a reference or a
+    reward model comes anew from its own folder, always."""
+    model.save_pretrained = partial(model.save_pretrained, selected_adapters=["default"])
 
 
 def _keep_cpu_4bit_differentiable(model: Any) -> None:

@@ -7,15 +7,15 @@ the policy as it stands, and keep the checkpoint with the best held-out reward.
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ft.data.chat import Renderer
-from ft.models.load import adapters_kept
+from ft.models.load import adapters_kept, base_of, saved_alone
 from ft.stages.asked import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.stages.job import Job
 from ft.stages.pictures import learning_curves
@@ -71,9 +71,29 @@ def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dic
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     save(trainer, job)
     if trainer.is_world_process_zero():
-        shutil.rmtree(job.folder / "ref", ignore_errors=True)
         numbers |= _end(trainer, job, guard.options.kl) | prompts.counts
     return numbers
+
+
+def seat_judges(ready: Ready) -> None:
+    """Let the reward models tell `ready.reward` what answers are worth: from adapters on the policy's base, where they
+    are such, else from models of their own."""
+    from ft.models.cast import judged_apart, judged_on_one_base, opinions
+
+    job, renderer = ready.job, Renderer(ready.tokenizer)
+    if "lora" in job.blocks and not ready.config.use_vllm:  # vLLM is sent all weights that stand on the base
+        base, parent = base_of(job.model, job.init)
+        actors: Any = judged_on_one_base(
+            ready.model,
+            renderer,
+            base=base,
+            quantization=job.blocks.get("quantization"),
+            fresh=parent is None,
+            rewards=ready.reward.models,
+        )
+    else:
+        actors = judged_apart(ready.model, renderer, ready.reward.models)
+    ready.reward.opinions = partial(opinions, actors, batch_size=ready.config.per_device_eval_batch_size)
 
 
 def _ready(job: Job, config: type) -> tuple[Ready, Prompts]:
@@ -81,6 +101,8 @@ def _ready(job: Job, config: type) -> tuple[Ready, Prompts]:
     check_rewards(job, rewarded)
     args = arguments(job, config)
     model, tokenizer = policy(job, args)
+    if "lora" in job.blocks:
+        saved_alone(model)
     renderer = Renderer(tokenizer)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = budget(options, positions, args.max_completion_length, job.where)
@@ -88,22 +110,12 @@ def _ready(job: Job, config: type) -> tuple[Ready, Prompts]:
     rows = dataset(prompts.train, 0)
     held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None
     evaluation_has_rows(job, held_out)
-    asked, size = [*prompts.train, *prompts.held_out], args.per_device_eval_batch_size
-    reward = Reward(job.inputs, rewarded, asked, renderer.stop_ids, size)
+    reward = Reward(job.inputs, rewarded, [*prompts.train, *prompts.held_out], renderer.stop_ids)
     return Ready(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
-def _whole_batches(args: Any, name: str) -> None:
-    """Say where a checkpoint would fall between two uses of a batch of answers: a resumed run draws new ones there."""
-    uses = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
-    if args.save_strategy == "steps" and uses > 1 and args.save_steps % uses:
-        text = "%s: answers are used for %d steps, and checkpoints come every %g: an interrupted run would go on with"
-        log.warning(text + " other answers. Let save_steps be a multiple of %d", name, uses, args.save_steps, uses)
-
-
 def _watch(trainer: Any, ready: Ready) -> Any:
-    from ft.trainers._trl import watch_answers
-    from ft.trainers.callbacks import PolicyAlone
+    from ft.trainers._trl_answers import go_on_with_answers, watch_answers
     from ft.trainers.ppo import PPOTrainer
     from ft.trainers.rollouts import Guard, GuardOptions, RolloutFile
 
@@ -117,10 +129,10 @@ def _watch(trainer: Any, ready: Ready) -> Any:
     if isinstance(trainer, PPOTrainer):
         trainer.saw = saw
     else:
-        _whole_batches(trainer.args, job.name)
+        go_on_with_answers(trainer)
         watch_answers(trainer, Renderer(ready.tokenizer), lambda: ready.reward.told, saw)
     watched(trainer, job, SHOWN)
-    for callback in (guard, file, PolicyAlone()):
+    for callback in (guard, file):
         trainer.add_callback(callback)
     return guard
 

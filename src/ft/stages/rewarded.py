@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ft.data.dialogue import BadRow
 from ft.data.samples import Prompt
 from ft.data.selection import SAFETY_AXIS, SAFETY_THRESHOLD
 from ft.errors import fail
-from ft.models.score import Scorer
+from ft.models.score import Message
 from ft.rewards import REWARDS, Completions, Prompts
 from ft.stages.job import Job
 from ft.stages.scoring import by_functions, said
@@ -55,15 +53,20 @@ class Told:
     ended: bool
 
 
+Opinions = Callable[[Sequence[list[Message]]], Mapping[str, Sequence[float | None]]]
+"""Conversations → reward model → raw score of each last answer; None where it cannot be read."""
+
+
 class Reward:
     """A reward function of TRL: what the reward models say, from 0 to 1, and functions by their weights, as `sample`
     chooses.
 
-    `told` has the answers of the newest batch. An answer that a reward model cannot read (an empty one, or one that
-    forges a turn) counts as its worst.
+    `opinions` asks the reward models, and is set by who trains; `told` has the answers of the newest batch. An answer
+    that a reward model cannot read (an empty one, or one that forges a turn) counts as its worst.
     """
 
     __name__ = "reward"
+    opinions: Opinions
 
     def __init__(
         self,
@@ -71,17 +74,10 @@ class Reward:
         options: RewardedOptions,
         prompts: Sequence[Prompt],
         stop_ids: Sequence[int],
-        batch_size: int,
     ):
         self.models = {axis: folders[axis] for axis in AXES if axis in folders}
         self.options, self.prompts, self.stop_ids = options, prompts, frozenset(stop_ids)
-        self.batch_size = batch_size
         self.told: list[Told] = []
-
-    @cached_property
-    def scorers(self) -> dict[str, Scorer]:
-        """The reward models, each on a base of its own; loaded by the first batch."""
-        return {axis: Scorer(folder) for axis, folder in self.models.items()}
 
     def function(self, name: str) -> Callable[..., list[float | None]]:
         """One of the functions alone, for a trainer that scores with reward models itself."""
@@ -104,12 +100,12 @@ class Reward:
         """The reward of each answer; `row` is its prompt's place."""
         asked = [self.prompts[place] for place in row]
         conversations = [[*one.messages, *answer] for one, answer in zip(asked, completions, strict=True)]
-        scores = {axis: self._scores(scorer, conversations) for axis, scorer in self.scorers.items()}
+        scores = self.opinions(conversations) if self.models else {}
         rewards = self.options.rewards
         valued = by_functions(rewards, prompts, completions, [one.columns for one in asked])
         self.told = []
         for place, one in enumerate(asked):
-            raw = {axis: found[place] for axis, found in scores.items()}
+            raw = {axis: _readable(found[place]) for axis, found in scores.items()}
             ended = bool(completion_ids[place]) and completion_ids[place][-1] in self.stop_ids
             worth = self._worth(raw, one.columns.get("axis") == SAFETY_AXIS, valued[place], ended)
             self.told.append(Told(completions[place][-1]["content"], worth, {**raw, **valued[place]}, ended))
@@ -121,10 +117,9 @@ class Reward:
         )
         return worth if ended else worth - self.options.unfinished
 
-    def _scores(self, scorer: Scorer, conversations: Sequence[list[dict[str, Any]]]) -> list[float]:
-        rows = scorer.rendered(conversations)
-        good = iter(scorer.of_ids([row for row in rows if not isinstance(row, BadRow)], self.batch_size))
-        return [UNREADABLE if isinstance(row, BadRow) else next(good) for row in rows]
+
+def _readable(score: float | None) -> float:
+    return UNREADABLE if score is None else score
 
 
 def check_rewards(job: Job, options: RewardedOptions) -> None:

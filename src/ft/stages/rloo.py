@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ft.stages.job import Job
-from ft.stages.reinforced import Ready, reinforce
+from ft.stages.reinforced import Ready, reinforce, seat_judges
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -18,4 +18,5 @@ def make(job: Job) -> dict[str, Any]:
 def trainer_of(ready: Ready) -> Any:
     from trl import RLOOTrainer
 
+    seat_judges(ready)
     return RLOOTrainer(**ready.given())

@@ -1,9 +1,10 @@
-"""The only file that touches private names of TRL and transformers (both are pinned)."""
+"""The file that touches private names of TRL and transformers (both are pinned); _trl_answers.py touches those of TRL's
+trainers that sample."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from trl import DPOTrainer, RewardTrainer, RLOOTrainer
 from trl.kernels.chunked_logprob import _use_triton
 from trl.trainer import utils
 
-from ft.data.chat import Renderer
 from ft.data.pairs import SAFETY
 from ft.files import read_json, write_json
 from ft.models.actors import CRITIC, Actors
@@ -26,7 +26,6 @@ from ft.models.score import batch_scores
 from ft.trainers.lengths import LengthGroups
 from ft.trainers.ppo_rollouts import Prompts, Rollouts
 from ft.trainers.reward import safety_loss
-from ft.trainers.rollouts import Saw, Watch
 
 
 def score_supervised_only() -> None:
@@ -59,16 +58,6 @@ def group_by_whole_batch(trainer: Any, processes: int) -> None:
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
         lengths = rows[args.length_column_name][:]
         trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
-
-
-def watch_answers(trainer: Any, renderer: Renderer, told: Callable[[], Sequence[Any]], saw: Sequence[Saw]) -> None:
-    """Let TRL's RLOO or GRPO trainer ask in our renderer's tokens, and show `saw` every batch of answers with what
-    is `told` of them."""
-    score, logps = trainer._generate_and_score_completions, trainer._get_per_token_logps_and_entropies
-    watch = Watch(trainer, score, logps, trainer.evaluate, trainer._metrics, told, saw)
-    trainer._generate_and_score_completions, trainer.evaluate = watch.scored, watch.evaluated
-    trainer._get_per_token_logps_and_entropies = watch.passed
-    trainer._tokenize_prompts = lambda prompts: ([renderer.prompt(messages) for messages in prompts], None, {})
 
 
 class TokenCount(TrainerCallback, ExportableState):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -83,14 +82,6 @@ class ChosenFalls(TrainerCallback):
             self.said = True
             text = f"step {state.global_step}: chosen answers fell from {before:.1f} to {now:.1f} nats"
             print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
-
-
-class PolicyAlone(TrainerCallback):
-    """Takes the reference out of every checkpoint: it comes anew from what the stage starts from, always."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.should_save:
-            shutil.rmtree(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "ref", ignore_errors=True)
 
 
 class ShownProgress(TrainerCallback):
