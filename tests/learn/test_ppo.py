@@ -161,7 +161,7 @@ def test_an_answer_without_an_end_costs_the_penalty(tmp_path, base):
 
 
 # ---- what moves ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("quantization", [None, NF4], ids=["whole", "4-bit"])
+@pytest.mark.parametrize("quantization", [None, NF4, {"load_in_8bit": True}], ids=["whole", "4-bit", "8-bit"])
 def test_policy_and_critic_learn_and_nobody_else_moves(tmp_path, base, folders, quantization):
     if quantization:
         folders = {"helpful": players.judge(tmp_path / "helpful", base, 2, quantization)}

@@ -46,7 +46,7 @@ def test_defaults_are_safe():
     [
         ({"top_p": 0.9}, "another distribution"),
         ({"repetition_penalty": 1.1}, "another distribution"),
-        ({"use_vllm": True}, "use_vllm is not for PPO"),
+        ({"use_vllm": True}, "vLLM's probabilities differ. Remove it, and let rollout_batch_size be"),
         ({"disable_dropout": False}, "a policy that differs from itself"),
         ({"temperature": 0.0}, "temperature is above 0"),
         ({"kl_target": 6.0, "beta": 0.0}, "kl_target"),

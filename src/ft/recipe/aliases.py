@@ -48,6 +48,16 @@ def _all_linear_if(value: Any) -> str | None:
     return "all-linear" if _is_true(value) else None
 
 
+_BATCH_OF_ANSWERS = (
+    "Write `generation_batch_size: …`, the answers of a batch; one optimizer step takes per_device_train_batch_size x "
+    "gradient_accumulation_steps x processes of them."
+)
+_STEPS = (
+    "Write `max_steps: …` or `num_train_epochs: …`: a batch of answers makes generation_batch_size / answers a step x "
+    "num_iterations of these."
+)
+_END_OF_TURN = "Remove it: an answer ends with the template's end-of-turn token."
+_JUDGE = "Write `inputs: {helpful: $stage}` in the stage, beside `train:`."
 _LORA_ELSEWHERE = "Write it in the stage's `lora:` block."
 _BATCH = "Write `global_batch: …` in the stage, beside `train:`."
 _ROWS = "Write it in the stage's `rows:` block as "
@@ -77,6 +87,7 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "eval_dataset": Renamed("eval_data"),
         "global_batch_size": Renamed("global_batch"),
         "total_batch_size": Renamed("global_batch"),
+        "reward_model": Gone("Write `inputs: {helpful: $stage}`, a stage of kind `reward` above."),
         "model": Gone("The recipe names the model once, at the top; a stage starts from it or from `init: $stage`."),
     },
     "model": {
@@ -123,6 +134,26 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "pref_beta": Renamed("beta"),
         "pref_loss": Renamed("loss_type"),
         "rl_beta": Renamed("beta"),
+        "kl_coef": Renamed("beta"),
+        "init_kl_coef": Renamed("beta"),
+        "cliprange": Renamed("epsilon"),
+        "num_ppo_epochs": Renamed("num_iterations"),
+        "ppo_epochs": Renamed("num_iterations"),
+        "response_length": Renamed("max_completion_length"),
+        "max_new_tokens": Renamed("max_completion_length"),
+        "local_rollout_forward_batch_size": Renamed("rollout_batch_size"),
+        "ppo_score_norm": Renamed("whiten_scores"),
+        "ppo_whiten_rewards": Renamed("whiten_rewards"),
+        "ppo_target": Renamed("kl_target"),
+        "adap_kl_ctrl": Gone("Write `kl_target: …` to steer beta, or remove it: beta then stays as it is."),
+        **dict.fromkeys(("num_mini_batches", "mini_batch_size", "ppo_buffer_size"), Gone(_BATCH_OF_ANSWERS)),
+        "total_episodes": Gone(_STEPS),
+        **dict.fromkeys(("stop_token", "stop_token_id"), Gone(_END_OF_TURN)),
+        "num_sample_generations": Gone("Remove it: held-out prompts are answered at `eval_steps`."),
+        **dict.fromkeys(("reward_model", "reward_model_path", "reward_model_adapters"), Gone(_JUDGE)),
+        "reward_model_type": Gone("Remove it: the reward model's own folder says what it is."),
+        "sft_model_path": Gone("Write `init: $sft` in the stage, beside `train:`."),
+        "ref_model": Gone("Remove it: the reference is the policy as the stage began."),
         "overwrite_output_dir": Gone("Nothing is overwritten: remove the key; `ft run --force STAGE` makes it anew."),
         "logging_dir": Gone("Remove it; set TENSORBOARD_LOGGING_DIR in the environment."),
         "save_safetensors": Gone("Remove it: weights are always saved as safetensors."),

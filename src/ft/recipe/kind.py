@@ -29,6 +29,7 @@ class Kind:
     about     one line for people
     inputs    names it reads under `inputs:`
     rewards   those of its inputs that are reward models; "init" among them: it starts from one
+    pleases   those of its inputs that are reward models it optimises against
     data      does the stage read `data:`: "required", "optional" or "none"
     rows      whether the rows it trains on are prepared (rendered, tokenised) before it starts
     holds_out whether it reads `eval_data:`; kinds whose rows are prepared do
@@ -43,6 +44,7 @@ class Kind:
     about: str
     inputs: tuple[str, ...] = ()
     rewards: tuple[str, ...] = ()
+    pleases: tuple[str, ...] = ()
     also_rows: bool = False
     data: Literal["required", "optional", "none"] = "required"
     rows: bool = True

@@ -16,6 +16,7 @@ from ft.errors import Problems, UserError
 from ft.recipe.batch import global_batch
 from ft.recipe.blocks import Block, Items, in_file_order
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
+from ft.recipe.gates import ungated
 from ft.recipe.kind import LEFT, Kind
 from ft.recipe.merge import read_tree, stage_name
 from ft.recipe.shares import shares_fit
@@ -158,7 +159,8 @@ class _Reader:
         name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
         template = self.template(tree, values.get("chat_template"))
         seed, skipped = values.get("seed", 1), tuple(name for name in self.passed if name not in self.names)
-        return Recipe(name, self.path, model, template, seed, tuple(stages), tuple(self.notices), skipped)
+        notices = (*self.notices, *ungated(stages))
+        return Recipe(name, self.path, model, template, seed, tuple(stages), notices, skipped)
 
     def model(self, tree: Block) -> ModelSource | None:
         written = tree.get("model")

@@ -139,6 +139,7 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
         leaves="model",
         inputs=("helpful", "safety", *inputs),
         rewards=("helpful", "safety", *inputs),
+        pleases=("helpful", "safety"),
         rows=False,
         holds_out=True,
         required=("train.max_completion_length",),

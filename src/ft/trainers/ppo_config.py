@@ -9,8 +9,11 @@ from trl import RLOOConfig
 
 # RLOO's fields that would draw answers from another distribution than the one whose log-probabilities count.
 _ONE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "generation_kwargs": None}
+_VLLM = (
+    "it learns from answers of the very weights that are trained, adapters and all, and vLLM's probabilities differ. "
+    "Remove it, and let rollout_batch_size be as large as memory allows; kinds rloo and grpo take use_vllm"
+)
 _NOT_HERE = {
-    "use_vllm": False,
     "use_transformers_continuous_batching": False,
     "use_transformers_paged": False,
     "cache_implementation": None,
@@ -90,6 +93,8 @@ class PPOConfig(RLOOConfig):
         for name, only in _NOT_HERE.items():
             if getattr(self, name) != only:
                 raise ValueError(f"{name} is not for PPO here. Remove it")
+        if self.use_vllm:
+            raise ValueError(f"use_vllm is not for PPO here: {_VLLM}")
         assert self.steps_per_generation is not None
         if self.steps_per_generation % self.gradient_accumulation_steps:
             what = f"{self.steps_per_generation} passes of a batch of answers are no multiple of"

@@ -132,12 +132,12 @@ def test_the_reference_of_dpo_costs_an_adapter_or_a_whole_model_or_nothing(tmp_p
     assert parts["whole"]["weights"] == 2 * parts["first"]["weights"] == 2 * 4 * 6_738_415_616
 
 
-def reinforced(there: Plan, **blocks: Any) -> Setting:
-    """A stage of PPO on what the recipe's stages leave; `blocks` as its recipe writes them."""
+def reinforced(there: Plan, kind: str = "ppo", **blocks: Any) -> Setting:
+    """A stage of this kind on what the recipe's stages leave; `blocks` as its recipe writes them."""
     train = {"per_device_train_batch_size": 2, "max_completion_length": 512, "rollout_batch_size": 16}
     kept = {"train": train, "rows": {"max_prompt_length": 512}, **blocks}
     start = there.recipe.stage("sft")
-    stage = replace(start, name="ppo", kind_name="ppo", init="sft", inputs={"helpful": "helpful"}, blocks=kept)
+    stage = replace(start, name=kind, kind_name=kind, init="sft", inputs={"helpful": "helpful"}, blocks=kept)
     return Setting(there.recipe, stage, gpu("24"), Sharding())
 
 
@@ -153,6 +153,19 @@ def test_ppo_has_four_roles_on_one_base_or_four_models(tmp_path, data):
     backbone = model - 32000 * 4096 + head
     assert whole["weights"] == 3 * 4 * model + 2 * backbone  # policy, reference, critic; the reward model in bfloat16
     assert {m.name for m in one.moments} == {"rollout", "training step", "optimizer step"}
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_without_a_critic_there_are_three_roles_on_one_base(tmp_path, data, kind):
+    reward = {**sft(data, **QLORA), "kind": "reward", "name": "helpful"}
+    there = planned(tmp_path, sft(data, **QLORA), reward)
+    parts = {one.name: one.parts for one in stage_fit(reinforced(there, kind, **QLORA)).moments}
+    alone = stage_fit(setting(there, "sft")).moments[0].parts["weights"]
+    assert parts["training step"]["adapters"] == 4 * (3 * 39_976_960 + 4096)
+    assert parts["training step"]["weights"] == alone
+    by_vllm = reinforced(there, kind, **QLORA)
+    by_vllm.stage.blocks["train"]["use_vllm"] = True
+    assert stage_fit(by_vllm).moments[1].parts["weights"] > 1.5 * alone  # a base for the reward model
 
 
 def test_paged_states_are_on_the_gpu_only_when_the_optimizer_steps(tmp_path, data):

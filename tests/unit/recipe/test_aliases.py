@@ -28,7 +28,6 @@ def keys(block: str) -> set[str]:
         "recipe": [_RecipeKeys],
         "model": [ModelSource],
         "data": [Owner("ft.data.read:Source").load()],
-        "train": [Owner("trl:SFTConfig").load(), Owner("trl:DPOConfig").load()],
     }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]
     return {key for owner in owners for key in _annotations(owner)}
 
@@ -113,6 +112,50 @@ def test_an_old_recipe_is_read_with_a_notice_for_each_old_name(recipe: Read):
     stage = found.stage("sft")
     assert (stage.kind_name, stage.data[0]["split"], stage.data[0]["weight"]) == ("sft", "train_sft", 0.5)
     assert stage.blocks["quantization"] == {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
+
+
+TRL_PPO = """\
+  - kind: ppo
+    init: $sft
+    data: [rows.jsonl]
+    reward: {rewards: {answer: 1.0}}
+    train:
+      response_length: 53
+      num_ppo_epochs: 4
+      kl_coef: 0.05
+      cliprange: 0.2
+      cliprange_value: 0.2
+      vf_coef: 0.1
+      gamma: 1.0
+      lam: 0.95
+      whiten_rewards: false
+      local_rollout_forward_batch_size: 32
+"""
+
+
+def test_trl_s_old_ppo_keys_are_read_as_what_they_are_called_here(recipe: Read):
+    found = recipe(GOOD + TRL_PPO)
+    train = found.stage("ppo").blocks["train"]
+    assert {name: train[name] for name in ("max_completion_length", "num_iterations", "beta", "epsilon")} == {
+        **{"max_completion_length": 53, "num_iterations": 4, "beta": 0.05, "epsilon": 0.2}
+    }
+    assert train["rollout_batch_size"] == 32
+    assert found.notices[1] == "x.yaml:12: 'num_ppo_epochs' is now 'num_iterations'; read as such."
+    assert len(found.notices) == 5
+
+
+def test_trl_s_old_ppo_keys_that_went_say_what_to_write(said: Said):
+    gone = "num_mini_batches: 4, total_episodes: 99, stop_token: eos, missing_eos_penalty: 1.0, reward_model_path: rm"
+    told = said(GOOD + TRL_PPO.split("    train:")[0] + f"    train: {{response_length: 53, {gone}}}\n").splitlines()
+    fixes = [
+        "`generation_batch_size: …`",
+        "`max_steps: …`",
+        "end-of-turn token",
+        "`inputs: {helpful: $stage}`",
+        "unfinished",
+    ]
+    assert all(any(fix in line for line in told) for fix in fixes)
+    assert len(told) == 5
 
 
 def test_an_old_name_beside_its_present_one_is_refused(said: Said):
