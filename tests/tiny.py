@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,31 +162,39 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def made_by_two(file: Path, runs: Path, name: str) -> Planned:
-    """The stage made by two processes on the CPU over gloo, forked from this one, which has imported the libraries."""
-    there = planned(file, runs, processes=2)
-    path = job(there, name).write()
+def forked(work: Callable[..., Any], *given: Any) -> multiprocessing.Process:
+    """A process that does this work, forked from this one: it has the libraries, whose import takes ten seconds."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=given)
+    process.start()
+    return process
+
+
+def by_two(work: Callable[..., Any], *given: Any) -> None:
+    """Let two processes do this work as ranks on the CPU over gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(rank, port, path)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
+    ranks = [forked(_as_rank, rank, port, work, given) for rank in range(2)]
     for rank in ranks:
         rank.join(120)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    return planned(file, runs, processes=2).stage(name)
 
 
-def _rank(rank: int, port: str, job_file: Path) -> None:
+def _as_rank(rank: int, port: str, work: Callable[..., Any], given: Sequence[Any]) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     for state in (AcceleratorState, GradientState, PartialState):  # what the parent has trained with
         state._reset_state()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    make_stage(job_file)
+    work(*given)
+
+
+def made_by_two(file: Path, runs: Path, name: str) -> Planned:
+    """The stage made by two processes."""
+    there = planned(file, runs, processes=2)
+    by_two(make_stage, job(there, name).write())
+    return planned(file, runs, processes=2).stage(name)
 
 
 def launched(file: Path, runs: Path, *more: str) -> list[str]:

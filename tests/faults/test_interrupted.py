@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,43 +33,51 @@ CHANCE = random.Random(1)
 LORA = {**tiny.LORA, "lora_dropout": 0.1}  # draws random numbers at every step
 
 
-@pytest.fixture
-def file(tmp_path, base) -> Path:
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, base) -> Path:
     """A recipe of one stage; 3200 rows, so that preparing them can be met in the act."""
-    rows = tiny.rows(tmp_path / "rows.jsonl", 3200)
-    return tiny.recipe(tmp_path, [tiny.sft(rows, TRAIN, lora=LORA, rows={"eval_fraction": 0.01})], model=str(base))
+    folder = tmp_path_factory.mktemp("interrupted")
+    rows = tiny.rows(folder / "rows.jsonl", 3200)
+    return tiny.recipe(folder, [tiny.sft(rows, TRAIN, lora=LORA, rows={"eval_fraction": 0.01})], model=str(base))
 
 
-class Command:
-    """`ft run`, as a process group of its own, as a terminal would start it."""
+@pytest.fixture(scope="module")
+def undisturbed(file) -> Path:
+    """The result of a run that nothing stopped."""
+    runs = file.parent / "undisturbed"
+    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # commands import no TRL for the check again
+    return tiny.make(tiny.planned(file, runs), "sft").folder
+
+
+@pytest.fixture
+def prepared(undisturbed, tmp_path) -> Path:
+    """Where results go; the rows are there already."""
+    shutil.copytree(undisturbed.parents[1] / ".cache", tmp_path / "runs" / ".cache")
+    return tmp_path / "runs"
+
+
+class Run:
+    """Something that makes the stage, looked at from outside."""
 
     def __init__(self, file: Path, runs: Path):
-        read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # TRL is not imported for the check again
         self.runs = runs
-        self.at = CHANCE.randrange(1, 10), CHANCE.randrange(12, 20)
+        self.at = CHANCE.randrange(1, 10), CHANCE.randrange(13, 20)
         self.folder = tiny.planned(file, runs).stage("sft").folder
-        command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, env=tiny.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
-        )
+
+    def has_ended(self) -> bool:
+        raise NotImplementedError
 
     def until(self, seen: Callable[[], Any]) -> None:
         """Wait for something in the folder; polled, because a kill must come in the act."""
         end = time.monotonic() + 120
         while not seen():
-            assert self.process.poll() is None, self.process.communicate()
+            assert not self.has_ended()
             assert time.monotonic() < end
-            time.sleep(0.0005)
+            time.sleep(0.0005 if self.is_at_work() else 0.02)
 
-    def send(self, what: signal.Signals) -> tuple[int, str]:
-        """To the whole group, like Ctrl-C; the exit code and what stderr said."""
-        os.killpg(self.process.pid, what)
-        return self.ended()
-
-    def ended(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=120)
-        return self.process.returncode, said
+    def is_at_work(self) -> bool:
+        """Whether its libraries are imported."""
+        return self.preparing() or (self.folder / "metrics.jsonl").exists()
 
     def preparing(self) -> bool:
         return any(file.stat().st_size for file in self.runs.glob(".cache/.rows-*/train.arrow"))
@@ -90,8 +99,44 @@ class Command:
         return (self.folder / "checkpoints" / f"checkpoint-{STEPS}" / "trainer_state.json").exists()
 
 
-def undisturbed(file: Path, tmp_path: Path) -> Path:
-    return tiny.make(tiny.planned(file, tmp_path / "undisturbed"), "sft").folder
+class Forked(Run):
+    """What `ft run` and its stage do, in one process."""
+
+    def __init__(self, file: Path, runs: Path):
+        super().__init__(file, runs)
+        self.process = tiny.forked(lambda: tiny.make(tiny.planned(file, runs), "sft"))
+
+    def has_ended(self) -> bool:
+        return not self.process.is_alive()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        assert self.process.exitcode == -signal.SIGKILL
+
+
+class Command(Run):
+    """`ft run`, as a process group of its own, as a terminal would start it."""
+
+    def __init__(self, file: Path, runs: Path):
+        super().__init__(file, runs)
+        command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, env=tiny.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def interrupt(self) -> tuple[int, str]:
+        """Ctrl-C, which reaches the whole group; the exit code and what stderr said."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=120)
+        return self.process.returncode, said
 
 
 def same(one: Path, other: Path) -> bool:
@@ -113,62 +158,63 @@ def assert_as_undisturbed(folder: Path, reference: Path) -> None:
     assert numbers[0] == numbers[1]
 
 
-def killed_whole(run: Command) -> None:
-    code, _ = run.send(signal.SIGKILL)
-    assert code == -signal.SIGKILL
-
-
-def killed_alone(run: Command) -> None:
-    """Only `ft run`, not its stage, which has to notice: communicate() returns when the stage is gone as well."""
-    run.process.kill()
-    run.ended()
-    assert not run.at_the_end()
-
-
-@pytest.mark.parametrize(
-    ("kill", "moments"),
-    [
-        (killed_whole, [Command.preparing, Command.writing_a_checkpoint, Command.at_the_end]),
-        (killed_alone, [Command.early, Command.late]),
-    ],
-)
-def test_killed_again_and_again_it_ends_with_the_same_bits(kill, moments, file, tmp_path):
-    reference = undisturbed(file, tmp_path)
+def test_killed_again_and_again_it_ends_with_the_same_bits(file, undisturbed, tmp_path):
+    runs = tmp_path / "runs"
+    moments = (Run.preparing, Run.early, Run.writing_a_checkpoint, Run.late, Run.at_the_end)
     for moment in moments:
-        run = Command(file, tmp_path / "runs")
+        run = Forked(file, runs)
         run.until(lambda run=run, moment=moment: moment(run))
-        kill(run)
+        run.kill()
         assert not (run.folder / "done.json").exists()
-    run = Command(file, tmp_path / "runs")
-    assert run.ended()[0] == 0
-    assert_as_undisturbed(run.folder, reference)
-    assert list((tmp_path / "runs" / ".cache").glob(".rows-*")) == []
+    tiny.make(tiny.planned(file, runs), "sft")
+    assert_as_undisturbed(run.folder, undisturbed)
+    assert list((runs / ".cache").glob(".rows-*")) == []
 
 
-@pytest.mark.parametrize("moment", [Command.preparing, lambda run: run.step(9)], ids=["preparing", "training"])
-def test_ctrl_c_ends_with_130_and_no_traceback_and_the_same_command_continues(moment, file, tmp_path):
-    run = Command(file, tmp_path / "runs")
-    run.until(lambda: moment(run))
-    code, said = run.send(signal.SIGINT)
+def test_when_ft_run_is_killed_its_stage_ends_too_and_the_same_command_continues(file, undisturbed, prepared):
+    run = Command(file, prepared)
+    run.until(run.late)
+    run.process.kill()
+    run.ended()  # communicate() returns when the stage is gone as well: it has to notice
+    assert not run.at_the_end()
+    assert not (run.folder / "done.json").exists()
+    assert Command(file, prepared).ended()[0] == 0
+    assert_as_undisturbed(run.folder, undisturbed)
+
+
+def test_ctrl_c_in_training_ends_with_130_and_no_traceback_and_the_run_goes_on(file, undisturbed, prepared):
+    run = Command(file, prepared)
+    run.until(lambda: run.step(9))
+    code, said = run.interrupt()
     assert code == 130
     assert "Traceback" not in said
-    if moment is not Command.preparing:
-        assert said.splitlines()[-1] == "sft: interrupted. The same command continues."
-        tiny.make(tiny.planned(file, tmp_path / "runs"), "sft")
-        assert_as_undisturbed(run.folder, undisturbed(file, tmp_path))
+    assert said.splitlines()[-1] == "sft: interrupted. The same command continues."
+    tiny.make(tiny.planned(file, prepared), "sft")
+    assert_as_undisturbed(run.folder, undisturbed)
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_ctrl_c_while_rows_are_prepared_ends_with_130_and_no_traceback(file, tmp_path):
+    (tmp_path / "runs" / ".cache").mkdir(parents=True)
+    shutil.copy(file.parent / "undisturbed" / ".cache" / "checked.json", tmp_path / "runs" / ".cache")
+    run = Command(file, tmp_path / "runs")
+    run.until(run.preparing)
+    code, said = run.interrupt()
+    assert code == 130
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("broken", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])
-def test_a_newest_checkpoint_cut_short_is_passed_over(broken, file, tmp_path):
-    folder = tiny.make(tiny.planned(file, tmp_path / "runs"), "sft").folder
-    reference = folder.rename(tmp_path / "reference")
-    (folder / "checkpoints").mkdir(parents=True)
+def test_a_newest_checkpoint_cut_short_is_passed_over(broken, file, undisturbed, prepared):
+    folder = tiny.planned(file, prepared).stage("sft").folder
     for step in (16, 20):
-        (reference / "checkpoints" / f"checkpoint-{step}").rename(folder / "checkpoints" / f"checkpoint-{step}")
+        shutil.copytree(
+            undisturbed / "checkpoints" / f"checkpoint-{step}", folder / "checkpoints" / f"checkpoint-{step}"
+        )
     newest = folder / "checkpoints" / "checkpoint-20" / broken
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    tiny.make(tiny.planned(file, tmp_path / "runs"), "sft")
-    assert_as_undisturbed(folder, reference)
+    tiny.make(tiny.planned(file, prepared), "sft")
+    assert_as_undisturbed(folder, undisturbed)
 
 
 def test_a_full_disk_leaves_no_half_prepared_rows(file, tmp_path):

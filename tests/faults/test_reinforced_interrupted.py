@@ -3,11 +3,8 @@ bits."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,8 @@ from tests.learn.test_reinforced import PASSES, prompts, stage
 
 import tiny
 from ft.files import read_json, read_lines
-from ft.recipe import Verdicts, read
-from ft.stages import STAGES
 
-STEPS = 10
-TRAIN = {**PASSES, "max_steps": STEPS, "num_iterations": 2, "save_total_limit": 4}
+TRAIN = {**PASSES, "max_steps": 9, "num_iterations": 2, "save_steps": 3, "eval_steps": 3, "save_total_limit": 4}
 
 
 def logged(folder: Path) -> list[tuple[Any, ...]]:
@@ -45,16 +39,15 @@ def test_ppo_killed_between_two_uses_of_a_batch_ends_with_the_same_bits(tmp_path
     file, runs = tiny.recipe(tmp_path, [learner], model=str(ending)), tmp_path / "runs"
     undisturbed = tiny.make(tiny.planned(file, tmp_path / "undisturbed"), "ppo").folder
     folder = tiny.planned(file, runs).stage("ppo").folder
-    read(file, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))  # TRL is not imported for the check again
-    command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
-    run = subprocess.Popen(command, env=tiny.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = tiny.forked(lambda: tiny.make(tiny.planned(file, runs), "ppo"))
     end = time.monotonic() + 120
-    while not any(line["step"] >= 5 for line in read_lines(folder / "metrics.jsonl")):  # a batch is used for 4 steps
-        assert run.poll() is None, run.communicate()
+    while not any(line["step"] >= 6 for line in read_lines(folder / "metrics.jsonl")):  # a batch is used for 4 steps
+        assert run.is_alive()
         assert time.monotonic() < end
         time.sleep(0.001)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
+    run.kill()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
     assert not (folder / "done.json").exists()
     tiny.make(tiny.planned(file, runs), "ppo")
     assert_same(folder, undisturbed)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +17,6 @@ from ft.errors import UserError
 from ft.models.score import Scorer
 from ft.trainers._trl import load_weights
 
-ROOT = Path(__file__).parents[2]
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
 
 
@@ -286,16 +281,15 @@ KEYS = {
     "eval_strategy": "steps",
     "eval_steps": 3,
 }
-SCRIPT = """
-import json, sys, torch, players
-from pathlib import Path
-base, out, keys = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-trainer = players.trainer(players.brief(players.together(base)), out, keys, [players.sum_of_ids])
-trainer.train()
-if trainer.is_world_process_zero():
-    torch.save(players.learnt(trainer), out / "learnt.pt")
-    (out / "log.json").write_text(json.dumps(players.logged(trainer)))
-"""
+
+
+def learn_together(base: Path, out: Path) -> None:
+    keys = {**KEYS, "per_device_train_batch_size": 1, "ddp_backend": "gloo"}
+    trainer = players.trainer(players.brief(players.together(base)), out, keys, [players.sum_of_ids])
+    trainer.train()
+    if trainer.is_world_process_zero():
+        torch.save(players.learnt(trainer), out / "learnt.pt")
+        (out / "log.json").write_text(json.dumps(players.logged(trainer)))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
@@ -303,17 +297,7 @@ def test_two_processes_learn_what_one_learns(tmp_path, base):
     train = {**KEYS, "per_device_train_batch_size": 2}
     alone = players.trainer(players.brief(players.together(base)), tmp_path, train, [players.sum_of_ids])
     alone.train()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    keys = json.dumps({**KEYS, "per_device_train_batch_size": 1, "ddp_backend": "gloo"})
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path), keys]
-    shared = {**tiny.environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")])}
-    shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    both = [subprocess.Popen(command, env=rank, stderr=subprocess.PIPE, text=True) for rank in ranks]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors[0][-2000:]
+    tiny.by_two(learn_together, base, tmp_path)
     assert players.farthest(players.learnt(alone), torch.load(tmp_path / "learnt.pt")) < 1e-4
     for line, theirs in zip(players.logged(alone), json.loads((tmp_path / "log.json").read_text()), strict=True):
         assert line.keys() == theirs.keys()

@@ -18,6 +18,7 @@ from tests.learn.test_dpo import farthest, written
 import tiny
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
+from ft.run import prepare_rows
 from ft.runs import Planned
 from ft.stages import STAGES
 
@@ -135,28 +136,30 @@ def of_one_stage(folder: Path, base: Path, data: Path, **train: Any) -> Path:
     return file
 
 
-def test_a_killed_process_ends_the_run_at_once_and_the_same_command_continues(tmp_path, base, data):
+def test_a_killed_process_ends_the_run_at_once_and_the_run_goes_on(tmp_path, base, data, capfd):
     steps = {"max_steps": 60, "save_strategy": "steps", "save_steps": 20, "save_total_limit": 1}
-    file = of_one_stage(tmp_path, base, data, **steps)
-    folder = tiny.planned(file, tmp_path / "runs").stage("sft").folder
-    command, pipe = tiny.launched(file, tmp_path / "runs"), subprocess.PIPE
-    run = subprocess.Popen(command, env=tiny.environment(), stdout=pipe, stderr=pipe, text=True)
+    file, runs = of_one_stage(tmp_path, base, data, **steps), tmp_path / "runs"
+    there = tiny.planned(file, runs, processes=2)
+    prepare_rows(there, there.stage("sft"))
+    folder = there.stage("sft").folder
+    run = subprocess.Popen(tiny.launched(file, runs), env=tiny.environment(), stderr=subprocess.PIPE, text=True)
     while not any(line["step"] > 20 for line in read_lines(folder / "metrics.jsonl")):
         assert run.poll() is None, run.communicate()
-        time.sleep(0.001)
+        time.sleep(0.001 if (folder / "metrics.jsonl").exists() else 0.02)
     os.kill(process_of_rank(1, folder), signal.SIGKILL)
     killed = time.monotonic()
     _, said = run.communicate(timeout=60)
     assert time.monotonic() - killed < 10
     assert run.returncode == 1
+    assert "sft: 2 processes, 8 rows a step\n" in said
     assert "sft: process 1 was killed by SIGKILL (out of memory, or from outside)\n" in said
     assert said.splitlines()[-1] == "sft: ended with exit code 1. The same command continues."
     assert not (folder / "done.json").exists()
-    again = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "sft: 2 processes, 8 rows a step\n" in again.stderr
-    assert "sft: step 1/60" not in again.stderr  # it went on from step 20
-    assert again.stderr.count("sft: step 60/60") == 1  # the second process is silent
+    capfd.readouterr()
+    assert tiny.made_by_two(file, runs, "sft").state == "done"
+    went_on = capfd.readouterr().err
+    assert "sft: step 1/60" not in went_on  # it went on from step 20
+    assert went_on.count("sft: step 60/60") == 1  # the second process is silent
     alone = tiny.make(tiny.planned(file, tmp_path / "alone"), "sft").folder
     assert_the_same(folder, alone)
 

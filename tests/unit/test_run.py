@@ -50,16 +50,21 @@ def contents(runs: Path) -> list[str]:
 
 
 def test_a_chain_is_made_as_far_as_asked_and_told_as_json(chain, tmp_path):
+    """By the command, a process a stage; the first is made already, since importing TRL takes long."""
     runs = tmp_path / "runs"
+    text = chain.read_text()
+    judge = text[text.index("- kind: evaluate") : text.index("- kind: sft", text.index("- kind: evaluate"))]
+    chain.write_text(text.replace(judge, judge + judge.replace("name: judge", "name: again")))
     remember(chain, runs)
+    tiny.make(tiny.planned(chain, runs), "first")
     command = [sys.executable, "-m", "ft", "run", str(chain), "--to", "first", "--json", "--runs", str(runs)]
     made = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     told = json.loads(made.stdout)
-    assert [stage["stage"] for stage in told] == ["first", "judge"]
+    assert [stage["stage"] for stage in told] == ["first", "judge", "again"]
     assert told[0]["steps"] == 1
-    assert 0 <= told[1]["answer"] <= 1
-    assert [p.state for p in tiny.planned(chain, runs).stages] == ["done", "done", "absent", "absent"]
+    assert 0 <= told[1]["answer"] == told[2]["answer"] <= 1
+    assert [p.state for p in tiny.planned(chain, runs).stages] == ["done", "done", "done", "absent", "absent"]
 
 
 def test_done_is_written_last(tmp_path, base, data):
@@ -183,13 +188,15 @@ def test_rows_left_half_prepared_by_a_kill_are_cleared_away(chain, tmp_path):
     assert not left.exists()
 
 
-def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base, data):
-    train = {"eval_strategy": "steps", "eval_steps": 1}
-    file = tiny.recipe(tmp_path, [tiny.sft(data, train)], model=str(base))
+def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"prompt": "1 sky?"}\n')
+    asked = {"data": [{"path": str(questions), "format": "prompt"}], "evaluate": {"reward": "answer"}}
+    file = tiny.recipe(tmp_path, [{"kind": "evaluate", **asked}], model=str(base))
     remember(file, tmp_path / "runs")
     command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(tmp_path / "runs")]
     refused = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    problem = "evaluation is asked for, and no row is held out. Write `rows: {eval_fraction: 0.05}` or `eval_data:`."
-    assert refused.stderr.splitlines()[-1] == f"{file}:4: {problem}"
+    problem = "the reward 'answer' reads the column 'answer'. Give the row one."
+    assert refused.stderr.splitlines()[-1] == f"{questions}:1: {problem}"
     assert "Traceback" not in refused.stderr
