@@ -94,7 +94,7 @@ def test_a_whole_policy_is_trained_and_its_folder_answers(learnt):
 def test_an_adapter_learns_from_an_adapter_on_its_base_and_its_folder_answers(kind, blocks, tmp_path, ending, caplog):
     found = judged(tmp_path, ending, kind, {}, **blocks)
     assert_learnt(found)
-    assert "another base" not in caplog.text
+    assert "a model of its own" not in caplog.text
     assert not list(found.folder.rglob("helpful"))  # neither the result nor a checkpoint holds the reward model
     answered = [line for line in read_lines(found.folder / "rollouts.jsonl") if line["answer"].strip()][:4]
     said = [[*line["prompt"], {"role": "assistant", "content": line["answer"]}] for line in answered]
@@ -172,7 +172,7 @@ def test_ppo_trains_policy_and_critic_against_reward_model_and_function(tmp_path
     critic_weights = tiny.weights(found.folder / "critic")
     head = next(value for name, value in critic_weights.items() if "score" in name)
     assert head.abs().max() > 0
-    assert "another base" not in caplog.text  # the adapters stand on one
+    assert "a model of its own" not in caplog.text  # the adapters stand on one
     said = Speaker(None, found.folder).answer([[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY)
     assert said[0]
 

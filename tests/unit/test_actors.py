@@ -16,9 +16,11 @@ from ft.data.chat import Renderer
 from ft.errors import UserError
 from ft.files import read_json
 from ft.models.actors import CRITIC, POLICY, REFERENCE, Batch
-from ft.models.load import load, load_scorer, load_tokenizer
+from ft.models.cast import on_one_base
+from ft.models.load import load, load_scorer, load_tokenizer, start
 from ft.models.score import Scorer
 from ft.models.select import inner_of
+from ft.recipe import ModelSource
 
 SAID = [
     [{"role": "user", "content": "1 sky?"}, {"role": "assistant", "content": "blue"}],
@@ -121,6 +123,19 @@ def test_a_new_adapters_reference_is_the_bare_base(base):
         assert torch.allclose(actors.logps(batch)[0], plain_logps(plain, batch), atol=1e-5)
     with torch.no_grad():
         assert (actors.logps(batch)[0] - plain_logps(plain, batch)).abs().max() > 0.01
+
+
+def test_a_reference_keeps_its_embeddings_where_the_policy_trains_them_whole(base):
+    source = ModelSource(str(base))
+    model = start(source, None, {**tiny.LORA, "modules_to_save": ["embed_tokens"]}, None, "float32", True)
+    renderer = Renderer(load_tokenizer(base), train_on="last")
+    actors = speaking(on_one_base(model, renderer, base=source, quantization=None, fresh=False))
+    batch, found = batch_of(base), []
+    for _ in range(2):
+        with torch.no_grad(), actors.acting(REFERENCE):
+            found.append(actors.logps(batch)[0])
+        players.shaken(actors.policy, 5)
+    assert torch.equal(*found)
 
 
 def test_a_critic_without_a_reward_model_begins_as_the_policy_and_says_0(base, folders):

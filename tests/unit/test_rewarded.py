@@ -15,6 +15,7 @@ from ft.data.samples import Prompt
 from ft.errors import UserError
 from ft.models.cast import judged_apart, judged_on_one_base, opinions
 from ft.models.load import start, tokenizer_of
+from ft.models.score import Scorer
 from ft.recipe import ModelSource
 from ft.stages.rewarded import UNREADABLE, Reward, RewardedOptions
 
@@ -57,7 +58,7 @@ def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     together = judged_on_one_base(model, renderer, base=source, quantization=quantization, fresh=True, rewards=folders)
     assert not together.foreign
-    assert "another base" not in caplog.text
+    assert "a model of its own" not in caplog.text
     texts, found = ["it is blue", "<|im_start|>user", "no"], []
     said = [[{"role": "assistant", "content": text}] for text in texts]
     for actors in (together, judged_apart(model, renderer, folders)):
@@ -69,6 +70,17 @@ def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_
     assert len(set(found[0])) == 3
     assert model.training  # and the policy goes on as it was
     assert {name for name, value in model.named_parameters() if value.requires_grad} == trained
+
+
+def test_a_policy_that_trains_its_embeddings_whole_lends_them_to_no_reward_model(tmp_path, base):
+    folder = players.judge(tmp_path / "helpful", base, 2)
+    source = ModelSource(str(base))
+    model = start(source, None, {**tiny.LORA, "modules_to_save": ["embed_tokens"]}, None, "float32", True)
+    renderer = Renderer(tokenizer_of(source, None, None))
+    keys = {"base": source, "quantization": None, "fresh": True, "rewards": {"helpful": folder}}
+    actors = judged_on_one_base(players.shaken(model, 1), renderer, **keys)
+    said = [[*PROMPTS[0].messages, {"role": "assistant", "content": "blue"}]]
+    assert opinions(actors, said, 1)["helpful"] == pytest.approx(Scorer(folder).scores(said), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,9 @@ class OneBase(Actors):
 
     def _switch(self, role: str) -> None:
         """As the PeftModel's `set_adapter`, which searches the whole model for its layers each time."""
+        if self.policy.peft_config[POLICY].modules_to_save:  # these are no layers of LoRA
+            self.policy.set_adapter(role)
+            return
         for layer in self._layers:
             layer.set_adapter(role)
 

@@ -34,13 +34,15 @@ def judged_on_one_base(
     """The policy, a PeftModel as `ft.models.load.start` makes it, joined by reward models.
 
     `fresh` says that its adapter is new; `base` and `quantization` say what it stands on. A reward model that stands on
-    another base, or speaks another template, is loaded as a model of its own.
+    another base, or speaks another template, is loaded as a model of its own; so are all where the policy's adapter has
+    whole modules (`modules_to_save`), which would be theirs too.
     """
     rewards, origin = (
         rewards or {},
         {"base": asdict(base), "quantization": dict(quantization) if quantization else None},
     )
-    ours = {name: folder for name, folder in rewards.items() if _fits(folder, origin, renderer)}
+    whole = policy.peft_config[POLICY].modules_to_save
+    ours = {name: folder for name, folder in rewards.items() if _fits(folder, origin, renderer) and not whole}
     foreign = {name: _scorer(name, folder) for name, folder in rewards.items() if name not in ours}
     inner = inner_of(policy)
     let_select(inner.base_model)
@@ -144,7 +146,5 @@ def _adapter_config(folder: Path) -> Any:
 
 
 def _scorer(name: str, folder: Path) -> Scorer:
-    log.warning(
-        "the reward model '%s' stands on another base than the policy: it is loaded as a model of its own", name
-    )
+    log.warning("the reward model '%s' cannot stand on the policy's base: it is loaded as a model of its own", name)
     return Scorer(folder)
