@@ -1,7 +1,8 @@
 """Tests a block against the class that reads it: names by signature, values by annotation, then its own checks.
 
 There is no schema of ours to drift: `trl.SFTConfig` itself says which keys `train:` may hold. Importing those classes
-takes seconds, so a block found right is remembered (`Verdicts`) under its text and the library's version.
+takes seconds, so what they say is shipped for the versions in requirements.txt (`ft.recipe.schema`), a usual block is
+known to be right (`ft.recipe.usual`), and any other that was found right is remembered (`Verdicts`) under its text.
 """
 
 from __future__ import annotations
@@ -9,16 +10,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import inspect
 import json
 import os
 import re
-import sys
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from functools import cache
 from importlib.metadata import version
@@ -30,9 +29,11 @@ from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.blocks import Block, Items
+from ft.recipe.schema import Opaque, Schema, plain, schema_of, shipped
+from ft.recipe.usual import Usual
 from ft.secrets import find, look, variables
 
-CHECKED_AGAIN_WHEN_CHANGED = "5"  # raise when this module's rules change, so that remembered verdicts lapse
+CHECKED_AGAIN_WHEN_CHANGED = "6"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Owner:
     `refused` lists values that the class takes and ft does not, each with the reason.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
     `least` lists the lowest value of keys for which the class takes any number, and would train nothing.
+    `usual` says which blocks the class surely takes; for classes that take seconds to import.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Owner:
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     least: Mapping[str, float] = field(default_factory=dict)
+    usual: Usual | None = None
 
     def load(self) -> type:
         module, name = self.path.split(":")
@@ -59,8 +62,11 @@ class Owner:
             loaded: type = getattr(importlib.import_module(module), name)
         return loaded
 
+    def schema(self) -> Schema:
+        return (shipped(self.path) if self.usual else None) or schema_of(self.load())
+
     def has(self, key: str) -> bool:
-        return key in _annotations(self.load()) and key not in self.ours
+        return key in self.schema().keys and key not in self.ours
 
     @property
     def library(self) -> str:
@@ -122,35 +128,30 @@ def check(
     key = _verdict_key(owner, values) if verdicts else ""
     if verdicts and len(problems) == before and (known := verdicts.get(key)) is not None:
         return known
-    canonical = _checked_values(owner, values, name, problems)
-    if len(problems) == before:
+    schema, canonical = _checked_values(owner, values, name, problems)
+    if len(problems) == before and not _surely_right(owner, schema, canonical):
         _run_own_checks(owner, canonical, values, name, problems)
     if verdicts and len(problems) == before:
-        verdicts.put(_defaults_key(owner), _defaults(owner.load()))
+        if not schema.shipped:
+            verdicts.put(_defaults_key(owner), dict(schema.defaults))
         verdicts.put(key, canonical)
     return canonical
 
 
+def _surely_right(owner: Owner, schema: Schema, values: Mapping[str, Any]) -> bool:
+    """Known only of the versions that are shipped, whose classes the tests have asked."""
+    return bool(schema.shipped and owner.usual and owner.usual.surely(schema, values))
+
+
 def defaults(owner: Owner, verdicts: Verdicts) -> dict[str, Any]:
-    """Key → the class's own default, as it was when a block was last checked; empty where none was, for nothing is
+    """Key → the class's own default: shipped, or as it was when a block was last checked; else none, for nothing is
     imported to know it."""
-    return verdicts.get(_defaults_key(owner)) or {}
+    known = shipped(owner.path) if owner.usual else None
+    return dict(known.defaults) if known else verdicts.get(_defaults_key(owner)) or {}
 
 
 def _defaults_key(owner: Owner) -> str:
     return f"defaults of {owner.path} {owner.version}"
-
-
-def _defaults(loaded: type) -> dict[str, Any]:
-    """Those that JSON can hold."""
-    made = {f.name: f.default_factory for f in fields(loaded)} if is_dataclass(loaded) else {}
-    found = {}
-    for name, parameter in inspect.signature(loaded).parameters.items():
-        factory = made.get(name, MISSING)
-        value = parameter.default if factory is MISSING else factory()
-        with suppress(TypeError, ValueError):
-            found[name] = json.loads(json.dumps(_plain(value)))
-    return found
 
 
 def build(owner: Owner, values: Mapping[str, Any], **given: Any) -> Any:
@@ -199,14 +200,19 @@ def _no_secrets(values: Block, name: str, problems: Problems) -> None:
             )
 
 
-def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
-    loaded = owner.load()
-    annotations = _annotations(loaded)
+def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> tuple[Schema, dict[str, Any]]:
+    """The schema that was asked, and values as their annotations take them."""
+    schema = owner.schema()
+    try:
+        annotations = {key: schema.annotation(key) for key in schema.keys if key in values}
+    except Opaque:
+        schema = schema_of(owner.load())
+        annotations = {key: schema.annotation(key) for key in schema.keys if key in values}
     canonical = {}
     for key, value in values.items():
         if key not in annotations:
-            known = [k for k in annotations if k not in owner.ours]
-            what = f"{name} has no key" if owner.library == "ft" else f"{loaded.__name__} has no field"
+            known = [k for k in schema.keys if k not in owner.ours]
+            what = f"{name} has no key" if owner.library == "ft" else f"{schema.name} has no field"
             fix = nearest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
@@ -214,39 +220,9 @@ def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) 
             canonical[key] = _enough(owner.least.get(key), _coerced(annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {said(value)}", str(error))
-    for key in [k for k in _required(loaded) if k not in owner.ours and k not in values]:
+    for key in [k for k in schema.required if k not in owner.ours and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
-    return canonical
-
-
-def _required(loaded: type) -> list[str]:
-    """By the signature: BitsAndBytesConfig is a dataclass with an `__init__` of its own, whose fields are not asked."""
-    parameters = inspect.signature(loaded).parameters.values() if is_dataclass(loaded) else ()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is not inspect.Parameter.VAR_KEYWORD]
-
-
-@cache
-def _annotations(loaded: type) -> dict[str, Any]:
-    """Field → annotation, from the signature; a field whose annotation cannot be resolved takes anything."""
-    parameters = inspect.signature(loaded).parameters.values()
-    return {p.name: _annotation(loaded, p) for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
-
-
-def _annotation(loaded: type, parameter: inspect.Parameter) -> Any:
-    annotation = parameter.annotation
-    if annotation is inspect.Parameter.empty:
-        simple = type(parameter.default) in (bool, int, float, str)
-        return type(parameter.default) if simple else Any
-    if not isinstance(annotation, str):
-        return annotation
-    for base in loaded.__mro__:  # the words mean what they mean in the module that wrote them
-        if parameter.name in getattr(base, "__annotations__", {}) or base is loaded:
-            scope = {**vars(typing), **vars(sys.modules[base.__module__])}
-            try:
-                return eval(annotation, scope)
-            except NameError:
-                continue
-    return Any
+    return schema, canonical
 
 
 def _coerced(annotation: Any, value: Any) -> Any:
@@ -255,17 +231,17 @@ def _coerced(annotation: Any, value: Any) -> Any:
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     if annotation is Any:
-        return _plain(value)
+        return plain(value)
     if isinstance(value, bool) and not _takes_bool(annotation):
         raise ValueError(f"Write {_needed(annotation)}.")
     try:
         config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-        return _plain(adapter.validate_python(value))
+        return plain(adapter.validate_python(value))
     except ValidationError:
         raise ValueError(f"Write {_needed(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
-        return _plain(value)
+        return plain(value)
 
 
 def _enough(least: float | None, value: Any) -> Any:
@@ -279,16 +255,6 @@ def _takes_bool(annotation: Any) -> bool:
     """pydantic would read true as 1, where a number is wanted."""
     arguments = typing.get_args(annotation)
     return annotation in (bool, Any) or any(a is True or _takes_bool(a) for a in arguments)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return sorted(value) if isinstance(value, set) else value
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
@@ -343,7 +309,7 @@ def _named_in(text: str, block: Block) -> str | None:
 
 def _device_free(loaded: type, canonical: Mapping[str, Any]) -> dict[str, Any]:
     """What a Trainer's arguments must hold to be built here, whatever machine the recipe is for."""
-    if not {"use_cpu", "bf16"} <= set(_annotations(loaded)):
+    if not {"use_cpu", "bf16"} <= set(schema_of(loaded).keys):
         return {}
     if canonical.get("fp16") and canonical.get("bf16"):
         return {"use_cpu": True, "output_dir": "unused"}  # refused on every machine

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ft.recipe import Kind, Owner
+from ft.stages import usual
 
 # Keys of every Trainer's arguments that ft decides, with the place where a user decides the matter.
 _OURS = {
@@ -92,8 +93,10 @@ _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
 }
-_LORA = Owner("peft:LoraConfig", {"task_type": "Remove it: the stage's kind decides."}, least={"r": 1})
-_QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
+_TASK = {"task_type": "Remove it: the stage's kind decides."}
+_LORA = Owner("peft:LoraConfig", _TASK, least={"r": 1}, usual=usual.LORA)
+_WIDTHS = ("load_in_4bit", "load_in_8bit")
+_QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=_WIDTHS, usual=usual.QUANTIZATION)
 
 
 def _trained(
@@ -130,7 +133,7 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
     own = {
         "rows": Owner("ft.stages.asked:PromptOptions"),
         "reward": Owner("ft.stages.rewarded:RewardedOptions"),
-        "guard": Owner("ft.trainers.rollouts:GuardOptions"),
+        "guard": Owner("ft.trainers.guard:GuardOptions"),
     }
     return Kind(
         about=about,
@@ -152,7 +155,7 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
 
 
 _ROWS, _PAIRS = Owner("ft.data.prepare:RowOptions"), Owner("ft.data.pairs:PairOptions")
-_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST)
+_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST, usual=usual.TRAINER)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
 _HOW_A_SERVER_IS_ASKED = tuple(
@@ -164,7 +167,7 @@ STAGES: dict[str, Kind] = {
         about="an untrained model and a tokenizer trained on the rows",
         make="ft.stages.scratch:make",
         blocks={
-            "architecture": Owner("transformers:LlamaConfig"),
+            "architecture": Owner("transformers:LlamaConfig", usual=usual.ARCHITECTURE),
             "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
         },
         leaves="model",
@@ -183,14 +186,14 @@ STAGES: dict[str, Kind] = {
     "dpo": _trained(
         "a model trained to prefer the chosen answer of each pair",
         "ft.stages.dpo:make",
-        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
+        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST, usual=usual.TRAINER),
         rows=_PAIRS,
         cosmetic=("train.precompute_ref_batch_size",),
     ),
     "reward": _trained(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward:make",
-        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
+        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST, usual=usual.TRAINER),
         rows=_PAIRS,
         own={"reward": Owner("ft.stages.reward:RewardOptions")},
         leaves="reward",
@@ -198,17 +201,17 @@ STAGES: dict[str, Kind] = {
     "rloo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against the mean of the others",
         "ft.stages.rloo:make",
-        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST),
+        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
     ),
     "grpo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
         "ft.stages.grpo:make",
-        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST),
+        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
     ),
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo:make",
-        train=Owner("ft.trainers.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST),
+        train=Owner("ft.trainers.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST, usual=usual.PPO),
         inputs=("critic",),
     ),
     "evaluate": Kind(

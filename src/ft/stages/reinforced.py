@@ -116,8 +116,9 @@ def _ready(job: Job, config: type) -> tuple[Ready, Prompts]:
 
 def _watch(trainer: Any, ready: Ready) -> Any:
     from ft.trainers._trl_answers import go_on_with_answers, watch_answers
+    from ft.trainers.guard import GuardOptions
     from ft.trainers.ppo import PPOTrainer
-    from ft.trainers.rollouts import Guard, GuardOptions, RolloutFile
+    from ft.trainers.rollouts import Guard, RolloutFile
 
     job = ready.job
     options = GuardOptions(**job.block("guard"))

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ft.errors import fail
 from ft.files import read_lines
+from ft.trainers.guard import GuardOptions
 
 SAME = 1e-8  # rewards that differ by no more are equal
 GRAM = 3  # words
@@ -49,41 +50,6 @@ class Rollout:
 
 Saw = Callable[[str, int, Sequence[Rollout]], None]
 """Is shown every batch of all processes' answers: "train" or "eval", steps trained before they were drawn, answers."""
-
-
-@dataclass(frozen=True)
-class GuardOptions:
-    """When a run stops or warns, and how much is shown: a recipe's `guard:` block. Shares are from 0 to 1.
-
-    cut         share of the first answers that the length limit may cut; above it the run stops
-    empty       share of the first answers that may be empty; above it the run stops
-    kl          nats an answer that the policy may be from the reference; beyond it training ends, and the best
-                checkpoint is kept. null: no bound
-    longer      factor by which answers may grow, or shrink, against the first batch; beyond it the run warns
-    repetition  share of an answer's word triples that may have stood in it before; beyond it the run warns
-    shown       answers of a logged step shown
-    kept        answers of each batch written to rollouts.jsonl; 0: all
-    """
-
-    cut: float = 0.5
-    empty: float = 0.5
-    kl: float | None = 30.0
-    longer: float = 2.0
-    repetition: float = 0.3
-    shown: int = 1
-    kept: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("cut", "empty", "repetition"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
-        if self.kl is not None and self.kl <= 0:
-            raise ValueError(f"kl is {self.kl}; it is a bound in nats, above 0, or null")
-        if self.longer <= 1:
-            raise ValueError(f"longer is {self.longer}; it is a factor above 1")
-        for name in ("shown", "kept"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a number of answers, 0 or more")
 
 
 def repetition(text: str) -> float:

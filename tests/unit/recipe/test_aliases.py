@@ -10,8 +10,8 @@ from tests.unit.recipe.conftest import GOOD
 
 from ft.recipe import ModelSource, Owner, Recipe
 from ft.recipe.aliases import ALIASES, Gone, Renamed
-from ft.recipe.check import _annotations
 from ft.recipe.recipe import _STAGE_KEYS, _RecipeKeys
+from ft.recipe.schema import schema_of
 from ft.stages import STAGES
 
 Read = Callable[..., Recipe]
@@ -29,7 +29,7 @@ def keys(block: str) -> set[str]:
         "model": [ModelSource],
         "data": [Owner("ft.data.read:Source").load()],
     }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]
-    return {key for owner in owners for key in _annotations(owner)}
+    return {key for owner in owners for key in schema_of(owner).keys}
 
 
 @pytest.mark.parametrize(("block", "old", "new"), RENAMED, ids=[f"{b}.{o}" for b, o, _ in RENAMED])
