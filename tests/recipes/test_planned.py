@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from ft.fit.gpus import gpu
+from ft.fit.sharding import Sharding
+from ft.fit.table import fit_plan
 from ft.recipe import Recipe, read
 from ft.runs import plan
 from ft.stages import STAGES
@@ -69,6 +72,17 @@ def test_a_recipe_for_a_real_model_holds_rows_out_and_never_packs_more_than_one_
             assert stage.eval_data
             train = stage.blocks["train"]
             assert not train.get("packing") or train["per_device_train_batch_size"] == 1
+
+
+QLORA = [p for p in RECIPES if p.parent.name != "tiny" and "quantization:" in p.read_text()]
+
+
+@pytest.mark.parametrize("file", QLORA, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.usefixtures("no_network")
+def test_every_stage_of_a_qlora_recipe_fits_on_a_card_of_24_gib(file: Path, tmp_path: Path):
+    found = fit_plan(plan(read(file, STAGES), tmp_path), gpu("24"), Sharding())
+    assert [f"{row.fit.stage}: {row.fit.problem}" for row in found.rows if row.fit.problem] == []
+    assert [f"{row.fit.stage} at {row.fit.peak.name}" for row in found.rows if not row.fit.fits(found.gpu)] == []
 
 
 def test_llama_2_sft_holds_the_numbers_of_the_paper():

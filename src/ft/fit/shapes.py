@@ -119,8 +119,10 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
 @lru_cache(maxsize=1)
 def hub_is_there() -> bool:
     """Whether the Hub's host answers; asked once, because huggingface_hub tries again for half a minute a model."""
-    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
+    if HF_HUB_OFFLINE:
+        return False
     if getproxies():
         return True  # it may be reached through them only
     asked = urlsplit(ENDPOINT)

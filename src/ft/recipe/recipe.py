@@ -19,6 +19,7 @@ from ft.recipe.check import Owner, Verdicts, check, choose, current_names, neare
 from ft.recipe.gates import ungated
 from ft.recipe.kind import LEFT, Kind
 from ft.recipe.merge import read_tree, stage_name
+from ft.recipe.precision import left_to_the_library
 from ft.recipe.shares import shares_fit
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -231,7 +232,11 @@ class _Reader:
         if kind is None:
             return []
         self.keys(block, kind)
-        return [Stage(name, block["kind"], kind, where, blocks=self.blocks(block, kind), **read)]
+        blocks = self.blocks(block, kind)
+        if dtype := left_to_the_library(blocks):
+            what = "quantization names no bnb_4bit_compute_dtype, and the library takes float32: slower, and larger"
+            self.notices.append(f"{block.where('quantization')}: {what}. Write `bnb_4bit_compute_dtype: {dtype}`.")
+        return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
 
     def skipped(self, block: Block) -> bool:
         """Whether `skip: true` leaves the stage out: how a recipe that extends another drops one of its stages."""
