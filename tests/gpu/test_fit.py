@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ import pytest
 import tiny
 from ft.fit.gpus import gpu
 from ft.fit.kinds import stage_fit
+from ft.fit.probe import ANSWERING, COUNTED, few_steps
 from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
+from ft.runs import Plan
 
 pytestmark = pytest.mark.gpu
 
+REWARDED = {"reward": {"rewards": {"answer": 1.0}}, "rows": {"eval_fraction": 0.0}}
 LORA = {"lora": {"r": 16, "target_modules": "all-linear"}}
 NF4 = {"quantization": {**tiny.NF4, "bnb_4bit_compute_dtype": "bfloat16"}}
 TRAIN = {
@@ -29,6 +32,13 @@ TRAIN = {
     "gradient_accumulation_steps": 2,
     "bf16": True,
     "gradient_checkpointing": True,
+}
+
+
+REINFORCED = {
+    **{key: value for key, value in TRAIN.items() if key not in ("max_length", "save_strategy")},
+    **{"max_completion_length": 256, "generation_batch_size": 16, "temperature": 1.0, "beta": 0.05},
+    **{"max_steps": 8, "eval_steps": 8, "save_steps": 8, "per_device_eval_batch_size": 8},
 }
 
 
@@ -50,16 +60,18 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Rows and pairs of nearly 1,024 tokens (one a byte), hardly any prompt."""
+    """Rows and pairs of nearly 1,024 tokens (one a byte), hardly any prompt; and prompts of some 500."""
     folder = tmp_path_factory.mktemp("long")
-    chats, pairs = folder / "chats.jsonl", folder / "pairs.jsonl"
+    chats, pairs, prompts = (folder / f"{name}.jsonl" for name in ("chats", "pairs", "prompts"))
+    asked = [{"prompt": f"{number:03d} " + "a" * 480, "answer": "blue"} for number in range(64)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked))
     with chats.open("w") as chat, pairs.open("w") as pair:
         for number in range(64):
             ask, answers = {"role": "user", "content": f"{number:03d}?"}, [letter * 960 for letter in "ab"]
             said = [[{"role": "assistant", "content": answer}] for answer in answers]
             chat.write(json.dumps({"messages": [ask, *said[0]]}) + "\n")
             pair.write(json.dumps({"prompt": [ask], "chosen": said[0], "rejected": said[1]}) + "\n")
-    return {"sft": chats, "dpo": pairs, "reward": pairs}
+    return {"sft": chats, "dpo": pairs, "reward": pairs, **dict.fromkeys(ANSWERING, prompts)}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -68,22 +80,32 @@ CASES: dict[str, dict[str, Any]] = {
     "sft-qlora": {"kind": "sft", **LORA, **NF4},
     "dpo-qlora": {"kind": "dpo", **LORA, **NF4},
     "reward-qlora": {"kind": "reward", **LORA, **NF4, "reward": {"margin": "none"}},
+    "ppo-lora": {"kind": "ppo", **LORA, **REWARDED},
+    "ppo-qlora": {"kind": "ppo", **LORA, **NF4, **REWARDED},
+    "rloo-qlora": {"kind": "rloo", **LORA, **NF4, **REWARDED},
+    "grpo-qlora": {"kind": "grpo", **LORA, **NF4, **REWARDED},
 }
+
+
+def recipe_of(case: str, rows: Mapping[str, Path], folder: Path, model: Path) -> Plan:
+    kind = CASES[case]["kind"]
+    train = REINFORCED if kind in ANSWERING else TRAIN
+    stage = {**CASES[case], "train": train, "data": [{"path": str(rows[kind])}]}
+    if kind in ("dpo", "reward"):
+        stage["data"][0]["format"] = "preference"
+    return tiny.planned(tiny.recipe(folder, [stage], model=str(model)), folder / "runs")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_within_five_percent_of_the_gpu(case, wide, long_rows, tmp_path):
-    stage = {**CASES[case], "train": TRAIN, "data": [{"path": str(long_rows[CASES[case]["kind"]])}]}
-    if stage["kind"] != "sft":
-        stage["data"][0]["format"] = "preference"
-    there = tiny.planned(tiny.recipe(tmp_path, [stage], model=str(wide)), tmp_path / "runs")
-    job = tiny.job(there, stage["kind"])
-    file = replace(job, folder=tmp_path / "probe").write()
+    there, kind = recipe_of(case, long_rows, tmp_path, wide), CASES[case]["kind"]
+    file = few_steps(tiny.job(there, kind), tmp_path / "probe").write()
     command = [sys.executable, "-c", "import sys; from ft.fit.probe import one; one(sys.argv[1])", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=tiny.environment())
     assert done.returncode == 0, done.stderr
-    real = json.loads(done.stdout.splitlines()[-1])["bytes"]
-    here = Setting(there.recipe, there.recipe.stage(stage["kind"]), gpu("h100"), Sharding())
+    told = json.loads(done.stdout.splitlines()[-1])
+    here = Setting(there.recipe, there.recipe.stage(kind), gpu("h100"), Sharding(), told["longest"])
     moments = {one.name: one.tensors for one in stage_fit(here).moments}
-    print(f"{case}: estimate {moments}, measured {real}")
-    assert max(moments["training step"], moments["optimizer step"], moments["loading"]) == pytest.approx(real, rel=0.05)
+    print(f"{case}: estimate {moments}, measured {told}")
+    most = max(size for name, size in moments.items() if name in (*COUNTED, "loading"))
+    assert most == pytest.approx(told["bytes"], rel=0.05)

@@ -153,7 +153,8 @@ def _rounds(train: Mapping[str, object]) -> int:
 
 
 def _prompt(setting: Setting) -> tuple[int, str]:
-    asked = setting.block("rows").get("max_prompt_length") or setting.train.get("max_prompt_length")
+    asked = setting.longest or setting.block("rows").get("max_prompt_length")
+    asked = asked or setting.train.get("max_prompt_length")
     if asked:
         return int(asked), f"prompts of {int(asked):,} tokens"
     return row_length(setting)

@@ -5,11 +5,13 @@ Each step runs in a process of its own, as stages do, so that no memory of one i
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ft.data.chat import Renderer
 from ft.errors import fail
 from ft.fit.gpus import GIB, Gpu, gpu
+from ft.fit.kinds import stage_fit
 from ft.fit.sharding import Sharding
-from ft.fit.table import FitPlan, fit_plan
+from ft.fit.standing import Setting
 from ft.models.device import has_gpu
+from ft.models.load import adapters_kept
 from ft.runs import Plan, Planned
+from ft.stages import STAGES
 from ft.stages.job import Job
+from ft.stages.reinforced import prepared
 
 STEPS = 2  # the second meets the optimizer's states
-MADE = {"sft": "ft.stages.sft", "pretrain": "ft.stages.sft", "dpo": "ft.stages.dpo", "reward": "ft.stages.reward"}
+ANSWERING = {kind: f"ft.stages.{kind}" for kind in ("ppo", "rloo", "grpo")}
+MADE = {
+    **{"sft": "ft.stages.sft", "pretrain": "ft.stages.sft", "dpo": "ft.stages.dpo", "reward": "ft.stages.reward"},
+    **ANSWERING,
+}
 """Kinds that can be probed, by the module whose `trainer_of` makes their trainer."""
+COUNTED = ("rollout", "training step", "optimizer step")
 
 
 def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
@@ -38,22 +50,23 @@ def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
 
     here = torch.cuda.get_device_properties(0)
     named = gpu(name) if name else Gpu(here.name, here.total_memory / GIB)
-    found = fit_plan(there, named, Sharding())
-    return [_compared(found, planned, _measured(there, planned)) for planned in there.stages if _can(there, planned)]
+    ready = [planned for planned in there.stages if can_be_probed(there, planned)]
+    return [_compared(Setting(there.recipe, one.stage, named, Sharding()), _measured(there, one)) for one in ready]
 
 
-def _can(there: Plan, planned: Planned) -> bool:
-    """Whether its rows are prepared and what it starts from is made."""
-    parent = there.stage(planned.stage.init) if planned.stage.init else None
-    return planned.stage.kind_name in MADE and planned.prepared is not None and (parent is None or bool(parent.done))
+def can_be_probed(there: Plan, planned: Planned) -> bool:
+    """Whether its rows are prepared, if it has any, and what it starts from and reads is made."""
+    ready = planned.prepared is not None or not planned.stage.kind.rows
+    return planned.stage.kind_name in MADE and ready and all(there.stage(name).done for name in planned.stage.parents)
 
 
-def _compared(found: FitPlan, planned: Planned, measured: Mapping[str, Any]) -> dict[str, Any]:
-    row = next(row for row in found.rows if row.planned.name == planned.name)
-    if row.fit.problem:
-        return {"stage": planned.name, "problem": row.fit.problem}
-    steps = [one.tensors for one in row.fit.moments if one.name in ("training step", "optimizer step")]
-    return {"stage": planned.name, **compared(max(steps), measured)}
+def _compared(setting: Setting, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Beside the estimate for rows, or prompts, as long as the longest that the step met."""
+    name = setting.stage.name
+    fit = stage_fit(replace(setting, longest=measured.get("longest")))
+    if fit.problem:
+        return {"stage": name, "problem": fit.problem}
+    return {"stage": name, **compared(max(one.tensors for one in fit.moments if one.name in COUNTED), measured)}
 
 
 def compared(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,10 +80,7 @@ def compared(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
 def _measured(there: Plan, planned: Planned) -> dict[str, Any]:
     """What the step's own process says: `bytes` at most, or the `problem` it ended with."""
     with tempfile.TemporaryDirectory() as folder:
-        job = there.job(planned)
-        train = {**job.block("train"), "max_steps": STEPS, "num_train_epochs": 1, "save_strategy": "no"}
-        train |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False, "report_to": "none"}
-        file = replace(job, folder=Path(folder), blocks={**job.blocks, "train": train}).write()
+        file = few_steps(there.job(planned), Path(folder)).write()
         command = [sys.executable, "-c", "import sys; from ft.fit.probe import one; one(sys.argv[1])", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
@@ -80,26 +90,60 @@ def _measured(there: Plan, planned: Planned) -> dict[str, Any]:
     return told
 
 
+def few_steps(job: Job, folder: Path) -> Job:
+    """The stage as it is, for STEPS steps, and nothing judged, saved or told to a tracker."""
+    train = {**job.block("train"), "max_steps": STEPS, "num_train_epochs": 1, "save_strategy": "no"}
+    train |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False, "report_to": "none"}
+    return replace(job, folder=folder, blocks={**job.blocks, "train": train})
+
+
 def one(file: str) -> None:
     """The process of one probe: train STEPS steps on the longest rows and print the most bytes of tensors."""
-    import importlib
-
     import torch
 
-    job = Job.read(Path(file))
-    trainer = importlib.import_module(MADE[job.kind]).trainer_of(job)
-    trainer.train_dataset = _longest_first(trainer.train_dataset)
+    trainer, longest = worst(Job.read(Path(file)))
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    print(json.dumps({"bytes": torch.cuda.max_memory_allocated()}))
+    print(json.dumps({"bytes": torch.cuda.max_memory_allocated(), "longest": longest}))
 
 
-def _longest_first(rows: Any) -> Any:
-    """The longest rows alone, enough for every step to draw nothing shorter."""
-    lengths = [_length(row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda place: -lengths[place])
-    longest = [place for place in order if lengths[place] == lengths[order[0]]] or order
-    return rows.select((longest * len(rows))[: len(rows)])
+def worst(job: Job) -> tuple[Any, int]:
+    """The stage's trainer with the longest rows alone, and their tokens. One that answers has the longest prompts, and
+    every answer is as long as it may be."""
+    made = importlib.import_module(MADE[job.kind])
+    if job.kind not in ANSWERING:
+        trainer = made.trainer_of(job)
+        trainer.train_dataset, longest = _longest_first(trainer.train_dataset, _length)
+        return trainer, longest
+    ready, _ = prepared(_unending(job), STAGES[job.kind].blocks["train"].load())
+    renderer = Renderer(ready.tokenizer)
+    rows, longest = _longest_first(ready.rows, lambda row: len(renderer.prompt(row["prompt"])))
+    ready = replace(ready, rows=rows)
+    with adapters_kept(ready.model) if "lora" in job.blocks else nullcontext():
+        trainer = made.trainer_of(ready)
+    if job.kind == "ppo":
+        trainer.actors.renderer.stop_ids = (-1,)  # no token ends an answer
+    return trainer, longest
+
+
+def _unending(job: Job) -> Job:
+    """TRL's trainers let no answer end early when they are told so; PPO samples by itself."""
+    if job.kind == "ppo":
+        return job
+    train = dict(job.block("train"))
+    train["generation_kwargs"] = {**(train.get("generation_kwargs") or {}), "min_new_tokens": _answer(job)}
+    return replace(job, blocks={**job.blocks, "train": train})
+
+
+def _answer(job: Job) -> int:
+    return int(job.block("train")["max_completion_length"])
+
+
+def _longest_first(rows: Any, length: Callable[[Mapping[str, Any]], int]) -> tuple[Any, int]:
+    """The longest rows alone, enough for every step to draw nothing shorter, and how long they are."""
+    lengths = [length(row) for row in rows]
+    longest = [place for place, tokens in enumerate(lengths) if tokens == max(lengths)]
+    return rows.select((longest * len(rows))[: len(rows)]), max(lengths)
 
 
 def _length(row: Mapping[str, Any]) -> int:

@@ -62,7 +62,7 @@ class Ready:
 def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dict[str, Any]:
     """Train with the trainer that `trainer_of` makes; leave a folder that `from_pretrained` opens, its curves, and
     rollouts.jsonl; return the numbers for done.json."""
-    ready, prompts = _ready(job, config)
+    ready, prompts = prepared(job, config)
     with adapters_kept(ready.model) if "lora" in job.blocks else nullcontext():
         trainer = trainer_of(ready)
     guard = _watch(trainer, ready)
@@ -96,7 +96,8 @@ def seat_judges(ready: Ready) -> None:
     ready.reward.opinions = partial(opinions, actors, batch_size=ready.config.per_device_eval_batch_size)
 
 
-def _ready(job: Job, config: type) -> tuple[Ready, Prompts]:
+def prepared(job: Job, config: type) -> tuple[Ready, Prompts]:
+    """Everything a trainer is made of, and the prompts that were read."""
     options, rewarded = PromptOptions(**job.block("rows")), RewardedOptions(**job.block("reward"))
     check_rewards(job, rewarded)
     args = arguments(job, config)
