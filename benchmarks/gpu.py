@@ -1,4 +1,4 @@
-"""One GPU: tokens/s, MFU and peak memory of SFT, DPO, reward training and PPO with QLoRA, beside plain TRL.
+"""One GPU: tokens/s, MFU and peak memory of SFT, DPO, reward training and PPO with QLoRA, beside TRL and Unsloth.
 
     python benchmarks/gpu.py [--shape 7b] [--stages sft dpo reward ppo] [--caps 12 16 24] [--json results.json]
 
@@ -7,6 +7,9 @@ the same adapter, batch and checkpointing, ours by the stages of a recipe and th
 rows. Each runs as a process of its own under the smallest cap of GPU memory that holds it (an allocation beyond the cap
 fails, as it would on such a card). PPO holds policy, reference, reward model and critic on one base, and comes behind
 `reward`; TRL has none. Without a GPU only `--shape tiny` runs, to see that everything works.
+
+Unsloth runs beside them in SFT and DPO where UNSLOTH_PYTHON names the Python of an environment that has it
+(unsloth_peer.py); else its lines say that it is not installed.
 
 tokens/s   of the steps after the first two, tokens as TRL counts them; of PPO answers/s, sampled and learnt from
 MFU        4 FLOP a parameter and token, since frozen weights have no gradient, of the card's dense bf16 peak; what
@@ -37,6 +40,8 @@ GIB = 1 << 30
 WARM = 2  # steps before the clock starts
 A_STEP = 4  # answers PPO learns from in a step
 OUT_OF_MEMORY = 75
+UNSLOTH = "UNSLOTH_PYTHON"
+SIDES = {"sft": ("ft", "trl", "unsloth"), "dpo": ("ft", "trl", "unsloth"), "reward": ("ft", "trl"), "ppo": ("ft",)}
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -238,19 +243,20 @@ def train_with_trl(recipe: dict[str, Any], kind: str) -> None:
         trainer.train()
 
 
-def in_a_process(arguments: list[str], to: Path) -> dict[str, Any] | None:
+def in_a_process(command: list[str], to: Path) -> dict[str, Any] | None:
     """What the measurement wrote; None when it ran out of memory. Its talk goes to stderr."""
-    command = [sys.executable, str(Path(__file__)), *arguments, "--measure", str(to)]
-    code = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=sys.stderr).returncode
-    if code == OUT_OF_MEMORY:
+    done = subprocess.run([*command, "--measure", str(to)], env=os.environ | ENVIRONMENT, stdout=sys.stderr)
+    if done.returncode == OUT_OF_MEMORY:
         return None
-    if code:
-        sys.exit(f"{' '.join(arguments)} failed with exit code {code}")
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}")
     return json.loads(to.read_text())
 
 
 def measured(side: str, given: list[str], caps: list[float | None], to: Path) -> dict[str, Any]:
-    """The run under the smallest cap that holds it."""
+    """The run under the smallest cap that holds it; a side without a command is not installed."""
+    if not given:
+        return {"side": side, "cap": None, "tokens/s": None, "not_installed": True}
     for cap in caps:
         found = in_a_process([*given, *(["--cap", str(cap)] if cap else [])], to)
         if found:
@@ -277,14 +283,28 @@ def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         prepare_rows(there, planned)
         planned.folder.mkdir(parents=True)
         said = estimate(there, planned)
-        given = {"ft": ["--job", str(there.job(planned).write())], "trl": ["--recipe", str(file), "--kind", kind]}
-        for side in options.sides if kind != "ppo" else ("ft",):
+        here = [sys.executable, str(Path(__file__))]
+        given = {
+            "ft": [*here, "--job", str(there.job(planned).write())],
+            "trl": [*here, "--recipe", str(file), "--kind", kind],
+            "unsloth": by_unsloth(recipe, kind),
+        }
+        for side in [side for side in SIDES[kind] if side in options.sides]:
             result = measured(side, given[side], caps, folder / f"{kind}-{side}.json")
             found.append({"stage": kind, **result, "mfu": mfu(result["tokens/s"], options.shape)})
             if side == "ft":
                 found[-1] |= {"estimate": said}
             print(line(found[-1]), flush=True)
     return found
+
+
+def by_unsloth(recipe: dict[str, Any], kind: str) -> list[str]:
+    """The command that trains the stage with Unsloth; empty where its environment is not named."""
+    if UNSLOTH not in os.environ or not on_gpu():
+        return []
+    stage = next(stage for stage in recipe["stages"] if stage["kind"] == kind)
+    peer = Path(__file__).with_name("unsloth_peer.py")
+    return [os.environ[UNSLOTH], str(peer), "--stage", json.dumps(stage), "--model", recipe["model"]["path"]]
 
 
 def estimate(there: Any, planned: Any) -> float | None:
@@ -316,9 +336,11 @@ def card() -> str:
 
 def line(result: dict[str, Any]) -> str:
     speed, cap, peak = result["tokens/s"], result["cap"], result.get("peak")
-    words = [f"{result['stage']:8}{result['side']:5}", f"{speed:,.0f} tokens/s" if speed else ""]
+    words = [f"{result['stage']:8}{result['side']:8}", f"{speed:,.0f} tokens/s" if speed else ""]
     if result["stage"] == "ppo":
         words[1] = f"{A_STEP * result['steps/s']:.2f} answers/s"
+    if result.get("not_installed"):
+        return f"{words[0]}  not installed ({UNSLOTH})"
     if result.get("out_of_memory"):
         return f"{words[0]}  does not fit"
     words += [f"peak {peak:.2f} GiB"] if peak else []
@@ -333,7 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--stages", nargs="+", default=["sft", "dpo", "reward", "ppo"])
-    parser.add_argument("--sides", nargs="+", choices=["ft", "trl"], default=["ft", "trl"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES["sft"], default=SIDES["sft"])
     parser.add_argument("--caps", nargs="+", type=float, default=[12.0, 16.0, 24.0], metavar="GIB")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--json", type=Path, metavar="FILE")

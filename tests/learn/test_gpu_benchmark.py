@@ -14,16 +14,19 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="tests/gpu has it at its own size")
-def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch):
+def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
     assert spec is not None
     assert spec.loader is not None
     gpu = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gpu)
-    words = ["--shape", "tiny", "--steps", "4", "--stages", "dpo", "--sides", "ft"]
+    words = ["--shape", "tiny", "--steps", "4", "--stages", "dpo", "--sides", "ft", "unsloth"]
+    monkeypatch.delenv("UNSLOTH_PYTHON", raising=False)
     monkeypatch.setattr(sys, "argv", ["gpu.py", *words, "--json", str(tmp_path / "found.json")])
     gpu.main()  # measures in a process of its own
-    (found,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    found, peer = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert "dpo     unsloth   not installed (UNSLOTH_PYTHON)" in capsys.readouterr().out
+    assert peer["not_installed"]
     assert found["stage"] == "dpo"
     assert found["tokens/s"] > 0
     assert found["estimate"] > 0
