@@ -202,14 +202,15 @@ def test_a_gpu_is_named_or_measured(written, gib):
     assert gpu(written).gib == gib
 
 
-def test_a_hub_out_of_reach_is_asked_once_and_quickly(monkeypatch):
+@pytest.mark.parametrize(("offline", "times"), [(False, 1), (True, 0)])
+def test_a_hub_out_of_reach_is_asked_once_and_quickly_and_never_offline(monkeypatch, offline, times):
     asked = []
 
     def refused(address, timeout):
         asked.append((address, timeout))
         raise OSError("no route to host")
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(shapes, "getproxies", dict)
     monkeypatch.setattr(shapes.socket, "create_connection", refused)
     shapes.hub_is_there.cache_clear()
@@ -218,7 +219,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_quickly(monkeypatch):
     ]
     shapes.hub_is_there.cache_clear()
     assert said == ["shape known to ft"] * 2
-    assert asked == [(("huggingface.co", 443), 3.0)]
+    assert asked == [(("huggingface.co", 443), 3.0)] * times
 
 
 def test_an_unknown_gpu_lists_the_known_ones():
