@@ -45,6 +45,8 @@ QV = ["q_proj", "v_proj"]
 PUBLISHED = (  # what, their GB (10^9) or GiB in bytes, who, model, stage
     ("litgpt, NF4, r 32, 2 x 512", 13.68e9, LLAMA2, stage(32, QV, 2, 512, False, quantization=NF4)),
     ("litgpt, bf16, r 32, 2 x 512", 19.77e9, LLAMA2, stage(32, QV, 2, 512, False)),
+    ("litgpt, bf16, 1 x 1304", 21.30e9, LLAMA2, stage(8, QV, 1, 1304, False)),
+    ("litgpt, bf16, 2 x 1304", 29.07e9, LLAMA2, stage(8, QV, 2, 1304, False)),
     ("litgpt, NF4, 1 x 1304", 14.14e9, LLAMA2, stage(8, QV, 1, 1304, False, quantization=NF4)),
     ("litgpt, NF4 double, 1 x 1304", 13.84e9, LLAMA2, stage(8, QV, 1, 1304, False, quantization=DOUBLE)),
     (
