@@ -59,9 +59,10 @@ def sft_speed(printed: list[Any]) -> Iterator[Line]:
 
 
 def startup(printed: list[Any]) -> Iterator[Line]:
-    seconds = printed[0]
-    for name in ("ft plan, remembered", "ft run, finished"):
-        yield Line(name, "s", seconds[name], seconds["trl sft --help"], seconds["trl sft --help"] / seconds[name])
+    for name in ("ft plan, first", "ft plan, remembered", "ft run, finished"):
+        for key, unit in (("seconds", "s"), ("cpu_seconds", "CPU s")):
+            ours, peer = printed[0][key][name], printed[0][key]["trl sft --help"]
+            yield Line(name, unit, ours, peer, peer / ours)
 
 
 def rows(printed: list[Any]) -> Iterator[Line]:
