@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="tests/gpu has it at its own size")
-def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch, capsys):
+def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch, capfd):
     spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
     assert spec is not None
     assert spec.loader is not None
@@ -25,7 +25,7 @@ def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["gpu.py", *words, "--json", str(tmp_path / "found.json")])
     gpu.main()  # measures in a process of its own
     found, peer = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert "dpo     unsloth   not installed (UNSLOTH_PYTHON)" in capsys.readouterr().out
+    assert "dpo     unsloth   not installed (UNSLOTH_PYTHON)" in capfd.readouterr().out
     assert peer["not_installed"]
     assert found["stage"] == "dpo"
     assert found["tokens/s"] > 0
