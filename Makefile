@@ -32,7 +32,7 @@ sft: $(STAMP) ## train RECIPE as far as its SFT stage and show what it learnt
 
 gatt: RECIPE = recipes/tiny/gatt-ablation.yaml
 gatt: $(STAMP) ## Ghost Attention: rows, training, recall by turn before and after, and the ablation
-	$(FT) run "$(RECIPE)" $(ARGS)
+	$(FT) run "$(RECIPE)" --jobs 2 $(ARGS)
 
 dpo: RECIPE = recipes/tiny/dpo.yaml
 dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt

@@ -6,12 +6,10 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,15 @@ from ft.launch import ALONE, Launch
 from ft.models.device import keep_freed_memory
 from ft.models.load import tokenizer_of
 from ft.preflight import preflight
-from ft.ranks import Leader, alone, follow, killed_by, leading, together
+from ft.ranks import Leader, killed_by, leading
 from ft.recipe import Kind, Recipe
 from ft.runs import Plan, Planned, cache_folder, plan
 from ft.secrets import clean, in_rows, refuse
 from ft.stages import STAGES
 from ft.stages.job import Job
+from ft.start import LEASH, start
+from ft.warm import has_accelerator
 
-LEASH = "FT_STDIN_ENDS_WITH_PARENT"
 RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 say = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -79,23 +78,28 @@ def run(
     only: str | None = None,
     force: Sequence[str] = (),
     launch: Launch = ALONE,
+    jobs: int = 1,
 ) -> Plan:
-    """Make the chosen stages, in order; finished ones are skipped. Returns the plan as it stands at the end."""
+    """Make the chosen stages, in order; finished ones are skipped. Of those that need nothing of each other, up to
+    `jobs` are made at the same time. Returns the plan as it stands at the end."""
     there = plan(recipe, runs, launch.processes)
     wanted = [p.name for p in chosen(there, to, only)]
     for name in force:
         _set_aside(there, name)
         there = plan(recipe, runs, launch.processes)
     todo = [p for p in there.stages if p.name in wanted]
-    preflight([p for p in todo if p.state != "done"], launch)
+    missing = [p for p in todo if p.state != "done"]
+    preflight(missing, launch)
+    kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
     with leading() as leader:
-        for planned in todo:
-            if planned.state != "done":
-                _parents_are_there(there, planned)
-                with only_one(runs, planned.folder):
-                    prepare_rows(there, planned)
-                    _make(there, planned, launch, leader)
-            _gate(planned)
+        while todo:
+            group = todo[:1]
+            if group[0].state != "done":
+                group = side_by_side(there, todo, most)
+                _make(there, group, launch, leader, kinds)
+            for planned in group:
+                _gate(planned)
+            todo = todo[len(group) :]
     return plan(recipe, runs, launch.processes)
 
 
@@ -180,8 +184,46 @@ def _parents_are_there(there: Plan, planned: Planned) -> None:
         raise fail(planned.stage.where, what, "Run without --only.")
 
 
-def _make(there: Plan, planned: Planned, launch: Launch, leader: Leader | None) -> None:
-    """Start the stage's process and wait. Ctrl-C reaches it too; what it saved by then, the next run continues from."""
+def at_once(jobs: int, launch: Launch) -> int:
+    """How many stages are made at the same time: a GPU's memory, and a launcher's processes, are one stage's."""
+    if jobs > 1 and (launch != ALONE or has_accelerator()):
+        say.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
+        return 1
+    return jobs
+
+
+def side_by_side(there: Plan, todo: Sequence[Planned], most: int) -> list[Planned]:
+    """The first stage of `todo`, and those right behind it that can be made at the same time: what they are made from
+    is there, and no `require:` before them is still to be met."""
+    found = [todo[0]]
+    for planned in todo[1:most]:
+        lacking = [name for name in planned.stage.parents if not there.stage(name).done]
+        if planned.state == "done" or lacking or found[-1].stage.require:
+            break
+        found.append(planned)
+    return found
+
+
+def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader | None, kinds: Sequence[Kind]) -> None:
+    """Make these stages at the same time. Ctrl-C reaches their processes too; what they saved by then, the next run
+    continues from. `kinds` are those of all stages that this run makes."""
+    with ExitStack() as locks:
+        for planned in stages:
+            _parents_are_there(there, planned)
+            locks.enter_context(only_one(there.runs, planned.folder))
+            prepare_rows(there, planned)
+        jobs = [_job(there, planned, launch) for planned in stages]
+        started = [
+            start(job, planned.stage.kind, launch, leader, kinds, len(stages))
+            for job, planned in zip(jobs, stages, strict=True)
+        ]
+        codes = [one.code() for one in started]
+    for planned, code in zip(stages, codes, strict=True):
+        _raise_for(planned, code)
+
+
+def _job(there: Plan, planned: Planned, launch: Launch) -> Path:
+    """Say what is made, and write down what its process is given."""
     folder, work = planned.folder, there.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +231,11 @@ def _make(there: Plan, planned: Planned, launch: Launch, leader: Leader | None) 
     job = work.write()
     say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)
-    code = _started(job, planned.stage.kind.trains, launch, leader)
+    return job
+
+
+def _raise_for(planned: Planned, code: int) -> None:
+    """StageFailed, with what the exit code of a stage's process means."""
     if code == 2:
         raise StageFailed("", 2)
     if code in (130, -signal.SIGINT):
@@ -197,7 +243,7 @@ def _make(there: Plan, planned: Planned, launch: Launch, leader: Leader | None) 
     if code < 0:
         raise StageFailed(f"{planned.name}: {killed_by(-code)}. The same command continues.", 1)
     if code:
-        if any((folder / "checkpoints").glob("checkpoint-*")):
+        if any((planned.folder / "checkpoints").glob("checkpoint-*")):
             raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
         raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
 
@@ -215,45 +261,6 @@ def _say_batch(planned: Planned, launch: Launch) -> None:
         one = batch // launch.processes
         text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
         say.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
-
-
-def _started(job: Path, trains: bool, launch: Launch, leader: Leader | None) -> int:
-    """Start a stage as a process of its own, or as several; its exit code when it has ended."""
-    command, environment = [sys.executable, "-m", "ft", "stage", str(job)], _environment()
-    if launch.processes == 1 or not trains:
-        environment = alone(environment)
-    elif leader:
-        environment = together(environment, leader.tell(job))
-    if launch.file and trains:
-        command = [sys.executable, "-m", "ft", "ranks", str(launch.file), str(job)]
-    return _finished(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
-
-
-def follow_leader() -> int:
-    """One of several processes that `accelerate launch` has started, and not the first: start what that one tells."""
-
-    def start(job: Path, port: int) -> int:
-        command = [sys.executable, "-m", "ft", "stage", str(job)]
-        return _finished(subprocess.Popen(command, env=together(_environment(), port), stdin=subprocess.PIPE))
-
-    return follow(start)
-
-
-def _finished(process: subprocess.Popen[bytes]) -> int:
-    interrupted = False
-    while True:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the child got it too and ends by itself
-            interrupted = True
-        else:
-            return 130 if interrupted and code else code  # a launcher makes another code of it
-
-
-def _environment() -> dict[str, str]:
-    """No telemetry, no advertising, from any library a stage imports."""
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**quiet, "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1", **os.environ, LEASH: "1"}
 
 
 @contextmanager

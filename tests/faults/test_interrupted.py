@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import tiny
+from ft import warm
 from ft.errors import UserError
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
@@ -118,9 +119,9 @@ class Forked(Run):
 class Command(Run):
     """`ft run`, as a process group of its own, as a terminal would start it."""
 
-    def __init__(self, file: Path, runs: Path):
+    def __init__(self, file: Path, runs: Path, *more: str):
         super().__init__(file, runs)
-        command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs)]
+        command = [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), *more]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, env=tiny.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
@@ -128,6 +129,12 @@ class Command(Run):
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
+
+    def importing(self) -> bool:
+        """Whether the process that forks the stages has begun to import torch; it needs seconds until it can fork."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        servers = [child for child in children if "forkserver" in Path(f"/proc/{child}/cmdline").read_text()]
+        return any("libtorch" in Path(f"/proc/{child}/maps").read_text() for child in servers)
 
     def interrupt(self) -> tuple[int, str]:
         """Ctrl-C, which reaches the whole group; the exit code and what stderr said."""
@@ -231,3 +238,39 @@ def test_a_full_disk_leaves_no_half_prepared_rows(file, tmp_path):
     assert there.stage("sft").folder.exists() is False
     prepare_rows(there, there.stage("sft"))
     assert tiny.planned(file, tmp_path / "runs").stage("sft").prepared["train"]["rows"] > 2000
+
+
+@pytest.fixture
+def chain(file, tmp_path) -> Path:
+    """The same stage, and two that go on from it: started from a process that has imported the libraries."""
+    rows, short = file.parent / "rows.jsonl", {**TRAIN, "max_steps": 2, "eval_strategy": "no", "eval_on_start": False}
+    stages = [tiny.sft(rows, TRAIN, lora=LORA, rows={"eval_fraction": 0.01})]
+    stages += [tiny.sft(rows, short, name=name, init="$sft", lora=LORA) for name in ("one", "two")]
+    return tiny.recipe(tmp_path, stages, model=tiny.checked(file).model.path)
+
+
+@pytest.mark.skipif(not warm.worth_it([STAGES["sft"]] * 2), reason="stages start cold here")
+def test_stages_of_a_chain_end_when_killed_and_go_on_to_the_bits_of_stages_started_one_by_one(chain, tmp_path):
+    runs, reference = tmp_path / "runs", tiny.planned(chain, tmp_path / "undisturbed")
+    for name in ("sft", "one", "two"):
+        tiny.make(reference, name)
+    read(chain, STAGES, (), Verdicts(runs / ".cache" / "checked.json"))
+    run = Command(chain, runs)
+    run.until(run.early)
+    run.process.kill()
+    run.ended()  # communicate() returns when the stage is gone as well: it has to notice
+    assert not run.at_the_end()
+
+    for moment in (Command.importing, Command.late):
+        run = Command(chain, runs, "--jobs", "2")
+        run.until(lambda run=run, moment=moment: moment(run))
+        code, said = run.interrupt()
+        assert code == 130
+        assert said.endswith("sft: interrupted. The same command continues.\n")
+        assert "Traceback" not in said
+
+    run = Command(chain, runs, "--jobs", "2")
+    assert run.ended()[0] == 0
+    assert_as_undisturbed(run.folder, reference.stage("sft").folder)
+    for name in ("one", "two"):
+        assert same(tiny.planned(chain, runs).stage(name).folder, reference.stage(name).folder)

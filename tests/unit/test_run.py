@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 import tiny
+from ft import run as run_module
 from ft.errors import UserError
 from ft.files import read_json, write_json
+from ft.launch import ALONE, Launch
 from ft.recipe import Verdicts, read
-from ft.run import StageFailed, only_one, prepare_rows, run
+from ft.run import StageFailed, only_one, prepare_rows, run, side_by_side
+from ft.runs import plan
 from ft.stages import STAGES
 
 
@@ -200,3 +203,36 @@ def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base):
     problem = "the reward 'answer' reads the column 'answer'. Give the row one."
     assert refused.stderr.splitlines()[-1] == f"{questions}:1: {problem}"
     assert "Traceback" not in refused.stderr
+
+
+def test_stages_that_need_nothing_of_each_other_are_made_side_by_side(chain, tmp_path):
+    def together(most: int, **made: dict[str, float]) -> list[str]:
+        finish(chain, tmp_path / "runs", **made)
+        there = tiny.planned(chain, tmp_path / "runs")
+        todo = [planned for planned in there.stages if planned.state != "done"]
+        return [planned.name for planned in side_by_side(there, todo, most)]
+
+    assert together(9) == ["first"]  # the others are made from it
+    assert together(9, first={}) == ["judge", "second", "third"]
+    assert together(2) == ["judge", "second"]
+    assert together(1) == ["judge"]
+
+
+def test_no_stage_is_made_beside_one_that_has_a_requirement(chain, tmp_path):
+    finish(chain, tmp_path / "runs", first={})
+    there = plan(tiny.checked(chain, ["judge.require={answer: 0.5}"]), tmp_path / "runs")
+    assert [planned.name for planned in side_by_side(there, there.stages[1:], 9)] == ["judge"]
+
+
+@pytest.mark.parametrize(("gpu", "launch"), [(True, ALONE), (False, Launch(processes=2))])
+def test_jobs_take_turns_where_one_stage_needs_the_machine(gpu, launch, monkeypatch, capfd):
+    monkeypatch.setattr(run_module, "has_accelerator", lambda: gpu)
+    assert run_module.at_once(2, launch) == 1
+    assert capfd.readouterr().err == "one stage at a time: --jobs is for stages that share a CPU\n"
+    assert run_module.at_once(1, launch) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_jobs_share_a_cpu(monkeypatch):
+    monkeypatch.setattr(run_module, "has_accelerator", lambda: False)
+    assert run_module.at_once(2, ALONE) == 2

@@ -19,14 +19,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "files", "imports"),
+    ("errors", "files", "imports", "terminal"),
     ("secrets",),
     ("recipe",),
     ("data", "rewards", "metrics"),
     ("models",),
     ("trainers",),
     ("stages",),
-    ("runs", "launch", "ranks"),
+    ("runs", "launch", "ranks", "warm", "preloaded", "start"),
     ("preflight",),
     ("run",),
     ("fit", "show", "report", "talk", "fork", "stats", "compare", "ledger", "removal", "export"),

@@ -107,6 +107,9 @@ def run_command(
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage alone")] = None,
     force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="make STAGE anew, and what needs it")] = None,
     launch: LaunchFile = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="make up to N stages at once that need no other")
+    ] = 1,
     set_: Sets = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
@@ -114,14 +117,15 @@ def run_command(
     """Make what is not made yet. Interrupted? The same command continues."""
     from ft.ranks import follows
     from ft.report.terminal import result_rows, show_results
-    from ft.run import chosen, follow_leader, run
+    from ft.run import chosen, run
+    from ft.start import follow_leader
 
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
     way = read_launch_file(launch, runs)
     found = read_recipe(recipe, set_, runs)
     with reported(found, set_ or (), runs):
-        there = run(found, runs, to=to, only=only, force=force or (), launch=way)
+        there = run(found, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
     stages = chosen(there, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)
 

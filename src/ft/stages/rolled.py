@@ -17,6 +17,7 @@ from ft.files import read_lines
 from ft.models.generate import Sampling
 from ft.models.rollout import Dialogue, Transcript, rollout
 from ft.models.speak import Speaker
+from ft.terminal import moving
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -129,7 +130,7 @@ class _Bar:
         said = f"{speed:.1f} {self.unit}/s"
         if self.tokens and seconds:
             said += f"  {self.tokens / seconds:,.0f} tokens/s"
-        if sys.stderr.isatty():
+        if moving():
             self.shown.update(self.task, completed=self.done, said=said)
         elif finished and speed and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
@@ -140,7 +141,7 @@ class _Bar:
 @contextmanager
 def _bar(name: str, total: int, done: int) -> Iterator[_Bar]:
     bar = _Bar(name, total, done)
-    if sys.stderr.isatty():
+    if moving():
         with bar.shown:
             yield bar
     else:

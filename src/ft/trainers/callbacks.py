@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ft.terminal import moving
+
 LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
 
 
@@ -99,7 +101,7 @@ class ShownProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.first = (state.global_step, time.monotonic())
-        if not state.is_world_process_zero or not sys.stderr.isatty():
+        if not state.is_world_process_zero or not moving():
             return
         self.bar = Progress(
             TextColumn("{task.description}"),

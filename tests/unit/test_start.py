@@ -1,0 +1,64 @@
+"""How a stage's process is started, and what is told of its end."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ft import start, warm
+from ft.stages import STAGES
+from ft.start import Started, threads
+from ft.terminal import LINES, moving
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_fork_that_is_killed_ends_with_the_code_of_a_process_that_is_killed():
+    fork = multiprocessing.get_context("fork").Process(target=killed)
+    fork.start()
+    cold = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert Started(fork).code() == Started(cold).code() == -signal.SIGKILL
+
+
+def test_ctrl_c_before_there_is_a_process_is_an_interruption():
+    assert Started(None).code() == 130
+
+
+def test_stages_at_once_share_the_threads_and_speak_in_lines():
+    alone = {"OMP_NUM_THREADS": "5", "HOME": "/"}
+    assert start.shared(alone, 1) == alone
+    assert start.shared(alone, 2) == {"OMP_NUM_THREADS": "2", "HOME": "/", LINES: "1"}
+    assert start.shared(alone, 9)["OMP_NUM_THREADS"] == "1"
+    assert threads({}) == len(os.sched_getaffinity(0))
+
+
+def test_threads_that_wait_give_their_core_away_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert start.environment()["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert start.environment()["OMP_WAIT_POLICY"] == "active"
+
+
+def test_a_bar_moves_on_the_stages_own_terminal_only(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", type("Terminal", (), {"isatty": lambda self: True})())
+    assert moving()
+    monkeypatch.setenv(LINES, "1")
+    assert not moving()
+
+
+@pytest.mark.parametrize(("device", "shown"), [("nvidia0", True), ("kfd", True), ("nvram", False), ("null", False)])
+def test_an_accelerator_is_known_by_its_device_file(device, shown, tmp_path):
+    (tmp_path / device).touch()
+    assert warm.has_accelerator(tmp_path) is shown
+
+
+def test_one_stage_alone_or_a_gpu_is_worth_no_fork_server(monkeypatch):
+    monkeypatch.setattr(warm, "has_accelerator", lambda: False)
+    assert [warm.worth_it([STAGES["sft"]] * count) for count in (1, 2)] == [False, sys.platform == "linux"]
+    monkeypatch.setattr(warm, "has_accelerator", lambda: True)
+    assert not warm.worth_it([STAGES["sft"]] * 2)
