@@ -15,6 +15,7 @@ from ft.errors import UserError
 from ft.files import read_json
 from ft.models.load import load
 from ft.stages import sft
+from ft.trainers import ragged
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -233,3 +234,19 @@ def test_a_result_is_readable_for_others(tmp_path, base, data):
     folder = tiny.trained(tmp_path, base, data, {"max_steps": 1}).folder
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert not (folder / "training_args.bin").exists()  # a pickle
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_batch_trains_the_same_without_its_padding(method, tmp_path, base, data, monkeypatch):
+    kept, _ = trainer(tmp_path / "kept", base, data, {"max_steps": 3}, **METHODS[method])
+    monkeypatch.setattr(ragged, "leave_padding_out", lambda model: "")
+    padded, _ = trainer(tmp_path / "padded", base, data, {"max_steps": 3}, **METHODS[method])
+    lengths: list[int] = []
+    kept.model.get_input_embeddings().register_forward_hook(lambda module, args, out: lengths.append(len(args[0])))
+    for one in (kept, padded):
+        one.train()
+    assert set(lengths) == {1}  # the rows of a batch as one
+    assert (logits(kept.model) - logits(padded.model)).abs().max() < 1e-4
+    assert [line["loss"] for line in kept.state.log_history[:-1]] == pytest.approx(
+        [line["loss"] for line in padded.state.log_history[:-1]], rel=1e-4
+    )

@@ -22,6 +22,7 @@ def trainer_of(job: Job) -> Any:
 
     from ft.trainers._trl import score_supervised_only
     from ft.trainers.packing import refuse_leaks
+    from ft.trainers.ragged import leave_padding_out
 
     assert job.rows is not None
     held_out = eval_rows(job.rows)
@@ -40,4 +41,6 @@ def trainer_of(job: Job) -> Any:
         )
     if config.packing:
         refuse_leaks(trainer.model, trainer.data_collator, job.where)
+    else:
+        leave_padding_out(trainer.model)
     return watched(trainer, job)
