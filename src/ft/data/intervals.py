@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 DRAWS = 2000
 OUTSIDE = 0.025  # on either side of a 95 % interval
 
@@ -27,6 +25,8 @@ def bootstrap(stats: Sequence[Sequence[float]], value: Value, seed: int, draws: 
     `stats` (N, D) holds what is summed for each row. The ends are values that came up, none between two of them, so
     that the interval of 1 - x is exactly that of x turned round. All rows alike have no width: see `of_shares`.
     """
+    import numpy as np  # a sixth of a second, which `ft run` with nothing to do need not wait for
+
     table, rng = np.asarray(stats), np.random.default_rng(seed)
     rows = len(table)
     found = sorted(
