@@ -27,6 +27,15 @@ THINGS = ("sky", "grass", "snow", "coal", "rose", "sea", "lemon", "plum")
 COLOURS = ("blue", "green", "white", "black", "red", "teal", "yellow", "purple")
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+SMALL = {  # a decoder of random weights, where nothing is learnt
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 CPU_2 = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-2.yaml"
 TRAIN = {
     "max_length": 64,

@@ -5,26 +5,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+import tiny
 from ft.models.select import inner_of, let_select
 from ft.trainers import ragged
 from ft.trainers.ragged import leave_padding_out
 
-SMALL = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
 LENGTHS = (5, 12, 1, 9)
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
 
 
 def model_of(kind=LlamaForCausalLM, config=LlamaConfig, lora=False, **more):
     torch.manual_seed(0)
-    model = kind(config(**SMALL, **more))
+    model = kind(config(**tiny.SMALL, **more))
     if lora:
         model = get_peft_model(model, LORA)
         for name, weight in model.named_parameters():

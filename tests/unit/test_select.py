@@ -5,23 +5,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+import tiny
 from ft.models.select import inner_of, let_select
 
-SMALL = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 SLOTS = torch.tensor([7, 3, 3, 12, 19, 7])  # in no order, and some twice, as two answers to one prompt have them
 
 
 def model_of(kind=LlamaForCausalLM, config=LlamaConfig, **more):
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
-    return get_peft_model(kind(config(**SMALL, **more)), lora).train()
+    return get_peft_model(kind(config(**tiny.SMALL, **more)), lora).train()
 
 
 def learnt(model, ids, pick):

@@ -14,17 +14,9 @@ from transformers import (
 )
 from trl.trainer import add_fused_lm_head
 
+import tiny
 from ft.trainers.shared_prefix import layout, objection, pack, share_logps, share_scores
 
-SMALL = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
 METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 # prompt, chosen, rejected: unequal lengths, a common answer start, one answer the beginning of the other
@@ -50,7 +42,7 @@ def batch_of(pairs):
 
 def causal(config=None, kind=LlamaForCausalLM, lora=False, checkpointing=False, attention="sdpa"):
     torch.manual_seed(0)
-    model = kind(config or LlamaConfig(**SMALL))
+    model = kind(config or LlamaConfig(**tiny.SMALL))
     model.set_attn_implementation(attention)
     add_fused_lm_head(model, outputs=METRICS)
     return finished(model, share_logps, lora and "CAUSAL_LM", checkpointing)
@@ -58,7 +50,7 @@ def causal(config=None, kind=LlamaForCausalLM, lora=False, checkpointing=False, 
 
 def scorer(lora=False, checkpointing=False, attention="sdpa"):
     torch.manual_seed(0)
-    model = LlamaForSequenceClassification(LlamaConfig(**SMALL, num_labels=1))
+    model = LlamaForSequenceClassification(LlamaConfig(**tiny.SMALL, num_labels=1))
     model.set_attn_implementation(attention)
     return finished(model, share_scores, lora and "SEQ_CLS", checkpointing)
 
@@ -195,7 +187,7 @@ def test_pairs_with_nothing_in_common_stay_in_rows_of_their_own():
 
 
 def test_rows_longer_than_a_sliding_window_stay_apart():
-    model = causal(MistralConfig(**SMALL, sliding_window=16), MistralForCausalLM)
+    model = causal(MistralConfig(**tiny.SMALL, sliding_window=16), MistralForCausalLM)
     shapes = rows_computed(model)
     logps(model, batch_of([PAIRS[0]]), pairs=True)
     logps(model, batch_of([PAIRS[1]]), pairs=True)
@@ -229,7 +221,7 @@ def test_attention_without_masks_is_an_objection():
 
 
 def test_layers_that_read_the_row_in_order_are_an_objection():
-    config = Lfm2Config(**SMALL, layer_types=["conv", "full_attention"])
+    config = Lfm2Config(**tiny.SMALL, layer_types=["conv", "full_attention"])
     assert "hidden states differ" in objection(causal(config, Lfm2ForCausalLM))
 
 
