@@ -321,7 +321,7 @@ def test_a_reference_computed_once_changes_nothing(start, house):
     assert len(seen["kept"]) == 4  # one forward a step
     assert len(seen["live"]) == (4 if live.ref_model else 8)
     assert_alike(logged(live), logged(kept))
-    assert farthest(trained_weights(live), trained_weights(kept)) < 1e-6
+    assert farthest(trained_weights(live), trained_weights(kept)) < 1e-5
 
 
 @pytest.mark.parametrize("start", ["full on sft", "lora on sft"])
