@@ -85,11 +85,10 @@ def _waited(process: subprocess.Popen[bytes] | BaseProcess) -> int:
 
 
 def environment() -> dict[str, str]:
-    """No telemetry, no advertising, from any library a stage imports, and threads that share a busy machine."""
+    """No telemetry, no advertising, from any library a stage imports."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     quiet |= {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1"}
-    # A thread that waits gives its core away: spinning there holds up the very thread it waits for on a busy machine.
-    return {"OMP_WAIT_POLICY": "passive", **quiet, **os.environ, LEASH: "1"}
+    return {**quiet, **os.environ, LEASH: "1"}
 
 
 def shared(given: dict[str, str], stages: int) -> dict[str, str]:

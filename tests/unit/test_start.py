@@ -37,13 +37,6 @@ def test_stages_at_once_share_the_threads_and_speak_in_lines():
     assert threads({}) == len(os.sched_getaffinity(0))
 
 
-def test_threads_that_wait_give_their_core_away_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert start.environment()["OMP_WAIT_POLICY"] == "passive"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert start.environment()["OMP_WAIT_POLICY"] == "active"
-
-
 def test_a_bar_moves_on_the_stages_own_terminal_only(monkeypatch):
     monkeypatch.setattr(sys, "stderr", type("Terminal", (), {"isatty": lambda self: True})())
     assert moving()
