@@ -17,9 +17,9 @@ from ft.files import read_json, write_json
 from ft.report.compare import compared, flat
 from ft.report.gather import gathered
 from ft.report.numbers import duration, main_number, numbers_of, said
-from ft.report.page import comparison_page, is_current, report_page, write
+from ft.report.page import comparison_page, report_page, write
 from ft.report.parts import Answers, Charts, Dots, Lines, Masked
-from ft.report.results import Result, Run, of_folder, of_plan
+from ft.report.results import Result, Run, is_current, of_folder, of_plan
 
 EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
 ASKED = {"kind": "evaluate", "init": "$sft", "evaluate": {"reward": "answer", "by": "topic"}}

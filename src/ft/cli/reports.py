@@ -72,8 +72,7 @@ def reported(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
 
 def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
     """Where the page is; None where nothing is made, or it cannot be written."""
-    from ft.report.page import is_current, report_page, write
-    from ft.report.results import of_plan
+    from ft.report.results import is_current, of_plan
     from ft.runs import plan
 
     path = runs / recipe.name / "report.html"
@@ -82,6 +81,8 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
         return None
     try:
         if not is_current(path, run):
+            from ft.report.page import report_page, write  # takes longer than all else of a run with nothing to do
+
             write(report_page(run), path)
     except OSError as error:  # results are there, and the run is none the worse
         talk.print(f"{path}: no report: {error.strerror or error}", style="yellow", markup=False)

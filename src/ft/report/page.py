@@ -29,7 +29,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 PICTURE = re.compile(r"(data:image/png;base64,[A-Za-z0-9+/=]+)")
 SHORT = 12  # characters that never need to break
-STAMP = '<meta name="ft-results" content="{}">'
 
 
 @cache
@@ -108,15 +107,6 @@ def rows_page(found: Shown) -> str:
     template = _environment().get_template("rows.html.jinja")
     style = _style("style.css", "rows.css")
     return template.render(found=found, line=rows_line(found.stats), spelt=visible_tokens, style=style)
-
-
-def is_current(path: Path, run: Run) -> bool:
-    """Whether the page says what the results say now."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return STAMP.format(run.stamp) in file.read(2000)
-    except (OSError, ValueError):
-        return False
 
 
 def write(text: str, path: Path) -> Path:

@@ -17,6 +17,8 @@ from ft.recipe.recipe import reference
 from ft.runs import Plan, Planned
 from ft.stages import STAGES
 
+STAMP = '<meta name="ft-results" content="{}">'
+
 
 @dataclass(frozen=True)
 class Result:
@@ -210,3 +212,12 @@ def _from_job(folder: Path) -> Result:
         rows=Path(job["rows"]) if job.get("rows") else None,
         model=(job.get("model") or {}).get("path") if starts else None,
     )
+
+
+def is_current(path: Path, run: Run) -> bool:
+    """Whether the page says what the results say now."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return STAMP.format(run.stamp) in file.read(2000)
+    except (OSError, ValueError):
+        return False
