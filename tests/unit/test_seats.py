@@ -2,35 +2,27 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+import tiny
 from ft.models.decode import answered
 from ft.models.generate import Sampling, generate
 from ft.models.seats import Seats
 
-STOPS = (3, 4, 5, 6, 7, 8)
+STOPS = tuple(range(3, 19))
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(LlamaConfig(**tiny.SMALL, initializer_range=0.2)).eval()
 
 
 @pytest.fixture(scope="module")
 def prompts():
     draw = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 15, (23,), generator=draw).tolist()
-    return [torch.randint(9, 40, (length,), generator=draw).tolist() for length in lengths]
+    return [torch.randint(20, 97, (length,), generator=draw).tolist() for length in lengths]
 
 
 def answers(model, prompts, sampling, seats):
@@ -47,6 +39,15 @@ def test_answers_are_those_given_one_by_one(model, prompts, temperature, seats):
         assert ids[place] == alone[0]
         assert nats[place] == pytest.approx(alone_nats[0], abs=1e-4)
     assert {len(said) for said in ids} >= {1, 2, 12}, "some end early, some are cut"
+
+
+def test_a_model_whose_cache_cannot_be_given_on_answers_batch_by_batch(prompts):
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**tiny.SMALL, initializer_range=0.2, sliding_window=8)).eval()
+    sampling = Sampling(12, 1.0)
+    ids, _ = answers(model, prompts, sampling, 4)
+    assert ids == [answered(model, [prompt], [str(n)], sampling, STOPS)[0][0] for n, prompt in enumerate(prompts)]
+    assert len(set(map(len, ids))) > 3
 
 
 def test_greedy_answers_are_those_of_transformers(model, prompts):

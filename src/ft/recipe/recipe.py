@@ -160,8 +160,7 @@ class _Reader:
         name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
         template = self.template(tree, values.get("chat_template"))
         seed, skipped = values.get("seed", 1), tuple(name for name in self.passed if name not in self.names)
-        notices = (*self.notices, *ungated(stages))
-        return Recipe(name, self.path, model, template, seed, tuple(stages), notices, skipped)
+        return Recipe(name, self.path, model, template, seed, tuple(stages), (*self.notices, *ungated(stages)), skipped)
 
     def model(self, tree: Block) -> ModelSource | None:
         written = tree.get("model")
