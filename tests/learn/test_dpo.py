@@ -161,6 +161,15 @@ def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, hou
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_under_autocast_policy_and_reference_compute_alike(start, house, monkeypatch):
+    """As on a GPU, where bfloat16 is the default; CPUs have the same autocast."""
+    monkeypatch.setattr("ft.stages.training.device_arguments", lambda train, where: {"use_cpu": True, "bf16": True})
+    trainer = house.trainer(start)
+    metrics = trainer.measured(first_rows(trainer))
+    assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
+
+
 @pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
 def test_the_reference_is_the_policy_of_the_parent_stage_and_not_the_base(start, house):
     trainer = house.trainer(start, {"max_steps": 4, "learning_rate": 1e-2})

@@ -116,7 +116,8 @@ class PairTrainer(DPOTrainer):
         model: Any = self.model
         was_training = model.training
         model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        # before training nothing has wrapped the policy in autocast, which the reference computes in already
+        with torch.no_grad(), self.accelerator.autocast():
             loss = self._compute_loss(model, inputs, return_outputs=False).item()
         model.train(was_training)
         metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
@@ -182,7 +183,7 @@ class ScoreTrainer(RewardTrainer):
         model: Any = self.model_wrapped
         was_training = model.training
         model.eval()
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # also before training, which alone wraps the model in it
             found = batch_scores(model, rows)
         model.train(was_training)
         return found

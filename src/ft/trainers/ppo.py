@@ -227,11 +227,11 @@ class PPOTrainer(RolloutTrainer):
     def loss(self, wrapped: Any, rollouts: Rollouts, step: int) -> Tensor:
         args, deal = self.args, self._deal(rollouts)
         rows = deal.rows(self.collected - 1, step, rollouts.prompts + rollouts.answers)
-        batch = rollouts.batch(rows.to(rollouts.ids.device))
+        batch = rollouts.batch(rows)
         tokens = rollouts.answers[deal.minibatch_rows(self.collected - 1, step).to(rollouts.ids.device)].sum()
 
         def old(name: str) -> Tensor:
-            return rollouts.pick(name, rows.to(rollouts.ids.device), batch)[batch.answer]
+            return rollouts.pick(name, rows, batch)[batch.answer]
 
         with self.actors.acting(CRITIC):  # with checkpointing the layers run again in backward: it belongs in here
             values = self.actors.values(batch)

@@ -146,8 +146,8 @@ class Deal:
         return order[first : first + self.minibatch]
 
     def rows(self, number: int, step: int, lengths: Tensor) -> Tensor:
-        """This process's share of it at this micro-step."""
-        rows = self.minibatch_rows(number, step)
+        """This process's share of it at this micro-step, as row numbers on the device of `lengths` (R,)."""
+        rows = self.minibatch_rows(number, step).to(lengths.device)  # drawn on the CPU: the same order on every device
         rows = rows[lengths[rows].argsort(stable=True)]
         parts = rows.chunk(self.accumulation)
         return parts[step % self.accumulation].chunk(self.processes)[self.process]
