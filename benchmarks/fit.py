@@ -20,7 +20,7 @@ from ft.cli.app import read_recipe
 from ft.fit.gpus import GIB, gpu
 from ft.fit.sharding import Sharding
 from ft.fit.table import fit_plan, values
-from ft.runs import plan
+from ft.results.store import plan
 
 ROOT = Path(__file__).parents[1]
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}

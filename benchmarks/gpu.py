@@ -266,8 +266,8 @@ def measured(side: str, given: list[str], caps: list[float | None], to: Path) ->
 
 def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     from ft.recipe import read
-    from ft.run import prepare_rows
-    from ft.runs import plan
+    from ft.results.store import plan
+    from ft.run.run import prepare_rows
     from ft.stages import STAGES
 
     make_model(folder / "model", options.shape)
@@ -377,7 +377,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     limit(options.cap)
     if options.job:
-        from ft.run import make_stage
+        from ft.run.run import make_stage
 
         return watched(Path(options.measure), lambda: make_stage(Path(options.job)))
     recipe = yaml.safe_load(Path(options.recipe).read_text())

@@ -138,11 +138,11 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     import torch
     from datasets import Dataset
 
-    from ft.data.chat import Renderer
-    from ft.models.cast import on_one_base
+    from ft.encode.conversation import Renderer
     from ft.models.load import load_tokenizer, start
     from ft.recipe import ModelSource
-    from ft.trainers.ppo import PPOConfig, PPOTrainer
+    from ft.rl.actor_setup import on_one_base
+    from ft.rl.ppo import PPOConfig, PPOTrainer
 
     torch.manual_seed(1)
     base = ModelSource(str(folder / "base"))
@@ -210,8 +210,8 @@ def measure(side: str, folder: Path, options: Parameters) -> dict[str, float]:
     import torch
 
     if side == "ours":
-        import ft.models.cast
-        import ft.trainers.ppo  # noqa: F401
+        import ft.rl.actor_setup
+        import ft.rl.ppo  # noqa: F401
         from ft.models.device import keep_freed_memory
 
         keep_freed_memory()  # as a stage does that `ft run` starts

@@ -53,10 +53,10 @@ def trainer_of(side: str, prompt: int, answer: int, options: argparse.Namespace)
 
 def ours(given: dict[str, Any]) -> Any:
     """The stage's trainer on the same rows, prepared as the stage's are."""
-    from ft.models.head import put_head
-    from ft.trainers._trl import ScoreTrainer
-    from ft.trainers.reward import PairCollator
-    from ft.trainers.shared_prefix import objection, share_scores
+    from ft.models.reward_head import put_head
+    from ft.training.dpo.shared_prefix import objection, share_scores
+    from ft.training.reward import PairCollator
+    from ft.training.trl_compat import ScoreTrainer
 
     words = given["processing_class"]
 

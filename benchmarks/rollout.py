@@ -19,9 +19,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ft.data.chat import Renderer
-from ft.models.generate import Sampling, generate
-from ft.models.rollout import Dialogue, Turn, rollout
+from ft.encode.conversation import Renderer
+from ft.models.generation.dialogue import Dialogue, Turn, rollout
+from ft.models.generation.generate import Sampling, generate
 
 SPECIAL = ["<pad>", "<end>", "<user>", "<assistant>"]
 TEMPLATE = (

@@ -36,8 +36,8 @@ def make_rows(path: Path, rows: int) -> None:
 
 
 def ours(path: str) -> int:
-    from ft.data.mixture import BadRows, mixed
-    from ft.data.read import Source
+    from ft.data.mix import BadRows, mixed
+    from ft.data.sources.read import Source
 
     bad = BadRows("error")
     rows = sum(1 for _ in mixed([Source(path)], seed=1, bad=bad))

@@ -80,7 +80,7 @@ def trainer_of(side: str, prompt: int, answer: int, options: argparse.Namespace)
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from ft.trainers.shared_prefix import objection, share_logps
+    from ft.training.dpo.shared_prefix import objection, share_logps
 
     class SharedPrefixDPO(DPOTrainer):
         """The whole of what a trainer adds: its batches are pairs."""

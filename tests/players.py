@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 
 import tiny
-from ft.data.chat import Renderer
-from ft.models.cast import apart, on_one_base
+from ft.encode.conversation import Renderer
 from ft.models.load import save_lineage, start, tokenizer_of
 from ft.recipe import ModelSource
-from ft.trainers.ppo import PPOConfig, PPOTrainer
+from ft.rl.actor_setup import apart, on_one_base
+from ft.rl.ppo import PPOConfig, PPOTrainer
 
 TRAIN = {
     **{"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"},

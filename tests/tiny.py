@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 from ft.recipe import Recipe, read
-from ft.run import make_stage, prepare_rows
-from ft.runs import Plan, Planned, plan
+from ft.recipe.job import Job
+from ft.results.store import Plan, Planned, plan
+from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
-from ft.stages.job import Job
 from ft.stages.sft import trainer_of
 
 THINGS = ("sky", "grass", "snow", "coal", "rose", "sea", "lemon", "plum")

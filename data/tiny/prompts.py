@@ -64,7 +64,7 @@ def drawn(rng: random.Random, held_out: bool) -> tuple[world.Fact, str]:
 
 
 def check(kind: str, value: str, fact: world.Fact, instructions: dict[str, str]) -> Row:
-    """How an instruction is checked, as ft.data.checkers has it."""
+    """How an instruction is checked, as ft.gatt.checkers has it."""
     if kind == "language":
         return {"check": {"language": {"telling": telling(fact, instructions)}}, "value": value}
     return {"check": CHECKS.get(kind, "contains"), "value": value}

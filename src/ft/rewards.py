@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ft.data.checkers import CHECKERS
 from ft.errors import fail
+from ft.gatt.checkers import CHECKERS
 
 Completions = Sequence[Sequence[dict[str, Any]]]
 Prompts = Sequence[Any]

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import tiny
-from ft import warm
 from ft.errors import UserError
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
-from ft.run import prepare_rows
+from ft.run import fork_server as warm
+from ft.run.run import prepare_rows
 from ft.stages import STAGES
 
 STEPS = 24

@@ -17,7 +17,7 @@ from ft.fit.kinds import stage_fit
 from ft.fit.probe import ANSWERING, COUNTED, few_steps
 from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
-from ft.runs import Plan
+from ft.results.store import Plan
 
 pytestmark = pytest.mark.gpu
 

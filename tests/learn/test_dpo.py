@@ -22,9 +22,9 @@ from ft.errors import UserError
 from ft.files import read_json, read_lines, write_json
 from ft.models.load import load
 from ft.models.logprobs import answer_logps
-from ft.runs import Plan, Planned
+from ft.results.store import Plan, Planned
 from ft.stages import dpo
-from ft.trainers.reference import check_start
+from ft.training.dpo.reference import check_start
 
 # Nothing stands behind the end token, so that TRL's rows are ours token for token.
 TEMPLATE = (
@@ -164,7 +164,7 @@ def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, hou
 @pytest.mark.parametrize("start", STARTS)
 def test_under_autocast_policy_and_reference_compute_alike(start, house, monkeypatch):
     """As on a GPU, where bfloat16 is the default; CPUs have the same autocast."""
-    monkeypatch.setattr("ft.stages.training.device_arguments", lambda train, where: {"use_cpu": True, "bf16": True})
+    monkeypatch.setattr("ft.training.loop.device_arguments", lambda train, where: {"use_cpu": True, "bf16": True})
     trainer = house.trainer(start)
     metrics = trainer.measured(first_rows(trainer))
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)

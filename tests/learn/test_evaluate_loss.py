@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from ft.errors import UserError
-from ft.runs import Planned
+from ft.results.store import Planned
 
 PART = {"eval_fraction": 0.4}
 
@@ -96,7 +96,7 @@ def test_a_missing_reference_is_told_by_its_line(tmp_path, ending):
 def test_an_interrupted_evaluation_goes_on_where_it_stood(tmp_path, ending, data, monkeypatch):
     """The second batch of losses fails; the same command measures what is missing and ends with the same numbers."""
     whole = measured(tmp_path / "whole", ending, data, batch_size=8)
-    from ft.models.speak import Speaker
+    from ft.models.generation.answerer import Speaker
 
     real, calls = Speaker.label_logps, []
 

@@ -22,11 +22,11 @@ from ft.export.gguf import convert, converter
 from ft.export.result import Result
 from ft.export.writing import Wish, export
 from ft.files import read_json, write_json
-from ft.models.generate import Sampling
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.generate import Sampling
 from ft.models.merge import merged, trained
-from ft.models.score import Scorer
-from ft.models.speak import Speaker
-from ft.runs import Plan
+from ft.models.scorer import Scorer
+from ft.results.store import Plan
 
 QLORA = {"lora": tiny.LORA, "quantization": tiny.NF4}
 ASKED = ["1 sky?", "2 grass?", "hello", "a long question about nothing much at all"]

@@ -13,8 +13,8 @@ from tests.learn.test_gatt_stages import bank, dialogues, rows
 
 import tiny
 from ft.errors import UserError
-from ft.models.score import Scorer
-from ft.runs import Planned
+from ft.models.scorer import Scorer
+from ft.results.store import Planned
 
 PET = {"kinds": {"pet": {"full": ["I have a {value}."], "values": ["cat", "dog"], "check": "contains"}}}
 TURNS = [["sky?", "snow?"], ["rose?"], ["plum?", "sea?"]]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.data.instructions import Bank
 from ft.errors import UserError
 from ft.files import read_json
+from ft.gatt.instructions import Bank
 from ft.models.load import load
-from ft.runs import Planned
+from ft.results.store import Planned
 from ft.stages.attention import binned, greatest_attention, to_instruction
 from ft.stages.consistency import ConsistencyOptions, Judged, Recall, cells_of, compared_in, share
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.data.chat import Renderer
+from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.models.load import load_tokenizer
-from ft.preflight import preflight
-from ft.runs import Plan
+from ft.results.store import Plan
+from ft.run.preflight import preflight
 from ft.stages.harness import HarnessOptions, _numbers
 
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed")
@@ -71,7 +71,7 @@ def test_what_is_sent_is_our_prompt_byte_for_byte(tmp_path, ending, monkeypatch)
 
 @installed
 def test_answers_are_scored_behind_the_prompt_as_in_training(tmp_path, ending):
-    from ft.models.speak import Speaker
+    from ft.models.generation.answerer import Speaker
 
     more = "doc_to_choice: ['blue', 'green', 'white', 'black']"
     file = task(tmp_path, "multiple_choice", "acc", more)

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 import tiny
 from ft.cli import app
-from ft.data.judge import JudgePrompt
 from ft.errors import UserError
+from ft.evaluation.judge_prompt import JudgePrompt
 from ft.files import read_json
-from ft.models.score import Scorer
-from ft.runs import Planned
+from ft.models.scorer import Scorer
+from ft.results.store import Planned
 from ft.stages.judge import JudgeOptions, make
 from serving import Scripted, serving
 
@@ -222,7 +222,7 @@ def test_another_judge_does_not_draw_the_answers_again(judged, monkeypatch):
     def refused(*_: Any) -> None:
         raise AssertionError("a policy was loaded")
 
-    monkeypatch.setattr("ft.stages.drawn.backend", refused)
+    monkeypatch.setattr("ft.models.generation.sampler.backend", refused)
     second = judged(tie=0.5)
     assert second.folder != first.folder
     assert [line["answer"] for line in lines(first)] == [line["answer"] for line in lines(second)]
@@ -314,7 +314,7 @@ def test_a_stage_without_its_judge_says_what_to_write(judged):
 
 
 def test_a_broken_prompt_is_found_before_anything_is_made(there, ending, data):
-    from ft.preflight import preflight
+    from ft.run.preflight import preflight
 
     wrong = there / "wrong.yaml"
     wrong.write_text("name: x\n")

@@ -14,8 +14,8 @@ import players
 import tiny
 from ft.data.selection import piecewise, sigmoid
 from ft.errors import UserError
-from ft.models.score import Scorer
-from ft.trainers._trl import load_weights
+from ft.models.scorer import Scorer
+from ft.training.trl_compat import load_weights
 
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
 

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from ft.fit.probe import can_be_probed, few_steps, worst
-from ft.stages.job import Job
+from ft.recipe.job import Job
 
 ANSWER = 24
 TRAIN = {

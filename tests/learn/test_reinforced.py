@@ -14,10 +14,10 @@ import torch
 import tiny
 from ft.errors import UserError
 from ft.files import read_lines
-from ft.models.generate import Sampling
-from ft.models.score import Scorer
-from ft.models.speak import Speaker
-from ft.runs import Planned
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.generate import Sampling
+from ft.models.scorer import Scorer
+from ft.results.store import Planned
 
 GREEDY = Sampling(8, 0.0)
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}

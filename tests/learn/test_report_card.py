@@ -12,10 +12,10 @@ import pytest
 
 import tiny
 from ft.errors import UserError
+from ft.evaluation.reward_report import SIDES, accuracy
 from ft.files import read_json, write_json
-from ft.run import StageFailed, run
-from ft.runs import Planned
-from ft.stages.card import SIDES, accuracy
+from ft.results.store import Planned
+from ft.run.run import StageFailed, run
 
 
 def row(number: int, **columns: Any) -> dict[str, Any]:

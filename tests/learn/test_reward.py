@@ -24,9 +24,9 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_json, read_lines
 from ft.models.load import load, load_base
-from ft.models.score import Scorer, batch_scores
+from ft.models.scorer import Scorer, batch_scores
 from ft.recipe import ModelSource
-from ft.runs import Plan, Planned
+from ft.results.store import Plan, Planned
 from ft.stages import reward
 from ft.stages.reward import MARGINS, RewardOptions, check_reload, graded
 
@@ -356,7 +356,7 @@ def test_an_accuracy_counts_every_pair_once(house):
 
 def test_a_fresh_process_gives_the_scores_of_the_trained_model(trained):
     script = (
-        "import json, sys; from pathlib import Path; from ft.models.score import Scorer\n"
+        "import json, sys; from pathlib import Path; from ft.models.scorer import Scorer\n"
         "for folder, rows in json.load(sys.stdin): print(json.dumps(Scorer(Path(folder)).of_ids(rows)))"
     )
     asked = json.dumps([(str(stage.folder), scored_rows(stage)) for stage in trained.values()])

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.data.samples import Prompt, Sample
+from ft.data.prompts import Prompt, Sample
 from ft.errors import UserError
-from ft.models.score import Scorer
-from ft.run import chosen
-from ft.runs import Planned
+from ft.models.scorer import Scorer
+from ft.results.store import Planned
+from ft.rl.scoring import Judges
+from ft.run.run import chosen
 from ft.stages.sample import make
-from ft.stages.scoring import Judges
 from serving import serving
 
 COUNT = 6

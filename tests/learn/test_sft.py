@@ -15,7 +15,7 @@ from ft.errors import UserError
 from ft.files import read_json
 from ft.models.load import load
 from ft.stages import sft
-from ft.trainers import ragged
+from ft.training import padding_free as ragged
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},

@@ -18,8 +18,8 @@ from tests.learn.test_dpo import farthest, written
 import tiny
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
-from ft.run import prepare_rows
-from ft.runs import Planned
+from ft.results.store import Planned
+from ft.run.run import prepare_rows
 from ft.stages import STAGES
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")

@@ -12,9 +12,9 @@ from ft.fit.gpus import gpu
 from ft.fit.sharding import Sharding
 from ft.fit.table import fit_plan
 from ft.recipe import Recipe, read
-from ft.runs import plan
+from ft.recipe.job import Job
+from ft.results.store import plan
 from ft.stages import STAGES
-from ft.stages.job import Job
 
 ROOT = Path(__file__).parents[2]
 # Recipes that `ft new` wrote stand in recipes/ itself and are their owner's.

@@ -11,8 +11,8 @@ from tests.recipes.families import model
 from tests.recipes.test_trained_rewards import written
 
 from ft.recipe import Recipe, read
-from ft.run import make_stage, prepare_rows
-from ft.runs import Planned, plan
+from ft.results.store import Planned, plan
+from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

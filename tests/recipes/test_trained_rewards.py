@@ -14,8 +14,8 @@ from tests.recipes.test_trained_on_pairs import pairs
 
 from ft.files import read_json
 from ft.recipe import read
-from ft.run import make_stage, prepare_rows
-from ft.runs import Planned, plan
+from ft.results.store import Planned, plan
+from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

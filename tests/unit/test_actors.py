@@ -12,15 +12,15 @@ from trl.trainer import add_fused_lm_head
 
 import players
 import tiny
-from ft.data.chat import Renderer
+from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.files import read_json
-from ft.models.actors import CRITIC, POLICY, REFERENCE, Batch
-from ft.models.cast import on_one_base
+from ft.models.hidden_states import inner_of
 from ft.models.load import load, load_scorer, load_tokenizer, start
-from ft.models.score import Scorer
-from ft.models.select import inner_of
+from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
+from ft.rl.actor_setup import on_one_base
+from ft.rl.actors import CRITIC, POLICY, REFERENCE, Batch
 
 SAID = [
     [{"role": "user", "content": "1 sky?"}, {"role": "assistant", "content": "blue"}],

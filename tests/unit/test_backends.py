@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ft.errors import UserError
-from ft.models.backends import Asked, BackendOptions, Reply, backend
-from ft.models.generate import Sampling
+from ft.models.generation.backends import Asked, BackendOptions, Reply, backend
+from ft.models.generation.generate import Sampling
 from serving import KEY, Scripted, serving
 
 SAMPLING = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9, seed=1)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ft.files import read_lines
-from ft.trainers.callbacks import ChosenFalls, MetricsFile, ShownProgress
-from ft.trainers.checkpoints import latest
+from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
+from ft.training.checkpoints import latest
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ft.data.calibration import (
+from ft.evaluation.calibration import (
     by_quality,
     calibration_error,
     found_unsafe,
@@ -16,7 +16,7 @@ from ft.data.calibration import (
     reliability,
     spearman,
 )
-from ft.stages.card import LONGER, Card, Pair, Side, accuracy
+from ft.evaluation.reward_report import LONGER, Card, Pair, Side, accuracy
 from ft.stages.report_card import CardOptions, show
 
 

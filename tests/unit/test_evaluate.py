@@ -7,8 +7,8 @@ import json
 import pytest
 
 import tiny
-from ft.data.intervals import wilson
 from ft.errors import UserError
+from ft.evaluation.statistics import wilson
 from ft.files import read_json
 from ft.stages.evaluate import EvaluateOptions
 

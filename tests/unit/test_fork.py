@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 import tiny
 from ft.cli import app
 from ft.errors import UserError
-from ft.fork import Fork, Wish, columns_of, fork, told
-from ft.run import prepare_rows
+from ft.run.run import prepare_rows
+from ft.tools.new import Fork, Wish, columns_of, fork, told
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 ALPACA = [{"instruction": f"{n} sky?", "output": "blue"} for n in range(40)]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from trl.kernels import chunked_logprob
 from trl.trainer import add_fused_lm_head, utils
 
-from ft.trainers._trl import score_supervised_only
+from ft.training.trl_compat import score_supervised_only
 
 LABELS = [[-100, -100, 5, 6, -100, 7], [-100, 4, -100, -100, -100, -100]]
 

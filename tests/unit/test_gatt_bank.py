@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ft.cli import app
-from ft.data.instructions import Bank, with_values
 from ft.errors import UserError
-from ft.models.bank import listed_values, parted, values_in
-from ft.models.generate import Sampling
+from ft.gatt.instructions import Bank, with_values
+from ft.gatt.value_lists import listed_values, parted, values_in
+from ft.models.generation.generate import Sampling
 
 BANK = 'kinds:\n  hobby: {full: ["You love {value}."], values: [chess], check: contains}\n  brief: {full: ["Short."]}\n'
 

@@ -12,10 +12,19 @@ from accelerate.commands.config.config_args import load_config_from_file
 import tiny
 from ft.errors import UserError
 from ft.files import write_json
-from ft.launch import ALONE, SUPPORT, WAYS, Launch, launch_of_environment, objections, read_launch, support_table
 from ft.models.device import gpus
-from ft.preflight import preflight
 from ft.recipe import Verdicts, read
+from ft.run.accelerate_config import (
+    ALONE,
+    SUPPORT,
+    WAYS,
+    Launch,
+    launch_of_environment,
+    objections,
+    read_launch,
+    support_table,
+)
+from ft.run.preflight import preflight
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

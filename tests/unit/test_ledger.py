@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import write_json
-from ft.ledger import difference, entries, named
-from ft.removal import removal, remove
+from ft.results.ledger import difference, entries, named
+from ft.results.remove import removal, remove
 
 Key = Mapping[str, Any]
 
@@ -211,8 +211,9 @@ def test_a_thousand_results_are_listed_at_once_and_without_torch(tmp_path: Path)
         (folder / "key.json").write_text(json.dumps({"kind": "sft", "init": f"{number + 1:012x}"}))
         (folder / "done.json").write_text(json.dumps({"kind": "sft", "numbers": {"steps": 1}}))
     script = (
-        "import sys, time, ft.cli, ft.ledger, ft.removal, pathlib; start = time.process_time(); "
-        "print(len(ft.ledger.entries(pathlib.Path(sys.argv[1]))), time.process_time() - start, 'torch' in sys.modules)"
+        "import sys, time, ft.cli, ft.results.ledger, ft.results.remove, pathlib; start = time.process_time(); "
+        "print(len(ft.results.ledger.entries(pathlib.Path(sys.argv[1]))), time.process_time() - start, "
+        "'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     count, seconds, torch = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

@@ -6,9 +6,9 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from ft.data.intervals import wilson
-from ft.metrics import METRICS
-from ft.stages.text_metrics import TextMetric
+from ft.evaluation.statistics import wilson
+from ft.evaluation.text_metric_modules import TextMetric
+from ft.evaluation.text_metrics import METRICS
 
 SAID = ["the cat sat on the mat today", "a b c d e f g", "hello there world", "yes"]
 RIGHT = [["the cat sat on a mat", "the cat was here"], ["a b c x e f g h"], ["hello there world"], ["no", "yes"]]

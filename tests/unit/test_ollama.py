@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.data.chat import Renderer, template
+from ft.encode.conversation import Renderer, template
 from ft.export.ollama import DIALOGUES, SAID, Underivable, go_template, modelfile, rendered
 
 LOOP = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant "

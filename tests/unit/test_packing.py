@@ -11,7 +11,7 @@ import tiny
 from ft.errors import UserError
 from ft.models.load import load_base
 from ft.recipe import ModelSource
-from ft.trainers.packing import refuse_leaks
+from ft.training.packing import refuse_leaks
 
 COLLATE = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from ft.models.actors import Batch
-from ft.trainers.ppo_config import PPOConfig
-from ft.trainers.ppo_rollouts import Deal, Prompts, Rollouts, side_by_side
+from ft.rl.actors import Batch
+from ft.rl.ppo_config import PPOConfig
+from ft.rl.rollout_batch import Deal, Prompts, Rollouts, side_by_side
 
 CPU = {"use_cpu": True, "bf16": False, "output_dir": "unused"}
 PAPER = {"generation_batch_size": 512, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ft.trainers import ppo_math as ours
+from ft.rl import ppo_math as ours
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ppo_trl_1_12.json").read_text())
 GIVEN = {name: torch.tensor(values) for name, values in GOLDEN["given"].items()}

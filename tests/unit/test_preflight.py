@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from ft.errors import UserError
-from ft.preflight import preflight
+from ft.run.preflight import preflight
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import tiny
-from ft.models.select import inner_of, let_select
-from ft.trainers import ragged
-from ft.trainers.ragged import leave_padding_out
+from ft.models.hidden_states import inner_of, let_select
+from ft.training import padding_free as ragged
+from ft.training.padding_free import leave_padding_out
 
 LENGTHS = (5, 12, 1, 9)
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")

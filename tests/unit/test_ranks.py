@@ -11,7 +11,7 @@ from torch.distributed import TCPStore
 
 from ft.errors import UserError
 from ft.files import digest
-from ft.ranks import _told, alone, follow, follows, killed_by, launched, leading, together
+from ft.run.distributed import _told, alone, follow, follows, killed_by, launched, leading, together
 
 RANK = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
 

@@ -10,14 +10,14 @@ import pytest
 
 import players
 import tiny
-from ft.data.chat import Renderer
-from ft.data.samples import Prompt
+from ft.data.prompts import Prompt
+from ft.encode.conversation import Renderer
 from ft.errors import UserError
-from ft.models.cast import judged_apart, judged_on_one_base, opinions
 from ft.models.load import start, tokenizer_of
-from ft.models.score import Scorer
+from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
-from ft.stages.rewarded import UNREADABLE, Reward, RewardedOptions
+from ft.rl.actor_setup import judged_apart, judged_on_one_base, opinions
+from ft.rl.reward import UNREADABLE, Reward, RewardedOptions
 
 STOP = 7
 PROMPTS = [

@@ -17,11 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ft.data.chat import Renderer
-from ft.models.decode import chosen
-from ft.models.generate import Sampling
+from ft.encode.conversation import Renderer
+from ft.models.generation.decode import chosen
+from ft.models.generation.dialogue import Dialogue, Transcript, Turn, rollout
+from ft.models.generation.generate import Sampling
 from ft.models.load import load_base
-from ft.models.rollout import Dialogue, Transcript, Turn, rollout
 from ft.recipe import ModelSource
 
 PLAIN = (

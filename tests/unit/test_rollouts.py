@@ -11,8 +11,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ft.errors import UserError
 from ft.files import read_lines
-from ft.trainers.guard import GuardOptions
-from ft.trainers.rollouts import Guard, Rollout, RolloutFile, repetition, summary
+from ft.rl.guard import GuardOptions
+from ft.rl.rollout_log import Guard, Rollout, RolloutFile, repetition, summary
 
 HEALTHY = Rollout(
     [{"role": "user", "content": "sky?"}],

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import tiny
-from ft import run as run_module
 from ft.errors import UserError
 from ft.files import read_json, write_json
-from ft.launch import ALONE, Launch
 from ft.recipe import Verdicts, read
-from ft.run import StageFailed, only_one, prepare_rows, run, side_by_side
-from ft.runs import plan
+from ft.results.store import plan
+from ft.run import run as run_module
+from ft.run.accelerate_config import ALONE, Launch
+from ft.run.run import StageFailed, only_one, prepare_rows, run, side_by_side
 from ft.stages import STAGES
 
 
@@ -88,7 +88,7 @@ def test_a_finished_recipe_is_run_again_without_torch(chain, tmp_path):
     command = [sys.executable, "-c", script, "run", str(chain), "--runs", str(runs)]
     again = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=True)
     modules = again.stdout.splitlines()[-1]
-    assert "'ft.run'" in modules
+    assert "'ft.run.run'" in modules
     assert [name for name in ("torch", "transformers", "trl", "peft", "datasets") if f"'{name}'" in modules] == []
     assert contents(runs) == sorted([*before, "recipes-tiny/report.html"])  # it had none
 

@@ -13,8 +13,8 @@ import yaml
 import tiny
 from ft.errors import UserError
 from ft.files import write_json
-from ft.run import chosen
-from ft.runs import changed
+from ft.results.store import changed
+from ft.run.run import chosen
 
 
 @pytest.fixture

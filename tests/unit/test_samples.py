@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ft.data.dialogue import BadRow
-from ft.data.files import Located
 from ft.data.formats import format_row
-from ft.data.samples import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
+from ft.data.formats.messages import BadRow
+from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
+from ft.data.sources.files import Located
 
 QUESTION = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Sky?"}]
 PROMPT = Prompt("key", "rows.jsonl:1", QUESTION, {"answer": "blue", "axis": "safety"})

@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 import tiny
-from ft.data.chat import Renderer
 from ft.data.formats import BadRow
-from ft.data.pairs import PairOptions, PairRenderer, through_answers
+from ft.encode.conversation import Renderer
+from ft.encode.pairs import PairOptions, PairRenderer, through_answers
 from ft.errors import UserError
-from ft.models.head import START, ScoreHead, put_head
 from ft.models.load import is_reward, load_scorer, load_scorer_base
-from ft.models.score import Scorer
+from ft.models.reward_head import START, ScoreHead, put_head
+from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
-from ft.trainers.reward import PairCollator, safety_loss
+from ft.training.reward import PairCollator, safety_loss
 
 NAN = float("nan")
 

@@ -5,9 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import tiny
-from ft.models.decode import answered
-from ft.models.generate import Sampling, generate
-from ft.models.seats import Seats
+from ft.models.generation.decode import answered
+from ft.models.generation.generate import Sampling, generate
+from ft.models.generation.slots import Seats
 
 STOPS = tuple(range(3, 19))
 

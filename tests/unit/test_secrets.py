@@ -13,7 +13,7 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import read_json, write_json
-from ft.run import make_stage, prepare_rows, run
+from ft.run.run import make_stage, prepare_rows, run
 from ft.secrets import PATTERNS, clean, find, hide, look, masked, refuse, scan_all, variables
 from ft.stages import STAGES
 

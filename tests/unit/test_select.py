@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import tiny
-from ft.models.select import inner_of, let_select
+from ft.models.hidden_states import inner_of, let_select
 
 SLOTS = torch.tensor([7, 3, 3, 12, 19, 7])  # in no order, and some twice, as two answers to one prompt have them
 

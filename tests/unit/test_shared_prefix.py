@@ -15,7 +15,7 @@ from transformers import (
 from trl.trainer import add_fused_lm_head
 
 import tiny
-from ft.trainers.shared_prefix import layout, objection, pack, share_logps, share_scores
+from ft.training.dpo.shared_prefix import layout, objection, pack, share_logps, share_scores
 
 METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 

@@ -10,9 +10,9 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.report.page import rows_page, write
-from ft.run import prepare_rows
-from ft.runs import Plan
-from ft.show import Shown, as_json, print_shown, shown, visible
+from ft.results.store import Plan
+from ft.run.run import prepare_rows
+from ft.tools.show import Shown, as_json, print_shown, shown, visible
 
 
 def rows(file: Path, *dialogues: list[str]) -> Path:

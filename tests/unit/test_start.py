@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from ft import start, warm
+from ft.progress import LINES, moving
+from ft.run import executor as start
+from ft.run import fork_server as warm
+from ft.run.executor import Started, threads
 from ft.stages import STAGES
-from ft.start import Started, threads
-from ft.terminal import LINES, moving
 
 
 def killed() -> None:

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 import tiny
 from ft.cli import app
-from ft.data.spell import Speller, spelt
+from ft.encode.token_text import Speller, spelt
 from ft.errors import UserError
 from ft.files import write_json
-from ft.models.generate import Sampling
+from ft.models.generation.answerer import NF4, Speaker
+from ft.models.generation.generate import Sampling
 from ft.models.load import is_adapter
-from ft.models.speak import NF4, Speaker
-from ft.talk import Answers, Dialogue, model_at, newest_model
+from ft.tools.chat import Answers, Dialogue, model_at, newest_model
 
 GREEDY = Sampling(max_new_tokens=16)
 Says = Callable[..., Path]

@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from ft.errors import fail
-from ft.launch import Launch, launch_of_environment, read_launch
-from ft.ranks import launched
 from ft.recipe import Recipe, Verdicts, read
+from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
+from ft.run.distributed import launched
 from ft.stages import STAGES
 
 app = typer.Typer(

@@ -33,10 +33,10 @@ def judge_command(
     as_json: AsJson = False,
 ) -> None:
     """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
-    from ft.compare import Comparison, Who, compare, place
     from ft.files import read_json
     from ft.report.numbers import number_words
-    from ft.stats import file_source
+    from ft.tools.judge import Comparison, Who, compare, place
+    from ft.tools.stats import file_source
 
     who = Who(by, prompt, base_url, key_env)
     who.blocks()  # what was typed is checked before models are looked for

@@ -24,8 +24,8 @@ def chat_command(
     runs: Runs = Path("runs"),
 ) -> None:
     """Talk to a model; /help tells the commands. Works from a pipe too."""
-    from ft.runs import plan
-    from ft.talk import Answers, chat, is_recipe, model_at, newest_model
+    from ft.results.store import plan
+    from ft.tools.chat import Answers, chat, is_recipe, model_at, newest_model
 
     found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
     chat(found, Answers(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
@@ -44,12 +44,12 @@ def gatt_bank_command(
     runs: Runs = Path("runs"),
 ) -> None:
     """Let a model list values for a kind of instruction, and write the bank that has them."""
-    from ft.data.instructions import with_values
-    from ft.models.bank import listed_values, parted
-    from ft.models.generate import Sampling
-    from ft.models.speak import Speaker
-    from ft.runs import plan
-    from ft.talk import is_recipe, model_at, newest_model
+    from ft.gatt.instructions import with_values
+    from ft.gatt.value_lists import listed_values, parted
+    from ft.models.generation.answerer import Speaker
+    from ft.models.generation.generate import Sampling
+    from ft.results.store import plan
+    from ft.tools.chat import is_recipe, model_at, newest_model
 
     with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
     found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)

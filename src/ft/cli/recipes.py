@@ -25,8 +25,8 @@ from ft.cli.reports import reported
 from ft.errors import Problems, fail
 
 if TYPE_CHECKING:
-    from ft.launch import Launch
-    from ft.runs import Plan
+    from ft.results.store import Plan
+    from ft.run.accelerate_config import Launch
 
 
 @app.command("plan")
@@ -43,9 +43,9 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """What is made, what would run, and why; with --gpu, whether it fits."""
-    from ft.launch import objections
     from ft.report.terminal import plan_rows, show_plan
-    from ft.runs import plan
+    from ft.results.store import plan
+    from ft.run.accelerate_config import objections
 
     if diff:
         return _diff(recipe, as_json)
@@ -55,7 +55,7 @@ def plan_command(
     there = plan(read_recipe(recipe, set_, runs), runs, way.processes)
     objections([p.stage for p in there.stages], way).raise_any()
     if prepare:
-        from ft.run import prepare_rows
+        from ft.run.run import prepare_rows
 
         for planned in there.stages:
             if there.preparable(planned):
@@ -115,10 +115,10 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Make what is not made yet. Interrupted? The same command continues."""
-    from ft.ranks import follows
     from ft.report.terminal import result_rows, show_results
-    from ft.run import chosen, run
-    from ft.start import follow_leader
+    from ft.run.distributed import follows
+    from ft.run.executor import follow_leader
+    from ft.run.run import chosen, run
 
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
@@ -142,9 +142,9 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """Rows as the trainer gets them: trained tokens coloured, counts, lengths."""
-    from ft.runs import plan
-    from ft.show import as_json as json_of
-    from ft.show import print_shown, shown
+    from ft.results.store import plan
+    from ft.tools.show import as_json as json_of
+    from ft.tools.show import print_shown, shown
 
     found = shown(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
     if html or html_file:
@@ -168,9 +168,9 @@ def stats_command(
     as_json: AsJson = False,
 ) -> None:
     """What rows hold: how many, turns, lengths, grades, ties and what is broken, source by source."""
-    from ft.runs import plan
-    from ft.stats import as_json as json_of
-    from ft.stats import file_source, of_file, of_recipe, show_stats
+    from ft.results.store import plan
+    from ft.tools.stats import as_json as json_of
+    from ft.tools.stats import file_source, of_file, of_recipe, show_stats
 
     rows = 0
     with talk.status("reading rows") as status:
@@ -214,8 +214,8 @@ def new_command(
     runs: Runs = Path("runs"),
 ) -> None:
     """A recipe for your own rows: looked at first, then written, with what differs and what to type next."""
-    from ft.fork import Wish, columns_of, fork, told
-    from ft.runs import plan
+    from ft.results.store import plan
+    from ft.tools.new import Wish, columns_of, fork, told
 
     wish = Wish(name, data, stage, format_, columns_of(columns or []), reject, too_long, force)
     made = fork(plan(read_recipe(recipe, None, runs), runs), wish, lambda path: read_recipe(path, None, runs))
@@ -228,7 +228,7 @@ def new_command(
 @app.command("stage", hidden=True)
 def stage_command(job: Path) -> None:
     """One stage's own process, started by `ft run`."""
-    from ft.run import make_stage
+    from ft.run.run import make_stage
 
     make_stage(job)
 
@@ -236,6 +236,6 @@ def stage_command(job: Path) -> None:
 @app.command("ranks", hidden=True)
 def ranks_command(config: Path, job: Path) -> None:
     """A stage's several processes, started by `ft run --launch`."""
-    from ft.ranks import start_ranks
+    from ft.run.distributed import start_ranks
 
     sys.exit(start_ranks(config, job))

@@ -41,7 +41,7 @@ def report_command(
 
 def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
     from ft.report.results import of_folder, of_plan
-    from ft.runs import plan
+    from ft.results.store import plan
 
     if path.endswith((".yaml", ".yml")):
         return of_plan(plan(read_recipe(Path(path), list(sets), runs), runs), sets)
@@ -59,7 +59,7 @@ def reported(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
     Of a run that fails it is written in silence: the last words are what went wrong.
     """
     from ft.errors import UserError
-    from ft.run import StageFailed
+    from ft.run.run import StageFailed
 
     try:
         yield
@@ -73,7 +73,7 @@ def reported(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
 def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
     """Where the page is; None where nothing is made, or it cannot be written."""
     from ft.report.results import is_current, of_plan
-    from ft.runs import plan
+    from ft.results.store import plan
 
     path = runs / recipe.name / "report.html"
     run = of_plan(plan(recipe, runs), sets)

@@ -33,7 +33,7 @@ def runs_command(
     """Every result there: what it is, its state, key numbers, when it was made, how large it is."""
     if context.invoked_subcommand:
         return
-    from ft.ledger import entries, recipe_name
+    from ft.results.ledger import entries, recipe_name
 
     found = [one for one in entries(runs) if kind in (None, one.kind)]
     found = [one for one in found if recipe is None or one.recipe == recipe_name(recipe)]
@@ -47,7 +47,7 @@ def runs_command(
 
 
 def _row(one: Any) -> dict[str, Any]:
-    from ft.ledger import size
+    from ft.results.ledger import size
 
     return {
         "recipe": one.recipe,
@@ -70,8 +70,8 @@ def _sorted(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    from ft.ledger import SHORT
     from ft.report.numbers import number_words
+    from ft.results.ledger import SHORT
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("recipe", "stage", "kind", "fingerprint", "state", "when"):
@@ -109,7 +109,7 @@ Result = Annotated[str, typer.Argument(metavar="RESULT", help="a fingerprint's b
 @runs_app.command("diff")
 def diff_command(one: Result, other: Result, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """What decided the difference of two results, key by key, and their numbers side by side."""
-    from ft.ledger import difference, entries, named
+    from ft.results.ledger import difference, entries, named
 
     all_ = entries(runs)
     a, b = named(all_, one, runs), named(all_, other, runs)
@@ -150,7 +150,7 @@ def rm_command(
     runs: Runs = Path("runs"),
 ) -> None:
     """Free space: shows what would go and what was made from it, then asks."""
-    from ft.removal import removal, remove
+    from ft.results.remove import removal, remove
 
     if not (results or cache or set_aside):
         raise fail("ft runs rm", "nothing is named", "Name results, or --cache or --set-aside.")
@@ -217,7 +217,7 @@ def export_command(
     from ft.export.result import Result
     from ft.export.writing import RECORD, Wish, export
     from ft.files import read_json
-    from ft.run import quiet_libraries
+    from ft.run.run import quiet_libraries
 
     if onto not in ("trained", "original"):
         raise fail("--onto", f"it is '{onto}'", "Write trained or original.")
@@ -244,8 +244,8 @@ def export_command(
 
 def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) -> Path:
     """The result meant: a folder itself, or a recipe's stage, or its newest model."""
-    from ft.runs import plan
-    from ft.talk import is_recipe, newest_model
+    from ft.results.store import plan
+    from ft.tools.chat import is_recipe, newest_model
 
     if not is_recipe(path):
         if stage or sets:

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from ft.data.read import is_local
+from ft.data.sources.read import is_local
 from ft.export.result import Result, shown
-from ft.ledger import NAME
 from ft.report.numbers import number_words
+from ft.results.ledger import NAME
 from ft.stages import STAGES
 
 NOT_STATED = "not stated"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft.data.chat import BadRow, Renderer
-from ft.data.pairs import through_answers
-from ft.models.generate import Sampling, generate
-from ft.models.score import batch_scores
+from ft.encode.conversation import BadRow, Renderer
+from ft.encode.pairs import through_answers
+from ft.models.generation.generate import Sampling, generate
+from ft.models.scorer import batch_scores
 
 PROMPTS = (
     "Hello!",

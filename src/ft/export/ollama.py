@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft.data.chat import BadRow, Renderer
-from ft.data.template import WORD, ChatTemplate, Message, word
+from ft.encode.chat_template import WORD, ChatTemplate, Message, word
+from ft.encode.conversation import BadRow, Renderer
 
 U, A, S = "user", "assistant", "system"
 ROLES = (S, U, A)

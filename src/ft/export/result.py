@@ -10,8 +10,8 @@ from typing import Any
 
 from ft.errors import fail
 from ft.files import read_json
-from ft.ledger import Entry, entries
 from ft.models.load import is_adapter, is_reward, parts
+from ft.results.ledger import Entry, entries
 from ft.stages import STAGES
 
 

@@ -16,9 +16,9 @@ from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.result import Result
 from ft.files import read_json, write_json
-from ft.ledger import size
 from ft.models.load import LINEAGE, load_tokenizer, parts, share
 from ft.models.merge import DTYPES, Onto
+from ft.results.ledger import size
 from ft.secrets import refuse
 
 TOKENIZER = (
@@ -142,7 +142,7 @@ def _copy_words(result: Result, folder: Path) -> str | None:
 
 
 def _for_ollama(result: Result, wish: Wish, folder: Path, notes: list[str]) -> dict[str, Any]:
-    from ft.data.chat import Renderer
+    from ft.encode.conversation import Renderer
 
     renderer = Renderer(load_tokenizer(folder))
     config: Mapping[str, Any] = read_json(folder / "config.json") or {}

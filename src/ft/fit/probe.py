@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ft.data.chat import Renderer
+from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.fit.gpus import GIB, Gpu, gpu
 from ft.fit.kinds import stage_fit
@@ -27,10 +27,10 @@ from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
 from ft.models.device import has_gpu
 from ft.models.load import adapters_kept
-from ft.runs import Plan, Planned
+from ft.recipe.job import Job
+from ft.results.store import Plan, Planned
+from ft.rl.loop import prepared
 from ft.stages import STAGES
-from ft.stages.job import Job
-from ft.stages.reinforced import prepared
 
 STEPS = 2  # the second meets the optimizer's states
 ANSWERING = {kind: f"ft.stages.{kind}" for kind in ("ppo", "rloo", "grpo")}

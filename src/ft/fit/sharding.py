@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from ft.launch import Launch
+from ft.run.accelerate_config import Launch
 
 Kind = Literal["none", "ddp", "fsdp", "zero2", "zero3"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft.files import read_json
-from ft.runs import Plan, Planned
+from ft.results.store import Plan, Planned
 
 
 @dataclass(frozen=True)

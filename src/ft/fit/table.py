@@ -16,7 +16,7 @@ from ft.fit.memory import PARTS, StageFit
 from ft.fit.sharding import Sharding
 from ft.fit.speed import Pace, pace, seconds, tokens
 from ft.fit.standing import Setting
-from ft.runs import Plan, Planned
+from ft.results.store import Plan, Planned
 
 
 @dataclass(frozen=True)

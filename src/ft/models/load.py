@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ft.data.chat import template
-from ft.data.read import file_hash
+from ft.data.sources.read import file_hash
+from ft.encode.conversation import template
 from ft.errors import fail
 from ft.files import read_json, write_json
 from ft.imports import uncollected
@@ -138,7 +138,7 @@ def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str,
     """
     from transformers import AutoModelForSequenceClassification
 
-    from ft.models.head import put_head
+    from ft.models.reward_head import put_head
 
     with _quiet_loading():  # the head is missing and the language model's is left over, as is right
         more = {"num_labels": 1, "output_loading_info": True}

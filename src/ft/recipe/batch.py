@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from ft.errors import Problems
-from ft.recipe.blocks import Block
 from ft.recipe.check import current_names
+from ft.recipe.yaml import Block
 
 A_DEVICE, ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
 

@@ -28,9 +28,9 @@ from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
-from ft.recipe.blocks import Block, Items
 from ft.recipe.schema import Opaque, Schema, plain, schema_of, shipped
 from ft.recipe.usual import Usual
+from ft.recipe.yaml import Block, Items
 from ft.secrets import find, look, variables
 
 CHECKED_AGAIN_WHEN_CHANGED = "6"  # raise when this module's rules change, so that remembered verdicts lapse

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ft.recipe.recipe import Stage
+    from ft.recipe.reader import Stage
 
 
 def ungated(stages: Sequence[Stage]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
-from ft.recipe.blocks import Block, Items, Mark, parse_value, read_yaml
+from ft.recipe.yaml import Block, Items, Mark, parse_value, read_yaml
 from ft.secrets import hide
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ft.errors import Problems
-from ft.recipe.blocks import Block
+from ft.recipe.yaml import Block
 
 WHOLE = 1e-3
 """How far from 1 the shares may add up: three times 0.3333 is meant as a third each."""

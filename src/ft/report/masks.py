@@ -10,7 +10,7 @@ from typing import Any
 
 from ft.report.parts import Masked
 from ft.report.results import Result, Run
-from ft.show import ShownRow, shown_row, visible_tokens
+from ft.tools.show import ShownRow, shown_row, visible_tokens
 
 ROWS = 2
 MOST_TOKENS = 360  # of a row
@@ -60,7 +60,7 @@ def _first(file: Path, count: int) -> list[dict[str, Any]]:
 
 
 class _Spells:
-    """A tokenizer's own file with the two things that `ft.show` asks of a tokenizer."""
+    """A tokenizer's own file with the two things that `ft.tools.show` asks of a tokenizer."""
 
     def __init__(self, file: Path):
         from tokenizers import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ft.data.intervals import wilson
+from ft.evaluation.statistics import wilson
 from ft.report.answers import cut, prompt_of
 from ft.report.left import Left, number, words
 from ft.report.numbers import said

@@ -21,9 +21,9 @@ from ft.report.gather import Card, gathered, headline
 from ft.report.numbers import duration, said
 from ft.report.parts import Chart
 from ft.report.results import Run
-from ft.run import rows_line
+from ft.run.run import rows_line
 from ft.secrets import hide, variables
-from ft.show import Shown, visible_tokens
+from ft.tools.show import Shown, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

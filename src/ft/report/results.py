@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ft import __version__
-from ft.data.prepare import rows_folder
+from ft.encode.prepare import rows_folder
 from ft.errors import fail
 from ft.files import digest, read_json
-from ft.recipe.recipe import reference
-from ft.runs import Plan, Planned
+from ft.recipe.reader import reference
+from ft.results.store import Plan, Planned
 from ft.stages import STAGES
 
 STAMP = '<meta name="ft-results" content="{}">'

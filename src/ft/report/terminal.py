@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ft.files import read_json
 from ft.report.numbers import number_words
-from ft.runs import Plan, Planned
+from ft.results.store import Plan, Planned
 
 COUNTS = ("rows", "trained_tokens", "batch", "steps")
 

@@ -131,9 +131,9 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
     logged = tuple(key for key in _COSMETIC if key != "train.per_device_eval_batch_size")
     best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
     own = {
-        "rows": Owner("ft.stages.asked:PromptOptions"),
-        "reward": Owner("ft.stages.rewarded:RewardedOptions"),
-        "guard": Owner("ft.trainers.guard:GuardOptions"),
+        "rows": Owner("ft.rl.prompts:PromptOptions"),
+        "reward": Owner("ft.rl.reward:RewardedOptions"),
+        "guard": Owner("ft.rl.guard:GuardOptions"),
     }
     return Kind(
         about=about,
@@ -154,7 +154,7 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
     )
 
 
-_ROWS, _PAIRS = Owner("ft.data.prepare:RowOptions"), Owner("ft.data.pairs:PairOptions")
+_ROWS, _PAIRS = Owner("ft.encode.prepare:RowOptions"), Owner("ft.encode.pairs:PairOptions")
 _SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST, usual=usual.TRAINER)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
@@ -211,7 +211,7 @@ STAGES: dict[str, Kind] = {
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo:make",
-        train=Owner("ft.trainers.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST, usual=usual.PPO),
+        train=Owner("ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST, usual=usual.PPO),
         inputs=("critic",),
     ),
     "evaluate": Kind(
@@ -245,7 +245,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.judge:make",
         blocks={
             "judge": Owner("ft.stages.judge:JudgeOptions", files=("prompt",)),
-            "backend": Owner("ft.models.backends:BackendOptions"),
+            "backend": Owner("ft.models.generation.backends:BackendOptions"),
             "quantization": _QUANTIZATION,
         },
         leaves="metrics",
@@ -280,7 +280,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.sample:make",
         blocks={
             "sample": Owner("ft.stages.sample:SampleOptions"),
-            "backend": Owner("ft.models.backends:BackendOptions"),
+            "backend": Owner("ft.models.generation.backends:BackendOptions"),
             "quantization": _QUANTIZATION,
         },
         leaves="rows",

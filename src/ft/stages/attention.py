@@ -11,19 +11,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft.data.chat import CODES, NOT_TRAINED, Renderer
-from ft.data.gatt import Place, Script, script
-from ft.data.instructions import Bank
+from ft.encode.conversation import CODES, NOT_TRAINED, Renderer
 from ft.errors import fail
+from ft.figures.by_turn import Point, by_turn, maps
 from ft.files import write_json
-from ft.models.generate import Sampling
-from ft.models.rollout import Dialogue, Turn
-from ft.models.speak import Speaker
+from ft.gatt.dialogues import Place, Script, script
+from ft.gatt.instructions import Bank
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.generate import Sampling
+from ft.models.generation.resumable import answered
+from ft.recipe.job import Job
 from ft.stages.consistency import AFTER, rows_of
-from ft.stages.curves import Point, by_turn, maps
 from ft.stages.gatt import place_of
-from ft.stages.job import Job
-from ft.stages.rolled import answered
 
 if TYPE_CHECKING:
     from torch import Tensor

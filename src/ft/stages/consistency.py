@@ -15,21 +15,21 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from ft.data.dialogue import BadRow
-from ft.data.gatt import Place, Script, changed, is_right, obeyed, script, taken_back
-from ft.data.instructions import MOST, Bank, Side
-from ft.data.intervals import wilson
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, mixed
+from ft.data.sources.read import Source
 from ft.errors import fail
+from ft.evaluation.statistics import wilson
+from ft.figures.by_turn import by_turn
 from ft.files import write_json
-from ft.models.generate import Sampling
-from ft.models.rollout import Dialogue, Turn
-from ft.models.speak import Speaker
-from ft.stages.curves import by_turn
+from ft.gatt.dialogues import Place, Script, changed, is_right, obeyed, script, taken_back
+from ft.gatt.instructions import MOST, Bank, Side
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.generate import Sampling
+from ft.models.generation.resumable import answered
+from ft.recipe.job import Job
 from ft.stages.gatt import place_of
-from ft.stages.job import Job
-from ft.stages.rolled import answered
 
 AFTER = "after"
 SIDES: dict[str, Side] = {"seen": "train", "held_out_values": "values", "held_out_kinds": "kinds"}

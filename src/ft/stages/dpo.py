@@ -10,12 +10,12 @@ import logging
 from contextlib import nullcontext
 from typing import Any
 
-from ft.data.prepare import eval_rows, train_rows
+from ft.encode.prepare import eval_rows, train_rows
+from ft.figures.training import preference_curves
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start
-from ft.stages.job import Job
-from ft.stages.pictures import preference_curves
-from ft.stages.training import METRICS, arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
+from ft.recipe.job import Job
+from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def trainer_of(job: Job) -> Any:
     """The trainer, its reference proven to be the policy it starts from."""
     from trl import DPOConfig
 
-    from ft.trainers.callbacks import ChosenFalls
-    from ft.trainers.reference import brings_reference, check_start, pairs_of
+    from ft.training.callbacks import ChosenFalls
+    from ft.training.dpo.reference import brings_reference, check_start, pairs_of
 
     assert job.rows is not None
     held_out, rows = pairs_of(eval_rows(job.rows)), pairs_of(train_rows(job.rows))
@@ -60,8 +60,8 @@ def trainer_of(job: Job) -> Any:
 
 
 def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
-    from ft.trainers._trl import PairTrainer
-    from ft.trainers.reference import brings_reference, with_reference
+    from ft.training.dpo.reference import brings_reference, with_reference
+    from ft.training.trl_compat import PairTrainer
 
     whole = "lora" not in job.blocks
     kept = config.precompute_ref_log_probs or brings_reference(rows)
@@ -92,7 +92,7 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
 
 def _share(trainer: Any) -> None:
     """Let a pair's prompt go through the model once, if that is proven to change nothing on this model."""
-    from ft.trainers.shared_prefix import objection, share_logps
+    from ft.training.dpo.shared_prefix import objection, share_logps
 
     share_logps(trainer.model)
     if trainer.ref_model is not None:

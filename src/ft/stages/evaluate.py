@@ -1,6 +1,7 @@
 """Held-out rows: how likely a model finds their answers, and how good its own are, before and after.
 
-Loss is in evaluate_loss.py, the metrics of texts are in ft.metrics, functions that judge by code in ft.rewards.
+Loss is in evaluation/held_out_loss.py, metrics of texts in evaluation/text_metrics.py, functions that judge by code in
+rewards.py.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ft.data.chat import Renderer
-from ft.data.dialogue import BadRow
-from ft.data.intervals import of_shares
-from ft.data.mixture import BadRows, mixed
-from ft.data.prepare import RowOptions
-from ft.data.read import Located, Source
-from ft.data.samples import Prompt, prompt_in
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, mixed
+from ft.data.prompts import Prompt, prompt_in
+from ft.data.sources.read import Located, Source
+from ft.encode.conversation import Renderer
+from ft.encode.prepare import RowOptions
 from ft.errors import fail
+from ft.evaluation.held_out_loss import Losses, held_out
+from ft.evaluation.statistics import of_shares
+from ft.evaluation.text_metrics import METRICS
+from ft.figures.training import before_and_after
 from ft.files import write_json
-from ft.metrics import METRICS
-from ft.models.backends import BackendOptions
-from ft.models.generate import Sampling
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.backends import BackendOptions
+from ft.models.generation.generate import Sampling
+from ft.models.generation.sampler import Answer, Sampler
 from ft.models.load import tokenizer_of
-from ft.models.speak import Speaker
+from ft.recipe.job import Job
 from ft.rewards import REWARDS, columns_of
-from ft.stages.drawn import Answer, Sampler
-from ft.stages.evaluate_loss import Losses, held_out
-from ft.stages.job import Job
-from ft.stages.pictures import before_and_after
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class EvaluateOptions:
     reward          a function of ft.rewards that judges answers; where nothing else is asked for: answer. A recipe runs
                     no code of its own
     metrics         several measures of answers, in the place of `reward`: functions of ft.rewards, and metrics of texts
-                    (ft.metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu)
+                    (ft.evaluation.text_metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu)
     references      column with what texts are compared with: a text, or several. A row without it that brings an answer
                     is compared with that
     loss            also measure the loss on rows that bring answers, by the `rows:` block as in training
@@ -257,7 +258,7 @@ ENDS = {"": "value", "_low": "low", "_high": "high"}
 def _values(measure: str, texts: Sequence[str], asked: Sequence[_Asked], job: Job) -> dict[str, Any]:
     """value, low, high (95 %) and each, by a function or a metric of texts."""
     if measure in METRICS:
-        from ft.stages.text_metrics import TextMetric
+        from ft.evaluation.text_metric_modules import TextMetric
 
         given = {"predictions": list(texts), "references": [list(one.references) for one in asked]}
         found: dict[str, Any] = TextMetric(measure, job.seed).compute(**given)

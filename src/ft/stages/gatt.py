@@ -1,4 +1,7 @@
-"""Rows for Ghost Attention, made with the newest policy: see ft.data.gatt for what a row is, docs/gatt.md for use."""
+"""Rows for Ghost Attention, made with the newest policy.
+
+ft.gatt.dialogues says what a row is, docs/gatt.md how to use it.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ft.data.chat import Renderer
-from ft.data.dialogue import BadRow, Message
-from ft.data.gatt import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
-from ft.data.instructions import Bank
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
-from ft.data.samples import Prompt, Sample
+from ft.data.formats.messages import BadRow, Message
+from ft.data.mix import BadRows, mixed
+from ft.data.prompts import Prompt, Sample
+from ft.data.sources.read import Source
+from ft.encode.conversation import Renderer
 from ft.errors import UserError, fail
 from ft.files import read_json
-from ft.models.generate import Sampling
-from ft.models.rollout import Dialogue, Turn
-from ft.models.speak import Speaker
-from ft.stages.job import Job
-from ft.stages.rolled import answered
-from ft.stages.scoring import Judges
+from ft.gatt.dialogues import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
+from ft.gatt.instructions import Bank
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.generate import Sampling
+from ft.models.generation.resumable import answered
+from ft.recipe.job import Job
+from ft.rl.scoring import Judges
 
 ROWS = "rows.jsonl"
 SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft.data.intervals import wilson
 from ft.errors import fail
+from ft.evaluation.statistics import wilson
+from ft.figures.training import before_and_after
 from ft.files import write_json
-from ft.models.speak import Speaker
-from ft.stages.job import Job
-from ft.stages.pictures import before_and_after
+from ft.models.generation.answerer import Speaker
+from ft.recipe.job import Job
 
 MISSING = "lm-evaluation-harness is not installed"
 INSTALL = "pip install 'ft[lm_eval]'"
@@ -79,7 +79,7 @@ def _asked(side: Job, options: HarnessOptions) -> Any:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from ft.stages.harness_model import TemplateTrue
+    from ft.evaluation.harness import TemplateTrue
 
     names, folder = list(options.tasks or ()), None
     if options.file:

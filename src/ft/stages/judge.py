@@ -1,6 +1,6 @@
 """Two models answer the same prompts, and a judge says which answer is better; docs/evaluation.md tells how to read it.
 
-What a pair comes to is in ft.data.judged, who judges in ft.stages.judges.
+What a pair comes to is in ft.evaluation.win_rate, who judges in ft.evaluation.llm_judge.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from ft.data.chat import Renderer
-from ft.data.dialogue import BadRow
-from ft.data.judge import JudgePrompt
-from ft.data.judged import Judged, by_length, groups, numbers
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
-from ft.data.samples import Prompt, prompt_in
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, mixed
+from ft.data.prompts import Prompt, prompt_in
+from ft.data.sources.read import Source
+from ft.encode.conversation import Renderer
 from ft.errors import fail
+from ft.evaluation.judge_prompt import JudgePrompt
+from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earlier
+from ft.evaluation.win_rate import Judged, by_length, groups, numbers
+from ft.figures.win_rates import win_rates
 from ft.files import digest, read_json, write_json
-from ft.models.backends import BackendOptions
-from ft.models.generate import Sampling
+from ft.models.generation.backends import BackendOptions
+from ft.models.generation.generate import Sampling
+from ft.models.generation.sampler import Answer, Sampler
 from ft.models.load import model_fingerprint, tokenizer_of
 from ft.recipe import ModelSource
+from ft.recipe.job import Job
 from ft.rewards import REWARDS
-from ft.stages.drawn import Answer, Sampler
-from ft.stages.job import Job
-from ft.stages.judge_pictures import win_rates
-from ft.stages.judges import ByScore, ByWords, Judge, Pair, Said, of_earlier
-from ft.stages.scoring import Judges
+from ft.rl.scoring import Judges
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ft.data.chat import Renderer
+from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.models.device import compute_dtype
 from ft.models.load import base_of, is_adapter, load_scorer, start
-from ft.stages.job import Job
-from ft.stages.reinforced import Ready, reinforce
+from ft.recipe.job import Job
+from ft.rl.loop import Ready, reinforce
 
 
 def make(job: Job) -> dict[str, Any]:
-    from ft.trainers.ppo_config import PPOConfig
+    from ft.rl.ppo_config import PPOConfig
 
     return reinforce(job, PPOConfig, trainer_of)
 
 
 def trainer_of(ready: Ready) -> Any:
-    from ft.trainers.ppo import PPOTrainer
+    from ft.rl.ppo import PPOTrainer
 
     rewards = ready.reward.options.rewards
     ready.config.reward_weights = list(rewards.values()) or None
@@ -35,7 +35,7 @@ def trainer_of(ready: Ready) -> Any:
 
 
 def _adapters(ready: Ready) -> Any:
-    from ft.models.cast import on_one_base
+    from ft.rl.actor_setup import on_one_base
 
     job = ready.job
     base, parent = base_of(job.model, job.init)
@@ -51,7 +51,7 @@ def _adapters(ready: Ready) -> Any:
 
 
 def _models(ready: Ready) -> Any:
-    from ft.models.cast import apart
+    from ft.rl.actor_setup import apart
 
     job, config = ready.job, ready.config
     reference = start(job.model, job.init, None, None, compute_dtype(config), config.use_cpu)

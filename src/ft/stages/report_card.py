@@ -19,18 +19,18 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from ft.data.dialogue import BadRow
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Located, Source
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, mixed
 from ft.data.selection import SAFETY_THRESHOLD
+from ft.data.sources.read import Located, Source
 from ft.errors import fail
+from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
+from ft.figures.reward_report import overview, two_models
 from ft.files import read_json, write_json
+from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import load_tokenizer
-from ft.models.score import Scorer
-from ft.stages.card import AVERAGE, LONGER, SIDES, Card, Pair, Side
-from ft.stages.card_pictures import overview, two_models
-from ft.stages.job import Job
-from ft.stages.rolled import Entry, Tick, kept
+from ft.models.scorer import Scorer
+from ft.recipe.job import Job
 
 log = logging.getLogger(__name__)
 

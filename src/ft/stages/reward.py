@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ft.data.chat import Renderer
-from ft.data.pairs import SAFETY
-from ft.data.prepare import eval_rows, train_rows
+from ft.encode.conversation import Renderer
+from ft.encode.pairs import SAFETY
+from ft.encode.prepare import eval_rows, train_rows
 from ft.errors import fail
+from ft.figures.training import reward_curves
 from ft.files import write_json
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start, tokenizer_of
-from ft.stages.job import Job
-from ft.stages.pictures import reward_curves
-from ft.stages.training import METRICS, arguments, evaluation_has_rows, last_values, train_and_save, watched
+from ft.recipe.job import Job
+from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, train_and_save, watched
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ def graded(rows: Any, options: RewardOptions, where: str) -> Any:
 def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     from transformers import set_seed
 
-    from ft.trainers._trl import ScoreTrainer
-    from ft.trainers.reward import PairCollator
+    from ft.training.reward import PairCollator
+    from ft.training.trl_compat import ScoreTrainer
 
     set_seed(job.seed)  # the head is drawn
     tokenizer = tokenizer_of(job.model, job.init, job.template)
@@ -163,7 +163,7 @@ def _pad_apart(tokenizer: Any) -> bool:
 
 def _share(trainer: Any) -> None:
     """Let a pair's prompt go through the model once, if that is proven to change nothing on this model."""
-    from ft.trainers.shared_prefix import objection, share_scores
+    from ft.training.dpo.shared_prefix import objection, share_scores
 
     share_scores(trainer.model)
     against = objection(trainer.model)
@@ -187,7 +187,7 @@ def check_reload(
 
     Raises UserError when they differ: a head that was not saved, or rounded, or a base that is not the one trained on.
     """
-    from ft.models.score import Scorer, batch_scores
+    from ft.models.scorer import Scorer, batch_scores
 
     again = batch_scores(Scorer(folder).model, [ids for _, ids in rows])
     named = [

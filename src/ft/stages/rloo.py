@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ft.stages.job import Job
-from ft.stages.reinforced import Ready, reinforce, seat_judges
+from ft.recipe.job import Job
+from ft.rl.loop import Ready, reinforce, seat_judges
 
 
 def make(job: Job) -> dict[str, Any]:

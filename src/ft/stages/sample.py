@@ -14,23 +14,23 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal
 
-from ft.data.chat import Renderer
-from ft.data.columns import Row
-from ft.data.dialogue import BadRow
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
-from ft.data.samples import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
+from ft.data.formats.columns import Row
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, mixed
+from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
 from ft.data.selection import SAFETY_THRESHOLD, best, curve, hottest, of_best
+from ft.data.sources.read import Source
+from ft.encode.conversation import Renderer
 from ft.errors import fail
-from ft.models.backends import BackendOptions
-from ft.models.generate import Sampling
+from ft.figures.sampling import best_of_n, histogram, sweep
+from ft.models.generation.backends import BackendOptions
+from ft.models.generation.generate import Sampling
+from ft.models.generation.sampler import Answer, Sampler
 from ft.models.load import tokenizer_of
+from ft.recipe.job import Job
 from ft.rewards import REWARDS
-from ft.stages.drawn import Answer, Sampler
+from ft.rl.scoring import Judges, Scored
 from ft.stages.gatt import policy_of
-from ft.stages.job import Job
-from ft.stages.sample_pictures import best_of_n, histogram, sweep
-from ft.stages.scoring import Judges, Scored
 
 ROWS = "rows.jsonl"
 

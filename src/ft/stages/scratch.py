@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft.data.chat import template
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
+from ft.data.mix import BadRows, mixed
+from ft.data.sources.read import Source
+from ft.encode.conversation import template
 from ft.models.load import share
-from ft.stages.job import Job
+from ft.recipe.job import Job
 
 
 @dataclass(frozen=True)

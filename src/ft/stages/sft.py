@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-from ft.data.prepare import eval_rows, train_rows
+from ft.encode.prepare import eval_rows, train_rows
 from ft.models.load import adapters_kept
-from ft.stages.job import Job
-from ft.stages.training import arguments, evaluation_has_rows, policy, train_and_save, watched
+from ft.recipe.job import Job
+from ft.training.loop import arguments, evaluation_has_rows, policy, train_and_save, watched
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -20,9 +20,9 @@ def trainer_of(job: Job) -> Any:
     """The SFTTrainer, ready to train: model, prepared rows, and what ft watches while it trains."""
     from trl import SFTConfig, SFTTrainer
 
-    from ft.trainers._trl import score_supervised_only
-    from ft.trainers.packing import refuse_leaks
-    from ft.trainers.ragged import leave_padding_out
+    from ft.training.packing import refuse_leaks
+    from ft.training.padding_free import leave_padding_out
+    from ft.training.trl_compat import score_supervised_only
 
     assert job.rows is not None
     held_out = eval_rows(job.rows)

@@ -9,7 +9,7 @@ import trl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ft.data.chat import Renderer, template
+from ft.encode.conversation import Renderer, template
 
 TEXT = [
     "What is the capital of France? It is Paris, a city of two million people.\nUser: hello\nAssistant: good day!\n\n",

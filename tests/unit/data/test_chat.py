@@ -5,7 +5,7 @@ import json
 import pytest
 from chat_tokenizers import LLAMA3, SYSTEM, TWO, byte_level, chat, chatml, for_trl, metaspace, trained_text
 
-from ft.data.chat import ROLES, BadRow, Renderer, template
+from ft.encode.conversation import ROLES, BadRow, Renderer, template
 
 # What is trained
 

@@ -3,7 +3,7 @@
 import pytest
 from chat_tokenizers import chatml, metaspace, trained_text
 
-from ft.data.chat import BadRow, Counts, Renderer, template
+from ft.encode.conversation import BadRow, Counts, Renderer, template
 
 SYSTEM = {"role": "system", "content": "You answer in rhyme."}
 DIALOGUE = [

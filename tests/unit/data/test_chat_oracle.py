@@ -12,7 +12,7 @@ from chat_tokenizers import TEMPLATES, byte_level, for_trl, metaspace, trained_t
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.data_utils import common_prefix_length, prepare_multimodal_messages
 
-from ft.data.chat import BadRow, Renderer
+from ft.encode.conversation import BadRow, Renderer
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja") if not path.stem.endswith("_training"))
 TURNS = [

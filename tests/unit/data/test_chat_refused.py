@@ -18,7 +18,7 @@ from chat_tokenizers import (
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from ft.data.chat import BadRow, Renderer, template
+from ft.encode.conversation import BadRow, Renderer, template
 from ft.errors import UserError
 
 # What a template does to a message

@@ -3,7 +3,7 @@
 import pytest
 from chat_tokenizers import CHATML, LLAMA3, byte_level, metaspace
 
-from ft.data.chat import BadRow, Renderer, template
+from ft.encode.conversation import BadRow, Renderer, template
 from ft.errors import UserError
 
 TURNS = [

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ft.data.dialogue import BadRow, dialogue
+from ft.data.formats.messages import BadRow, dialogue
 
 USER = {"role": "user", "content": "Hello?"}
 ASSISTANT = {"role": "assistant", "content": "Hi."}

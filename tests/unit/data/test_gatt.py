@@ -7,11 +7,11 @@ import random
 import pytest
 
 import tiny
-from ft.data.chat import Renderer
-from ft.data.checkers import Contains
-from ft.data.dialogue import BadRow
-from ft.data.gatt import Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
-from ft.data.instructions import Bank, Instruction, Kind
+from ft.data.formats.messages import BadRow
+from ft.encode.conversation import Renderer
+from ft.gatt.checkers import Contains
+from ft.gatt.dialogues import Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
+from ft.gatt.instructions import Bank, Instruction, Kind
 
 FIGURE = Instruction({"figure": "Homer"}, "Always act as Homer.", "Figure: Homer.", is_terse=True)
 PET = Instruction({"pet": "cat"}, "You love your cat.", "Pet: cat.", is_terse=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ft.data.checkers import CHECKERS, COMMON_WORDS
-from ft.data.instructions import Bank, Instruction, quotes
 from ft.errors import UserError
+from ft.gatt.checkers import CHECKERS, COMMON_WORDS
+from ft.gatt.instructions import Bank, Instruction, quotes
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "data" / "tiny"

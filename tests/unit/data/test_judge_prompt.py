@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ft.data.dialogue import BadRow
-from ft.data.judge import JudgePrompt
+from ft.data.formats.messages import BadRow
 from ft.errors import UserError
+from ft.evaluation.judge_prompt import JudgePrompt
 
 SHIPPED = Path(__file__).parents[3] / "data" / "judge" / "pairwise.yaml"
 ASKED = [{"role": "user", "content": "why is the sky blue?"}]

@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from ft.data.intervals import bootstrap, mean, of_shares, wilson
-from ft.data.judge import VERDICTS
-from ft.data.judged import Judged, by_both_orders, by_length, by_scores, groups, numbers
+from ft.evaluation.judge_prompt import VERDICTS
+from ft.evaluation.statistics import bootstrap, mean, of_shares, wilson
+from ft.evaluation.win_rate import Judged, by_both_orders, by_length, by_scores, groups, numbers
 
 FLIP = by_both_orders("first", "first", (5, 5))
 WIN = by_both_orders("first", "second", (10, 5))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ft.data.dialogue import BadRow
-from ft.data.files import Located
-from ft.data.mixture import BadRows, Leakage, conversation_key, eval_side, formatted, mixed
-from ft.data.read import Source
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, Leakage, conversation_key, eval_side, formatted, mixed
+from ft.data.sources.files import Located
+from ft.data.sources.read import Source
 from ft.errors import Problem, UserError
 
 

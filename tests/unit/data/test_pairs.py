@@ -13,11 +13,11 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.data.formats import BadRow, preference
-from ft.data.pairs import PairOptions, PairRenderer, RenderedPair
-from ft.data.prepare import train_rows
+from ft.encode.pairs import PairOptions, PairRenderer, RenderedPair
+from ft.encode.prepare import train_rows
 from ft.errors import UserError
-from ft.run import prepare_rows, rows_folder
-from ft.show import shown
+from ft.run.run import prepare_rows, rows_folder
+from ft.tools.show import shown
 
 USER, YES = {"role": "user", "content": "sky?"}, {"role": "assistant", "content": "yes?"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.unit.data.test_formats import GOOD
 
-from ft.data.files import Located
 from ft.data.formats import FORMATS, BadRow, detect, format_row
-from ft.data.mixture import Leakage, eval_side
+from ft.data.mix import Leakage, eval_side
+from ft.data.sources.files import Located
 
 Row = dict[str, Any]
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft.data.dialogue import BadRow
-from ft.data.files import Located
-from ft.data.read import Source, hub, is_local, missing, read
+from ft.data.formats.messages import BadRow
+from ft.data.sources.files import Located
+from ft.data.sources.read import Source, hub, is_local, missing, read
 from ft.errors import Problem, UserError
 
 Bad = list[tuple[str, Any, str, str]]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source
-from ft.stats import counted
+from ft.data.mix import BadRows, mixed
+from ft.data.sources.read import Source
+from ft.tools.stats import counted
 
 TRANSCRIPTS = Path(__file__).parents[4] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 pytestmark = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the transcripts are not here")

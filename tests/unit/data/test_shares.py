@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ft.data.mixture import BadRows, mixed
-from ft.data.read import Source, fingerprint
+from ft.data.mix import BadRows, mixed
+from ft.data.sources.read import Source, fingerprint
 from ft.errors import UserError
 
 

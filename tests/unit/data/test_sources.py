@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ft.data.read import Source, file_hash, fingerprint
+from ft.data.sources.read import Source, file_hash, fingerprint
 
 
 def written(path: Path, content: str) -> Path:

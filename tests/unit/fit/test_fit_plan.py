@@ -25,9 +25,9 @@ from ft.fit.sharding import Sharding, sharding
 from ft.fit.speed import pace
 from ft.fit.standing import Setting
 from ft.fit.table import fit_plan, show, values
-from ft.launch import ALONE, read_launch
 from ft.recipe import ModelSource
-from ft.runs import Plan
+from ft.results.store import Plan
+from ft.run.accelerate_config import ALONE, read_launch
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,7 @@ from tests.unit.recipe.conftest import GOOD
 
 from ft.recipe import ModelSource, Owner, Recipe
 from ft.recipe.aliases import ALIASES, Gone, Renamed
-from ft.recipe.recipe import _STAGE_KEYS, _RecipeKeys
+from ft.recipe.reader import _STAGE_KEYS, _RecipeKeys
 from ft.recipe.schema import schema_of
 from ft.stages import STAGES
 
@@ -27,7 +27,7 @@ def keys(block: str) -> set[str]:
     owners = {
         "recipe": [_RecipeKeys],
         "model": [ModelSource],
-        "data": [Owner("ft.data.read:Source").load()],
+        "data": [Owner("ft.data.sources.read:Source").load()],
     }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]
     return {key for owner in owners for key in schema_of(owner).keys}
 

@@ -17,8 +17,8 @@ from tests.unit.recipe.conftest import GOOD
 
 from ft.errors import Problems
 from ft.recipe import Owner, Recipe, Verdicts, build
-from ft.recipe.blocks import Block, Mark
 from ft.recipe.check import check
+from ft.recipe.yaml import Block, Mark
 
 Read = Callable[..., Recipe]
 

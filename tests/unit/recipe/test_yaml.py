@@ -11,7 +11,7 @@ from tests.unit.recipe.conftest import GOOD
 
 from ft.errors import Problems, UserError
 from ft.recipe import ModelSource, Recipe, read
-from ft.recipe.blocks import Block, parse_yaml
+from ft.recipe.yaml import Block, parse_yaml
 from ft.stages import STAGES
 
 Said = Callable[..., str]

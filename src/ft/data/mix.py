@@ -1,0 +1,321 @@
+"""Rows of several sources as one stream: formatted, counted, weighted, shared out; no row is lost without a word."""
+
+from __future__ import annotations
+
+import json
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from ft.data.formats import Row, detect, format_row
+from ft.data.formats.messages import BadRow, Message
+from ft.data.sources.files import Located, Report
+from ft.data.sources.read import Source, read
+from ft.errors import Problem, UserError, fail
+
+SHOWN = 20
+"""Problems named in full; a file of the wrong format has one a line, and the first few tell why."""
+
+PLACE_BITS = 40
+"""Bits of a row's place that hold its line; those above number the file."""
+
+REJECT_FIX = "With on_bad_row: reject they are set aside in rejects.jsonl."
+LEAK_FIX = "Drop one of the two rows, or hold rows out with eval_fraction, which keeps conversations on one side."
+
+
+class BadRows:
+    """What becomes of rows that cannot be used: with "error" they end the run, with "reject" they are set aside.
+
+    "error" collects them until `finish` raises one `UserError` for all. "reject" writes each to the file `rejects` at
+    once, as a JSON object with where, what, fix and row. Either way `count` counts them, and memory stays flat.
+    """
+
+    def __init__(self, on_bad_row: Literal["error", "reject"], rejects: Path | None = None):
+        if on_bad_row not in ("error", "reject"):
+            raise ValueError(f"on_bad_row is {on_bad_row!r}; it is 'error' or 'reject'")
+        if on_bad_row == "reject" and rejects is None:
+            raise ValueError("on_bad_row: reject needs a file for the rejects")
+        self.on_bad_row = on_bad_row
+        self.rejects = rejects
+        self.count = 0
+        self.first: list[Problem] = []
+        self.last: Problem | None = None
+        self._file: TextIO | None = None
+
+    def add(self, where: str, row: Any, bad: BadRow) -> None:
+        """Take note of a row that is left out (a `Report` for `read`)."""
+        self.count += 1
+        self.last = Problem(where, bad.what, bad.fix)
+        if len(self.first) < SHOWN:
+            self.first.append(self.last)
+        if self.on_bad_row == "reject":
+            self._write({"where": where, "what": bad.what, "fix": bad.fix, "row": row})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._file is None:
+            assert self.rejects is not None
+            self.rejects.parent.mkdir(parents=True, exist_ok=True)
+            # Half a surrogate pair, a reason to be here, has no UTF-8; its escape is JSON again
+            self._file = self.rejects.open("w", encoding="utf-8", errors="backslashreplace")
+        json.dump(entry, self._file, ensure_ascii=False, default=str)
+        self._file.write("\n")
+
+    def finish(self) -> None:
+        """Close the rejects; where bad rows are errors, raise one `UserError` for all of them."""
+        if self._file is not None:
+            self._file.close()
+        if self.on_bad_row == "error" and self.count:
+            raise UserError(_shortened(self.first, self.count, "bad rows", REJECT_FIX))
+
+
+def _shortened(first: list[Problem], count: int, of_what: str, fix: str = "") -> list[Problem]:
+    """The first problems, and a line that counts the rest."""
+    if count <= SHOWN:
+        return first
+    where = first[-1].where.rpartition(":")[0]
+    return [*first, Problem(where, f"and {count - SHOWN:,} more {of_what}, {count:,} in all", fix)]
+
+
+def formatted(source: Source, report: Report) -> Iterator[Located]:
+    """The good rows of one source in file order, each in its format; the others go to `report`."""
+    name, columns = source.format, source.columns
+    for located in read(source, report):
+        try:
+            if name is None:
+                name = _detected(located, columns)
+            row = format_row(name, located.row, columns)
+        except BadRow as bad:
+            report(located.where, located.row, bad)
+        else:
+            yield Located(located.where, row)
+
+
+def _detected(located: Located, columns: dict[str, str]) -> str:
+    """The format of the first row that can be read, which then holds for all."""
+    try:
+        return detect(located.row, columns)
+    except BadRow as bad:
+        raise fail(located.where, bad.what, bad.fix) from bad
+
+
+def mixed(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[Located]:
+    """The formatted rows of all sources, one source after the other in file order; shuffling is the trainer's part.
+
+    A source with a cap or a weight gives an exact number of its good rows: `rows` of them chosen by seed, then each
+    of these as often as `weight` says, the fraction again an exact seeded choice. The choice depends on the seed and
+    the source's own rows, not on the sources beside it. Such a source is read twice, to count and to choose, so that
+    memory stays flat. Where sources have shares, all are read twice: see `parts`. Bad rows go to `bad`, once; the
+    caller ends with `bad.finish()`.
+    """
+    sources = tuple(sources)
+    if any(source.share is not None for source in sources):
+        yield from _shared_out(sources, seed, bad)
+        return
+    for source in sources:
+        if source.weight == 1 and source.rows is None:
+            yield from _all(source, bad)
+        else:
+            yield from _chosen(source, _counted(source, bad), seed)
+
+
+def _all(source: Source, bad: BadRows) -> Iterator[Located]:
+    seen_bad, good = bad.count, 0
+    for located in formatted(source, bad.add):
+        good += 1
+        yield located
+    _some_are_good(source, good, bad, seen_bad)
+
+
+def _counted(source: Source, bad: BadRows) -> int:
+    """How many good rows a source has; the bad ones go to `bad`."""
+    seen_bad = bad.count
+    good = sum(1 for _ in formatted(source, bad.add))
+    _some_are_good(source, good, bad, seen_bad)
+    return good
+
+
+def _some_are_good(source: Source, good: int, bad: BadRows, seen_bad: int) -> None:
+    if not good and bad.on_bad_row == "reject":
+        raise fail(source.path, f"none of its {bad.count - seen_bad:,} rows is good", f"The last: {bad.last}")
+
+
+def _capped(source: Source, good: int) -> int:
+    return min(good, source.rows or good)
+
+
+def given_rows(source: Source, good: int) -> int:
+    """How many of its good rows a source gives, by its cap and its weight."""
+    return round(source.weight * _capped(source, good))
+
+
+def _chosen(source: Source, good: int, seed: int) -> Iterator[Located]:
+    """Exactly `rows` of the good rows, then exactly `weight` times these."""
+    capped = _capped(source, good)
+    whole = int(source.weight)
+    cap = _choice(capped, good, random.Random(f"rows {seed}"))
+    part = _choice(given_rows(source, good) - whole * capped, capped, random.Random(f"weight {seed}"))
+    for located in formatted(source, _known):
+        good -= 1
+        if good < 0:
+            break
+        if next(cap):
+            for _ in range(whole + next(part)):
+                yield located
+    if good:
+        raise fail(source.path, "changed while it was read", "Start again when it is whole.")
+
+
+# Shares
+
+
+def parts(sources: Sequence[Source], given: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """For each group how many rows are taken, and of how many: as many as keep the shares and repeat no row.
+
+    `given` is what each source gives by its cap and its weight. The group that is scarcest for its share is taken
+    whole, and the others as its rows allow; which of their rows, is an exact seeded choice from all their sources.
+    """
+    shares = {_group(source): source.share for source in sources if source.share is not None}
+    there = Counter[str]()
+    for source, rows in zip(sources, given, strict=True):
+        if _group(source) not in shares:
+            raise ValueError(f"{source.path}: beside shares, every source belongs to a group with a share")
+        there[_group(source)] += rows
+    most = min(there[group] / share for group, share in shares.items())
+    found = {group: (min(round(share * most), there[group]), there[group]) for group, share in shares.items()}
+    empty = [group for group, (taken, _) in found.items() if not taken]
+    if empty and all(there.values()):
+        size = min(there, key=lambda group: there[group] / shares[group])
+        what = f"group '{size}' has {there[size]:,} rows, too few for group '{empty[0]}' to have a row in its share"
+        raise fail(sources[0].path, what, "Give it more rows, or change the shares.")
+    return found
+
+
+def _group(source: Source) -> str:
+    return source.group or ""
+
+
+def _shared_out(sources: Sequence[Source], seed: int, bad: BadRows) -> Iterator[Located]:
+    good = [_counted(source, bad) for source in sources]
+    given = [given_rows(source, rows) for source, rows in zip(sources, good, strict=True)]
+    choices = {
+        group: _choice(taken, there, random.Random(f"share {group} {seed}"))
+        for group, (taken, there) in parts(sources, given).items()
+    }
+    for source, rows in zip(sources, good, strict=True):
+        choice = choices[_group(source)]
+        yield from (located for located in _chosen(source, rows, seed) if next(choice))
+
+
+def _known(where: str, row: Any, bad: BadRow) -> None:
+    """The `Report` of the second reading: the first has told of every bad row."""
+
+
+def _choice(wanted: int, there: int, chance: random.Random) -> Iterator[bool]:
+    """`there` answers, exactly `wanted` of them true, every subset alike (Knuth, vol. 2, 3.4.2, algorithm S)."""
+    for left in range(there, 0, -1):
+        taken = chance.random() * left < wanted
+        wanted -= taken
+        yield taken
+
+
+# Splits
+
+
+def conversation_key(row: Row) -> str:
+    """A hash of how a row opens: system message and first user message, or the text.
+
+    Rows that open alike belong together: they are answers to one prompt, or lengths of one conversation.
+    """
+    if "text" in row:
+        return _hash(row["text"].strip()).hex()
+    messages = row["messages"] if "messages" in row else row["prompt"]
+    opening: list[Message] = []
+    for message in messages:
+        opening.append(message)
+        if message["role"] == "user":
+            break
+    return _hash(*_flat(opening)).hex()
+
+
+def eval_side(row: Row, fraction: float, seed: int) -> bool:
+    """Whether the row is held out: about `fraction` of all conversations, each whole on one side."""
+    number = int.from_bytes(_hash(str(seed), conversation_key(row))[:8], "big")
+    return number < fraction * 2**64
+
+
+class Leakage:
+    """Finds rows for evaluation whose whole prompt is also trained on; 16 bytes a row on each side."""
+
+    def __init__(self) -> None:
+        self._sides = {"train": _Prompts(), "eval": _Prompts()}
+
+    def add(self, side: Literal["train", "eval"], located: Located) -> None:
+        self._sides[side].add(*located)
+
+    def problems(self) -> list[Problem]:
+        """One problem for each row on the evaluation side that leaks, in the order they were added."""
+        import numpy as np
+
+        train, held_out = self._sides["train"], self._sides["eval"]
+        trained, asked = (np.array(side.hashes, dtype=np.uint64) for side in (train, held_out))
+        shared, first = np.intersect1d(trained, asked, return_indices=True)[:2]
+        leaking = np.flatnonzero(np.isin(asked, shared))
+        trained_at = first[np.searchsorted(shared, asked[leaking])]
+        return [
+            Problem(held_out.where(int(row)), f"its prompt is trained on too, at {train.where(int(other))}", LEAK_FIX)
+            for row, other in zip(leaking, trained_at, strict=True)
+        ]
+
+    def raise_any(self) -> None:
+        """Raise one `UserError` that names the first leaking rows and counts the others."""
+        problems = self.problems()
+        if problems:
+            raise UserError(_shortened(problems[:SHOWN], len(problems), "rows that leak"))
+
+
+class _Prompts:
+    """Hash and place of each row: 8 bytes and 8 bytes."""
+
+    def __init__(self) -> None:
+        self.hashes = array("Q")
+        self.places = array("Q")
+        self.files: dict[str, int] = {}
+
+    def add(self, where: str, row: Row) -> None:
+        file, _, line = where.rpartition(":")
+        number = self.files.setdefault(file, len(self.files))
+        self.hashes.append(int.from_bytes(_hash(*_prompt_of(row))[:8], "big"))
+        self.places.append(number << PLACE_BITS | int(line))
+
+    def where(self, row: int) -> str:
+        file = list(self.files)[self.places[row] >> PLACE_BITS]
+        return f"{file}:{self.places[row] & (1 << PLACE_BITS) - 1}"
+
+
+def _prompt_of(row: Row) -> list[str]:
+    """What a model would be asked: everything before the last answer, or the text."""
+    if "text" in row:
+        return [row["text"].strip()]
+    if "messages" not in row:
+        return _flat(row["prompt"])
+    messages = row["messages"]
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    return _flat(messages[: answers[-1]] if answers else messages)
+
+
+def _flat(messages: list[Message]) -> list[str]:
+    return [part for message in messages for part in (message["role"], message["content"].strip())]
+
+
+def _hash(*parts: Any) -> bytes:
+    """16 bytes; the length before each part keeps ("ab", "c") and ("a", "bc") apart."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.digest()

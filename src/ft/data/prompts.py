@@ -1,0 +1,131 @@
+"""Prompts to be answered, answers that were sampled, and the rows made of the best of them: plain values, no model.
+
+A row written here carries `sampled`, where its answer is from. A row that has it is read as an answer of an earlier
+round; every other row is a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ft.data.formats.columns import KINDS, Row
+from ft.data.formats.messages import BadRow, Message, asking, words
+from ft.data.selection import best, pair
+from ft.data.sources.files import Located
+from ft.files import digest
+
+SIDES = ("chosen", "rejected")
+ORIGIN = ("policy", "round", "k", "temperature", "top_p", "seed")
+OF_A_PAIR = ("margin", *(f"{what}_{side}" for what in ("source", "temperature") for side in SIDES))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked; `columns` is what else the row holds. Prompts of the same messages have the same `key`."""
+
+    key: str
+    where: str
+    messages: Sequence[Message]
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer to a prompt. `origin` says where it is from, by the names in ORIGIN."""
+
+    prompt: Prompt
+    text: str
+    origin: Mapping[str, Any]
+    score: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        told = [str(self.origin[name]) for name in ("policy", "round", "temperature", "k")]
+        return "/".join((self.prompt.key, *told))
+
+    @property
+    def conversation(self) -> list[Message]:
+        return [*self.prompt.messages, *_said(self)]
+
+    def told(self) -> dict[str, Any]:
+        return {**self.origin, "score": self.score, "scores": dict(self.parts)}
+
+
+def prompt_in(located: Located) -> Prompt:
+    """The prompt of a row of any kind: what stands before its last answer. Raises BadRow."""
+    row = located.row
+    if "text" in row:
+        raise BadRow("a plain text asks nothing", "Rows to sample for have a prompt, or messages.")
+    if row.get("tools"):
+        raise BadRow("the row has tools", "Answers are sampled without any: drop the row.")
+    messages = row["prompt"] if "prompt" in row else _before_answer(row["messages"])
+    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
+    if messages[-1]["role"] != "user":
+        what = f"the prompt ends with a message of the {messages[-1]['role']}"
+        raise BadRow(what, "What is answered is what a user says last: drop the row.")
+    columns = {name: value for name, value in row.items() if name not in KINDS}
+    return Prompt(digest(words(messages), 16), located.where, messages, columns)
+
+
+def _before_answer(messages: Sequence[Message]) -> list[Message]:
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise BadRow("the dialogue has no answer, so nothing stands before one", "Write what is asked as `prompt`.")
+    return asking(list(messages[: answers[-1]]), "what stands before the last answer ends")
+
+
+def is_earlier(row: Row) -> bool:
+    """Whether the row brings an answer of an earlier round."""
+    return isinstance(row.get("sampled"), Mapping)
+
+
+def earlier(located: Located) -> list[Sample]:
+    """The answer of an earlier round, or the two of a pair, with the prompt they were given to. Raises BadRow."""
+    found, row = prompt_in(located), located.row
+    columns = {name: value for name, value in found.columns.items() if name not in ("sampled", *OF_A_PAIR)}
+    prompt = Prompt(found.key, found.where, found.messages, columns)
+    sides = (
+        {"completion": row["sampled"]} if "completion" in row else {side: row["sampled"].get(side) for side in SIDES}
+    )
+    try:
+        return [Sample(prompt, row[side][-1]["content"], _origin(told)) for side, told in sides.items()]
+    except (KeyError, TypeError) as error:
+        fix = "Read the rows as the sample stage left them."
+        raise BadRow("column sampled does not tell where the row's answers are from", fix) from error
+
+
+def _origin(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: told[name] for name in ORIGIN}
+
+
+def best_row(samples: Sequence[Sample]) -> Row:
+    """The best answer to a prompt, as a row to fine-tune on."""
+    one = samples[best([sample.score for sample in samples])]
+    return {
+        **one.prompt.columns,
+        "prompt": list(one.prompt.messages),
+        "completion": _said(one),
+        "sampled": {**one.told(), "of": len(samples)},
+    }
+
+
+def pair_row(samples: Sequence[Sample]) -> Row | None:
+    """The best and the worst answer to a prompt, as a row of preferences; None where all are worth the same."""
+    places = pair([sample.score for sample in samples])
+    if places is None:
+        return None
+    sides = dict(zip(SIDES, (samples[place] for place in places), strict=True))
+    chosen, rejected = sides.values()
+    row: Row = {**chosen.prompt.columns, "prompt": list(chosen.prompt.messages)}
+    row |= {side: _said(one) for side, one in sides.items()}
+    row |= {"margin": chosen.score - rejected.score}
+    row |= {f"source_{side}": one.origin["policy"] for side, one in sides.items()}
+    row |= {f"temperature_{side}": one.origin["temperature"] for side, one in sides.items()}
+    return row | {"sampled": {side: {**one.told(), "of": len(samples)} for side, one in sides.items()}}
+
+
+def _said(one: Sample) -> list[Message]:
+    return [{"role": "assistant", "content": one.text}]

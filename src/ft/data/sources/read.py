@@ -1,0 +1,210 @@
+"""From a recipe's `data:` entry to rows: a local file, a folder of files or a data set of the Hub, read as a stream."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats import FORMATS
+from ft.data.sources.files import READERS, Report, refuse, rows_in, type_of
+from ft.data.sources.files import Located as Located
+from ft.errors import Problem, fail
+from ft.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+"""File names that begin with one of these belong to a split, as the Hub reads a folder."""
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from and how many of them are taken."""
+
+    path: str
+    """A .jsonl, .json, .csv, .tsv or .parquet file (text also as .gz), a folder of them, or a Hub data set's id."""
+    format: str | None = None
+    """How a row is written: messages, sharegpt, alpaca, …; told from the first row when left out."""
+    split: str = "train"
+    """Which part of a Hub data set, or of a folder whose files are named by split."""
+    name: str | None = None
+    """Which configuration of a Hub data set."""
+    revision: str | None = None
+    """Which commit, branch or tag of a Hub data set; a commit makes a run repeatable."""
+    streaming: bool = False
+    """Read a Hub data set row by row as it comes, without a copy of it on this machine."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column names to theirs, dotted for nested ones: {prompt: meta.question}. What is mapped is renamed."""
+    weight: float = 1.0
+    """How often the good rows are taken: 0.5 is a seeded half of them, 2.5 all twice and a seeded half."""
+    rows: int | None = None
+    """At most so many good rows, a seeded choice from the whole source, made before `weight`."""
+    group: str | None = None
+    """Which part of the mixture the source belongs to; sources of one group are drawn from alike."""
+    share: float | None = None
+    """The group's part of all rows, from 0 to 1, written at one of its sources or at all: see `mixture.parts`."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty")
+        if self.format is not None and self.format not in FORMATS:
+            raise ValueError(f"no format '{self.format}'. There are: {', '.join(FORMATS)}")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"weight is {self.weight}; it must be above 0")
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"rows is {self.rows}; it must be at least 1")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}; it is a part of the mixture, above 0 and at most 1")
+        if self.share is not None and not self.group:
+            raise ValueError("a share belongs to a group. Write `group: NAME` too")
+
+
+def is_local(path: str) -> bool:
+    """Whether a path names a file or folder here, present or not, rather than a Hub data set (`owner/name`)."""
+    if path.startswith((".", "/", "~")) or "\\" in path or path.count("/") > 1 or type_of(Path(path)) in READERS:
+        return True
+    # owner/name may be a folder here; then the folder beside it that is absent is a slip, not a Hub id
+    return Path(path).exists() or ("/" in path and Path(path).parent.is_dir())
+
+
+def missing(source: Source, where: str) -> Problem | None:
+    """The problem that a source which looks local is not there, with what is near it."""
+    path = Path(source.path).expanduser()
+    if not is_local(source.path) or path.exists():
+        return None
+    what = f"no file or folder '{source.path}'"
+    if not path.parent.is_dir():
+        return Problem(where, what, f"There is no folder '{path.parent}' either.")
+    there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+    if near:
+        return Problem(where, what, f"Did you mean {' or '.join(repr(str(path.parent / name)) for name in near)}?")
+    shown = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
+    return Problem(where, what, f"In '{path.parent}' there are: {shown}." if there else f"'{path.parent}' is empty.")
+
+
+def read(source: Source, report: Report = refuse) -> Iterator[Located]:
+    """The rows of a source as they are written, one after the other.
+
+    A row that cannot be read goes to `report` and reading goes on; by default the first one raises `UserError`, as
+    does a source with no rows at all.
+    """
+    if not is_local(source.path):
+        yield from hub(source)
+        return
+    for path in _files(source):
+        yield from rows_in(path, _shown(source, path), report)
+
+
+def _shown(source: Source, path: Path) -> str:
+    whole = Path(source.path).expanduser()
+    return source.path if path == whole else str(Path(source.path) / path.relative_to(whole))
+
+
+def _files(source: Source) -> list[Path]:
+    """The files of a local source in name order."""
+    absent = missing(source, source.path)
+    if absent:
+        raise fail(source.path, "no such file or folder", absent.fix)
+    path = Path(source.path).expanduser()
+    if not path.is_dir():
+        return [path]
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith((".", "_")))
+    files = [entry for entry in entries if type_of(entry) in READERS and entry.is_file()]
+    if not files:
+        raise fail(source.path, "the folder holds no file of rows", f"Known are: {', '.join(READERS)}.")
+    chosen = _of_split(source, files)
+    unknown = [entry.name for entry in entries if entry not in files and entry.suffix != ".md"]
+    if unknown:
+        log.warning("%s: not rows, left unread: %s", source.path, ", ".join(unknown))
+    if chosen != files:
+        log.info("%s: split %s is %s", source.path, source.split, ", ".join(path.name for path in chosen))
+    return chosen
+
+
+def _of_split(source: Source, files: list[Path]) -> list[Path]:
+    """All files, or those of the split where the names tell splits apart: a test file is never trained on unasked."""
+    splits = {path: _split(path) for path in files}
+    if not any(splits.values()):
+        return files
+    chosen = [path for path in files if splits[path] == source.split]
+    known = ", ".join(sorted({name for name in splits.values() if name}))
+    if not chosen:
+        raise fail(source.path, f"the folder has no file of split '{source.split}'", f"There are splits: {known}.")
+    unclear = [path.name for path in files if not splits[path]]
+    if unclear:
+        what = f"{', '.join(unclear)} belongs to no split, but other files do ({known})"
+        raise fail(source.path, what, "Name one file as path, or rename it.")
+    return chosen
+
+
+def _split(path: Path) -> str | None:
+    stem = SHARD.sub("", path.name.lower().removesuffix(".gz").removesuffix(type_of(path)))
+    return stem if re.split(r"[-_.]", stem)[0] in SPLITS else None
+
+
+def hub(source: Source) -> Iterator[Located]:
+    """The rows of a Hub data set through `datasets`, memory-mapped; its code is never run."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    part = ", ".join(filter(None, (source.name, source.split)))
+    where = f"{source.path}[{part}]"
+    try:
+        how = {"name": source.name, "split": source.split, "revision": source.revision}
+        rows = load_dataset(source.path, **how, streaming=source.streaming)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        fix = "Check path, name, split and revision, and the way to the Hub; a local path starts with ./"
+        raise fail(where, f"cannot be loaded: {reason}", fix) from error
+    number = 0
+    for number, row in enumerate(rows, 1):
+        yield Located(f"{where}:{number}", row)
+    if not number:
+        raise fail(where, "holds no rows")
+
+
+# Fingerprints
+
+
+def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
+    """What decides a source's rows: bytes rather than names for local files, and everything else of the source.
+
+    Hashes of files are remembered in the JSON file `cache`. A Hub data set is named, not hashed: without a commit as
+    revision its rows may change under the same fingerprint.
+    """
+    how = asdict(source)
+    del how["streaming"]  # the same rows, however they come
+    mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
+    if not is_local(source.path):
+        return how | mixture
+    files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
+    return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")} | mixture
+
+
+def file_hash(path: Path, cache: Path | None) -> str:
+    """SHA-256 of a file's bytes, remembered in `cache` by path, size and time of change: gigabytes are read once."""
+    try:
+        state = path.stat()
+        name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
+        known = read_json(cache) if cache else None
+        known = known if isinstance(known, dict) else {}  # a torn cache is made again
+        entry = known.get(name)
+        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
+            return str(entry[2])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise fail(str(path), f"cannot be read: {error.strerror}") from error
+    if cache:
+        write_json(cache, known | {name: [*stamp, digest]})
+    return digest

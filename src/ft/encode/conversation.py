@@ -1,0 +1,366 @@
+"""What a model is trained on: rows rendered by a chat template; of each token who said it, and whether it is trained.
+
+An answer is trained from where the prompt to generate it ends through its end-of-turn token: what a model writes itself
+when it answers, no more and no less. Whitespace that a template writes behind that token is not trained.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ft.data.formats import BadRow
+from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
+from ft.encode.loss_mask import TrainOn, token_range, wanted, without
+from ft.encode.segments import Layout, Spans
+from ft.encode.truncation import Counts, fewest, kept, turn_starts
+from ft.errors import fail
+
+__all__ = ["ROLES", "BadRow", "Counts", "Rendered", "Renderer", "template"]
+
+ROLES = ("template", "system", "user", "assistant", "tool")
+CODES = {role: code for code, role in enumerate(ROLES)}
+NOT_TRAINED = -100
+
+OnTooLong = Literal["error", "drop", "drop_turns"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as the trainer gets it: `labels` are -100 where not trained, `roles[n]` is an index into ROLES."""
+
+    input_ids: list[int]
+    labels: list[int]
+    roles: list[int]
+    dropped_turns: int = 0
+
+
+@dataclass
+class _Read:
+    """A row's dialogue: `first` is its first message after the prompt, if it has one; `wanted` are trained."""
+
+    messages: list[Message]
+    first: int | None
+    wanted: set[int]
+    tools: Any
+    text: str | BadRow = ""
+
+
+@dataclass
+class _Draft:
+    """A dialogue as text, with the stretches of it to train, before it is tokenised."""
+
+    layout: Layout
+    trained: list[tuple[int, int]]
+    answers: list[int]  # messages whose end-of-turn token must be trained
+
+
+class Renderer:
+    """Renders rows of `messages`, `prompt` + `completion` and `text` for one tokenizer, and their `tools`.
+
+    Of a message it reads `role`, `content` and `train`, and nothing else.
+
+    train_on    last: the last answer. assistant: every answer (of a prompt + completion row: of its completion).
+                completion: everything after the prompt (of a messages row: the last answer). all: every token.
+                A message's own `train: true | false` goes before.
+    on_too_long for rows of more than `max_length` tokens. drop_turns takes whole oldest turns out and keeps system
+                messages; under last and completion it never takes anything trained, else never the last answer trained.
+    stop_ids    the tokens that end an answer, for generation.
+    notes       what the template does that a person should know.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        train_on: TrainOn = "assistant",
+        max_length: int | None = None,
+        on_too_long: OnTooLong = "error",
+    ):
+        self.tokenizer, self.train_on = tokenizer, train_on
+        self.max_length, self.on_too_long = max_length, on_too_long
+        self.counts = Counts()
+        self.notes: tuple[str, ...] = ()
+        self.special = special_tokens(tokenizer)
+        one = tokenizer.bos_token_id != tokenizer.eos_token_id  # GPT-2 has one token for both, which may stand anywhere
+        self.bos: tuple[int | None, str] = (tokenizer.bos_token_id, tokenizer.bos_token) if one else (None, "")
+        self.stop_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.template: ChatTemplate | None = None  # a base model's plain text needs none
+        if tokenizer.chat_template:
+            self.template = ChatTemplate(tokenizer)
+            self.spans = Spans(self.template)
+            self.stop_ids = self._stops()
+            self.notes = self._notes()
+
+    def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
+        """The token ids up to where a model is to answer."""
+        text = self.prompt_text(messages, tools)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._check_bos(ids, text)
+        return ids
+
+    def prompt_text(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """The text up to where a model is to answer. Raises BadRow."""
+        if not messages or messages[-1]["role"] == "assistant":
+            raise BadRow("a prompt ends before an answer", "End it with a user message.")
+        self._refuse_forged(messages)
+        chat = self._chat()
+        text = chat.text([_bare(message) for message in messages], tools, prompt=True)
+        for n, message in enumerate(messages):
+            said = (
+                message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
+            )
+            if said.strip() not in text:  # an earlier answer's thinking is left out by design
+                raise BadRow(f"the chat template drops or changes message {n + 1} ({message['role']})")
+        return text
+
+    def render(self, row: Row) -> Rendered | None:
+        """The row's tokens and labels; None where `on_too_long` drops it. Raises BadRow."""
+        rendered = self.render_batch([row])[0]
+        if isinstance(rendered, BadRow):
+            raise rendered
+        return rendered
+
+    def render_batch(self, rows: Sequence[Row]) -> list[Rendered | BadRow | None]:
+        """What `render` returns or raises for each row, in one call of the tokenizer."""
+        return [self._fitted(row, rendered) for row, rendered in zip(rows, self._rendered(rows), strict=True)]
+
+    # Rendering, whatever the length
+
+    def _rendered(self, rows: Sequence[Row]) -> list[Rendered | BadRow]:
+        drafts = [self._draft(read) for read in self._with_texts([self._read(row) for row in rows])]
+        encoded = self._encoded([draft.layout.text for draft in drafts if isinstance(draft, _Draft)])
+        return [self._labelled(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
+
+    def _read(self, row: Row) -> _Read | Rendered | BadRow:
+        try:
+            if "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str):
+                return self._plain(row["text"])
+            messages, first = _messages(row)
+            self._refuse_forged(messages)
+            trained = wanted(messages, first, self.train_on)
+        except BadRow as bad:
+            return bad
+        return _Read([_bare(message) for message in messages], first, trained, _tools(row))
+
+    def _with_texts(self, reads: list[_Read | Rendered | BadRow]) -> list[_Read | Rendered | BadRow]:
+        """The dialogues with their texts, which are rendered together where no tools are given."""
+        plain = [read for read in reads if isinstance(read, _Read) and read.tools is None]
+        texts = self._chat().texts([read.messages for read in plain]) if plain else []
+        for read, text in zip(plain, texts, strict=True):
+            read.text = text
+        return reads
+
+    def _encoded(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        if not texts:
+            return iter(())
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+        )
+        return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+    def _draft(self, read: _Read | Rendered | BadRow) -> _Draft | Rendered | BadRow:
+        if not isinstance(read, _Read):
+            return read
+        try:
+            if isinstance(read.text, BadRow):
+                return read.text
+            text = read.text or self._chat().text(read.messages, read.tools)
+            draft = self._chosen(read, self.spans.layout(read.messages, read.tools, text))
+        except BadRow as bad:
+            return bad
+        self.counts.answers_shortened += len(draft.layout.shortened)
+        return draft
+
+    def _chosen(self, read: _Read, layout: Layout) -> _Draft:
+        """Which characters are trained, of the messages that are wanted."""
+        answers = [n for n in sorted(read.wanted) if read.messages[n]["role"] == "assistant"]
+        for n in answers:
+            if n in layout.faults and (self.train_on != "all" or n in layout.shortened):
+                raise layout.faults[n]
+        spans = layout.spans
+        if self.train_on == "all":
+            silent = [(spans[n].start, spans[n].end) for n in range(len(spans)) if n not in read.wanted]
+            return _Draft(layout, without(len(layout.text), silent), answers)
+        trained: list[tuple[int, int]] = []
+        for n in sorted(read.wanted):
+            after_prompt = self.train_on == "completion" and read.first is not None and n > read.first
+            start = trained.pop()[0] if after_prompt and n - 1 in read.wanted else spans[n].start
+            trained.append((start, spans[n].end))
+        if not trained:
+            raise BadRow("no message of this row is trained", "Give it an answer, or an answer train: true.")
+        return _Draft(layout, trained, answers)
+
+    def _labelled(self, draft: _Draft, ids: list[int], offsets: list[tuple[int, int]]) -> Rendered | BadRow:
+        layout = draft.layout
+        starts = [start for start, _ in offsets]
+        labels, roles = [NOT_TRAINED] * len(ids), [0] * len(ids)
+        try:
+            self._check_bos(ids, layout.text)
+            for span in layout.spans:
+                low, high = token_range(starts, offsets, layout.text, span.start, span.end, strict=False)
+                roles[low:high] = [CODES.get(span.role, 0)] * (high - low)
+            strict, count = self.train_on != "all", 0
+            for start, end in draft.trained:
+                low, high = token_range(starts, offsets, layout.text, start, end, strict=strict)
+                labels[low:high] = ids[low:high]
+                count += high - low
+            for n in draft.answers:
+                self._check_end(layout, n, starts, ids, labels)
+        except BadRow as bad:
+            return bad
+        if not count:
+            return BadRow("no token of this row is trained", "Give it an answer.")
+        return Rendered(ids, labels, roles)
+
+    def _plain(self, text: str) -> Rendered:
+        """A document: BOS where the tokenizer puts one, the text, EOS; all of it trained."""
+        if found := self.special.search(text):
+            raise BadRow(f"the text holds the control token {found[0]!r}", "Take it out: EOS is put behind each text.")
+        if self.tokenizer.eos_token_id is None:
+            raise fail("tokenizer", "it has no eos_token to end a text with", "Give it one.")
+        ids = list(self.tokenizer(text)["input_ids"])
+        if ids[-1:] != [self.tokenizer.eos_token_id]:
+            ids.append(self.tokenizer.eos_token_id)
+        return Rendered(ids, list(ids), [0] * len(ids))
+
+    # Length
+
+    def _fitted(self, row: Row, rendered: Rendered | BadRow) -> Rendered | BadRow | None:
+        if isinstance(rendered, BadRow) or self._fits(rendered):
+            return rendered
+        length = len(rendered.input_ids)
+        self.counts.rows_too_long += 1
+        if self.on_too_long == "error":
+            what = f"it is {length} tokens long, over max_length {self.max_length}"
+            return BadRow(what, "Raise max_length, or set on_too_long: drop_turns or drop.")
+        if self.on_too_long == "drop_turns" and (shorter := self._shortened(row)):
+            return shorter
+        self.counts.rows_dropped += 1
+        return None
+
+    def _shortened(self, row: Row) -> Rendered | BadRow | None:
+        def fits(turns: int) -> Rendered | BadRow | None:
+            return self._less(row, turns)
+
+        found: tuple[int, Rendered | BadRow] | None = fewest(self._droppable(row), fits)
+        if found is None:
+            return None
+        dropped, shorter = found
+        if isinstance(shorter, BadRow):
+            return shorter
+        self.counts.turns_dropped += dropped
+        return replace(shorter, dropped_turns=dropped)
+
+    def _fits(self, rendered: Rendered) -> bool:
+        return self.max_length is None or len(rendered.input_ids) <= self.max_length
+
+    def _droppable(self, row: Row) -> int:
+        """How many turns may leave: those before the first (last, completion) or the last message that is trained."""
+        if "messages" not in row and "prompt" not in row:
+            return 0
+        messages, first = _messages(row)
+        trained = [n for n in wanted(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
+        pick = min if self.train_on in ("last", "completion") else max
+        stays = pick(trained, default=len(messages) - 1)
+        stays = stays if first is None else min(stays, first)
+        return max(0, sum(start < stays for start in turn_starts(messages)) - 1)
+
+    def _less(self, row: Row, turns: int) -> Rendered | BadRow | None:
+        """The row without its oldest turns, if it fits then."""
+        messages, first = _messages(row)
+        left = kept(messages, turns)
+        if first is None:
+            shorter = {**row, "messages": [messages[n] for n in left]}
+        else:
+            shorter = {**row, "prompt": [messages[n] for n in left if n < first]}
+        rendered = self._rendered([shorter])[0]
+        return rendered if isinstance(rendered, BadRow) or self._fits(rendered) else None
+
+    # Checks
+
+    def _chat(self) -> ChatTemplate:
+        if self.template is None:
+            self.template = ChatTemplate(self.tokenizer)  # raises: there is none
+        return self.template
+
+    def _refuse_forged(self, messages: Sequence[Message]) -> None:
+        """No message may hold what the template marks turns with: its writer could put words in another's mouth."""
+        forging = self._chat().forging
+        for n, message in enumerate(messages):
+            if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
+                raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
+            if found := forging.search(message["content"]):
+                what = (
+                    f"message {n + 1} ({message['role']}) holds {found[0]!r}, which marks a turn in this chat template"
+                )
+                raise BadRow(what, "Take it out of the text, or write it otherwise.")
+
+    def _check_bos(self, ids: list[int], text: str) -> None:
+        """BOS as often as the template writes it: the tokenizer adds none and misses none."""
+        bos, written = self.bos
+        if bos is None:
+            return
+        if ids.count(bos) != text.count(written):
+            what = f"its text has {text.count(written)} {written}, its tokens {ids.count(bos)}"
+            raise BadRow(what, "Make the tokenizer's bos_token a special token that is found anywhere in a text.")
+
+    def _check_end(self, layout: Layout, n: int, starts: list[int], ids: list[int], labels: list[int]) -> None:
+        """The end-of-turn token of a trained answer is one token, and trained."""
+        if n in layout.faults:
+            return
+        place = bisect_left(starts, layout.spans[n].end) - 1
+        if labels[place] == NOT_TRAINED or ids[place] not in self._chat().added:
+            raise BadRow(f"the end of message {n + 1} (assistant) is not trained", "This is a fault of the template.")
+
+    def _stops(self) -> tuple[int, ...]:
+        chat = self._chat()
+        if self.train_on == "assistant" and 1 not in self.spans.canonical.ends:
+            raise fail(
+                "chat template",
+                "it ends only the last answer of a dialogue with a token to stop at, so the others cannot be trained",
+                "Set train_on: last, or use another chat template.",
+            )
+        ids = (chat.tokenizer.convert_tokens_to_ids(end) for end in self.spans.turn_ends)
+        return tuple(dict.fromkeys(ids))
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        chat = self._chat()
+        if chat.closing:
+            notes.append(f"The chat template ends no answer; the next turn's {chat.closing!r} is trained as its end.")
+        asked = [{"role": "user", "content": "What is it?"}]
+        try:
+            cue = self.prompt(asked)
+            trained = self._rendered([{"messages": [*asked, {"role": "assistant", "content": "This."}]}])[0]
+        except BadRow as bad:
+            raise fail("chat template", bad.what, bad.fix) from bad
+        if isinstance(trained, Rendered) and trained.input_ids[: len(cue)] != cue:
+            read = [chat.tokenizer.decode(ids[-4:]) for ids in (cue, trained.input_ids[: len(cue)])]
+            notes.append(
+                f"The prompt for an answer ends in {read[0]!r}, where training has {read[1]!r}: the chat template or "
+                "the tokenizer writes it otherwise when an answer follows."
+            )
+        return tuple(notes)
+
+
+def _bare(message: Message) -> Message:
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _tools(row: Row) -> Any:
+    tools = row.get("tools") or None
+    return json.loads(tools) if isinstance(tools, str) else tools  # Parquet files carry them as JSON text
+
+
+def _messages(row: Row) -> tuple[list[Message], int | None]:
+    """The dialogue, and for a prompt + completion row the number of its first message after the prompt."""
+    if row.get("messages"):
+        return row["messages"], None
+    if row.get("prompt") and row.get("completion"):
+        return [*row["prompt"], *row["completion"]], len(row["prompt"])
+    raise BadRow("it has no messages, no prompt and completion, and no text", f"It has: {', '.join(row)}.")

@@ -1,0 +1,313 @@
+"""Rows as the trainer gets them, made once: read, mixed, rendered, masked, packed, written as Arrow.
+
+The folder is named by what decides the rows, is written before any model is loaded or any rank starts, and appears
+whole or not at all. `stats.json` beside the rows says what became of every row read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft.data.formats import BadRow
+from ft.data.mix import BadRows, Leakage, eval_side, mixed
+from ft.data.sources.read import Located, Source
+from ft.encode.conversation import ROLES, Rendered, Renderer
+from ft.encode.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
+from ft.errors import fail
+from ft.files import digest, write_json
+from ft.secrets import RowWatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+RowsKey = Mapping[str, Any]
+Made = Rendered | RenderedPair
+PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
+BATCH = 1000  # rows rendered in one tokenizer call
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def _schema(pairs: bool) -> pa.Schema:
+    """The columns of prepared rows."""
+    import pyarrow as pa  # a fifth of what `ft plan` takes, and it prepares nothing
+
+    columns = [
+        ("where", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("roles", pa.list_(pa.int8())),
+        ("length", pa.int32()),
+    ]
+    if pairs:
+        columns += [(name, pa.list_(pa.int32())) for name in IDS]
+        columns += [(name, pa.float32()) for name in REFERENCE]
+        columns += [("rating", pa.int8()), *((name, pa.bool_()) for name in SAFETY)]
+    return pa.schema(columns)
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How rows become tokens and labels: a recipe's `rows:` block.
+
+    train_on       last (the last answer only), assistant (every answer), completion (all after the prompt), all
+    on_too_long    a row longer than train.max_length: error, drop (counted), drop_turns (whole oldest turns leave)
+    on_bad_row     error, or reject (written to rejects.jsonl with line, reason and fix)
+    eval_fraction  share of conversations held out for evaluation, by a hash of how each begins
+    """
+
+    train_on: Literal["last", "assistant", "completion", "all"] = "assistant"
+    on_too_long: Literal["error", "drop", "drop_turns"] = "error"
+    on_bad_row: Literal["error", "reject"] = "error"
+    eval_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eval_fraction < 1:
+            raise ValueError("eval_fraction is a share of the rows, from 0 to below 1")
+
+
+def rows_folder(runs: Path, key: RowsKey) -> Path:
+    return runs / ".cache" / f"rows-{digest([PREPARED_AS, key])}"
+
+
+def train_rows(folder: Path) -> Dataset:
+    """What the trainer trains on: packed rows where packing is on."""
+    return _opened(folder / "packed") if (folder / "packed").exists() else _opened(folder / "train.arrow")
+
+
+def eval_rows(folder: Path) -> Dataset | None:
+    path = folder / "eval.arrow"
+    return _opened(path) if path.exists() else None
+
+
+def single_rows(folder: Path) -> Dataset:
+    """Training rows one by one, with `where` and `roles`, for looking at."""
+    return _opened(folder / "train.arrow")
+
+
+def _opened(path: Path) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.load_from_disk(str(path)) if path.is_dir() else Dataset.from_file(str(path))
+
+
+def prepare(
+    folder: Path,
+    sources: Sequence[Source],
+    eval_sources: Sequence[Source],
+    tokenizer: Any,
+    *,
+    rows: RowOptions | PairOptions,
+    max_length: int,
+    packing: str | None,
+    seed: int,
+    tick: Callable[[int], None] = lambda rows_read: None,
+) -> dict[str, Any]:
+    """Make the folder and return its stats. Raises UserError with the rows that are wrong; nothing is left then."""
+    started = time.monotonic()
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        maker = _Maker(partial, tokenizer, rows, max_length, seed, tick)
+        stats = maker.make(sources, eval_sources)
+        if packing:
+            _pack(partial, stats, max_length, packing)
+        stats["seconds"] = round(time.monotonic() - started, 2)
+        write_json(partial / "stats.json", stats)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return stats
+
+
+@dataclass
+class _Side:
+    """One of train and eval: its file, and what is in it."""
+
+    path: Path
+    schema: pa.Schema
+    rows: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    by_role: Counter[int] = field(default_factory=Counter)
+    trained_by_role: Counter[int] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        import pyarrow as pa
+
+        self.file = pa.OSFile(str(self.path), "wb")
+        self.writer = pa.ipc.new_stream(self.file, self.schema)
+
+    def write(self, rendered: Sequence[tuple[str, Made]]) -> None:
+        import pyarrow as pa
+
+        lines = [_columns(where, row) for where, row in rendered]
+        self.writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=self.schema))
+        for _, row in rendered:
+            self.count(row)
+
+    def count(self, row: Made) -> None:
+        self.rows += 1
+        self.tokens += len(row.input_ids)
+        self.lengths[len(row.input_ids)] += 1
+        self.by_role.update(row.roles)
+        trained = [role for role, label in zip(row.roles, row.labels, strict=True) if label != -100]
+        self.trained_by_role.update(trained)
+        self.trained_tokens += len(trained)
+
+    def close(self) -> dict[str, Any]:
+        self.writer.close()
+        self.file.close()
+        return {
+            "rows": self.rows,
+            "trainer_rows": self.rows,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "by_role": _named(self.by_role),
+            "trained_by_role": _named(self.trained_by_role),
+            "lengths": _histogram(self.lengths),
+        }
+
+
+def _columns(where: str, row: Made) -> dict[str, Any]:
+    columns: dict[str, Any] = {"where": where, "input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
+    columns["length"] = len(row.input_ids)
+    if isinstance(row, RenderedPair):
+        columns |= {name: getattr(row, name) for name in IDS}
+        columns |= dict(zip(REFERENCE, row.reference or (None, None), strict=True))
+        columns |= {"rating": row.rating, **dict(zip(SAFETY, row.safe, strict=True))}
+    return columns
+
+
+def _named(counts: Counter[Any]) -> dict[str, int]:
+    return {ROLES[role]: count for role, count in sorted(counts.items())}
+
+
+def _histogram(lengths: Counter[int]) -> dict[str, Any]:
+    """Rows by length in tokens: twelve equal bins, and the quantiles people ask for."""
+    if not lengths:
+        return {"bins": [], "quantiles": {}}
+    longest, total = max(lengths), sum(lengths.values())
+    width = max(1, -(-longest // 12))
+    bins: Counter[int] = Counter()
+    for length, count in lengths.items():
+        bins[(length - 1) // width] += count
+    quantiles, seen = {}, 0
+    wanted = [("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)]
+    for length in sorted(lengths):
+        seen += lengths[length]
+        while wanted and seen >= wanted[0][1] * total:
+            quantiles[wanted.pop(0)[0]] = length
+    shown = [{"up_to": (place + 1) * width, "rows": bins[place]} for place in range(max(bins) + 1)]
+    return {"bins": shown, "quantiles": quantiles}
+
+
+def _renderer(tokenizer: Any, rows: RowOptions | PairOptions, max_length: int) -> Renderer | PairRenderer:
+    if isinstance(rows, PairOptions):
+        return PairRenderer(tokenizer, rows, max_length)
+    return Renderer(tokenizer, train_on=rows.train_on, max_length=max_length, on_too_long=rows.on_too_long)
+
+
+class _Maker:
+    """Reads, renders and writes both sides of the rows."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Any,
+        rows: RowOptions | PairOptions,
+        max_length: int,
+        seed: int,
+        tick: Callable[[int], None],
+    ):
+        self.folder, self.rows, self.seed, self.tick = folder, rows, seed, tick
+        self.renderer = _renderer(tokenizer, rows, max_length)
+        self.schema = _schema(isinstance(rows, PairOptions))
+        self.bad = BadRows(rows.on_bad_row, folder / "rejects.jsonl")
+        self.leakage = Leakage()
+        self.watch = RowWatch()
+
+    def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
+        train = _Side(self.folder / "train.arrow", self.schema)
+        held_out = _Side(self.folder / "eval.arrow", self.schema) if eval_sources or self.rows.eval_fraction else None
+        for batch in self.rendered(sources, "train" if eval_sources else None):
+            self.split(batch, train, held_out)
+        if held_out and eval_sources:
+            for batch in self.rendered(eval_sources, "eval"):
+                held_out.write([(located.where, row) for located, row in batch])
+            self.leakage.raise_any()
+        self.bad.finish()
+        counts = self.renderer.counts
+        stats: dict[str, Any] = {
+            "train": train.close(),
+            "eval": held_out.close() if held_out else None,
+            "rejected": self.bad.count,
+            "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
+            "answers_shortened": counts.answers_shortened,
+            "notes": [*self.renderer.notes, *self.watch.notes],
+        }
+        self.refuse_empty(stats, sources)
+        return stats
+
+    def rendered(
+        self, sources: Sequence[Source], side: Literal["train", "eval"] | None
+    ) -> Iterator[list[tuple[Located, Made]]]:
+        """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the renderer."""
+        located = mixed(sources, seed=self.seed, bad=self.bad)
+        while batch := list(islice(located, BATCH)):
+            good = []
+            for item in batch:
+                self.watch.add(item.where, item.row)
+            for item, row in zip(batch, self.renderer.render_batch([item.row for item in batch]), strict=True):
+                if isinstance(row, BadRow):
+                    self.bad.add(item.where, item.row, row)
+                elif row is not None:
+                    good.append((item, row))
+                    if side:
+                        self.leakage.add(side, item)
+            self.tick(len(batch))
+            yield good
+
+    def split(self, batch: list[tuple[Located, Made]], train: _Side, held_out: _Side | None) -> None:
+        fraction = self.rows.eval_fraction
+        sides: tuple[list[tuple[str, Made]], list[tuple[str, Made]]] = ([], [])
+        for item, row in batch:
+            sides[fraction > 0 and eval_side(item.row, fraction, self.seed)].append((item.where, row))
+        train.write(sides[0])
+        if held_out and fraction:
+            held_out.write(sides[1])
+
+    def refuse_empty(self, stats: dict[str, Any], sources: Sequence[Source]) -> None:
+        where = ", ".join(source.path for source in sources)
+        if not stats["train"]["rows"]:
+            raise fail(
+                where,
+                f"no row is left to train on ({stats['rejected']} rejected, {stats['too_long']['dropped']} too long)",
+                "Look at the sources, max_length and eval_fraction.",
+            )
+        if stats["eval"] and not stats["eval"]["rows"]:
+            raise fail(where, "no row is held out for evaluation", "Raise eval_fraction, or give eval_data rows.")
+
+
+def _pack(folder: Path, stats: dict[str, Any], max_length: int, strategy: str) -> None:
+    """Fill rows of `max_length` tokens with whole conversations, by TRL's own best-fit decreasing."""
+    from datasets import disable_progress_bars, enable_progress_bars
+    from trl import pack_dataset
+
+    disable_progress_bars()
+    rows = _opened(folder / "train.arrow").select_columns(["input_ids", "labels"])
+    packed = pack_dataset(rows, max_length, strategy, map_kwargs={"keep_in_memory": len(rows) < 100_000})
+    packed.save_to_disk(str(folder / "packed"))
+    enable_progress_bars()
+    stats["train"]["trainer_rows"] = len(packed)
+    stats["train"]["fill"] = round(stats["train"]["tokens"] / (len(packed) * max_length), 4)

@@ -1,0 +1,1 @@
+"""What is measured of models: losses, metrics of text, judges, reports, and how sure each number is."""

@@ -1,0 +1,147 @@
+"""Held-out loss: how surprised a model is by answers it did not write, rendered and masked as in training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats.messages import BadRow
+from ft.data.mix import BadRows, eval_side
+from ft.data.sources.read import Located
+from ft.encode.conversation import NOT_TRAINED, Rendered, Renderer
+from ft.encode.prepare import RowOptions
+from ft.errors import fail
+from ft.evaluation.statistics import bootstrap
+from ft.figures.training import loss_by_row
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.resumable import Entry, Tick, kept
+from ft.recipe.job import Job
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one row costs a model: `nats` over its supervised `tokens`, which spell `size` bytes of text (UTF-8)."""
+
+    nats: float
+    tokens: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Item:
+    key: str
+    row: Rendered
+
+
+def held_out(rows: Sequence[Located], options: RowOptions, seed: int) -> list[Located]:
+    """The rows a training stage with this `eval_fraction` and seed holds out; all of them where it is 0."""
+    if not options.eval_fraction:
+        return list(rows)
+    return [one for one in rows if eval_side(one.row, options.eval_fraction, seed)]
+
+
+class Losses:
+    """Losses of rows by the models that are compared; only rows that every one of them can read count."""
+
+    def __init__(
+        self, job: Job, rows: Sequence[Located], options: RowOptions, bad: BadRows, longest: int | None, batch_size: int
+    ):
+        self.job, self.rows, self.options, self.bad = job, rows, options, bad
+        self.longest, self.batch_size = longest, batch_size
+        self.refused: set[int] = set()
+        self.found: dict[str, dict[int, Loss]] = {}
+
+    def of(self, name: str, speaker: Speaker) -> None:
+        """Measure one model; what an interrupted run has measured stands in a file."""
+        rendered, tokenizer = self._rendered(speaker), speaker.tokenizer
+        items = [_Item(str(number), row) for number, row in rendered.items()]
+        items.sort(key=lambda item: (-len(item.row.input_ids), int(item.key)))
+
+        def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
+            ids, labels = [one.row.input_ids for one in batch], [one.row.labels for one in batch]
+            found = speaker.label_logps(ids, labels, self.batch_size)
+            tick(len(batch), sum(map(len, ids)))
+            return ((one.key, {"nats": -value}) for one, value in zip(batch, found, strict=True))
+
+        done = kept(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
+        self.found[name] = {
+            number: Loss(done[str(number)]["nats"], _supervised(row), _size(row, tokenizer))
+            for number, row in rendered.items()
+        }
+
+    def numbers(self, prefixes: Mapping[str, str]) -> dict[str, Any]:
+        """Loss (nats a supervised token) with its interval over rows, perplexity and bits per byte of each model."""
+        places = self._common()
+        numbers: dict[str, Any] = {}
+        for name, prefix in prefixes.items():
+            table = [(one.nats, one.tokens, one.size) for one in (self.found[name][place] for place in places)]
+            nats, tokens, size = (math.fsum(column) for column in zip(*table, strict=True))
+            low, high = bootstrap(table, _per_token, self.job.seed)
+            numbers |= {f"{prefix}eval_loss": nats / tokens, f"{prefix}perplexity": math.exp(nats / tokens)}
+            numbers |= {f"{prefix}eval_loss_low": low, f"{prefix}eval_loss_high": high}
+            numbers |= {f"{prefix}bits_per_byte": nats / math.log(2) / size if size else None}
+            numbers |= {f"{prefix}eval_tokens": int(tokens)}
+        return {**numbers, "eval_rows": len(places), "eval_rows_left_out": len(self.rows) - len(places)}
+
+    def write(self) -> None:
+        """losses.jsonl, a line a row, and a picture; what was kept on the way leaves the folder."""
+        names, places = list(self.found), self._common()
+        with (self.job.folder / "losses.jsonl").open("w", encoding="utf-8") as out:
+            for place in places:
+                told = {name: {"nats": one.nats, "tokens": one.tokens} for name, one in self._of(place).items()}
+                out.write(json.dumps({"where": self.rows[place].where, **told}, ensure_ascii=False) + "\n")
+        means = {
+            name: [one.nats / one.tokens for one in (self.found[name][place] for place in places)] for name in names
+        }
+        loss_by_row(means, self.job.folder / "losses.png", self.job.name)
+        for name in names:
+            self._partial(name).unlink()
+
+    def _of(self, place: int) -> dict[str, Loss]:
+        return {name: found[place] for name, found in self.found.items()}
+
+    def _common(self) -> list[int]:
+        places = sorted(set.intersection(*(set(found) for found in self.found.values())))
+        if not places:
+            what = f"no row is left to measure the loss of: {len(self.refused)} refused, the others too long"
+            raise fail(self.job.where, what, "Look at data and max_length.")
+        return places
+
+    def _rendered(self, speaker: Speaker) -> dict[int, Rendered]:
+        longest = min((limit for limit in (self.longest, speaker.positions) if limit), default=None)
+        train_on, on_too_long = self.options.train_on, self.options.on_too_long
+        renderer = Renderer(speaker.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
+        good = {}
+        for number, row in enumerate(renderer.render_batch([one.row for one in self.rows])):
+            if isinstance(row, BadRow):
+                if number not in self.refused:
+                    self.bad.add(*self.rows[number], row)
+                self.refused.add(number)
+            elif row is not None and _supervised(row):
+                good[number] = row
+        if self.options.on_bad_row == "error":
+            self.bad.finish()
+        return good
+
+    def _partial(self, name: str) -> Path:
+        return self.job.folder / f"losses-{name}.jsonl"
+
+
+def _per_token(sums: Sequence[float], rows: int) -> float:
+    return sums[0] / sums[1]
+
+
+def _supervised(row: Rendered) -> int:
+    return sum(label != NOT_TRAINED for label in row.labels[1:])
+
+
+def _size(row: Rendered, tokenizer: Any) -> int:
+    """Bytes of the text that is supervised, without special tokens and the blanks around each stretch of it."""
+    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != NOT_TRAINED)
+    texts = [tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for counted, run in runs if counted]
+    return sum(len(text.strip().encode()) for text in texts)

@@ -1,0 +1,72 @@
+"""Metrics that compare an answer with reference texts, computed on this machine: nothing is fetched.
+
+The library `evaluate` ships none: `evaluate.load("rouge")` downloads a script and runs it. What these scripts call are
+`rouge_score` and `sacrebleu`, called here. Every value is from 0 to 1 (papers often print a hundred times that).
+To add one: its two functions and one entry in METRICS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from ft.evaluation.statistics import mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`stats` counts one answer against its references; `value` makes a number of the sums over so many answers."""
+
+    stats: Callable[[str, Sequence[str]], list[float]]
+    value: Callable[[Sequence[float], int], float]
+
+
+def _exact(answer: str, references: Sequence[str]) -> list[float]:
+    """1 where the answer is one of the references letter by letter, blanks around both apart."""
+    return [float(answer.strip() in [reference.strip() for reference in references])]
+
+
+@cache
+def _scorer(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind])
+
+
+def _rouge(kind: str, answer: str, references: Sequence[str]) -> list[float]:
+    """F-measure against the best of the references. Words are runs of a-z and 0-9: other letters part them."""
+    return [float(_scorer(kind).score_multi(list(references), answer)[kind].fmeasure)]
+
+
+@cache
+def _counter() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)  # asked for single answers' counts; the same counts without it
+
+
+def _bleu_counts(answer: str, references: Sequence[str]) -> list[float]:
+    """Right and all n-grams of each order, the answer's length, and that of the reference nearest to it."""
+    found = _counter().sentence_score(answer, list(references))
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+
+
+def _bleu(sums: Sequence[float], answers: int) -> float:
+    """Corpus BLEU; of a single answer over those orders that it is long enough for."""
+    numbers = [round(number) for number in sums]
+    orders = (len(numbers) - 2) // 2
+    right, whole, (said, wanted) = numbers[:orders], numbers[orders:-2], numbers[-2:]
+    found = _counter().compute_bleu(right, whole, said, wanted, smooth_method="exp", effective_order=answers == 1)
+    return float(found.score) / 100
+
+
+METRICS = {
+    "exact_match": Metric(_exact, mean),
+    "rouge1": Metric(partial(_rouge, "rouge1"), mean),
+    "rouge2": Metric(partial(_rouge, "rouge2"), mean),
+    "rougeL": Metric(partial(_rouge, "rougeL"), mean),
+    "rougeLsum": Metric(partial(_rouge, "rougeLsum"), mean),
+    "bleu": Metric(_bleu_counts, _bleu),
+}

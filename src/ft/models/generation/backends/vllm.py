@@ -1,0 +1,83 @@
+"""Answers from vLLM in this process: the same weights and the same rendered prompts, many times as fast on a GPU.
+
+vLLM is no requirement of ft, since it pins a torch of its own: install it where it is used. Not run by ft's tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft.encode.conversation import Renderer
+from ft.errors import fail
+from ft.files import read_json
+from ft.models.generation.backends import Asked, BackendOptions, Reply, Tick, seed_of
+from ft.models.generation.generate import Sampling
+from ft.models.load import LINEAGE, is_adapter, tokenizer_of
+from ft.recipe import ModelSource
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # room for an adapter comes in these sizes (vllm/config/lora.py)
+
+
+class Vllm:
+    """An adapter is put on its base by vLLM's own LoRA support; NF4 and 8-bit bases are quantised as vLLM does it."""
+
+    def __init__(
+        self,
+        options: BackendOptions,
+        model: ModelSource | None,
+        folder: Path | None,
+        template: str | None,
+        quantization: Mapping[str, Any] | None,
+    ):
+        try:
+            from vllm import LLM
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            fix = "Install it beside ft (`pip install vllm`), or write `backend: {kind: transformers}`."
+            raise fail("backend.kind", "vLLM is not installed", fix) from error
+        self.renderer = Renderer(tokenizer_of(model, folder, template))
+        base, adapter, trained_on = _parts(model, folder)
+        quantization = quantization or trained_on
+        arguments: dict[str, Any] = {"model": base.path, "revision": base.revision, "dtype": base.dtype or "auto"}
+        arguments |= {"tokenizer": str(folder) if folder else base.path, "gpu_memory_utilization": options.gpu_memory}
+        if quantization:
+            arguments["quantization"] = "bitsandbytes"
+        self.adapter = None
+        if adapter:
+            rank = int(read_json(adapter / "adapter_config.json")["r"])
+            arguments |= {"enable_lora": True, "max_lora_rank": next(room for room in RANKS if room >= rank)}
+            self.adapter = LoRARequest("policy", 1, str(adapter))
+        self.model = LLM(**arguments)
+
+    def answers(self, asked: Sequence[Asked], sampling: Sampling, tick: Tick) -> Iterator[tuple[str, Reply]]:
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": list(one.ids)} for one in asked]
+        drawn = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed_of(sampling, one.key),
+                stop_token_ids=list(self.renderer.stop_ids),
+            )
+            for one in asked
+        ]
+        told = self.model.generate(prompts, drawn, use_tqdm=False, lora_request=self.adapter)
+        for one, result in zip(asked, told, strict=True):
+            answer = result.outputs[0]
+            tick(1, len(answer.token_ids))
+            yield one.key, Reply(answer.text.strip(), len(answer.token_ids), answer.finish_reason == "stop")
+
+
+def _parts(model: ModelSource | None, folder: Path | None) -> tuple[ModelSource, Path | None, Mapping[str, Any] | None]:
+    """The whole weights, the adapter on them if there is one, and the quantisation it was trained on."""
+    if folder is None:
+        assert model is not None
+        return model, None, None
+    if not is_adapter(folder):
+        return ModelSource(str(folder)), None, None
+    lineage = read_json(folder / LINEAGE)
+    return ModelSource(**lineage["base"]), folder, lineage.get("quantization")

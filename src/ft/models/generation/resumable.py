@@ -1,0 +1,148 @@
+"""Long work in batches, kept in a file as it comes: what a kill leaves is not done again."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ft.files import read_lines
+from ft.models.generation.answerer import Speaker
+from ft.models.generation.dialogue import Dialogue, Transcript, rollout
+from ft.models.generation.generate import Sampling
+from ft.progress import moving
+
+SECONDS_BETWEEN_LINES = 10.0
+
+Tick = Callable[[int, int], None]
+Entry = Mapping[str, Any]
+
+
+class Keyed(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Keyed)
+
+
+def answered(
+    speaker: Speaker, dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
+) -> dict[str, list[str | None]]:
+    """Key → the answers of each dialogue, fewer than its turns where it did not fit into the model, None where cut."""
+
+    def told(batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
+        for one in rollout(speaker.model, speaker.renderer, batch, sampling, batch_size=batch_size, tick=tick):
+            yield one.dialogue.key, {"answers": _texts(one)}
+
+    ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
+    done = kept(ordered, told, file, batch_size, f"{name}: dialogues")
+    return {key: list(entry["answers"]) for key, entry in done.items()}
+
+
+def kept(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item], Tick], Iterable[tuple[str, Entry]]],
+    file: Path,
+    batch_size: int | None,
+    name: str,
+) -> dict[str, Entry]:
+    """Key → what `work` found for each item, in JSON's types.
+
+    `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
+    in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
+    `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with the items'
+    name in the plural; `tick` is to hear of items finished and tokens made.
+    """
+    done = _read(file)
+    if batch_size is None:
+        missing = [item for item in items if item.key not in done]
+        todo = [missing] if missing else []
+    else:
+        batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+        todo = [list(batch) for batch in batches if any(item.key not in done for item in batch)]
+    again = {item.key for batch in todo for item in batch}
+    done = {item.key: done[item.key] for item in items if item.key not in again}
+    _write(file, done)  # without the batch that the kill cut, and without half a line
+    with file.open("a", encoding="utf-8") as out, _bar(name, len(items), len(done)) as bar:
+        for batch in todo:
+            for key, entry in work(batch, bar.tick):
+                done[key] = entry
+                out.write(_line(key, entry))
+                if batch_size is None:
+                    out.flush()
+            out.flush()
+    return done
+
+
+def _characters(dialogue: Dialogue) -> int:
+    return sum(len(turn.user) + len(turn.given or "") for turn in dialogue.turns)
+
+
+def _texts(transcript: Transcript) -> list[str | None]:
+    """Answers in words; one that was not asked for, or that did not come to its end, is None."""
+    return [answer.text if answer and answer.ended else None for answer in transcript.answers]
+
+
+def _line(key: str, entry: Entry) -> str:
+    return json.dumps({"key": key, **entry}, ensure_ascii=False) + "\n"
+
+
+def _read(file: Path) -> dict[str, Entry]:
+    return {entry.pop("key"): entry for entry in read_lines(file)}
+
+
+def _write(file: Path, done: Mapping[str, Entry]) -> None:
+    beside = file.with_name(f".{file.name}")
+    beside.write_text("".join(_line(key, entry) for key, entry in done.items()), encoding="utf-8")
+    beside.replace(file)
+
+
+class _Bar:
+    """Items done, items and tokens per second, time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, name: str, total: int, done: int):
+        self.name, self.total, self.done, self.before, self.tokens = name, total, done, done, 0
+        self.unit = name.rpartition(" ")[2]
+        self.started = self.said = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+        )
+        self.shown = Progress(
+            *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
+        )
+        self.task = self.shown.add_task(name, total=total, completed=done, said="")
+
+    def tick(self, finished: int, tokens: int) -> None:
+        self.done, self.tokens = self.done + finished, self.tokens + tokens
+        seconds = time.monotonic() - self.started
+        speed = (self.done - self.before) / seconds if seconds else 0.0
+        said = f"{speed:.1f} {self.unit}/s"
+        if self.tokens and seconds:
+            said += f"  {self.tokens / seconds:,.0f} tokens/s"
+        if moving():
+            self.shown.update(self.task, completed=self.done, said=said)
+        elif finished and speed and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            left = (self.total - self.done) / speed
+            print(f"{self.name} {self.done:,}/{self.total:,}  {said}  {left:.0f} s left", file=sys.stderr)
+
+
+@contextmanager
+def _bar(name: str, total: int, done: int) -> Iterator[_Bar]:
+    bar = _Bar(name, total, done)
+    if moving():
+        with bar.shown:
+            yield bar
+    else:
+        yield bar

@@ -1,0 +1,83 @@
+"""A loaded reward model that scores conversations: what report cards, sampling and reinforcement share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats import BadRow
+from ft.encode.conversation import Renderer
+from ft.encode.pairs import through_answers
+from ft.models.device import has_gpu
+from ft.models.load import load_scorer, tokenizer_of
+
+Message = dict[str, Any]
+
+
+class Scorer:
+    """Reward model, tokenizer and template on the device at hand: bfloat16 on a GPU, float32 on a CPU, the head always
+    float32.
+
+    renderer   makes the tokens; nothing reaches the model that could forge a turn
+    positions  tokens the model can see; None: its config does not say
+    """
+
+    def __init__(self, folder: Path, quantization: Mapping[str, Any] | None = None):
+        """The finished reward model in `folder`; its own quantisation unless another is given."""
+        use_cpu = not has_gpu()
+        dtype = "float32" if use_cpu else "bfloat16"
+        self.tokenizer = tokenizer_of(None, folder, None)
+        self.renderer = Renderer(self.tokenizer, train_on="last")
+        if quantization:
+            quantization = {"bnb_4bit_compute_dtype": dtype, **quantization}
+        self.model = load_scorer(folder, dtype, use_cpu, quantization)
+        if not use_cpu and not getattr(self.model, "hf_device_map", None):
+            self.model.to("cuda")
+        config = self.model.config.get_text_config()
+        self.positions: int | None = getattr(config, "max_position_embeddings", None)
+
+    def scores(self, conversations: Sequence[list[Message]], batch_size: int = 64) -> list[float]:
+        """The score of each conversation's last answer, in their order. Raises BadRow for one that has no score."""
+        rows = []
+        for number, found in enumerate(self.rendered(conversations), 1):
+            if isinstance(found, BadRow):
+                raise BadRow(f"conversation {number}: {found.what}", found.fix)
+            rows.append(found)
+        return self.of_ids(rows, batch_size)
+
+    def accepts(self, conversation: list[Message]) -> bool:
+        """Whether `scores` takes it."""
+        return not isinstance(self.rendered([conversation])[0], BadRow)
+
+    def rendered(self, conversations: Sequence[list[Message]]) -> list[list[int] | BadRow]:
+        """The token ids that are scored, or why a conversation cannot be."""
+        return [self._fitting(found) for found in through_answers(self.renderer, conversations)]
+
+    def _fitting(self, row: list[int] | BadRow) -> list[int] | BadRow:
+        if isinstance(row, BadRow) or self.positions is None or len(row) <= self.positions:
+            return row
+        return BadRow(f"it is {len(row)} tokens long, and the reward model sees {self.positions}", "Shorten it.")
+
+    def of_ids(self, rows: Sequence[list[int]], batch_size: int = 64) -> list[float]:
+        """The score at the last token of each row; rows of about one length are computed side by side."""
+        found = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            for place, score in zip(places, batch_scores(self.model, [rows[p] for p in places]), strict=True):
+                found[place] = score
+        return found
+
+
+def batch_scores(model: Any, rows: Sequence[list[int]]) -> list[float]:
+    """The scores of rows computed as one batch, padded on the right, where a causal model does not look."""
+    import torch
+
+    longest, device = max(map(len, rows)), next(model.parameters()).device
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    values: list[float] = logits[:, 0].float().tolist()
+    return values

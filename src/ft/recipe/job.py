@@ -1,0 +1,68 @@
+"""What a stage's function is given: checked values and resolved places, never YAML, references or other stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.files import read_json, write_json
+from ft.recipe import ModelSource
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to make.
+
+    folder    where the result goes; `checkpoints/` and `metrics.jsonl` inside
+    model     the recipe's model; None when the stage starts from nothing
+    init      folder of the stage it starts from; None: from `model`
+    inputs    input name → folder of the stage that made it
+    rows      folder of prepared rows (see ft.encode.prepare), for kinds that train on rows
+    data      the sources themselves, for kinds that read rows on their own; `eval_data` those held out
+    blocks    block name → checked values
+    template  chat template as text, name or file; None: the one the model carries
+    global_batch  rows per optimizer step over all processes; None: as the train block says
+    processes     how many the stage was started with
+    """
+
+    name: str
+    kind: str
+    fingerprint: str
+    folder: Path
+    seed: int
+    where: str
+    model: ModelSource | None = None
+    init: Path | None = None
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    rows: Path | None = None
+    data: tuple[Mapping[str, Any], ...] = ()
+    eval_data: tuple[Mapping[str, Any], ...] = ()
+    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    template: str | None = None
+    require: Mapping[str, float] = field(default_factory=dict)
+    global_batch: int | None = None
+    processes: int = 1
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def block(self, name: str) -> Mapping[str, Any]:
+        return self.blocks.get(name, {})
+
+    def write(self) -> Path:
+        path = self.folder / "job.json"
+        write_json(path, asdict(self))
+        return path
+
+    @staticmethod
+    def read(path: Path) -> Job:
+        values = read_json(path)
+        values |= {key: Path(values[key]) if values[key] else None for key in ("init", "rows")}
+        values |= {"folder": Path(values["folder"]), "data": tuple(values["data"])}
+        values["eval_data"] = tuple(values["eval_data"])
+        values["inputs"] = {name: Path(folder) for name, folder in values["inputs"].items()}
+        values["model"] = ModelSource(**values["model"]) if values["model"] else None
+        return Job(**values)

@@ -1,0 +1,1 @@
+"""What is made: folders, plans, records."""

@@ -1,0 +1,322 @@
+"""Which result a stage has, found by what decides it.
+
+A result is a folder `runs/<recipe>/<stage>-<fingerprint>/`. Absent: make it. There without `done.json`: resume it.
+`done.json`: skip it. A finished folder of the same fingerprint under another recipe's name serves as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ft.data.sources.read import Source, file_hash
+from ft.data.sources.read import fingerprint as source_fingerprint
+from ft.encode.conversation import template
+from ft.encode.prepare import RowsKey, rows_folder
+from ft.errors import Problems, UserError, fail
+from ft.files import digest, read_json
+from ft.models.load import model_fingerprint
+from ft.recipe import Recipe, Stage, steps
+from ft.recipe.batch import A_DEVICE, ACCUMULATED
+from ft.recipe.job import Job
+from ft.recipe.reader import reference
+
+State = Literal["done", "resume", "absent"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with its place and its state.
+
+    key          everything that decides the result, as JSON; `fingerprint` is its hash
+    why          why it would run, in words; "" when done
+    rows_key     names the prepared rows; None for kinds that prepare none
+    """
+
+    stage: Stage
+    folder: Path
+    fingerprint: str
+    key: Mapping[str, Any]
+    state: State
+    why: str
+    rows_key: RowsKey | None = None
+    prepared: Mapping[str, Any] | None = None  # stats of the prepared rows, when they are there
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    init: Path | None = None
+    batch: int | None = None  # rows per optimizer step over all processes, when the recipe says them
+    steps: int | None = None  # optimizer steps, when rows and batch are known
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        return read_json(self.folder / "done.json") or {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    runs: Path
+    stages: tuple[Planned, ...]
+    processes: int = 1  # that a stage which trains runs on
+
+    def stage(self, name: str) -> Planned:
+        found = next((p for p in self.stages if p.name == name), None)
+        if found is None:
+            names = ", ".join(p.name for p in self.stages)
+            raise fail(str(self.recipe.file), f"no stage '{name}'", f"There are: {names}.")
+        return found
+
+    def job(self, planned: Planned) -> Job:
+        """What the stage's own process is given."""
+        stage = planned.stage
+        sources = [self._resolved(source) for source in stage.data]
+        return Job(
+            name=stage.name,
+            kind=stage.kind_name,
+            fingerprint=planned.fingerprint,
+            folder=planned.folder.absolute(),
+            seed=self.recipe.seed,
+            where=stage.where,
+            model=self.recipe.model,
+            init=planned.init.absolute() if planned.init else None,
+            inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
+            rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
+            data=tuple(sources),
+            eval_data=tuple(self._resolved(source) for source in stage.eval_data),
+            blocks=stage.blocks,
+            template=self.recipe.chat_template,
+            require=stage.require,
+            global_batch=stage.global_batch,
+            processes=self.processes if stage.kind.trains else 1,
+        )
+
+    def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
+        return [Source(**self._resolved(source)) for source in sources]
+
+    def tokenizer_folder(self, planned: Planned) -> Path | None:
+        """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
+        rows can be prepared before the models between are trained. Raises UserError where none is made yet."""
+        stage = planned.stage
+        while stage.init:
+            parent = self.stage(stage.init)
+            if parent.done:
+                return parent.folder
+            stage = parent.stage
+        if not stage.kind.starts:
+            what = f"'{planned.name}' takes its tokenizer from '{stage.name}', which is not made"
+            raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.file} --to {stage.name}")
+        return None
+
+    def preparable(self, planned: Planned) -> bool:
+        """Whether the stage's rows can be prepared now: its tokenizer is there, and so are rows of stages above."""
+        sources = [reference(source["path"]) for source in (*planned.stage.data, *planned.stage.eval_data)]
+        if any(name and not self.stage(name).done for name in sources):
+            return False
+        try:
+            self.tokenizer_folder(planned)
+        except UserError:
+            return False
+        return planned.rows_key is not None
+
+    def _resolved(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """A source with `$stage` replaced by the rows that stage left."""
+        name = reference(source["path"])
+        path = str((self.stage(name).folder / "rows.jsonl").absolute()) if name else source["path"]
+        return {**source, "path": path}
+
+
+def cache_folder(runs: Path) -> Path:
+    return runs / ".cache"
+
+
+def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
+    """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
+    _adapters_fit(recipe)
+    planned: dict[str, Planned] = {}
+    for stage in recipe.stages:
+        planned[stage.name] = _planned(stage, recipe, runs, planned, processes)
+    return Plan(recipe, runs, tuple(planned.values()), processes)
+
+
+def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
+    hashes = cache_folder(runs) / "hashes.json"
+    key = _key(stage, recipe, above, hashes)
+    fingerprint = digest(key)
+    folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
+    state: State = "absent"
+    if folder.exists():
+        state = "done" if (folder / "done.json").exists() else "resume"
+    rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
+    prepared = read_json(rows_folder(runs, rows_key) / "stats.json") if rows_key else None
+    batch = _batch(stage, processes)
+    return Planned(
+        stage=stage,
+        folder=folder,
+        fingerprint=fingerprint,
+        key=key,
+        state=state,
+        why="" if state == "done" else _why(state, folder, key),
+        rows_key=rows_key,
+        prepared=prepared,
+        inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
+        init=above[stage.init].folder if stage.init else None,
+        batch=batch,
+        steps=_steps(stage, prepared, batch),
+    )
+
+
+def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+    """What decides the stage's result. Parents enter by their fingerprint, files by content, never by path."""
+    key: dict[str, Any] = {"kind": stage.kind_name, "seed": recipe.seed}
+    if stage.init:
+        key["init"] = above[stage.init].fingerprint
+    elif stage.kind.starts and recipe.model:
+        key["model"] = model_fingerprint(recipe.model, hashes)
+    if recipe.chat_template:
+        key["chat_template"] = template(recipe.chat_template)
+    if stage.inputs:
+        key["inputs"] = {name: above[ref].fingerprint for name, ref in stage.inputs.items()}
+    for name, sources in (("data", stage.data), ("eval_data", stage.eval_data)):
+        if sources:
+            key[name] = [_source_key(source, above, hashes) for source in sources]
+    for block, values in stage.blocks.items():
+        key[block] = {k: v for k, v in values.items() if _decides(stage, block, k)}
+        files = {k: file_hash(Path(values[k]), hashes) for k in stage.kind.blocks[block].files if k in values}
+        key[block] |= files
+    if stage.global_batch:  # rows at once on one GPU are then a matter of memory, and so is how often they add up
+        key["global_batch"] = stage.global_batch
+        del key["train"][A_DEVICE]
+    if recipe.model and recipe.model.dtype:
+        key["dtype"] = recipe.model.dtype
+    return key
+
+
+def _decides(stage: Stage, block: str, key: str) -> bool:
+    """When the best checkpoint wins, what is saved and judged, and when, decides which weights are left."""
+    chooses = stage.blocks[block].get("load_best_model_at_end") and key.startswith(("eval_", "save_"))
+    return bool(chooses) or stage.kind.decides(block, key)
+
+
+def _source_key(source: Mapping[str, Any], above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+    name = reference(source["path"])
+    if name:
+        return {**source, "path": above[name].fingerprint}
+    return source_fingerprint(Source(**source), hashes)
+
+
+def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mapping[str, Planned]) -> RowsKey:
+    """Prepared rows depend on sources, tokenizer, template and budget, and not on the model's weights."""
+    train = stage.blocks["train"]
+    return {
+        "data": key["data"],
+        "eval_data": key.get("eval_data", []),
+        "rows": dict(stage.blocks.get("rows", {})),
+        "max_length": train["max_length"],
+        "packing": train.get("packing_strategy", "bfd") if train.get("packing") else None,
+        "tokenizer": _tokenizer(stage, key, above),
+        "chat_template": key.get("chat_template"),
+        "seed": recipe.seed,
+    }
+
+
+def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, Planned]) -> Any:
+    """The tokenizer travels down the chain unchanged, so the chain's first model names it."""
+    made_by = ""
+    while stage.init:
+        parent = above[stage.init]
+        stage, key, made_by = parent.stage, parent.key, parent.fingerprint
+    model = key.get("model")
+    return model.get("tokenizer", model) if model else made_by
+
+
+def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None:
+    found = sorted(runs.glob(f"*/{stage}-{fingerprint}/done.json"))
+    return found[0].parent if found else None
+
+
+def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
+    if state == "resume":
+        return "was interrupted; continues"
+    if any(folder.parent.glob(f"{folder.name}.old-*")):
+        return "set aside by --force"
+    stage = folder.name.rpartition("-")[0]
+    earlier = [p for p in folder.parent.glob(f"{stage}-*/key.json") if p.parent.name.rpartition("-")[0] == stage]
+    if not earlier:
+        return "new"
+    latest = max(earlier, key=lambda p: p.stat().st_mtime)
+    return ", ".join(changed(read_json(latest) or {}, key)[:4])
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, before, after) of each value that differs, keys of mappings joined by dots; lists are one value."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = dict.fromkeys([*before, *after])
+        both = [(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [found for mine, theirs, key in both for found in differences(mine, theirs, key)]
+    return [] if before == after else [(prefix, before, after)]
+
+
+def changed(before: Any, after: Any) -> list[str]:
+    """ "train.beta changed (0.1 → 0.2)" for each key that differs; hashes and long values are only named."""
+    return [_change(*found) for found in differences(before, after)]
+
+
+def _change(key: str, before: Any, after: Any) -> str:
+    short = all(isinstance(v, (int, float, bool, str, type(None))) and len(str(v)) <= 12 for v in (before, after))
+    values = f" ({before} → {after})" if short and "." in key and not key.startswith(("data", "model")) else ""
+    return f"{key} changed{values}"
+
+
+def _batch(stage: Stage, processes: int) -> int | None:
+    """Rows per optimizer step over all processes, unless a number is left to the library's defaults."""
+    train = stage.blocks.get("train", {})
+    if stage.global_batch or A_DEVICE not in train:
+        return stage.global_batch
+    return int(train[A_DEVICE] * (train.get(ACCUMULATED) or 1) * processes)
+
+
+def _steps(stage: Stage, prepared: Mapping[str, Any] | None, batch: int | None) -> int | None:
+    """Optimizer steps, when nothing is left to the library's defaults."""
+    train = stage.blocks.get("train", {})
+    if train.get("max_steps", -1) > 0:
+        return int(train["max_steps"])
+    if not prepared or not batch or "num_train_epochs" not in train or train.get("dataloader_drop_last"):
+        return None
+    return steps(prepared["train"]["trainer_rows"], train["num_train_epochs"], batch)
+
+
+def _adapters_fit(recipe: Recipe) -> None:
+    """A stage that starts from an adapter trains that adapter on: its shape and its base must be the parent's."""
+    problems = Problems()
+    for stage in recipe.stages:
+        if "train" in stage.blocks and "quantization" in stage.blocks and "lora" not in stage.blocks:
+            fix = "Write `lora: {…}`, or remove `quantization:`."
+            problems.add(stage.where, f"'{stage.name}' trains quantised weights, which have no gradient", fix)
+        if "train" not in stage.blocks or not stage.init:
+            continue
+        parent = recipe.stage(stage.init)
+        theirs, ours = parent.blocks.get("lora"), stage.blocks.get("lora")
+        if theirs is None:
+            continue
+        where = stage.where
+        if ours is None:
+            problems.add(
+                where, f"'${stage.init}' is an adapter, and '{stage.name}' has no `lora:`", "Write the same block."
+            )
+        elif _shape(ours) != _shape(theirs):
+            problems.add(
+                where, f"lora differs from '${stage.init}'s, whose adapter it trains on", "Write the same block."
+            )
+        if stage.blocks.get("quantization") != parent.blocks.get("quantization"):
+            fix = "An adapter fits the base it was trained on: write the same block."
+            problems.add(where, f"quantization differs from '${stage.init}'s", fix)
+    problems.raise_any()
+
+
+def _shape(lora: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in lora.items() if key != "lora_dropout"}

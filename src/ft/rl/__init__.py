@@ -1,0 +1,1 @@
+"""Learning from rewards: PPO, and what RLOO and GRPO share with it."""

@@ -1,0 +1,175 @@
+"""What reinforcement stages share: prompts, rewards, guards, rollouts in a file, and what is left at the end.
+
+A kind is a file with its trainer: see rloo.py. All of them learn from `reward.reward` answers to prompts, sample with
+the policy as it stands, and keep the checkpoint with the best held-out reward.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ft.encode.conversation import Renderer
+from ft.figures.training import learning_curves
+from ft.models.load import adapters_kept, base_of, saved_alone
+from ft.recipe.job import Job
+from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
+from ft.rl.reward import Reward, RewardedOptions, check_rewards
+from ft.rl.scoring import check_columns
+from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, policy, save, train, watched
+
+log = logging.getLogger(__name__)
+
+SHOWN = {
+    "reward": "reward",
+    "answers/kl": "kl",
+    "answers/length": "tokens",
+    "eval_reward": "held-out reward",
+    "eval_answers/kl": "kl",
+}
+ENDS = {"reward": "reward", "answers/kl": "kl", "answers/length": "length"}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything a trainer is made of: its arguments, the policy, datasets for TRL, and what rewards."""
+
+    job: Job
+    config: Any
+    model: Any
+    tokenizer: Any
+    rows: Any
+    held_out: Any
+    reward: Reward
+
+    def given(self) -> dict[str, Any]:
+        """As TRL's trainers of sampled answers take them."""
+        return {
+            "model": self.model,
+            "reward_funcs": [self.reward],
+            "args": self.config,
+            "train_dataset": self.rows,
+            "eval_dataset": self.held_out,
+            "processing_class": self.tokenizer,
+        }
+
+
+def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dict[str, Any]:
+    """Train with the trainer that `trainer_of` makes; leave a folder that `from_pretrained` opens, its curves, and
+    rollouts.jsonl; return the numbers for done.json."""
+    ready, prompts = prepared(job, config)
+    with adapters_kept(ready.model) if "lora" in job.blocks else nullcontext():
+        trainer = trainer_of(ready)
+    guard = _watch(trainer, ready)
+    if trainer.is_world_process_zero():
+        _say_what_is_learnt(ready, prompts)
+    numbers: dict[str, Any] = {"steps": train(trainer, job)}
+    save(trainer, job)
+    if trainer.is_world_process_zero():
+        numbers |= _end(trainer, job, guard.options.kl) | prompts.counts
+    return numbers
+
+
+def seat_judges(ready: Ready) -> None:
+    """Let the reward models tell `ready.reward` what answers are worth: from adapters on the policy's base, where they
+    are such, else from models of their own."""
+    from ft.rl.actor_setup import judged_apart, judged_on_one_base, opinions
+
+    job, renderer = ready.job, Renderer(ready.tokenizer)
+    if "lora" in job.blocks and not ready.config.use_vllm:  # vLLM is sent all weights that stand on the base
+        base, parent = base_of(job.model, job.init)
+        actors: Any = judged_on_one_base(
+            ready.model,
+            renderer,
+            base=base,
+            quantization=job.blocks.get("quantization"),
+            fresh=parent is None,
+            rewards=ready.reward.models,
+        )
+    else:
+        actors = judged_apart(ready.model, renderer, ready.reward.models)
+    ready.reward.opinions = partial(opinions, actors, batch_size=ready.config.per_device_eval_batch_size)
+
+
+def prepared(job: Job, config: type) -> tuple[Ready, Prompts]:
+    """Everything a trainer is made of, and the prompts that were read."""
+    options, rewarded = PromptOptions(**job.block("rows")), RewardedOptions(**job.block("reward"))
+    check_rewards(job, rewarded)
+    args = arguments(job, config)
+    model, tokenizer = policy(job, args)
+    if "lora" in job.blocks:
+        saved_alone(model)
+    renderer = Renderer(tokenizer)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = budget(options, positions, args.max_completion_length, job.where)
+    prompts = read_prompts(job, options, renderer, longest, lambda columns: check_columns(rewarded.rewards, columns))
+    rows = dataset(prompts.train, 0)
+    held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None
+    evaluation_has_rows(job, held_out)
+    reward = Reward(job.inputs, rewarded, [*prompts.train, *prompts.held_out], renderer.stop_ids)
+    return Ready(job, args, model, tokenizer, rows, held_out, reward), prompts
+
+
+def _watch(trainer: Any, ready: Ready) -> Any:
+    from ft.rl.guard import GuardOptions
+    from ft.rl.ppo import PPOTrainer
+    from ft.rl.rollout_log import Guard, RolloutFile
+    from ft.rl.trl_compat import go_on_with_answers, watch_answers
+
+    job = ready.job
+    options = GuardOptions(**job.block("guard"))
+    guard = Guard(
+        options, ready.config.max_completion_length, job.where, lambda text: log.warning("%s: %s", job.name, text)
+    )
+    file = RolloutFile(job.folder / "rollouts.jsonl", options.kept, options.shown, job.name)
+    saw = [guard.saw, file.saw] if trainer.is_world_process_zero() else [guard.saw]
+    if isinstance(trainer, PPOTrainer):
+        trainer.saw = saw
+    else:
+        go_on_with_answers(trainer)
+        watch_answers(trainer, Renderer(ready.tokenizer), lambda: ready.reward.told, saw)
+    watched(trainer, job, SHOWN)
+    for callback in (guard, file):
+        trainer.add_callback(callback)
+    return guard
+
+
+def _say_what_is_learnt(ready: Ready, prompts: Prompts) -> None:
+    """One line before the first step: from what, for what."""
+    parts = [f"the reward model '{axis}'" for axis in ready.reward.models]
+    parts += [f"{weight:g} × {name}" for name, weight in ready.reward.options.rewards.items() if weight]
+    counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in prompts.counts.items() if count)
+    if not ready.config.beta and ready.job.kind != "ppo":
+        log.warning("%s: beta is 0, so there is no reference, and nothing watches guard.kl", ready.job.name)
+    print(f"{ready.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
+
+
+def _end(trainer: Any, job: Job, bound: float | None) -> dict[str, Any]:
+    """What became of reward, distance and length; held out and of the checkpoint that is kept, where that is known."""
+    from ft.files import read_lines
+
+    lines = read_lines(job.folder / METRICS)
+    learning_curves(lines, job.folder / "learning.png", job.name, bound)
+    kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    held_out = [line for line in lines if "eval_reward" in line]
+    numbers: dict[str, Any] = {"kept_step": kept} if kept else {}
+    if held_out:
+        last = next((line for line in held_out if line["step"] == kept), held_out[-1])
+        numbers |= _ends(held_out[0], last, "eval_")
+    else:
+        rewarded = [line for line in lines if "reward" in line]
+        numbers |= _ends(rewarded[0], rewarded[-1], "") if rewarded else {}
+    return numbers | last_values(lines, {"value/explained_variance": "explained_variance"})
+
+
+def _ends(first: Mapping[str, Any], last: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, name in ENDS.items():
+        if prefix + key in last:
+            found |= {f"{name}_first": first.get(prefix + key), name: last[prefix + key]}
+    return found

@@ -1,0 +1,1 @@
+"""Making what a plan lacks: processes, checks before them, and what they are given."""

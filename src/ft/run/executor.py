@@ -1,0 +1,105 @@
+"""A stage's process: how it is started, what it is given, and with which exit code it has ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Collection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from ft.progress import LINES
+from ft.recipe import Kind
+from ft.run import fork_server as warm
+from ft.run.accelerate_config import ALONE, Launch
+from ft.run.distributed import Leader, alone, follow, together
+
+LEASH = "FT_STDIN_ENDS_WITH_PARENT"
+THREADS = "OMP_NUM_THREADS"
+
+
+class Started:
+    """A stage's process, or none where Ctrl-C came before there was one."""
+
+    def __init__(self, process: subprocess.Popen[bytes] | BaseProcess | None):
+        self.process = process
+
+    def code(self) -> int:
+        """Wait for it; its exit code."""
+        if self.process is None:
+            return 130
+        interrupted = False
+        while True:
+            try:
+                code = _waited(self.process)
+            except KeyboardInterrupt:  # the child got it too and ends by itself
+                interrupted = True
+            else:
+                return 130 if interrupted and code else code  # a launcher makes another code of it
+
+
+def start(job: Path, kind: Kind, launch: Launch, leader: Leader | None, kinds: Collection[Kind], count: int) -> Started:
+    """Start a stage as a process of its own, or as several; `kinds` are those of all stages that this run makes, and
+    `count` of them work at this time."""
+    given = shared(environment(), count)
+    if launch == ALONE and not leader and warm.worth_it(kinds) and (forked := _forked(job, given, kinds)):
+        return forked
+    if launch.processes == 1 or not kind.trains:
+        given = alone(given)
+    elif leader:
+        given = together(given, leader.tell(job))
+    if launch.file and kind.trains:
+        return _begun(["ranks", str(launch.file), str(job)], given)
+    return _begun(["stage", str(job)], given)
+
+
+def follow_leader() -> int:
+    """One of several processes that `accelerate launch` has started, and not the first: start what that one tells."""
+    return follow(lambda job, port: _begun(["stage", str(job)], together(environment(), port)).code())
+
+
+def _begun(arguments: list[str], given: dict[str, str]) -> Started:
+    command = [sys.executable, "-m", "ft", *arguments]
+    return Started(subprocess.Popen(command, env=given, stdin=subprocess.PIPE))
+
+
+def _forked(job: Path, given: dict[str, str], kinds: Collection[Kind]) -> Started | None:
+    """The same from a process that has imported the libraries, or None where there can be none. Its stdin is closed: it
+    watches who asked for it."""
+    own, server = ({k: v for k, v in alone(every).items() if k != LEASH} for every in (given, environment()))
+    try:
+        return Started(warm.start(job, own, server, kinds))
+    except KeyboardInterrupt:
+        return Started(None)
+    except (OSError, EOFError):  # no socket, no room for it
+        return None
+
+
+def _waited(process: subprocess.Popen[bytes] | BaseProcess) -> int:
+    if isinstance(process, subprocess.Popen):
+        return process.wait()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def environment() -> dict[str, str]:
+    """No telemetry, no advertising, from any library a stage imports."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet |= {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1"}
+    return {**quiet, **os.environ, LEASH: "1"}
+
+
+def shared(given: dict[str, str], stages: int) -> dict[str, str]:
+    """The environment for one of several stages at once: its share of the threads, and lines in place of bars."""
+    if stages == 1:
+        return given
+    return given | {THREADS: str(max(1, threads(given) // stages)), LINES: "1"}
+
+
+def threads(given: dict[str, str]) -> int:
+    """How many threads one stage would compute with: as the environment says, else one a core."""
+    asked = given.get(THREADS, "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() else cores

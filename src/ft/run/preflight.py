@@ -1,0 +1,108 @@
+"""What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks, an
+instruction bank or a judge's prompt that is wrong, processes that the machine or the stage has no room for."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ft.errors import Problems, UserError
+from ft.evaluation.judge_prompt import JudgePrompt
+from ft.files import read_json
+from ft.gatt.instructions import Bank
+from ft.models.device import device_arguments, gpus
+from ft.results.store import Planned
+from ft.run.accelerate_config import ALONE, Launch, objections
+from ft.stages.harness import INSTALL, MISSING
+
+TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
+
+
+def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
+    """Raises UserError with everything that would stop one of these stages later."""
+    problems = objections([planned.stage for planned in todo], launch)
+    if any(planned.stage.kind.trains for planned in todo):
+        _machine(launch, problems)
+    for planned in todo:
+        for bank in [block["bank"] for block in planned.stage.blocks.values() if "bank" in block]:
+            _bank(Path(bank), problems)
+        if prompt := planned.stage.blocks.get("judge", {}).get("prompt"):
+            _judge_prompt(Path(prompt), problems)
+        if planned.stage.kind_name == "harness" and importlib.util.find_spec("lm_eval") is None:
+            problems.add(planned.stage.where, MISSING, INSTALL)
+        train = planned.stage.blocks.get("train")
+        if train is None:
+            continue
+        for tracker in _asked(train.get("report_to")):
+            _tracker(tracker, planned.stage.where, problems)
+        _same_processes(planned, launch, problems)
+        try:
+            device_arguments(train, planned.stage.where)
+        except UserError as error:
+            problems += error.problems
+    problems.raise_any()
+
+
+def _machine(launch: Launch, problems: Problems) -> None:
+    """What the config asks of this machine."""
+    here, place = launch.processes // launch.machines, launch.where("num_processes")
+    if launch.file and launch.machines > 1:
+        command = f"accelerate launch --config_file {launch.file} --machine_rank N -m ft run …"
+        problems.add(launch.where("num_machines"), "several machines", f"Say on each of them: {command}")
+    if launch.way.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        problems.add(launch.where("distributed_type"), "DeepSpeed is not installed", "pip install 'ft[deepspeed]'")
+    if launch.way in ("fsdp", "zero2", "zero3") and not gpus():
+        fix = "Use recipes/accelerate/cpu-2.yaml to try out several processes here."
+        problems.add(launch.where("distributed_type"), f"{launch.way} needs GPUs, and this machine has none", fix)
+    elif 0 < gpus() < here:
+        fix = f"Write {gpus() * launch.machines}."
+        problems.add(place, f"num_processes is {here} a machine, and this one has {gpus()} GPUs", fix)
+
+
+def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> None:
+    """An interrupted run goes on with the rows a step it began with."""
+    started = (read_json(planned.folder / "job.json") or {}).get("processes", launch.processes)
+    begun = planned.state == "resume" and any((planned.folder / "checkpoints").glob("checkpoint-*"))
+    if begun and started != launch.processes and not planned.stage.global_batch:
+        what = f"'{planned.name}' was begun by {started} processes, and {launch.processes} see other rows a step"
+        fix = f"Go on with {started}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."
+        problems.add(planned.stage.where, what, fix)
+
+
+def _bank(path: Path, problems: Problems) -> None:
+    try:
+        Bank.read(path)
+    except UserError as error:
+        problems += error.problems
+
+
+def _judge_prompt(path: Path, problems: Problems) -> None:
+    try:
+        JudgePrompt.read(path)
+    except UserError as error:
+        problems += error.problems
+
+
+def _asked(report_to: Any) -> list[str]:
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    return [name for name in names if name != "none"]
+
+
+def _tracker(name: str, where: str, problems: Problems) -> None:
+    if name not in TRACKERS:
+        problems.add(where, f"train.report_to: '{name}'", f"There are: none, {', '.join(TRACKERS)}.")
+    elif importlib.util.find_spec(TRACKERS[name]) is None:
+        problems.add(where, f"train.report_to: {name} is not installed", f"pip install 'ft[{name}]'")
+    elif name == "wandb" and not _wandb_can_log():
+        fix = "Set WANDB_API_KEY, or WANDB_MODE=offline to keep the run on this machine."
+        problems.add(where, "train.report_to: wandb has no key", fix)
+
+
+def _wandb_can_log() -> bool:
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    return netrc.exists() and "wandb" in netrc.read_text()

@@ -1,0 +1,370 @@
+"""Makes what a plan lacks: rows are prepared here, then each stage runs as a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from ft.encode.prepare import prepare, rows_folder
+from ft.errors import Problems, fail
+from ft.files import write_json
+from ft.imports import uncollected
+from ft.models.device import keep_freed_memory
+from ft.models.load import tokenizer_of
+from ft.recipe import Kind, Recipe
+from ft.recipe.job import Job
+from ft.results.store import Plan, Planned, cache_folder, plan
+from ft.run.accelerate_config import ALONE, Launch
+from ft.run.distributed import Leader, killed_by, leading
+from ft.run.executor import LEASH, start
+from ft.run.fork_server import has_accelerator
+from ft.run.preflight import preflight
+from ft.secrets import clean, in_rows, refuse
+from ft.stages import STAGES
+
+RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+say = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class StageFailed(Exception):
+    """A stage's process ended badly; it has said why itself. `code` is what ft exits with."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.code = code
+
+
+def chosen(there: Plan, to: str | None, only: str | None) -> list[Planned]:
+    """The stages meant: `--to S` is S, what it is made from, and the evaluations of these up to and behind S."""
+    if only:
+        return [there.stage(only)]
+    if not to:
+        return list(there.stages)
+    needed = _needed(there, to)
+    last = there.stages.index(there.stage(to)) + 1
+    while last < len(there.stages) and there.stages[last].stage.kind.leaves == "metrics":
+        last += 1
+    judged = [p for p in there.stages[:last] if p.stage.kind.leaves == "metrics" and needed.issuperset(p.stage.parents)]
+    return [p for p in there.stages if p.name in needed or p in judged]
+
+
+def _needed(there: Plan, name: str) -> set[str]:
+    """The stage and everything it is made from."""
+    found, todo = set(), [name]
+    while todo:
+        stage = todo.pop()
+        found.add(stage)
+        todo += [parent for parent in there.stage(stage).stage.parents if parent not in found]
+    return found
+
+
+def run(
+    recipe: Recipe,
+    runs: Path,
+    *,
+    to: str | None = None,
+    only: str | None = None,
+    force: Sequence[str] = (),
+    launch: Launch = ALONE,
+    jobs: int = 1,
+) -> Plan:
+    """Make the chosen stages, in order; finished ones are skipped. Of those that need nothing of each other, up to
+    `jobs` are made at the same time. Returns the plan as it stands at the end."""
+    there = plan(recipe, runs, launch.processes)
+    wanted = [p.name for p in chosen(there, to, only)]
+    for name in force:
+        _set_aside(there, name)
+        there = plan(recipe, runs, launch.processes)
+    todo = [p for p in there.stages if p.name in wanted]
+    missing = [p for p in todo if p.state != "done"]
+    preflight(missing, launch)
+    kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
+    with leading() as leader:
+        while todo:
+            group = todo[:1]
+            if group[0].state != "done":
+                group = side_by_side(there, todo, most)
+                _make(there, group, launch, leader, kinds)
+            for planned in group:
+                _gate(planned)
+            todo = todo[len(group) :]
+    return plan(recipe, runs, launch.processes)
+
+
+def prepare_rows(there: Plan, planned: Planned) -> None:
+    """Render and tokenise the stage's rows into the cache, unless they are there. Another command that is at the same
+    rows is waited for; what one left that was killed at them is cleared away."""
+    if planned.rows_key is None:
+        return
+    folder = rows_folder(there.runs, planned.rows_key)
+    if (folder / "stats.json").exists():
+        return
+    with locked(there.runs, folder.name):
+        if (folder / "stats.json").exists():
+            return
+        for partial in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(partial)
+        try:
+            _prepare(there, planned, folder)
+        except OSError as error:
+            what = f"the rows cannot be written: {error.strerror or error}"
+            raise fail(
+                str(folder), what, "Nothing is left of them; make room, and the same command tries again."
+            ) from error
+
+
+def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
+    assert planned.rows_key is not None
+    stage = planned.stage
+    tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
+    with _counting(f"{planned.name}: preparing rows") as tick:
+        stats = prepare(
+            folder,
+            there.sources(stage.data),
+            there.sources(stage.eval_data),
+            tokenizer,
+            rows=stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {})),
+            max_length=planned.rows_key["max_length"],
+            packing=planned.rows_key["packing"],
+            seed=there.recipe.seed,
+            tick=tick,
+        )
+    say.print(f"{planned.name}: {rows_line(stats)}")
+    if stats["rejected"]:
+        say.print(f"{planned.name}: rejected rows are in {folder / 'rejects.jsonl'}", style="yellow")
+    for note in stats["notes"]:
+        say.print(f"{planned.name}: {note}", style="yellow", markup=False)
+
+
+def rows_line(stats: Mapping[str, Any]) -> str:
+    """What became of the rows, in one line: nothing is dropped in silence."""
+    train, held_out, long = stats["train"], stats["eval"], stats["too_long"]
+    words = [f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['trained_tokens']:,} of them trained"]
+    if held_out:
+        words.append(f"{held_out['rows']:,} rows held out")
+    if "fill" in train:
+        words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
+    if stats["rejected"]:
+        words.append(f"{stats['rejected']:,} rejected")
+    if long["rows"]:
+        words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
+    if stats["answers_shortened"]:
+        words.append(
+            f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"
+        )
+    return "; ".join(words)
+
+
+@contextmanager
+def _counting(text: str) -> Iterator[Callable[[int], None]]:
+    bar = Progress(
+        TextColumn(text), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn(), console=say, transient=True
+    )
+    with bar:
+        task = bar.add_task(text, total=None)
+        yield lambda count: bar.update(task, advance=count)
+
+
+def _parents_are_there(there: Plan, planned: Planned) -> None:
+    missing = [name for name in planned.stage.parents if not there.stage(name).done]
+    if missing:
+        what = f"'{planned.name}' needs {', '.join(missing)}, which is not made"
+        raise fail(planned.stage.where, what, "Run without --only.")
+
+
+def at_once(jobs: int, launch: Launch) -> int:
+    """How many stages are made at the same time: a GPU's memory, and a launcher's processes, are one stage's."""
+    if jobs > 1 and (launch != ALONE or has_accelerator()):
+        say.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
+        return 1
+    return jobs
+
+
+def side_by_side(there: Plan, todo: Sequence[Planned], most: int) -> list[Planned]:
+    """The first stage of `todo`, and those right behind it that can be made at the same time: what they are made from
+    is there, and no `require:` before them is still to be met."""
+    found = [todo[0]]
+    for planned in todo[1:most]:
+        lacking = [name for name in planned.stage.parents if not there.stage(name).done]
+        if planned.state == "done" or lacking or found[-1].stage.require:
+            break
+        found.append(planned)
+    return found
+
+
+def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader | None, kinds: Sequence[Kind]) -> None:
+    """Make these stages at the same time. Ctrl-C reaches their processes too; what they saved by then, the next run
+    continues from. `kinds` are those of all stages that this run makes."""
+    with ExitStack() as locks:
+        for planned in stages:
+            _parents_are_there(there, planned)
+            locks.enter_context(only_one(there.runs, planned.folder))
+            prepare_rows(there, planned)
+        jobs = [_job(there, planned, launch) for planned in stages]
+        started = [
+            start(job, planned.stage.kind, launch, leader, kinds, len(stages))
+            for job, planned in zip(jobs, stages, strict=True)
+        ]
+        codes = [one.code() for one in started]
+    for planned, code in zip(stages, codes, strict=True):
+        _raise_for(planned, code)
+
+
+def _job(there: Plan, planned: Planned, launch: Launch) -> Path:
+    """Say what is made, and write down what its process is given."""
+    folder, work = planned.folder, there.job(planned)
+    refuse(planned.stage.where, {**planned.key, **work.blocks})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "key.json", planned.key)
+    job = work.write()
+    say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
+    _say_batch(planned, launch)
+    return job
+
+
+def _raise_for(planned: Planned, code: int) -> None:
+    """StageFailed, with what the exit code of a stage's process means."""
+    if code == 2:
+        raise StageFailed("", 2)
+    if code in (130, -signal.SIGINT):
+        raise StageFailed(f"{planned.name}: interrupted. The same command continues.", 130)
+    if code < 0:
+        raise StageFailed(f"{planned.name}: {killed_by(-code)}. The same command continues.", 1)
+    if code:
+        if any((planned.folder / "checkpoints").glob("checkpoint-*")):
+            raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
+        raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
+
+
+def _say_batch(planned: Planned, launch: Launch) -> None:
+    """Several processes see more rows a step, unless the recipe says how many; and only training uses them."""
+    if launch.processes == 1:
+        return
+    name, stage, batch = planned.name, planned.stage, planned.batch
+    if not stage.kind.trains:
+        say.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
+    elif stage.global_batch:
+        say.print(f"{name}: {launch.processes} processes, {batch} rows a step")
+    elif batch:
+        one = batch // launch.processes
+        text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
+        say.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
+
+
+@contextmanager
+def only_one(runs: Path, folder: Path) -> Iterator[None]:
+    """Two commands never make the same result at once, under whatever recipe's name."""
+    try:
+        with locked(runs, folder.name, wait=False):
+            yield
+    except BlockingIOError:
+        raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
+
+
+@contextmanager
+def locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
+    """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
+    locks = cache_folder(runs) / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def make_stage(job_file: Path) -> None:
+    """A stage's own process: do the work, then write done.json, last and by rename."""
+    job = Job.read(job_file)
+    if os.environ.get(LEASH):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    _import_libraries(STAGES[job.kind])
+    quiet_libraries()
+    keep_freed_memory()
+    started = time.monotonic()
+    numbers = STAGES[job.kind].function()(job)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    _no_secrets(job, numbers)
+    from ft.models.device import describe
+
+    done = {
+        "stage": job.name,
+        "kind": job.kind,
+        "fingerprint": job.fingerprint,
+        "numbers": numbers,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": describe(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "versions": {name: version(name) for name in RECORDED},
+    }
+    write_json(job.folder / "done.json", done)
+
+
+def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
+    """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
+    found = clean(job.folder)
+    for problem in (p for p in found if in_rows(p)):
+        say.print(f"{job.name}: {problem}", style="yellow", markup=False)
+    Problems(p for p in found if not in_rows(p)).raise_any()
+    refuse(str(job.folder / "done.json"), numbers)
+
+
+def _end_with_parent() -> None:
+    """When `ft run` is killed, its end of our stdin closes: a stage left behind would write beside the next one."""
+    while os.read(0, 1):
+        continue
+    os._exit(1)
+
+
+def _import_libraries(kind: Kind) -> None:
+    """What the stage will import, at once."""
+    with uncollected():
+        kind.function()
+        if kind.trains:
+            import ft.training.trl_compat  # noqa: F401  TRL's trainers take most of the time
+
+
+def quiet_libraries() -> None:
+    """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
+    import warnings
+
+    with uncollected():
+        import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # TRL 1.16 uses both names itself, so no user can heed the advice.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _gate(planned: Planned) -> None:
+    """`require:` names the least a result must reach for the chain to go on."""
+    numbers = planned.done.get("numbers", {})
+    for metric, least in planned.stage.require.items():
+        value = numbers.get(metric)
+        if value is None:
+            there = ", ".join(k for k, v in numbers.items() if isinstance(v, (int, float)))
+            raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {there}.")
+        if value < least:
+            text = f"{planned.name}: {metric} is {value:.4g}, and the recipe requires {least}. The chain stops here."
+            raise StageFailed(text, 1)
+
+
+def _set_aside(there: Plan, name: str) -> None:
+    """Rename the stage's folder and those made from it: nothing is overwritten, nothing is deleted."""
+    there.stage(name)
+    for planned in there.stages:
+        if name in _needed(there, planned.name) and planned.folder.exists():
+            count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
+            with only_one(there.runs, planned.folder):
+                planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

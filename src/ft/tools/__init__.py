@@ -1,0 +1,1 @@
+"""Commands beside the chain: chat, new, show, stats, judge."""

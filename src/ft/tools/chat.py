@@ -1,0 +1,270 @@
+"""Talking to a model in a terminal, or from a pipe: the answers on stdout, everything about them on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from ft.data.formats.messages import BadRow, is_unicode, said
+from ft.encode.truncation import fewest, kept, turn_starts
+from ft.errors import Problem, fail
+from ft.models.generation.answerer import NF4, Speaker
+from ft.models.generation.generate import PRESETS, Sampling
+from ft.recipe import ModelSource
+from ft.results.store import Plan
+
+LONGEST_ANSWER = 512
+HELP = """\
+/system TEXT   what the model is told before the dialogue; without TEXT: nothing
+/reset         forget the dialogue, keep the system message
+/preset NAME   how answers are chosen: {presets}
+/help          this
+/quit          leave; so does Ctrl-D. Ctrl-C stops an answer.
+A message that begins with / is typed with a blank before it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to talk to: a finished folder, or a model by its name."""
+
+    label: str
+    model: ModelSource | None = None
+    folder: Path | None = None
+    chat_template: str | None = None
+
+
+def is_recipe(path: str) -> bool:
+    return path.endswith((".yaml", ".yml")) or Path(path).is_file()
+
+
+def newest_model(there: Plan) -> Found:
+    """The last model of the recipe that is made. Raises UserError with the command that makes one."""
+    models = [p for p in there.stages if p.stage.kind.leaves == "model"]
+    made = [p for p in models if p.done]
+    recipe = str(there.recipe.file)
+    if not models:
+        raise fail(recipe, "no stage of it leaves a model", "Name a model's folder.")
+    if not made:
+        last = models[-1]
+        changed = "" if last.why == "new" else f" ({last.why})"
+        raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
+    return Found(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
+
+
+def model_at(path: str) -> Found:
+    """A model's folder or a Hub id. Raises UserError where the path is neither."""
+    folder = Path(path).expanduser()
+    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+        return Found(path, folder=folder)
+    if folder.is_dir():
+        inside = sorted(p.parent.name for p in folder.glob("*/*config.json") if "checkpoint" not in p.parent.name)
+        fix = f"These folders in it do: {', '.join(dict.fromkeys(inside))}." if inside else "Name one with config.json."
+        raise fail(path, "this folder holds no model", fix)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise fail(path, "no such folder", "Name a model's folder, a recipe's .yaml file or a Hub id (owner/name).")
+    return Found(path, model=ModelSource(path))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How answers are made: a preset, and what is given beside it."""
+
+    preset: str = "llama2"
+    temperature: float | None = None
+    top_p: float | None = None
+    longest: int | None = None
+
+    def sampling(self, positions: int | None) -> Sampling:
+        """For a model that sees `positions` tokens (None: not known). Raises UserError."""
+        if self.preset not in PRESETS:
+            raise fail("--preset", f"no preset '{self.preset}'", f"There are: {', '.join(PRESETS)}.")
+        if self.temperature is not None and self.temperature < 0:
+            raise fail("--temperature", f"it is {self.temperature:g}", "Write 0 (greedy) or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise fail("--top-p", f"it is {self.top_p:g}", "Write a share above 0, up to 1.")
+        values = PRESETS[self.preset]
+        temperature = values["temperature"] if self.temperature is None else self.temperature
+        return Sampling(self._tokens(positions), temperature, values["top_p"] if self.top_p is None else self.top_p)
+
+    def _tokens(self, positions: int | None) -> int:
+        """As many as asked, or 512, or half of what a smaller model sees."""
+        if self.longest is None:
+            return min(LONGEST_ANSWER, positions // 2) if positions else LONGEST_ANSWER
+        if self.longest < 1 or (positions and self.longest >= positions):
+            allowed = f"1 to {positions - 1:,}: the model sees {positions:,} tokens" if positions else "1 or more"
+            raise fail("--max-new-tokens", f"it is {self.longest}", f"Write {allowed}.")
+        return self.longest
+
+
+class Dialogue:
+    """What has been said, and who answers. Everything reaches the model through `Renderer.prompt`."""
+
+    def __init__(self, speaker: Speaker, how: Sampling, out: TextIO, notes: Console):
+        self.speaker, self.how, self.out, self.notes = speaker, how, out, notes
+        self.system: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
+
+    def take(self, line: str) -> bool:
+        """One line of the user: a command or a message. False: leave."""
+        if not line.startswith("/"):
+            if line.strip():
+                self.ask(line.strip())
+            return True
+        command, _, rest = line[1:].strip().partition(" ")
+        if command == "quit":
+            return False
+        if command == "system":
+            self.instruct(rest.strip())
+        elif command == "reset":
+            self.messages = []
+            self.note("The dialogue is forgotten.")
+        elif command == "preset":
+            self.choose(rest.strip())
+        elif command == "help":
+            self.note(HELP.format(presets=", ".join(PRESETS)))
+        else:
+            self.note(f"no command '/{command}'. There are: /system, /reset, /preset, /help, /quit.")
+        return True
+
+    def instruct(self, text: str) -> None:
+        """`/system`: set the system message, where the template has a place for one."""
+        try:
+            self.set_system(text)
+        except BadRow as refused:
+            self.note(str(Problem("not taken", refused.what, refused.fix)))
+        else:
+            self.note("The system message is set." if text else "There is no system message.")
+
+    def set_system(self, text: str) -> None:
+        """Raises BadRow where the template refuses it."""
+        system = [said("system", text)] if text else []
+        self._prompt([*system, said("user", "hello")])
+        self.system = system
+
+    def choose(self, preset: str) -> None:
+        if preset not in PRESETS:
+            self.note(f"no preset '{preset}'. There are: {', '.join(PRESETS)}.")
+            return
+        values = PRESETS[preset]
+        self.how = replace(self.how, temperature=values["temperature"], top_p=values["top_p"])
+        self.note(f"{preset}: temperature {self.how.temperature:g}, top_p {self.how.top_p:g}")
+
+    def ask(self, text: str) -> None:
+        """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was."""
+        asked = [*self.messages, said("user", text)]
+        try:
+            asked, prompt = self._fitted(asked)
+        except BadRow as refused:
+            self.note(str(Problem("not sent", refused.what, refused.fix)))
+            return
+        answer = self._answer(prompt)
+        self.messages = asked[:-1]
+        if not answer:
+            self.note("There is no answer; the message is forgotten.")
+            return
+        turn = [asked[-1], said("assistant", answer)]
+        try:
+            self._prompt([*self.system, *self.messages, *turn, said("user", "go on")])
+        except BadRow as refused:
+            self.note(f"the answer is not remembered: {refused.what}")
+            return
+        self.messages += turn
+
+    def note(self, text: str) -> None:
+        self.notes.print(text, style="dim", markup=False)
+
+    def _answer(self, prompt: list[int]) -> str:
+        """Say the answer piece by piece; Ctrl-C ends it where it is."""
+        pieces: list[str] = []
+
+        def hear(piece: str) -> None:
+            fresh = piece if pieces else piece.lstrip()  # templates leave the first blank to the answer
+            if fresh:
+                pieces.append(fresh)
+                print(fresh, end="", file=self.out, flush=True)
+
+        print("assistant: ", end="", file=self.out, flush=True)
+        try:
+            self.speaker.say(prompt, self.how, hear)
+        except KeyboardInterrupt:
+            print(" …", end="", file=self.out)
+        print(file=self.out, flush=True)
+        self.how = replace(self.how, seed=self.how.seed + 1)  # a question asked again may get another answer
+        return "".join(pieces).strip()
+
+    def _prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+        for message in messages:
+            if not is_unicode(message["content"]):
+                raise BadRow("the message is not UTF-8 text", "Look at the terminal's encoding.")
+        return self.speaker.renderer.prompt(messages)
+
+    def _fitted(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+        """The dialogue and its prompt, less as many whole oldest turns as the model has no room for."""
+        prompt = self._prompt([*self.system, *messages])
+        positions = self.speaker.positions
+        room = positions - self.how.max_new_tokens if positions else len(prompt)
+        if len(prompt) <= room:
+            return messages, prompt
+
+        def fits(turns: int) -> tuple[list[dict[str, Any]], list[int]] | None:
+            left = [messages[place] for place in kept(messages, turns)]
+            shorter = self._prompt([*self.system, *left])
+            return (left, shorter) if len(shorter) <= room else None
+
+        found = fewest(len(turn_starts(messages)) - 1, fits)
+        if found is None:
+            alone = len(self._prompt([*self.system, messages[-1]]))
+            what = f"it is {alone:,} tokens long, and the model has room for {room:,} before an answer"
+            raise BadRow(what, "Shorten it, or set a smaller --max-new-tokens.")
+        turns = f"{found[0]} oldest turns are" if found[0] > 1 else "The oldest turn is"
+        self.note(f"{turns} forgotten: the model sees {positions:,} tokens.")
+        return found[1]
+
+
+def talk(dialogue: Dialogue, lines: TextIO) -> None:
+    """Until /quit, Ctrl-D or the end of the input."""
+    for line in _typed(dialogue) if lines.isatty() else lines:
+        if not dialogue.take(line.rstrip("\r\n")):
+            return
+
+
+def _typed(dialogue: Dialogue) -> Iterator[str]:
+    """Lines typed at a terminal, with editing and history."""
+    import readline  # noqa: F401  its import gives input() line editing
+
+    dialogue.note("/help tells the commands; Ctrl-D leaves.")
+    while True:
+        try:
+            yield input("you: ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            dialogue.note("Ctrl-D leaves.")
+
+
+def chat(
+    found: Found, answers: Answers, system: str | None = None, load_4bit: bool = False, chat_template: str | None = None
+) -> None:
+    """Load the model and talk, until /quit or the end of the input."""
+    import transformers
+
+    answers.sampling(None)  # what was typed is checked before anything is loaded
+    transformers.utils.logging.disable_progress_bar()
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    template = chat_template or found.chat_template
+    speaker = Speaker(found.model, found.folder, template, NF4 if load_4bit else None)
+    dialogue = Dialogue(speaker, answers.sampling(speaker.positions), sys.stdout, notes)
+    how = dialogue.how
+    dialogue.note(f"{found.label}: {answers.preset}, temperature {how.temperature:g}, top_p {how.top_p:g}")
+    try:
+        dialogue.set_system(system or "")
+    except BadRow as refused:
+        raise fail("--system", refused.what, refused.fix) from refused
+    talk(dialogue, sys.stdin)

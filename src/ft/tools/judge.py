@@ -1,0 +1,163 @@
+"""`ft judge A B`: two models, wherever they are, compared on a file of prompts; the stage `judge` without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ft.data.sources.read import Source, file_hash
+from ft.errors import fail
+from ft.evaluation.judge_prompt import JudgePrompt
+from ft.files import digest, read_json
+from ft.models.load import is_reward, model_fingerprint
+from ft.recipe import ModelSource, Recipe
+from ft.recipe.job import Job
+from ft.results.store import cache_folder, plan
+from ft.rewards import REWARDS
+from ft.run.run import make_stage, only_one
+from ft.tools.chat import is_recipe, model_at, newest_model
+
+RECIPE_MODEL = "model"
+"""RECIPE:model is the model the recipe starts from."""
+
+
+@dataclass(frozen=True)
+class Who:
+    """`--by`: a function of ft.rewards, `reward:MODEL`, `model:MODEL`, or `server:MODEL` under an address."""
+
+    by: str
+    prompt: Path | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+
+    def blocks(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the recipe's `judge:` and `backend:` would say. Raises UserError."""
+        kind, _, model = self.by.partition(":")
+        judge: dict[str, Any] = {}
+        backend: dict[str, Any] = {}
+        if self.by in REWARDS:
+            judge = {"kind": "function", "function": self.by}
+        elif kind in ("reward", "model") and model:
+            judge = {"kind": kind}
+        elif kind == "server" and model:
+            judge = {"kind": "server"}
+            backend = {"kind": "server", "model": model, "base_url": self.base_url, "key_env": self.key_env}
+        else:
+            fix = f"There are: {', '.join(REWARDS)}, reward:MODEL, model:MODEL and server:MODEL."
+            raise fail("--by", f"nobody judges by '{self.by}'", fix)
+        if self.prompt:
+            judge["prompt"] = str(self.prompt)
+        return judge, {name: value for name, value in backend.items() if value is not None}
+
+
+def place(what: str, runs: Path, read: Any) -> Path:
+    """The folder of a model: one given, a Hub id's (fetched), or a recipe's stage, RECIPE or RECIPE:STAGE.
+
+    `read` makes a Recipe of a file. RECIPE alone is its newest model.
+    """
+    file, colon, stage = what.rpartition(":")
+    if not (colon and is_recipe(file)):
+        found = newest_model(plan(read(Path(what)), runs)) if is_recipe(what) else model_at(what)
+        return _fetched(found.model) if found.folder is None and found.model else Path(found.folder or what)
+    recipe: Recipe = read(Path(file))
+    if stage == RECIPE_MODEL and recipe.model:
+        return _fetched(recipe.model)
+    planned = plan(recipe, runs).stage(stage)
+    if not planned.done:
+        raise fail(what, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
+    if planned.stage.kind.leaves not in ("model", "reward"):
+        raise fail(what, f"'{stage}' leaves no model", "Name a stage that trains one.")
+    return planned.folder
+
+
+def _fetched(model: ModelSource) -> Path:
+    """The folder itself, or a copy of what the Hub has under the name: weights, configs and tokenizer."""
+    if Path(model.path).is_dir():
+        return Path(model.path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        text = str(error).splitlines()[0]
+        raise fail(model.path, f"the model cannot be fetched: {text}", "Check the name and HF_TOKEN.") from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `ft judge` was asked for; `options` are further keys of the block `judge:`."""
+
+    ours: Path
+    other: Path
+    prompts: Source
+    who: Who
+    judge: Path | None = None
+    options: Mapping[str, Any] | None = None
+    seed: int = 1
+    chat_template: str | None = None
+
+
+def compare(asked: Comparison, runs: Path) -> Path:
+    """Make the comparison, or find it made; the folder of its result."""
+    judge, backend = asked.who.blocks()
+    blocks = {"judge": {**judge, **(asked.options or {})}} | ({"backend": backend} if backend else {})
+    inputs = {"other": asked.other.absolute()}
+    if asked.judge:
+        inputs["scorer" if judge["kind"] == "reward" else "judge"] = asked.judge.absolute()
+    _checked(blocks, asked)
+    fingerprint = digest(_key(asked, blocks, inputs, cache_folder(runs) / "hashes.json"))
+    folder = (runs / "judged" / f"judge-{fingerprint}").absolute()
+    if not (folder / "done.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        job = Job("judge", "judge", fingerprint, folder, asked.seed, where="ft judge", inputs=inputs, blocks=blocks)
+        given: dict[str, Any] = {"init": asked.ours.absolute(), "data": (_source(asked.prompts),)}
+        with only_one(runs, folder):
+            make_stage(replace(job, **given, template=asked.chat_template).write())
+    return folder
+
+
+def _checked(blocks: Mapping[str, Any], asked: Comparison) -> None:
+    """Raises UserError for what the stage's process would refuse."""
+    from ft.models.generation.backends import BackendOptions
+    from ft.stages.judge import JudgeOptions
+
+    try:
+        JudgeOptions(**blocks["judge"])
+        BackendOptions(**blocks.get("backend", {}))
+    except ValueError as error:
+        text = str(error)
+        raise fail("ft judge", text, "See ft judge --help.") from error
+    if asked.who.prompt:
+        JudgePrompt.read(asked.who.prompt)
+    for name, folder in (("A", asked.ours), ("B", asked.other)):
+        if is_reward(folder):
+            raise fail(f"{name}, {folder}", "this is a reward model, which scores and does not answer", "Name another.")
+
+
+def _key(asked: Comparison, blocks: Mapping[str, Any], inputs: Mapping[str, Path], hashes: Path) -> dict[str, Any]:
+    """What decides the result: models and prompts by their bytes, never by their paths."""
+    files = {"prompt": file_hash(asked.who.prompt, hashes)} if asked.who.prompt else {}
+    server = {"model": blocks["backend"]["model"]} if "backend" in blocks else {}
+    return {
+        "kind": "judge",
+        "seed": asked.seed,
+        "models": [_identity(asked.ours, hashes), *(_identity(folder, hashes) for folder in inputs.values())],
+        "data": {**_source(asked.prompts), "path": file_hash(Path(asked.prompts.path), hashes)},
+        "judge": {**blocks["judge"], **files},
+        "server": server,
+        "chat_template": asked.chat_template,
+    }
+
+
+def _identity(folder: Path, hashes: Path) -> Any:
+    made = read_json(folder / "done.json") or {}
+    return made.get("fingerprint") or model_fingerprint(ModelSource(str(folder)), hashes)
+
+
+def _source(prompts: Source) -> dict[str, Any]:
+    told = {"path": prompts.path, "format": prompts.format, "columns": prompts.columns}
+    return {name: value for name, value in told.items() if value}

@@ -1,0 +1,359 @@
+"""A recipe for own data out of one that works: the rows are looked at first, then a few lines of YAML are written.
+
+The new recipe `extends:` the old one and says only what differs: the stage's rows. Stages behind it that judge the
+model on rows of the old recipe would ask questions that the new data never answers, so they are left out
+(`skip: true`); delete that line to have them back, or give them `data:` of your own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats import FORMATS, PAIRS, detect
+from ft.data.formats.messages import BadRow
+from ft.data.mix import eval_side, formatted
+from ft.data.sources.files import Located
+from ft.data.sources.read import Source, is_local, missing, read
+from ft.encode.conversation import Rendered, Renderer
+from ft.encode.prepare import RowOptions
+from ft.errors import Problem, Problems, UserError, fail
+from ft.models.load import tokenizer_of
+from ft.recipe import Recipe, Stage
+from ft.results.store import Plan
+
+SAMPLE = 20  # rows that tell the format
+SHOWN = 10  # bad rows named in full
+BATCH = 500  # rows rendered in one tokenizer call
+HELD_OUT = (0.05, 0.1, 0.2, 0.5)  # shares to hold out, the first that leaves rows on both sides
+CONVERSATIONS = ("sft", "pretrain")  # kinds that train on dialogues or documents, not on pairs or bare prompts
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks for."""
+
+    name: str
+    data: str
+    stage: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    reject: bool = False
+    too_long: str | None = None
+    force: bool = False
+
+
+@dataclass
+class Looked:
+    """What the rows of a file are like.
+
+    long       rows over the stage's max_length; `first_long` names one
+    rendered   whether a tokenizer was there to render them; without one, only their format is known to be right
+    held_out   share → rows it would hold out
+    """
+
+    good: int = 0
+    bad: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    rendered: bool = False
+    tokens: int = 0
+    trained: int = 0
+    long: int = 0
+    first_long: str = ""
+    longest: int = 0
+    held_out: Counter[float] = field(default_factory=Counter)
+
+    def refuse(self, where: str, row: Any, bad: BadRow) -> None:
+        """A `Report`: counts a bad row, and remembers the first ones."""
+        self.bad += 1
+        if len(self.problems) < SHOWN:
+            self.problems.append(Problem(where, bad.what, bad.fix))
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The recipe that was written."""
+
+    path: Path
+    stage: str
+    source: Source
+    looked: Looked
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def fork(there: Plan, wish: Wish, check: Callable[[Path], Recipe]) -> Fork:
+    """Look at the rows and write the recipe. Raises UserError, and writes nothing, where the rows would not train."""
+    if wish.too_long not in (None, "drop_turns", "drop"):
+        raise fail("--too-long", f"'{wish.too_long}'", "Write drop_turns (whole oldest turns leave) or drop.")
+    path = _place(there.recipe, wish)
+    stage = _stage(there.recipe, wish.stage)
+    source, notes = _source(wish, stage)
+    looked = look(there, stage, source)
+    _usable(looked, stage, source, wish)
+    behind = there.recipe.stages[there.recipe.stages.index(stage) + 1 :]
+    skipped = tuple(s.name for s in behind if s.kind.leaves == "metrics")
+    text = _yaml(path, there.recipe, stage, source, skipped, _rows_block(stage, looked, source, wish))
+    _write(path, text, check)
+    return Fork(path, stage.name, source, looked, skipped, tuple(notes))
+
+
+def columns_of(words: Sequence[str]) -> dict[str, str]:
+    """`prompt=question,completion=answer`, as often as wished, as {ours: theirs}."""
+    found = {}
+    for pair in (pair for word in words for pair in word.split(",")):
+        ours, equals, theirs = (part.strip() for part in pair.partition("="))
+        if not (ours and equals and theirs):
+            raise fail("--columns", f"'{pair}' names no two columns", "Write ours=theirs, as in prompt=question.")
+        found[ours] = theirs
+    return found
+
+
+def _place(recipe: Recipe, wish: Wish) -> Path:
+    path = Path(wish.name) if wish.name.endswith((".yaml", ".yml")) else Path("recipes") / f"{wish.name}.yaml"
+    if path.resolve() == recipe.file.resolve():
+        raise fail(str(path), "that is the recipe to start from", "Give the new one another name.")
+    if path.exists() and not wish.force:
+        raise fail(str(path), "is there already", "Give another name, or --force to overwrite it.")
+    return path
+
+
+def _stage(recipe: Recipe, name: str | None) -> Stage:
+    """The stage that gets the rows: by name, or the first SFT stage, or the first that prepares rows."""
+    if name is None:
+        trained = [s for s in recipe.stages if s.kind.rows]
+        found = next((s for s in trained if s.kind_name == "sft"), next(iter(trained), None))
+        if found is None:
+            raise fail(str(recipe.file), "no stage of it trains on rows", "Name the stage that reads them: --stage.")
+        return found
+    found = next((s for s in recipe.stages if s.name == name), None)
+    if found is None:
+        raise fail("--stage", f"no stage '{name}'", f"There are: {', '.join(s.name for s in recipe.stages)}.")
+    if found.kind.data == "none":
+        raise fail("--stage", f"'{name}' reads no data", "Name another.")
+    return found
+
+
+# The file
+
+
+def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
+    """The data as a source with its format, told from the first rows where it is not given."""
+    if not is_local(wish.data):
+        raise fail("--data", f"'{wish.data}' is no local file", "Name a .jsonl, .json, .csv or .parquet file.")
+    if absent := missing(Source(wish.data), "--data"):
+        raise UserError([absent])
+    if wish.format is not None and wish.format not in FORMATS:
+        raise fail("--format", f"no format '{wish.format}'", f"There are: {', '.join(FORMATS)}.")
+    name, notes = wish.format, []
+    if name is None:
+        name = _detected(wish.data, dict(wish.columns))
+        notes.append(f"The first rows tell the format: {name}.")
+        if name == "hh_pairs" and stage.kind_name in CONVERSATIONS:
+            name = "hh"
+            notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
+    if stage.kind_name in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
+        raise _not_conversations(wish.data, name, stage)
+    return Source(wish.data, format=name, columns=dict(wish.columns)), notes
+
+
+def _detected(path: str, columns: dict[str, str]) -> str:
+    """The format that the first rows are in; UserError where they are in none, or in several."""
+    found: dict[str, str] = {}
+    for located in islice(read(Source(path), _known_later), SAMPLE):
+        try:
+            found.setdefault(detect(located.row, columns), located.where)
+        except BadRow as bad:
+            raise fail(located.where, bad.what, _said_on_command_line(bad.fix)) from bad
+    if not found:
+        raise fail(path, "none of its rows can be read", "Look at its first lines.")
+    if len(found) > 1:
+        looks = ", ".join(f"{name} ({where})" for name, where in found.items())
+        raise fail(path, f"its first rows are in several formats: {looks}", "Say which one with --format.")
+    return next(iter(found))
+
+
+def _known_later(where: str, row: Any, bad: BadRow) -> None:
+    """The `Report` while the format is looked for: the whole file is read next, and tells of every bad row."""
+
+
+def _said_on_command_line(fix: str) -> str:
+    return fix.replace("format: …", "--format").replace("columns: {ours: theirs}", "--columns ours=theirs")
+
+
+def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
+    what = {"prompt": "prompts without answers", "user_turns": "turns without answers"}.get(name, "pairs of answers")
+    fix = {
+        "prompt": "Map the column with the answers: --format prompt_completion --columns completion=answer.",
+        "user_turns": "Let a stage of kind `gatt` answer them first.",
+        "hh_pairs": "Train on the chosen answers: --format hh.",
+        "preference": "Train on the chosen answers: --format prompt_completion --columns completion=chosen, or "
+        "--format messages --columns messages=chosen where they are whole dialogues.",
+    }
+    other = "Give them to a stage that reads pairs: --stage."
+    return fail(path, f"its rows are {what}, and '{stage.name}' trains on conversations", fix.get(name, other))
+
+
+# The rows
+
+
+def look(there: Plan, stage: Stage, source: Source) -> Looked:
+    """Read every row as the stage would: format, template, masks and length."""
+    looked = Looked()
+    renderer = _renderer(there, stage)
+    looked.rendered = renderer is not None
+    limit = stage.blocks["train"]["max_length"] if renderer else None
+    rows = formatted(source, looked.refuse)
+    while batch := list(islice(rows, BATCH)):
+        rendered = renderer.render_batch([located.row for located in batch]) if renderer else [None] * len(batch)
+        for located, row in zip(batch, rendered, strict=True):
+            if isinstance(row, BadRow):
+                looked.refuse(located.where, located.row, row)
+                continue
+            _counted(looked, located, there.recipe.seed, stage)
+            if isinstance(row, Rendered):
+                _measured(looked, located, row, limit)
+    return looked
+
+
+def _renderer(there: Plan, stage: Stage) -> Renderer | None:
+    """The stage's own renderer without its limit; None where no tokenizer is there yet, or the stage renders none."""
+    if not stage.kind.rows:
+        return None
+    try:
+        folder = there.tokenizer_folder(there.stage(stage.name))
+        tokenizer = tokenizer_of(there.recipe.model, folder, there.recipe.chat_template)
+    except UserError:
+        return None
+    return Renderer(tokenizer, train_on=RowOptions(**stage.blocks["rows"]).train_on)
+
+
+def _counted(looked: Looked, located: Located, seed: int, stage: Stage) -> None:
+    looked.good += 1
+    if stage.kind.rows:
+        looked.held_out.update(share for share in _shares(stage) if eval_side(located.row, share, seed))
+
+
+def _measured(looked: Looked, located: Located, row: Rendered, limit: int | None) -> None:
+    length = len(row.input_ids)
+    looked.tokens += length
+    looked.trained += sum(label != -100 for label in row.labels)
+    looked.longest = max(looked.longest, length)
+    if limit is not None and length > limit:
+        looked.long += 1
+        looked.first_long = looked.first_long or located.where
+
+
+def _usable(looked: Looked, stage: Stage, source: Source, wish: Wish) -> None:
+    """Raise UserError where the stage would refuse these rows, with the option that sets the bad ones aside."""
+    problems = Problems()
+    if looked.bad and not wish.reject:
+        problems += looked.problems
+        first = f", the first {SHOWN} of them above" if looked.bad > SHOWN else ""
+        count = f"{looked.bad:,} of {looked.bad + looked.good:,} rows are bad{first}"
+        problems.add(source.path, count, "Mend them, or set them aside with --reject.")
+    limit = stage.blocks.get("train", {}).get("max_length")
+    if looked.long and _on_too_long(stage, wish) == "error":
+        what = f"{looked.long:,} of {looked.good:,} rows are longer than max_length {limit:,}"
+        what += f", the first at {looked.first_long}, the longest of {looked.longest:,} tokens"
+        problems.add(source.path, what, "Say --too-long drop_turns (whole oldest turns leave) or --too-long drop.")
+    if not looked.good:
+        problems.add(source.path, "no row is good", "Is it another --format?")
+    problems.raise_any()
+
+
+def _on_too_long(stage: Stage, wish: Wish) -> str:
+    return wish.too_long or RowOptions(**stage.blocks.get("rows", {})).on_too_long
+
+
+def _shares(stage: Stage) -> list[float]:
+    """Shares to hold out, the old recipe's own first."""
+    own = stage.blocks.get("rows", {}).get("eval_fraction", 0.0)
+    return list(dict.fromkeys(share for share in (own, *HELD_OUT) if share))
+
+
+# The recipe
+
+
+def _rows_block(stage: Stage, looked: Looked, source: Source, wish: Wish) -> dict[str, Any]:
+    if not stage.kind.trains:
+        return {}
+    share = next((s for s in _shares(stage) if 0 < looked.held_out[s] < looked.good), None)
+    if share is None:
+        raise fail(source.path, "its rows open all alike, so none can be held out", "Give it more conversations.")
+    block: dict[str, Any] = {"eval_fraction": share}
+    if wish.too_long:
+        block["on_too_long"] = wish.too_long
+    if looked.bad:
+        block["on_bad_row"] = "reject"
+    return block
+
+
+def _yaml(
+    path: Path, recipe: Recipe, stage: Stage, source: Source, skipped: tuple[str, ...], rows: Mapping[str, Any]
+) -> str:
+    """The recipe's text: what it extends, and only what differs."""
+    folder = path.parent.resolve()
+    data = {"path": _relative(Path(source.path), folder), "format": source.format}
+    if source.columns:
+        data["columns"] = "{" + ", ".join(f"{_word(k)}: {_word(v)}" for k, v in source.columns.items()) + "}"
+    entry = ", ".join(f"{key}: {value if key == 'columns' else _word(str(value))}" for key, value in data.items())
+    lines = [
+        f"# {recipe.name} on rows of its own. `ft plan --diff` tells what differs from the recipe it extends.",
+        f"extends: {_word(_relative(recipe.file, folder))}",
+        "stages:",
+        f"  - {'kind' if stage.name == stage.kind_name else 'name'}: {stage.name}",
+        f"    data: [{{{entry}}}]",
+    ]
+    if stage.eval_data:
+        lines.append("    eval_data: [] # rows are held out of the data instead")
+    if rows:
+        lines.append("    rows: {" + ", ".join(f"{key}: {value}" for key, value in rows.items()) + "}")
+    if skipped:
+        lines.append(
+            "  # These judge on rows of the recipe it extends; give them `data:` of your own to have them back."
+        )
+        lines += [f"  - {{name: {name}, skip: true}}" for name in skipped]
+    return "\n".join(lines) + "\n"
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file.expanduser().resolve(), folder)).as_posix()
+
+
+def _word(text: str) -> str:
+    """A YAML scalar that is read as this very text."""
+    plain = re.fullmatch(r"[A-Za-z._/][\w./-]*", text) and text.lower() not in ("true", "false", "null")
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:
+    """The recipe appears when it has been read back without a problem; beside it until then, so paths stay right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.yaml")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        check(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def told(made: Fork) -> Iterator[str]:
+    """What to tell the user, line by line."""
+    yield from made.notes
+    looked = made.looked
+    bad = f", {looked.bad:,} bad ones will be set aside" if looked.bad else ""
+    yield f"{made.source.path}: {looked.good:,} good rows{bad}"
+    if looked.rendered:
+        long = f", {looked.long:,} rows too long" if looked.long else ""
+        yield f"{looked.tokens:,} tokens, {looked.trained:,} of them trained; longest row {looked.longest:,}{long}"
+    yield from map(str, looked.problems)
+    yield f"wrote {made.path}"

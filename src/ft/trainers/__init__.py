@@ -1,1 +1,0 @@
-"""What TRL's trainers lack, as thin additions to them."""

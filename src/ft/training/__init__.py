@@ -1,0 +1,1 @@
+"""What trainers need beyond TRL's."""

@@ -1,0 +1,152 @@
+"""What a person sees of a training stage, and what stays of it: progress, metrics.jsonl, complete checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ft.progress import moving
+
+LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
+
+
+class MetricsFile(TrainerCallback):
+    """Every logged value as one line of metrics.jsonl, whatever tracker is used besides.
+
+    After a resume the file is what the checkpoint knows, so that no step stands in it twice.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.rewrite(state)
+
+    def rewrite(self, state: TrainerState) -> None:
+        with self.path.open("w") as out:
+            for logs in state.log_history:
+                out.write(_line({"step": logs["step"], **logs}))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a") as out:
+                out.write(_line({"step": state.global_step, **logs}))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values, default=float) + "\n"
+
+
+class ChosenFalls(TrainerCallback):
+    """Says once when the chosen answers become much less likely than under the reference: margins grow, and answers
+    get worse.
+
+    The mark is half of the reference's log-probability again, at least 10 nats an answer. The same rows are compared:
+    answers of another batch may be less likely for being longer.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta or 1.0
+        self.said = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.said or not state.is_world_process_zero or "logps/chosen" not in (logs or {}):
+            return
+        assert logs is not None
+        now, gained = logs["logps/chosen"], logs["rewards/chosen"] / self.beta
+        before = now - gained
+        if gained < -max(10.0, abs(before) / 2):
+            self.said = True
+            text = f"step {state.global_step}: chosen answers fell from {before:.1f} to {now:.1f} nats"
+            print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
+
+
+class ShownProgress(TrainerCallback):
+    """A bar with what is logged and the time left on a terminal; one line per logged step elsewhere. On stderr.
+
+    `shown` says what is shown of the log, and under which names.
+    """
+
+    def __init__(self, name: str, shown: Mapping[str, str] = LOSSES):
+        self.name, self.said, self.shown = name, "", shown
+        self.bar: Progress | None = None
+        self.first = (0, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.first = (state.global_step, time.monotonic())
+        if not state.is_world_process_zero or not moving():
+            return
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
+        self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step, said=self.said)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = logs or {}
+        shown = {name: given[key] for key, name in self.shown.items() if given.get(key) is not None}
+        if not shown or not state.is_world_process_zero:
+            return
+        self.said = "  ".join(f"{name} {float(value):.3f}" for name, value in shown.items())
+        if not self.bar:
+            print(
+                f"{self.name}: step {state.global_step}/{state.max_steps}  {self.said}{self.left(state)}",
+                file=sys.stderr,
+            )
+
+    def left(self, state: TrainerState) -> str:
+        steps, seconds = state.global_step - self.first[0], time.monotonic() - self.first[1]
+        if not steps or state.global_step >= state.max_steps:
+            return ""
+        return f"  {seconds / steps * (state.max_steps - state.global_step):.0f} s left"
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar:
+            self.bar.stop()

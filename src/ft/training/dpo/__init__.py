@@ -1,0 +1,1 @@
+"""Preference training: the reference, and prompts that two answers share."""

@@ -1,0 +1,133 @@
+"""The reference of preference training: kept as log-probabilities, and proven to be the policy it began as.
+
+At the first step policy and reference are the same model, so every log-ratio is 0 and the sigmoid loss is ln 2
+(arXiv:2305.18290, eq. 7). A run where they are not has the wrong reference, and would train towards it in silence.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft.encode.pairs import REFERENCE
+from ft.errors import fail
+from ft.files import read_json, write_json
+
+CHECKED = 4  # pairs looked at before training
+EXACT = 1e-3  # nats a sequence, float32
+ROUGH = 1e-2  # share of the log-probability: half precision, or numbers made on another machine
+
+
+def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
+    """Raise UserError unless the policy is its reference now; remember the reference, and know it again at a resume.
+
+    Called before a checkpoint is loaded, when the policy is what the stage started from. `exact` is for float32 with
+    a reference computed here.
+    """
+    rows = [trainer.train_dataset[n] for n in range(min(CHECKED, len(trainer.train_dataset)))]
+    beta = trainer.beta or 1.0
+    seen = []
+    for row in rows:
+        metrics = trainer.measured([row])
+        for side in ("chosen", "rejected"):
+            ratio, logps = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
+            if abs(ratio) > (EXACT if exact else ROUGH * abs(logps) + ROUGH):
+                raise _wrong(where, f"{row.get('where', 'the first pair')}: log-probability of {side}", ratio)
+            seen.append(logps - ratio)
+        _check_loss(trainer, metrics["loss"], where, exact)
+    if trainer.is_world_process_zero():
+        _know_again(folder / "reference.json", seen, where, exact)
+
+
+def _check_loss(trainer: Any, loss: float, where: str, exact: bool) -> None:
+    plain = list(trainer.loss_types) == ["sigmoid"] and not trainer.label_smoothing and not trainer.use_weighting
+    if plain and exact and abs(loss - math.log(2)) > EXACT:
+        raise _wrong(where, "the first loss is not ln 2", loss - math.log(2))
+
+
+def _wrong(where: str, what: str, difference: float) -> Exception:
+    return fail(
+        where,
+        f"policy and reference differ before the first step ({what}, by {difference:.3g} nats)",
+        "Reference columns in the rows must come from the model this stage starts from; else remove them.",
+    )
+
+
+def _know_again(file: Path, seen: list[float], where: str, exact: bool) -> None:
+    known = read_json(file)
+    if known is None:
+        write_json(file, seen)
+        return
+    for before, now in zip(known, seen, strict=True):
+        if abs(before - now) > (EXACT if exact else ROUGH * abs(before) + ROUGH):
+            raise _wrong(where, "the reference is not the one of the interrupted run", now - before)
+
+
+def brings_reference(rows: Any) -> bool:
+    """Whether every row has its reference's log-probabilities; UserError when only some have."""
+    if not set(REFERENCE) <= set(rows.column_names):
+        return False
+    missing = sum(chunk.null_count for name in REFERENCE for chunk in rows.data.column(name).chunks)
+    if 0 < missing < 2 * len(rows):
+        lacking = next(n for n, value in enumerate(rows[REFERENCE[0]]) if value is None)
+        fix = "Give every row both, or none."
+        raise fail(rows[lacking]["where"], f"the row lacks {' and '.join(REFERENCE)}, which other rows have", fix)
+    return not missing
+
+
+def pairs_of(rows: Any) -> Any:
+    """The rows as the trainer's collator takes them: reference columns only where they are filled."""
+    return rows if rows is None or brings_reference(rows) else _bare(rows)
+
+
+def _bare(rows: Any) -> Any:
+    return rows.remove_columns([column for column in REFERENCE if column in rows.column_names])
+
+
+def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
+    """The rows with their reference's log-probabilities (nats, summed over the answer): the rows' own, or computed
+    once by the trainer's reference and kept as `reference-<name>` in the stage's folder."""
+    from datasets import Dataset, concatenate_datasets
+
+    if brings_reference(rows):
+        return rows
+    file = Path(trainer.args.output_dir).parent / f"reference-{name}.arrow"
+    if not file.exists():
+        computed = _computed(trainer, rows, batch_size)
+        if trainer.is_world_process_zero():
+            _write(file, computed)
+        trainer.accelerator.wait_for_everyone()
+    kept = Dataset.from_file(str(file))
+    return concatenate_datasets([_bare(rows), kept], axis=1)
+
+
+def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[float]]:
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+    from torch.utils.data import DataLoader
+
+    ids = rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+    loader = DataLoader(ids, batch_size=batch_size, collate_fn=trainer.data_collator)
+    batches = trainer.accelerator.prepare(loader)
+    quiet = not trainer.is_world_process_zero()
+    shown = track(batches, "reference", len(batches), console=Console(stderr=True), transient=True, disable=quiet)
+    sides: tuple[list[Any], list[Any]] = ([], [])
+    for batch in shown:
+        logps = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+        for side, values in zip(sides, trainer.accelerator.gather_for_metrics(logps), strict=True):
+            side.append(values.float().cpu())
+    return {name: torch.cat(side).tolist() for name, side in zip(REFERENCE, sides, strict=True)}
+
+
+def _write(file: Path, columns: Mapping[str, list[float]]) -> None:
+    import pyarrow as pa
+
+    table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    with pa.OSFile(str(beside), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    os.replace(beside, file)

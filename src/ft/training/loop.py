@@ -1,0 +1,145 @@
+"""What every stage that trains does around its trainer: arguments, model, going on after an interruption, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ft.encode.conversation import Renderer
+from ft.errors import fail
+from ft.figures.training import loss_curve
+from ft.models.device import compute_dtype, device_arguments
+from ft.models.load import save_lineage, share, start, tokenizer_of
+from ft.recipe.batch import A_DEVICE, accumulation
+from ft.recipe.job import Job
+
+METRICS = "metrics.jsonl"
+
+
+def arguments(job: Job, config: type, **given: Any) -> Any:
+    """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
+    train = job.block("train")
+    places = {"output_dir": str(job.checkpoints), "seed": job.seed, "disable_tqdm": True}
+    if job.global_batch:
+        given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)
+    return config(**{**train, **device_arguments(train, job.where), **places, **given})
+
+
+def policy(job: Job, config: Any) -> tuple[Any, Any]:
+    """The model a stage trains, seeded, and its tokenizer."""
+    from transformers import set_seed
+
+    set_seed(job.seed)
+    tokenizer = tokenizer_of(job.model, job.init, job.template)
+    lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
+    model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu)
+    if tokenizer.chat_template and job.kind != "pretrain":
+        model.generation_config.eos_token_id = list(Renderer(tokenizer).stop_ids)
+    return model, tokenizer
+
+
+def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> Any:
+    """The trainer with what ft records and shows while it trains: of the log, the values that `shown` names."""
+    from transformers import PrinterCallback
+
+    from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
+    from ft.training.trl_compat import TokenCount, group_by_whole_batch
+
+    if job.global_batch or job.processes > 1:
+        group_by_whole_batch(trainer, job.processes)
+    progress = ShownProgress(job.name, shown or LOSSES)
+    for callback in (MetricsFile(job.folder / METRICS), progress, TokenCount(trainer)):
+        trainer.add_callback(callback)
+    trainer.remove_callback(PrinterCallback)  # ShownProgress speaks
+    return trainer
+
+
+def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
+    """Train, or go on training; leave the result in the job's folder."""
+    from ft.files import read_lines
+
+    numbers: dict[str, Any] = {"steps": train(trainer, job)}
+    if trainer.eval_dataset is not None:
+        numbers["eval_loss"] = _final_loss(trainer)
+    save(trainer, job)
+    if trainer.is_world_process_zero():
+        lines = read_lines(job.folder / METRICS)
+        loss_curve(lines, job.folder / "loss.png", job.name)
+        numbers |= _first_and_last(lines)
+    return numbers
+
+
+def save(trainer: Any, job: Job) -> None:
+    """Leave a folder that `from_pretrained` opens, with its lineage where it is an adapter."""
+    trainer.save_model(str(job.folder))
+    if trainer.is_world_process_zero():
+        (job.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; job.json says the same in words
+        if "lora" in job.blocks:
+            save_lineage(job.folder, job.model, job.init, job.blocks.get("quantization"))
+        share(job.folder)
+
+
+def train(trainer: Any, job: Job) -> int:
+    """Train from the newest complete checkpoint, or from the start; the number of steps made in all."""
+    from transformers import TrainerState
+
+    from ft.training.callbacks import MetricsFile
+    from ft.training.checkpoints import latest
+    from ft.training.trl_compat import load_weights
+
+    found = latest(job.checkpoints)
+    if not found:
+        trainer.train()
+        return int(trainer.state.global_step)
+    checkpoint, step = found
+    trainer.args.eval_on_start = False  # made and written down before the interruption
+    reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if step < reached.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return int(trainer.state.global_step)
+    # A Trainer resumed at its last step would train one step more.
+    best = trainer.args.load_best_model_at_end and reached.best_global_step
+    load_weights(trainer, job.checkpoints / f"checkpoint-{best}" if best else checkpoint)
+    for name in ("global_step", "epoch", "max_steps", "log_history"):
+        setattr(trainer.state, name, getattr(reached, name))
+    if trainer.is_world_process_zero():
+        MetricsFile(job.folder / METRICS).rewrite(reached)
+    return step
+
+
+def _final_loss(trainer: Any) -> float:
+    """Held-out loss of the weights that are kept; measured, unless the last step's evaluation has just done so."""
+    last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), None)
+    if last and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return float(last["eval_loss"])
+    return float(trainer.evaluate()["eval_loss"])
+
+
+def _first_and_last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ends of the curve, for people: did it learn?"""
+    losses = [line["loss"] for line in lines if "loss" in line]
+    held_out = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    found = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
+    if held_out:
+        found |= {"eval_loss_first": held_out[0]}
+    tokens = [line["num_tokens"] for line in lines if "num_tokens" in line]
+    return found | ({"tokens": tokens[-1]} if tokens else {})
+
+
+def evaluation_has_rows(job: Job, held_out: Any) -> None:
+    asked = job.block("train").get("eval_strategy", "no") != "no" or job.block("train").get("eval_on_start")
+    if asked and held_out is None:
+        fix = "Write `rows: {eval_fraction: 0.05}` or `eval_data:`."
+        raise fail(job.where, "evaluation is asked for, and no row is held out", fix)
+
+
+def last_values(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+    """Where each value ended (its name in the log → ours): of held-out rows if there are any, else of training."""
+    found = {}
+    for logged, ours in names.items():
+        for key in (f"eval_{logged}", logged):
+            values = [line[key] for line in lines if key in line]
+            if values:
+                found[ours] = values[-1]
+                break
+    return found

@@ -1,0 +1,182 @@
+"""The file that touches private names of TRL and transformers (both are pinned); rl/trl_compat.py touches those of
+TRL's trainers that sample."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from trl import DPOTrainer, RewardTrainer
+from trl.kernels.chunked_logprob import _use_triton
+from trl.trainer import utils
+
+from ft.encode.pairs import SAFETY
+from ft.models.scorer import batch_scores
+from ft.training.length_groups import LengthGroups
+from ft.training.reward import safety_loss
+
+
+def score_supervised_only() -> None:
+    """From now on TRL's fused head scores supervised positions alone on a CPU too, as it does where Triton is.
+
+    Elsewhere TRL 1.16 scores every position and masks afterwards, so that tiles keep their shape on compilers that
+    would compile anew; a CPU has no such compiler. Loss and gradients are the same up to rounding.
+    """
+    utils._use_triton = lambda device: device.type == "cpu" or _use_triton(device)
+
+
+def load_weights(trainer: Any, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the trainer's model, adapters included, without training a step."""
+    trainer._load_from_checkpoint(str(checkpoint))
+
+
+def attention_of(model: Any) -> str:
+    """The attention implementation that a loaded model runs: eager, sdpa, flash_attention_2, …"""
+    return str(model.config._attn_implementation)
+
+
+def group_by_whole_batch(trainer: Any, processes: int) -> None:
+    """Let `train_sampling_strategy: group_by_length` mean the same on any number of processes.
+
+    transformers 5.23 groups by one process's share of a step, and lets each process draw the order by itself: from the
+    second epoch on they no longer agree whose rows are whose.
+    """
+    args, rows = trainer.args, trainer.train_dataset
+    if args.train_sampling_strategy == "group_by_length":
+        batch = args.train_batch_size * args.gradient_accumulation_steps * processes
+        lengths = rows[args.length_column_name][:]
+        trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
+
+
+class TokenCount(TrainerCallback, ExportableState):
+    """Carries the count of trained tokens over an interruption, inside the checkpoint; TRL 1.16 begins at 0 again."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"tokens": self.trainer._total_train_tokens}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kept: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of what they said ever after
+        saved = kept["TokenCount"]
+        self.trainer._total_train_tokens = saved["attributes"]["tokens"]
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's DPOTrainer on pairs that are ids already; `shares` lets a pair's prompt go through the model once."""
+
+    shares = False
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset  # prepared before the trainer: TRL would render anew, and drop long prompts in silence
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Columns `ref_chosen_logps`, `ref_rejected_logps`, computed once and kept in the stage's folder."""
+        from ft.training.dpo.reference import with_reference
+
+        return with_reference(self, dataset, name, batch_size)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The policy alone: a reference that no file holds comes anew from what the stage starts from, always."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            shutil.rmtree(Path(output_dir or str(self.args.output_dir)) / "ref", ignore_errors=True)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        return super()._compute_loss(model, self._shared(inputs), return_outputs)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return super().compute_ref_log_probs(model, self._shared(inputs))
+
+    def _shared(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "pairs": True} if self.shares else inputs
+
+    def read_reference_from_rows(self) -> None:
+        """From now on the reference is the rows' own columns, and no forward of it happens."""
+        self.precompute_ref_logps = True
+
+    def measured(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """TRL's own metrics and `loss` of these pairs, without a gradient and without entering the log."""
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        # before training nothing has wrapped the policy in autocast, which the reference computes in already
+        with torch.no_grad(), self.accelerator.autocast():
+            loss = self._compute_loss(model, inputs, return_outputs=False).item()
+        model.train(was_training)
+        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
+        self._metrics["eval"].clear()
+        return {**metrics, "loss": loss}
+
+
+class ScoreTrainer(RewardTrainer):
+    """TRL's RewardTrainer on pairs that are ids already.
+
+    shares         a pair's prompt goes through the model once
+    safety_weight  of the auxiliary safety loss; rows then bring `safety_chosen`, `safety_rejected`
+    warmup_least   steps of warm-up at least, whatever share of the run `warmup_steps` is
+    """
+
+    shares = False
+    safety_weight = 0.0
+    warmup_least = 0
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset  # prepared before the trainer: TRL would render anew, and drop long rows in silence
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns: Any = ["prompt_ids", "chosen_ids", "rejected_ids", "margin", *SAFETY]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        self.args.warmup_steps = max(self.warmup_least, self.args.get_warmup_steps(num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        safe = inputs.pop("safe", None)
+        given = {**inputs, "pairs": True} if self.shares else inputs
+        loss, outputs = super().compute_loss(model, given, return_outputs=True)
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        self._pairs[mode].append(len(outputs.logits) // 2)
+        if self.safety_weight:
+            auxiliary = safety_loss(outputs.logits[:, 0], safe)
+            loss = loss + self.safety_weight * auxiliary
+            mean = self.accelerator.gather_for_metrics(auxiliary.detach()).mean().item()
+            self._metrics[mode]["safety_loss"].append(mean)
+        return (loss, outputs) if return_outputs else loss
+
+    @cached_property
+    def _pairs(self) -> dict[str, list[int]]:
+        """Pairs of each batch since the last log."""
+        return {"train": [], "eval": []}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As TRL logs, but a batch counts by its pairs: the last one of an evaluation is smaller."""
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        pairs = self._pairs[mode]
+        for name, values in self._metrics[mode].items():
+            if len(values) == len(pairs) and name not in ("min_reward", "max_reward"):
+                mean = sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)
+                self._metrics[mode][name] = [mean]
+        pairs.clear()
+        super().log(logs, start_time)
+
+    def scores(self, rows: list[list[int]]) -> list[float]:
+        """What the model as it stands gives rows of ids, one batch; every process takes part."""
+        model: Any = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        with self.accelerator.autocast():  # also before training, which alone wraps the model in it
+            found = batch_scores(model, rows)
+        model.train(was_training)
+        return found
