@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from ft.files import read_lines
+from ft.recipe.job import Job
 from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.training.checkpoints import latest
+from ft.training.loop import METRICS, watched
 
 
 @pytest.fixture
@@ -121,3 +123,16 @@ def test_a_collapse_of_the_chosen_answers_is_said_once(capsys):
 def test_short_answers_may_fall_by_ten_nats_and_longer_ones_are_less_likely_anyway(capsys):
     chosen_answers((-13.9, -4), (-300, -299))
     assert capsys.readouterr().err == ""
+
+
+def test_a_plain_trainer_of_transformers_is_recorded_and_saved_like_any_other(tmp_path, base):
+    """TRL's trainers count tokens, which ft carries over an interruption; transformers' own Trainer counts none."""
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "checkpoints"), use_cpu=True, max_steps=1, logging_steps=1, save_steps=1
+    )
+    model = AutoModelForCausalLM.from_pretrained(str(base))
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
+    trainer = watched(Trainer(model, args, train_dataset=rows), Job("plain", "sft", "0", tmp_path, 1, "recipe.yaml:1"))
+    trainer.train()
+    assert "loss" in read_lines(tmp_path / METRICS)[0]
+    assert latest(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-1", 1)

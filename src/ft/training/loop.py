@@ -43,13 +43,14 @@ def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> A
     from transformers import PrinterCallback
 
     from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
-    from ft.training.trl_compat import TokenCount, group_by_whole_batch
+    from ft.training.trl_compat import carry_token_count, group_by_whole_batch
 
     if job.global_batch or job.processes > 1:
         group_by_whole_batch(trainer, job.processes)
     progress = ShownProgress(job.name, shown or LOSSES)
-    for callback in (MetricsFile(job.folder / METRICS), progress, TokenCount(trainer)):
+    for callback in (MetricsFile(job.folder / METRICS), progress):
         trainer.add_callback(callback)
+    carry_token_count(trainer)
     trainer.remove_callback(PrinterCallback)  # ShownProgress speaks
     return trainer
 

@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 from trl import DPOTrainer, RewardTrainer
 from trl.kernels.chunked_logprob import _use_triton
 from trl.trainer import utils
+from trl.trainer.base_trainer import _BaseTrainer
 
 from ft.encode.pairs import SAFETY
 from ft.models.scorer import batch_scores
@@ -53,6 +54,12 @@ def group_by_whole_batch(trainer: Any, processes: int) -> None:
         trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
 
 
+def carry_token_count(trainer: Any) -> None:
+    """Let a trainer of TRL count trained tokens on over an interruption; transformers' own Trainer counts none."""
+    if isinstance(trainer, _BaseTrainer):
+        trainer.add_callback(TokenCount(trainer))
+
+
 class TokenCount(TrainerCallback, ExportableState):
     """Carries the count of trained tokens over an interruption, inside the checkpoint; TRL 1.16 begins at 0 again."""
 
@@ -65,7 +72,7 @@ class TokenCount(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        kept: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of what they said ever after
+        kept: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of their states ever after
         saved = kept["TokenCount"]
         self.trainer._total_train_tokens = saved["attributes"]["tokens"]
 
