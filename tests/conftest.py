@@ -21,6 +21,14 @@ gc.disable()  # while tests are collected: imports of the libraries take a third
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu` nothing sees a GPU: not this process, not xdist's workers, not the commands that tests start.
+    On a GPU a stage trains in bfloat16, and what these tests compare is float32."""
+    selection = config.option.markexpr
+    if "gpu" not in selection or "not gpu" in selection:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_finish() -> None:
     """What is imported stays: it is not looked through again whenever a test has made garbage."""
     gc.freeze()

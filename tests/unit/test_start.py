@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import tiny
 from ft.progress import LINES, moving
 from ft.run import executor as start
 from ft.run import fork_server as warm
@@ -46,9 +47,25 @@ def test_a_bar_moves_on_the_stages_own_terminal_only(monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "shown"), [("nvidia0", True), ("kfd", True), ("nvram", False), ("null", False)])
-def test_an_accelerator_is_known_by_its_device_file(device, shown, tmp_path):
+def test_an_accelerator_is_known_by_its_device_file(device, shown, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (tmp_path / device).touch()
     assert warm.has_accelerator(tmp_path) is shown
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "shown"), [("nvidia0", "", False), ("nvidia0", "0", True), ("kfd", "", True)]
+)
+def test_a_hidden_gpu_is_none(device, visible, shown, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / device).touch()
+    assert warm.has_accelerator(tmp_path) is shown
+
+
+def test_tests_and_the_commands_they_start_see_no_gpu():
+    code = "import os, torch; print(repr(os.environ['CUDA_VISIBLE_DEVICES']), torch.cuda.is_available())"
+    told = subprocess.run([sys.executable, "-c", code], env=tiny.environment(), capture_output=True, text=True)
+    assert told.stdout == "'' False\n"
 
 
 def test_one_stage_alone_or_a_gpu_is_worth_no_fork_server(monkeypatch):

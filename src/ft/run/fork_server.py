@@ -31,8 +31,10 @@ def worth_it(kinds: Collection[Kind]) -> bool:
 
 
 def has_accelerator(devices: Path = Path("/dev")) -> bool:
-    """Whether a driver shows a GPU, found out without asking a library."""
-    return any(any(devices.glob(pattern)) for pattern in ACCELERATORS)
+    """Whether a driver shows a GPU, found out without asking a library. `CUDA_VISIBLE_DEVICES=""` hides NVIDIA's."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    patterns = [pattern for pattern in ACCELERATORS if not (hidden and pattern == "nvidia*")]
+    return any(any(devices.glob(pattern)) for pattern in patterns)
 
 
 def start(job: Path, own: Mapping[str, str], server: Mapping[str, str], kinds: Collection[Kind]) -> BaseProcess:
