@@ -72,6 +72,17 @@ def test_every_result_is_listed_with_its_state(runs: Path):
     ]
 
 
+def test_a_recipes_file_means_the_results_under_the_name_it_gives_itself(runs: Path, tmp_path: Path):
+    parent, fork = tmp_path / "long.yaml", tmp_path / "fork.yaml"
+    parent.write_text("name: chat\nstages: []\n")
+    fork.write_text("extends: long.yaml\n")  # a parent's name is not its fork's
+    result(runs, f"{tmp_path.name}-fork", "sft", "e" * 12, numbers={})
+    assert {row["recipe"] for row in json.loads(ft("--runs", runs, "--recipe", parent, "--json")[1])} == {"chat"}
+    assert named(entries(runs), f"{parent}:facts", runs).fingerprint == "c" * 12
+    assert [row["stage"] for row in json.loads(ft("--runs", runs, "--recipe", fork, "--json")[1])] == ["sft"]
+    assert "no such recipe" in ft("--runs", runs, "--recipe", tmp_path / "gone.yaml")[1]
+
+
 def test_the_list_shows_numbers_time_and_size(runs: Path):
     line = next(
         line for line in ft("--runs", runs, "--recipe", "chat", "--kind", "sft")[1].splitlines() if "aaa" in line

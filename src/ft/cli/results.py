@@ -33,10 +33,10 @@ def runs_command(
     """Every result there: what it is, its state, key numbers, when it was made, how large it is."""
     if context.invoked_subcommand:
         return
-    from ft.results.ledger import entries, recipe_name
+    from ft.results.ledger import entries, recipe_meant
 
-    found = [one for one in entries(runs) if kind in (None, one.kind)]
-    found = [one for one in found if recipe is None or one.recipe == recipe_name(recipe)]
+    name = recipe and recipe_meant(recipe)
+    found = [one for one in entries(runs) if kind in (None, one.kind) and name in (None, one.recipe)]
     rows = _sorted([_row(one) for one in found], sort)
     if as_json:
         print_json(rows)

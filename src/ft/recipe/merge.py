@@ -20,6 +20,18 @@ def read_tree(path: Path, sets: Sequence[str], problems: Problems) -> Block:
     return tree
 
 
+def recipe_name(path: Path, name: str | None = None) -> str:
+    """The folder of a recipe's results in a runs folder: the `name` that the recipe gives itself (never one that it
+    inherits), else its folder and its file: tiny-chat of recipes/tiny/chat.yaml."""
+    return name or f"{path.resolve().parent.name}-{path.stem}"
+
+
+def read_name(path: Path) -> str:
+    """The `recipe_name` of a recipe's file, right or wrong as the rest of it may be. Raises UserError without a file."""
+    written = read_yaml(path, Problems()).get("name")
+    return recipe_name(path, written if isinstance(written, str) else None)
+
+
 def changes(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
     """What the recipe says differently from the one it extends: (key, there, here); '' where a side has no such key."""
     own = read_yaml(path, problems)

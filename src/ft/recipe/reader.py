@@ -17,7 +17,7 @@ from ft.recipe.batch import global_batch
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
 from ft.recipe.gates import ungated
 from ft.recipe.kind import LEFT, Kind
-from ft.recipe.merge import read_tree, stage_name
+from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.precision import left_to_the_library
 from ft.recipe.shares import shares_fit
 from ft.recipe.yaml import Block, Items, in_file_order
@@ -157,7 +157,7 @@ class _Reader:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
         if tree.get("model") is None and any(s.kind.starts and s.init is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
-        name = values.get("name") or f"{self.path.resolve().parent.name}-{self.path.stem}"
+        name = recipe_name(self.path, values.get("name"))
         template = self.template(tree, values.get("chat_template"))
         seed, skipped = values.get("seed", 1), tuple(name for name in self.passed if name not in self.names)
         return Recipe(name, self.path, model, template, seed, tuple(stages), (*self.notices, *ungated(stages)), skipped)

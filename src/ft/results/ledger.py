@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ft.errors import fail
 from ft.files import read_json
+from ft.recipe.merge import read_name
 from ft.results.store import cache_folder, differences
 
 State = Literal["done", "interrupted", "running", "set aside"]
@@ -137,7 +138,7 @@ def named(all_: Sequence[Entry], word: str, runs: Path) -> Entry:
     found = [one for one in all_ if folder.exists() and one.folder.resolve() == folder.resolve()]
     recipe, colon, stage = word.partition(":")
     if not found and colon:
-        found = [one for one in all_ if (one.recipe, one.stage) == (recipe_name(recipe), stage)]
+        found = [one for one in all_ if (one.recipe, one.stage) == (recipe_meant(recipe), stage)]
         found = ([one for one in found if one.state == "done"] or found)[-1:]
     if not found and re.fullmatch(r"[0-9a-f]{3,12}(\.old-\d+)?", word):
         found = [one for one in all_ if f"{one.fingerprint}{_aside(one)}" == word] or [
@@ -156,12 +157,9 @@ def _aside(one: Entry) -> str:
     return one.folder.name.partition(".")[2] and "." + one.folder.name.partition(".")[2]
 
 
-def recipe_name(word: str) -> str:
-    """A recipe's name in the ledger, given as that or as its file (recipes/tiny/chat.yaml: tiny-chat)."""
-    if word.endswith((".yaml", ".yml")):
-        path = Path(word).resolve()
-        return f"{path.parent.name}-{path.stem}"
-    return word
+def recipe_meant(word: str) -> str:
+    """A recipe's name, given as that or as its file. Raises UserError for a file that is not there."""
+    return read_name(Path(word)) if word.endswith((".yaml", ".yml")) else word
 
 
 # What decided a difference
