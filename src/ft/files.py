@@ -1,20 +1,52 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the JSON in them.
+
+Whoever writes a file or a folder that another process may read, or a kill may cut, writes it through `atomic` or one of
+the functions that rest on it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Written beside, then renamed, so that a kill leaves the old file or the new one."""
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A free place beside `path`, to write a file to or to make a folder at. It becomes `path` when the block ends, and
+    goes when the block fails, so that a kill leaves the old file or the new one.
+
+    Raises OSError where `path` is a folder with something in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")  # on the same disk, where a rename is one step
+    _remove(beside)
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -25,18 +57,49 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The file's mapping, empty where it is absent, broken or something else."""
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A file of JSON lines; `rows` are taken one after the other, so they may be more than memory holds."""
+    with atomic(path) as beside, beside.open("w", encoding="utf-8") as out:
+        out.writelines(map(json_line, rows))
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines behind those of the file. A kill may cut the last one, which `read_lines` leaves out."""
+    with path.open("a", encoding="utf-8") as out:
+        out.writelines(map(json_line, rows))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line with its newline. What JSON has no form for is a number of some library, as metrics of torch are, or is
+    written as text."""
+    return json.dumps(row, default=_plain, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The values of a file of JSON lines, none where it is absent; what a kill cut off at the end is left out.
 
     A line ends with a newline and nothing else: texts may hold other separators, which str.splitlines would split at.
     """
-    found = []
+    rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            rows.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return rows
 
 
 def digest(value: Any, length: int = 12) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problem, Problems
-from ft.files import read_json
+from ft.files import read_json, write_text
 
 PATTERNS = {
     "Hugging Face token": r"\bhf_[A-Za-z0-9]{18,}",
@@ -229,9 +229,7 @@ def clean(folder: Path) -> list[Problem]:
     for file in files_below([folder]):
         found = list(scan(file, held))
         if found and file.name not in ROWS and file.suffix != ".gz":
-            beside = file.with_name(f".{file.name}.{os.getpid()}")
-            beside.write_text(hide(file.read_text(encoding="utf-8"), held), encoding="utf-8")
-            os.replace(beside, file)
+            write_text(file, hide(file.read_text(encoding="utf-8"), held))
         fix = OWN if file.name in ROWS else MASKED
         problems += [Problem(f"{file}:{number}", f"holds {one}", fix) for number, one in found]
     return problems

@@ -1,12 +1,13 @@
-"""Files of JSON lines are read to their last whole line, whatever their texts hold."""
+"""Files are there whole or not at all; lines are read to the last whole one, whatever their texts hold."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from ft.files import read_lines
+from ft.files import append_lines, atomic, read_lines, read_mapping, write_lines, write_text
 
 ROWS = [{"key": "a", "text": "one"}, {"key": "b", "text": "two"}]
 
@@ -31,3 +32,51 @@ def test_a_last_line_that_a_kill_cut_is_left_out_even_inside_a_letter(tmp_path):
 
 def test_an_absent_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "rows.jsonl") == []
+
+
+def halfway(file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("half of the ne")
+    raise KeyboardInterrupt
+
+
+def test_what_fails_halfway_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path):
+    write_text(tmp_path / "page.html", "old")
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "page.html") as beside:
+        halfway(beside)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
+
+
+def test_what_fails_halfway_leaves_no_folder(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "deep" / "rows") as beside:
+        halfway(beside / "one.jsonl")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_folder_appears_with_all_that_was_put_into_it(tmp_path: Path):
+    with atomic(tmp_path / "rows") as beside:
+        beside.mkdir()
+        write_lines(beside / "one.jsonl", ROWS)
+        assert not (tmp_path / "rows").exists()
+    assert read_lines(tmp_path / "rows" / "one.jsonl") == ROWS
+    assert [place.name for place in tmp_path.iterdir()] == ["rows"]
+
+
+def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path):
+    write_text(tmp_path / "rows" / "mine.txt", "mine")
+    with pytest.raises(OSError, match="rows"), atomic(tmp_path / "rows") as beside:
+        beside.mkdir()
+    assert (tmp_path / "rows" / "mine.txt").read_text() == "mine"
+
+
+def test_lines_are_added_behind_those_of_the_file(tmp_path: Path):
+    write_lines(tmp_path / "rows.jsonl", ROWS[:1])
+    append_lines(tmp_path / "rows.jsonl", ROWS[1:])
+    assert read_lines(tmp_path / "rows.jsonl") == ROWS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_file_without_a_mapping_is_read_as_an_empty_one(tmp_path: Path, text: str):
+    (tmp_path / "done.json").write_text(text)
+    assert read_mapping(tmp_path / "done.json") == {}
+    assert read_mapping(tmp_path / "absent.json") == {}

@@ -115,6 +115,13 @@ def test_every_kind_has_its_function_and_its_blocks_their_classes():
             assert isinstance(owner.load(), type)
 
 
+def test_files_are_written_beside_and_renamed_in_one_place():
+    """`ft.files.atomic` is the one that does; elsewhere only whole results are renamed."""
+    own = re.compile(r'os\.(replace|rename)\(|with_name\(f?"\.|folder / f?"\.')
+    found = [str(file.relative_to(SOURCE)) for file in FILES if own.search(file.read_text(encoding="utf-8"))]
+    assert found == ["files.py"]
+
+
 def test_planning_imports_no_library_that_takes_seconds():
     script = (
         "import ft.results.store, ft.run.run, ft.report.terminal, ft.cli, sys; "

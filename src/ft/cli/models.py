@@ -9,6 +9,7 @@ import typer
 
 from ft.cli.app import Runs, app, out, read_recipe
 from ft.errors import fail
+from ft.files import write_text
 
 
 @app.command("chat")
@@ -58,5 +59,5 @@ def gatt_bank_command(
     values = listed_values(speaker.answer, ask or f"{kind}s", count, sampling)
     if len(values) < 2:
         raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
-    to.write_text(with_values(bank, kind, values, parted(values, held_out)), encoding="utf-8")
+    write_text(to, with_values(bank, kind, values, parted(values, held_out)))
     out.print(f"{to}: {len(values)} values of {kind}", markup=False)

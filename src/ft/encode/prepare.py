@@ -6,8 +6,6 @@ whole or not at all. `stats.json` beside the rows says what became of every row 
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from ft.data.sources.read import Located, Source
 from ft.encode.conversation import ROLES, Rendered, Renderer
 from ft.encode.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
 from ft.errors import fail
-from ft.files import digest, write_json
+from ft.files import atomic, digest, write_json
 from ft.secrets import RowWatch
 
 if TYPE_CHECKING:
@@ -113,19 +111,14 @@ def prepare(
 ) -> dict[str, Any]:
     """Make the folder and return its stats. Raises UserError with the rows that are wrong; nothing is left then."""
     started = time.monotonic()
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with atomic(folder) as partial:
+        partial.mkdir()
         maker = _Maker(partial, tokenizer, rows, max_length, seed, tick)
         stats = maker.make(sources, eval_sources)
         if packing:
             _pack(partial, stats, max_length, packing)
         stats["seconds"] = round(time.monotonic() - started, 2)
         write_json(partial / "stats.json", stats)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return stats
 
 

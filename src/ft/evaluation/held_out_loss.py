@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
 from ft.figures.training import loss_by_row
+from ft.files import write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.recipe.job import Job
@@ -91,10 +91,12 @@ class Losses:
     def write(self) -> None:
         """losses.jsonl, a line a row, and a picture; what was kept on the way leaves the folder."""
         names, places = list(self.found), self._common()
-        with (self.job.folder / "losses.jsonl").open("w", encoding="utf-8") as out:
-            for place in places:
-                told = {name: {"nats": one.nats, "tokens": one.tokens} for name, one in self._of(place).items()}
-                out.write(json.dumps({"where": self.rows[place].where, **told}, ensure_ascii=False) + "\n")
+        losses = [
+            {name: {"nats": one.nats, "tokens": one.tokens} for name, one in self._of(place).items()}
+            for place in places
+        ]
+        lines = [{"where": self.rows[place].where, **loss} for place, loss in zip(places, losses, strict=True)]
+        write_lines(self.job.folder / "losses.jsonl", lines)
         means = {
             name: [one.nats / one.tokens for one in (self.found[name][place] for place in places)] for name in names
         }

@@ -13,7 +13,7 @@ from ft.data.prompts import Sample
 from ft.encode.conversation import Renderer
 from ft.evaluation.judge_prompt import JudgePrompt, Verdict
 from ft.evaluation.win_rate import Judged, by_both_orders, by_scores
-from ft.files import digest
+from ft.files import atomic, digest
 from ft.models.generation.backends import Asked, Backend, BackendOptions, backend
 from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import Entry, Tick, kept
@@ -162,6 +162,5 @@ def of_earlier(file: Path) -> None:
         return
     there = [one for one in file.parent.parent.parent.glob(f"*/*/{file.name}") if one.parent != file.parent]
     if there:
-        beside = file.with_name(f".{file.name}")
-        shutil.copyfile(max(there, key=lambda one: one.stat().st_size), beside)
-        beside.replace(file)
+        with atomic(file) as beside:
+            shutil.copyfile(max(there, key=lambda one: one.stat().st_size), beside)

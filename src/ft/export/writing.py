@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ft.export.card import card
 from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.result import Result
-from ft.files import read_json, write_json
+from ft.files import atomic, read_json, write_json
 from ft.models.load import LINEAGE, load_tokenizer, parts, share
 from ft.models.merge import DTYPES, Onto
 from ft.results.ledger import size
@@ -67,19 +66,14 @@ def export(result: Result, wish: Wish, tell: Tell = lambda line: None) -> dict[s
     wish cannot be met, or the copy is another model than the one that was trained."""
     _possible(result, wish)
     script = converter(wish.llama_cpp) if wish.gguf else None
-    partial = wish.to.absolute().with_name(f".{wish.to.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with atomic(wish.to.absolute()) as partial:
+        partial.mkdir()
         made = _made(result, wish, partial, script, tell)
         text = card(result, made, wish.license)
         refuse(str(wish.to / "README.md"), text)
         refuse(str(wish.to / RECORD), made)
         (partial / "README.md").write_text(text, encoding="utf-8")
         write_json(partial / RECORD, made)
-        os.replace(partial, wish.to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return made
 
 

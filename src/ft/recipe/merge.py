@@ -27,7 +27,7 @@ def recipe_name(path: Path, name: str | None = None) -> str:
 
 
 def read_name(path: Path) -> str:
-    """The `recipe_name` of a recipe's file, right or wrong as the rest of it may be. Raises UserError without a file."""
+    """The `recipe_name` of a recipe's file, whatever else is wrong in it. Raises UserError where there is no file."""
     written = read_yaml(path, Problems()).get("name")
     return recipe_name(path, written if isinstance(written, str) else None)
 

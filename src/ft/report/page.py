@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ft import __version__
+from ft.files import write_text
 from ft.report import chain, svg
 from ft.report.compare import compared
 from ft.report.facts import hardware, seconds
@@ -111,8 +111,5 @@ def rows_page(found: Shown) -> str:
 
 def write(text: str, path: Path) -> Path:
     """Written beside, then renamed: a page is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
     return path

@@ -6,7 +6,6 @@ same ones, so that all processes stop together.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ft.errors import fail
-from ft.files import read_lines
+from ft.files import append_lines, read_lines, write_lines
 from ft.rl.guard import GuardOptions
 
 SAME = 1e-8  # rewards that differ by no more are equal
@@ -172,9 +171,7 @@ class RolloutFile(TrainerCallback):
 
     def saw(self, mode: str, step: int, rollouts: Sequence[Rollout]) -> None:
         some = rollouts[: self.kept] if self.kept else rollouts
-        with self.path.open("a", encoding="utf-8") as out:
-            for one in some:
-                out.write(json.dumps({"step": step, "set": mode, **asdict(one)}, ensure_ascii=False) + "\n")
+        append_lines(self.path, ({"step": step, "set": mode, **asdict(one)} for one in some))
         if mode == "train":
             self.newest = rollouts
 
@@ -187,9 +184,7 @@ class RolloutFile(TrainerCallback):
     def rewind(self, step: int) -> None:
         """Leave what stood there when the checkpoint of this step was written: an evaluation comes before it."""
         found = [line for line in read_lines(self.path) if line["step"] < step or _just_judged(line, step)]
-        beside = self.path.with_name(f".{self.path.name}")
-        beside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found), encoding="utf-8")
-        beside.replace(self.path)
+        write_lines(self.path, found)
 
     def on_log(
         self,

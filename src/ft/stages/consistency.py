@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from ft.data.sources.read import Source
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
 from ft.figures.by_turn import by_turn
-from ft.files import write_json
+from ft.files import write_json, write_lines
 from ft.gatt.dialogues import Place, Script, changed, is_right, obeyed, script, taken_back
 from ft.gatt.instructions import MOST, Bank, Side
 from ft.models.generation.answerer import Speaker
@@ -103,8 +102,7 @@ def make(job: Job) -> dict[str, Any]:
             speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
             cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
             found += _Asker(job, options, bank, rows, speaker, name).judged(cells)
-    with (job.folder / "answers.jsonl").open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
+    write_lines(job.folder / "answers.jsonl", map(asdict, found))
     table = Recall(found, main_cell(bank).name)
     table.write_csv(job.folder / "by_turn.csv")
     table.picture(job.folder / "consistency.png")

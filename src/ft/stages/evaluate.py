@@ -6,7 +6,6 @@ rewards.py.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from ft.evaluation.held_out_loss import Losses, held_out
 from ft.evaluation.statistics import of_shares
 from ft.evaluation.text_metrics import METRICS
 from ft.figures.training import before_and_after
-from ft.files import write_json
+from ft.files import write_json, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
@@ -304,15 +303,16 @@ def _picture(job: Job, options: EvaluateOptions, measured: Mapping[str, _Measure
 def _write_answers(
     path: Path, asked: Sequence[_Asked], measured: Mapping[str, _Measured], measures: Sequence[str]
 ) -> None:
-    with path.open("w", encoding="utf-8") as out:
-        for place, one in enumerate(asked):
-            line = dict(one.row.row)
-            for name, found in measured.items():
-                answer, values = found.answers[place], {key: each[place] for key, each in found.each.items()}
-                line |= {f"{PREFIX[name]}completion": answer.sample.text, f"{PREFIX[name]}score": values[measures[0]]}
-                line |= {f"{PREFIX[name]}scores": values} if len(measures) > 1 else {}
-                line |= {} if answer.ended else {f"{PREFIX[name]}unfinished": True}
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = []
+    for place, one in enumerate(asked):
+        line = dict(one.row.row)
+        for name, found in measured.items():
+            answer, values = found.answers[place], {key: each[place] for key, each in found.each.items()}
+            line |= {f"{PREFIX[name]}completion": answer.sample.text, f"{PREFIX[name]}score": values[measures[0]]}
+            line |= {f"{PREFIX[name]}scores": values} if len(measures) > 1 else {}
+            line |= {} if answer.ended else {f"{PREFIX[name]}unfinished": True}
+        lines.append(line)
+    write_lines(path, lines)
 
 
 # Distance and dialogue

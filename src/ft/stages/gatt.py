@@ -5,8 +5,6 @@ ft.gatt.dialogues says what a row is, docs/gatt.md how to use it.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from ft.data.prompts import Prompt, Sample
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import UserError, fail
-from ft.files import read_json
+from ft.files import append_lines, atomic, read_json
 from ft.gatt.dialogues import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
 from ft.gatt.instructions import Bank
 from ft.models.generation.answerer import Speaker
@@ -105,15 +103,11 @@ def make(job: Job) -> dict[str, Any]:
     del speaker  # a reward model may need the memory next
     candidates = [found for one in scripts for found in maker.candidates(one, answers)]
     scores = maker.scores([one for found in candidates for one in found])
-    beside = job.folder / f".{ROWS}"
-    with beside.open("w", encoding="utf-8") as out:
-        for made in maker.rows(candidates, scores):
-            out.write(json.dumps(made, ensure_ascii=False) + "\n")
-    if not maker.counts["rows"]:
-        raise fail(
-            job.where, f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}", "Look at answers.jsonl."
-        )
-    os.replace(beside, job.folder / ROWS)
+    with atomic(job.folder / ROWS) as beside:
+        append_lines(beside, maker.rows(candidates, scores))
+        if not maker.counts["rows"]:
+            what = f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}"
+            raise fail(job.where, what, "Look at answers.jsonl.")
     shortened = sum(one.left_out > 0 for one in scripts)
     return {"dialogues": len(scripts), "rejected": bad, "shortened": shortened, **maker.numbers()}
 

@@ -7,7 +7,6 @@ Here both are done by our Renderer, so that what the harness sends is the prompt
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
 from ft.figures.training import before_and_after
-from ft.files import write_json
+from ft.files import write_json, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.recipe.job import Job
 
@@ -143,8 +142,5 @@ def _is_score(name: str, value: Any) -> bool:
 def _write_samples(path: Path, samples: Mapping[str, Any]) -> None:
     """Every question as it was sent, and what came of it."""
     kept = ("doc_id", "arguments", "target", "resps", "filtered_resps")
-    with path.open("w", encoding="utf-8") as out:
-        for task, asked in samples.items():
-            for one in asked:
-                line = {"task": task, **{key: one[key] for key in kept if key in one}}
-                out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    questions = [(task, question) for task, asked in samples.items() for question in asked]
+    write_lines(path, ({"task": task, **{key: one[key] for key in kept if key in one}} for task, one in questions))

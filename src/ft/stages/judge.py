@@ -5,7 +5,6 @@ What a pair comes to is in ft.evaluation.win_rate, who judges in ft.evaluation.l
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from ft.evaluation.judge_prompt import JudgePrompt
 from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earlier
 from ft.evaluation.win_rate import Judged, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
-from ft.files import digest, read_json, write_json
+from ft.files import digest, read_json, write_json, write_lines
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
@@ -117,7 +116,8 @@ def make(job: Job) -> dict[str, Any]:
     found["by_length"] = by_length(judged, job.seed)
     found |= {"models": [_called(side) for side in sides], "judge": who}
     _write_verdicts(job, who, answers, said)
-    _write(job.folder / ROWS, [row for pair, one in zip(pairs, said, strict=True) if (row := preference(pair, one))])
+    rows = (preference(pair, one) for pair, one in zip(pairs, said, strict=True))
+    write_lines(job.folder / ROWS, filter(None, rows))
     write_json(job.folder / "metrics.json", found)
     win_rates(found, job.folder / "judge.png", " against ".join(found["models"]))
     show(found)
@@ -272,14 +272,8 @@ def _write_verdicts(
         line |= {name: answer.sample.text for name, answer in zip(SIDES, (ours, other), strict=True)}
         line |= {"outcome": one.judged.outcome, "why": one.judged.why, "margin": one.judged.margin}
         lines.append({**line, "judge": who, **one.words})
-    _write(job.folder / "verdicts.jsonl", lines)
+    write_lines(job.folder / "verdicts.jsonl", lines)
     return job.folder / "verdicts.jsonl"
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    beside.replace(path)
 
 
 def show(found: Mapping[str, Any]) -> None:

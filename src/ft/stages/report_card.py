@@ -7,7 +7,6 @@ that knows no better. What it may ask for are the numbers of `Card.numbers`.
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 import sys
@@ -26,7 +25,7 @@ from ft.data.sources.read import Located, Source
 from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
 from ft.figures.reward_report import overview, two_models
-from ft.files import read_json, write_json
+from ft.files import read_json, write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import load_tokenizer
 from ft.models.scorer import Scorer
@@ -190,10 +189,9 @@ def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[s
         table = csv.DictWriter(file, list(columns[0]))
         table.writeheader()
         table.writerows(columns)
-    with (job.folder / "scores.jsonl").open("w", encoding="utf-8") as file:
-        for (where, row), pair in zip(rows.values(), card.pairs, strict=True):
-            told = {"where": where, "scores": {side: getattr(pair, side).scores for side in SIDES}}
-            file.write(json.dumps({**row, **told}, ensure_ascii=False) + "\n")
+    scores = [{side: getattr(pair, side).scores for side in SIDES} for pair in card.pairs]
+    lines = [{**row, "where": where, "scores": s} for (where, row), s in zip(rows.values(), scores, strict=True)]
+    write_lines(job.folder / "scores.jsonl", lines)
     write_json(job.folder / "metrics.json", {**numbers, **card.whole()})
     for place, model in enumerate(card.models):
         overview(card, model, job.folder / ("card.png" if not place else "card-other.png"))

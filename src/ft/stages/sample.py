@@ -5,12 +5,10 @@ Llama 2 (arXiv:2307.09288, section 3.2.3) fine-tunes on the best answers of all 
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.figures.sampling import best_of_n, histogram, sweep
+from ft.files import write_lines
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
@@ -111,8 +110,8 @@ def make(job: Job) -> dict[str, Any]:
     counts |= {"weak": len(found) - len(rows), "rows": len(rows)}
     if not rows or not any(sample.key in scored for sample in _usable(answers)):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
-    _write(job.folder / "samples.jsonl", [_audited(one, scored.get(one.sample.key)) for one in answers])
-    _write(job.folder / ROWS, rows)
+    write_lines(job.folder / "samples.jsonl", [_audited(one, scored.get(one.sample.key)) for one in answers])
+    write_lines(job.folder / ROWS, rows)
     return counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored, rows)
 
 
@@ -301,9 +300,3 @@ def _audited(answer: Answer, found: Scored | None) -> dict[str, Any]:
     told = {"score": found.score if found else None, "scores": found.parts if found else {}}
     how = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
     return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **told, **how}
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    beside.replace(path)

@@ -25,6 +25,7 @@ from ft.data.sources.read import Source, is_local, missing, read
 from ft.encode.conversation import Rendered, Renderer
 from ft.encode.prepare import RowOptions
 from ft.errors import Problem, Problems, UserError, fail
+from ft.files import atomic
 from ft.models.load import tokenizer_of
 from ft.recipe import Recipe, Stage
 from ft.results.store import Plan
@@ -336,14 +337,9 @@ def _word(text: str) -> str:
 
 def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:
     """The recipe appears when it has been read back without a problem; beside it until then, so paths stay right."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.yaml")
-    try:
+    with atomic(path) as beside:
         beside.write_text(text, encoding="utf-8")
         check(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def told(made: Fork) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ft.files import append_lines, write_lines
 from ft.progress import moving
 
 LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
@@ -34,9 +34,7 @@ class MetricsFile(TrainerCallback):
             self.rewrite(state)
 
     def rewrite(self, state: TrainerState) -> None:
-        with self.path.open("w") as out:
-            for logs in state.log_history:
-                out.write(_line({"step": logs["step"], **logs}))
+        write_lines(self.path, ({"step": logs["step"], **logs} for logs in state.log_history))
 
     def on_log(
         self,
@@ -47,12 +45,7 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            with self.path.open("a") as out:
-                out.write(_line({"step": state.global_step, **logs}))
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values, default=float) + "\n"
+            append_lines(self.path, [{"step": state.global_step, **logs}])
 
 
 class ChosenFalls(TrainerCallback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ft.files import read_lines
+from ft.files import json_line, read_lines, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Transcript, rollout
 from ft.models.generation.generate import Sampling
@@ -70,12 +69,13 @@ def kept(
         todo = [list(batch) for batch in batches if any(item.key not in done for item in batch)]
     again = {item.key for batch in todo for item in batch}
     done = {item.key: done[item.key] for item in items if item.key not in again}
-    _write(file, done)  # without the batch that the kill cut, and without half a line
+    # without the batch that the kill cut, and without half a line
+    write_lines(file, ({"key": key, **entry} for key, entry in done.items()))
     with file.open("a", encoding="utf-8") as out, _bar(name, len(items), len(done)) as bar:
         for batch in todo:
             for key, entry in work(batch, bar.tick):
                 done[key] = entry
-                out.write(_line(key, entry))
+                out.write(json_line({"key": key, **entry}))
                 if batch_size is None:
                     out.flush()
             out.flush()
@@ -91,18 +91,8 @@ def _texts(transcript: Transcript) -> list[str | None]:
     return [answer.text if answer and answer.ended else None for answer in transcript.answers]
 
 
-def _line(key: str, entry: Entry) -> str:
-    return json.dumps({"key": key, **entry}, ensure_ascii=False) + "\n"
-
-
 def _read(file: Path) -> dict[str, Entry]:
     return {entry.pop("key"): entry for entry in read_lines(file)}
-
-
-def _write(file: Path, done: Mapping[str, Entry]) -> None:
-    beside = file.with_name(f".{file.name}")
-    beside.write_text("".join(_line(key, entry) for key, entry in done.items()), encoding="utf-8")
-    beside.replace(file)
 
 
 class _Bar:

@@ -7,14 +7,13 @@ At the first step policy and reference are the same model, so every log-ratio is
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ft.encode.pairs import REFERENCE
 from ft.errors import fail
-from ft.files import read_json, write_json
+from ft.files import atomic, read_json, write_json
 
 CHECKED = 4  # pairs looked at before training
 EXACT = 1e-3  # nats a sequence, float32
@@ -127,7 +126,5 @@ def _write(file: Path, columns: Mapping[str, list[float]]) -> None:
     import pyarrow as pa
 
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with pa.OSFile(str(beside), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+    with atomic(file) as beside, pa.OSFile(str(beside), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
         writer.write_table(table)
-    os.replace(beside, file)
