@@ -19,7 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "files", "imports", "progress"),
+    ("errors", "files", "hub", "imports", "progress"),
     ("secrets",),
     ("recipe",),
     ("data",),

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ft.data.sources.read import is_local
 from ft.export.result import Result, shown
+from ft.hub import local_path
 from ft.report.numbers import number_words
 from ft.results.ledger import NAME
 from ft.stages import STAGES
@@ -45,14 +45,11 @@ def _front(result: Result, made: Mapping[str, Any], license: str | None) -> str:
         found["license"] = license
     if result.hub_base:
         found |= {"base_model": result.hub_base, "base_model_relation": "adapter" if adapter else "finetune"}
-    sets = [source["path"] for stage in result.chain for source in stage.job["data"] if _on_hub(source["path"])]
+    sources = [source["path"] for stage in result.chain for source in stage.job["data"]]
+    sets = [path for path in sources if local_path(path) is None]
     if sets:
         found["datasets"] = [*dict.fromkeys(sets)]
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
-
-
-def _on_hub(path: str) -> bool:
-    return not is_local(path)
 
 
 def _opening(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +126,8 @@ def _data(result: Result) -> Iterator[str]:
     for stage in result.chain:
         for source in stage.job["data"]:
             path = source["path"]
-            name = f"[{path}](https://huggingface.co/datasets/{path})" if _on_hub(path) else f"`{shown_file(path)}`"
+            on_hub = local_path(path) is None
+            name = f"[{path}](https://huggingface.co/datasets/{path})" if on_hub else f"`{shown_file(path)}`"
             part = ", ".join(
                 f"{k} {source[k]}" for k in ("split", "revision", "rows", "weight", "share") if k in source
             )

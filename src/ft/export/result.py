@@ -10,6 +10,7 @@ from typing import Any
 
 from ft.errors import fail
 from ft.files import read_json
+from ft.hub import local_path
 from ft.models.load import is_adapter, is_reward, parts
 from ft.results.ledger import Entry, entries
 from ft.stages import STAGES
@@ -101,8 +102,7 @@ class Result:
     def hub_base(self) -> str | None:
         """The base as a Hub id, None where it is a folder of this machine."""
         bottom = self.chain[0].job.get("model")
-        local = bottom and (bottom["path"].startswith(("/", ".", "~")) or Path(bottom["path"]).exists())
-        return None if bottom is None or local else str(bottom["path"])
+        return bottom["path"] if bottom and local_path(bottom["path"]) is None else None
 
     @cached_property
     def chain(self) -> list[Result]:
@@ -148,4 +148,5 @@ class Result:
 
 def shown(path: str) -> str:
     """A path as others may read it: no folders of this machine."""
-    return Path(path).name if path.startswith(("/", "~", ".")) or path.count("/") > 1 else path
+    local = local_path(path)
+    return local.name if local else path

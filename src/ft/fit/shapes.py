@@ -9,7 +9,6 @@ import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -104,7 +103,7 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
     """The model's config and where it is from: its folder, the Hub, or what ft knows. Raises UserError for neither."""
     from transformers import AutoConfig
 
-    away = not Path(source.path).is_dir() and not hub_is_there()  # a cached config serves then
+    away = source.folder is None and not hub_is_there()  # a cached config serves then
     options = {"revision": source.revision, "trust_remote_code": False, "local_files_only": away}
     try:
         return AutoConfig.from_pretrained(source.path, **options), "its config"

@@ -202,8 +202,8 @@ def save_lineage(
 
 def model_fingerprint(source: ModelSource, cache: Path | None) -> dict[str, Any]:
     """What a model is: the bytes of a folder's weights and tokenizer, or a Hub id at a revision."""
-    folder = Path(source.path)
-    if not folder.is_dir():
+    folder = source.folder
+    if folder is None:
         return {"path": source.path, "revision": source.revision}
     weights = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name.endswith("config.json")]
     words = [p for p in sorted(folder.iterdir()) if p.name.startswith(("tokenizer", "chat_template", "special_tokens"))]

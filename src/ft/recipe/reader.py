@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft.errors import Problems, UserError
+from ft.hub import local_path
 from ft.recipe.batch import global_batch
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
 from ft.recipe.gates import ungated
@@ -23,7 +24,6 @@ from ft.recipe.shares import shares_fit
 from ft.recipe.yaml import Block, Items, in_file_order
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
 SOURCE = Owner("ft.data.sources.read:Source")
 
 
@@ -41,6 +41,12 @@ class ModelSource:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     attn_implementation: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the weights are on this machine; None: the Hub has them."""
+        path = local_path(self.path)
+        return path if path and path.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -197,9 +203,8 @@ class _Reader:
 
     def local(self, block: Block, key: str, written: str) -> Path | None:
         """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""
-        path = (block.folder(key) / Path(written).expanduser()).resolve()
-        looks_local = written.startswith((".", "/", "~")) or written.endswith(DATA_SUFFIXES) or written.count("/") > 1
-        return path if looks_local or path.exists() else None
+        path = local_path(written, block.folder(key))
+        return path.resolve() if path else None
 
     def relative(self, block: Block, key: str) -> str:
         """What a path that leads nowhere is relative to."""

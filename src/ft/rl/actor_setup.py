@@ -128,9 +128,9 @@ def _same_base(folder: Path, origin: Mapping[str, Any]) -> bool:
         return False
     base, _, quantization = parts(folder)
     ours = ModelSource(**origin["base"])
-    same = (base.revision == ours.revision) and (
-        base.path == ours.path or (Path(base.path).exists() and Path(base.path).resolve() == Path(ours.path).resolve())
-    )
+    folders = [source.folder and source.folder.resolve() for source in (base, ours)]
+    one_folder = folders[0] is not None and folders[0] == folders[1]
+    same = base.revision == ours.revision and (base.path == ours.path or one_folder)
     return same and _weights_of(quantization) == _weights_of(origin["quantization"])
 
 

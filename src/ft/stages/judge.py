@@ -5,7 +5,6 @@ What a pair comes to is in ft.evaluation.win_rate, who judges in ft.evaluation.l
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earl
 from ft.evaluation.win_rate import Judged, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
 from ft.files import digest, read_json, write_json, write_lines
+from ft.hub import local_path
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
@@ -76,7 +76,7 @@ class JudgeOptions:
                 raise ValueError(f"{name} is for kind: {' or '.join(kinds)}")
         if self.kind in READ_BY["prompt"] and not self.prompt:
             raise ValueError("prompt is missing: the file with the judge's question, as data/judge/pairwise.yaml")
-        if self.model and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.model):
+        if self.model and local_path(self.model) is not None:
             raise ValueError(f"model is '{self.model}'; write a Hub id (owner/name), or `inputs: {{judge: $stage}}`")
         for name in ("reply_tokens", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:

@@ -13,6 +13,7 @@ from rich.console import Console
 from ft.data.formats.messages import BadRow, is_unicode, said
 from ft.encode.truncation import fewest, kept, turn_starts
 from ft.errors import Problem, fail
+from ft.hub import local_path
 from ft.models.generation.answerer import NF4, Speaker
 from ft.models.generation.generate import PRESETS, Sampling
 from ft.recipe import ModelSource
@@ -58,16 +59,16 @@ def newest_model(there: Plan) -> Found:
 
 def model_at(path: str) -> Found:
     """A model's folder or a Hub id. Raises UserError where the path is neither."""
-    folder = Path(path).expanduser()
+    folder = local_path(path)
+    if folder is None:
+        return Found(path, model=ModelSource(path))
     if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
         return Found(path, folder=folder)
     if folder.is_dir():
         inside = sorted(p.parent.name for p in folder.glob("*/*config.json") if "checkpoint" not in p.parent.name)
         fix = f"These folders in it do: {', '.join(dict.fromkeys(inside))}." if inside else "Name one with config.json."
         raise fail(path, "this folder holds no model", fix)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise fail(path, "no such folder", "Name a model's folder, a recipe's .yaml file or a Hub id (owner/name).")
-    return Found(path, model=ModelSource(path))
+    raise fail(path, "no such folder", "Name a model's folder, a recipe's .yaml file or a Hub id (owner/name).")
 
 
 @dataclass(frozen=True)

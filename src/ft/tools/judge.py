@@ -74,8 +74,8 @@ def place(what: str, runs: Path, read: Any) -> Path:
 
 def _fetched(model: ModelSource) -> Path:
     """The folder itself, or a copy of what the Hub has under the name: weights, configs and tokenizer."""
-    if Path(model.path).is_dir():
-        return Path(model.path)
+    if model.folder:
+        return model.folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -21,11 +21,12 @@ from ft.data.formats import FORMATS, PAIRS, detect
 from ft.data.formats.messages import BadRow
 from ft.data.mix import eval_side, formatted
 from ft.data.sources.files import Located
-from ft.data.sources.read import Source, is_local, missing, read
+from ft.data.sources.read import Source, missing, read
 from ft.encode.conversation import Rendered, Renderer
 from ft.encode.prepare import RowOptions
 from ft.errors import Problem, Problems, UserError, fail
 from ft.files import atomic
+from ft.hub import local_path
 from ft.models.load import tokenizer_of
 from ft.recipe import Recipe, Stage
 from ft.results.store import Plan
@@ -147,7 +148,7 @@ def _stage(recipe: Recipe, name: str | None) -> Stage:
 
 def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
     """The data as a source with its format, told from the first rows where it is not given."""
-    if not is_local(wish.data):
+    if local_path(wish.data) is None:
         raise fail("--data", f"'{wish.data}' is no local file", "Name a .jsonl, .json, .csv or .parquet file.")
     if absent := missing(Source(wish.data), "--data"):
         raise UserError([absent])

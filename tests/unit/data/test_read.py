@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from ft.data.formats.messages import BadRow
 from ft.data.sources.files import Located
-from ft.data.sources.read import Source, hub, is_local, missing, read
+from ft.data.sources.read import Source, hub, missing, read
 from ft.errors import Problem, UserError
 
 Bad = list[tuple[str, Any, str, str]]
@@ -279,31 +279,6 @@ def test_reading_an_absent_file_says_so(tmp_path: Path) -> None:
     written(tmp_path / "rows.jsonl", "")
 
     assert refusal(tmp_path / "row.jsonl") == "F: no such file or folder. Did you mean 'D/rows.jsonl'?"
-
-
-@pytest.mark.parametrize(
-    ("path", "local"),
-    [
-        ("HuggingFaceH4/ultrachat_200k", False),
-        ("imdb", False),
-        ("rows.jsonl", True),
-        ("data/rows.jsonl.gz", True),
-        ("./data/rows", True),
-        ("../rows", True),
-        ("~/rows", True),
-        ("/data/rows", True),
-        ("a/b/c", True),
-        ("here", True),
-        ("here/absent", True),
-    ],
-)
-def test_a_local_path_is_told_from_a_hub_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, local: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
-
-    assert is_local(path) is local
 
 
 # Hub, with local files in the Hub's place

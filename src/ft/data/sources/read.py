@@ -17,6 +17,7 @@ from ft.data.sources.files import READERS, Report, refuse, rows_in, type_of
 from ft.data.sources.files import Located as Located
 from ft.errors import Problem, fail
 from ft.files import read_json, write_json
+from ft.hub import local_path
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +69,10 @@ class Source:
             raise ValueError("a share belongs to a group. Write `group: NAME` too")
 
 
-def is_local(path: str) -> bool:
-    """Whether a path names a file or folder here, present or not, rather than a Hub data set (`owner/name`)."""
-    if path.startswith((".", "/", "~")) or "\\" in path or path.count("/") > 1 or type_of(Path(path)) in READERS:
-        return True
-    # owner/name may be a folder here; then the folder beside it that is absent is a slip, not a Hub id
-    return Path(path).exists() or ("/" in path and Path(path).parent.is_dir())
-
-
 def missing(source: Source, where: str) -> Problem | None:
     """The problem that a source which looks local is not there, with what is near it."""
-    path = Path(source.path).expanduser()
-    if not is_local(source.path) or path.exists():
+    path = local_path(source.path)
+    if path is None or path.exists():
         return None
     what = f"no file or folder '{source.path}'"
     if not path.parent.is_dir():
@@ -98,7 +91,7 @@ def read(source: Source, report: Report = refuse) -> Iterator[Located]:
     A row that cannot be read goes to `report` and reading goes on; by default the first one raises `UserError`, as
     does a source with no rows at all.
     """
-    if not is_local(source.path):
+    if local_path(source.path) is None:
         yield from hub(source)
         return
     for path in _files(source):
@@ -185,7 +178,7 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     how = asdict(source)
     del how["streaming"]  # the same rows, however they come
     mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
-    if not is_local(source.path):
+    if local_path(source.path) is None:
         return how | mixture
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
     return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")} | mixture

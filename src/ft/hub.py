@@ -1,0 +1,24 @@
+"""Whether a name means a file or folder of this machine, or a repository of the Hugging Face Hub.
+
+Recipes, commands and results name models and data sets in one form, so one rule decides for all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz")
+
+
+def local_path(name: str, folder: Path = Path()) -> Path | None:
+    """The file or folder that `name` means from `folder`, there or not; None for an id of the Hub.
+
+    An id is `owner/name`, or `name` alone as in `gpt2`. What begins with `.`, `/` or `~`, has more slashes or the
+    ending of a file of rows is a path, and so is whatever is there. Where `owner` is a folder, `owner/name` is a path
+    too: if nothing is at it, it is a slip rather than an id.
+    """
+    path = folder / Path(name).expanduser()
+    written_so = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    written_so = written_so or name.lower().endswith(FILES)
+    there = path.exists() or ("/" in name and path.parent.is_dir())
+    return path if written_so or there else None
