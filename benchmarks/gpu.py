@@ -14,7 +14,8 @@ Unsloth runs beside them in SFT and DPO where UNSLOTH_PYTHON names the Python of
 tokens/s   of the steps after the first two, tokens as TRL counts them; of PPO answers/s, sampled and learnt from
 MFU        4 FLOP a parameter and token, since frozen weights have no gradient, of the card's dense bf16 peak; what
            checkpointing computes again is not counted
-estimate   of `ft plan --gpu`, and by how much it is off the peak of tensors
+peak       most bytes of tensors while the Trainer trains, without loading before it and checks behind it
+estimate   of `ft plan --gpu` for the same steps, and by how much it is off that peak
 """
 
 from __future__ import annotations
@@ -175,7 +176,18 @@ def watched(to: Path, work: Any) -> None:
     seen: list[tuple[float, float]] = []
     steps: list[float] = []
 
+    peaks: dict[str, float] = {}
+
     class Clock(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            if on_gpu():
+                torch.cuda.reset_peak_memory_stats()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            if on_gpu():
+                most = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+                peaks.update(peak=most[0] / GIB, reserved=most[1] / GIB)
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "num_tokens" in (logs or {}):
                 seen.append((time.perf_counter(), float(logs["num_tokens"])))
@@ -191,9 +203,7 @@ def watched(to: Path, work: Any) -> None:
     timed = seen[WARM - 1 :]
     speed = (timed[-1][1] - timed[0][1]) / (timed[-1][0] - timed[0][0]) if len(timed) > 1 else None
     used = {"steps/s": (len(steps) - WARM) / (steps[-1] - steps[WARM - 1])}
-    if on_gpu():
-        used |= {"peak": torch.cuda.max_memory_allocated() / GIB, "reserved": torch.cuda.max_memory_reserved() / GIB}
-    to.write_text(json.dumps({"tokens/s": speed, **used}))
+    to.write_text(json.dumps({"tokens/s": speed, **used, **peaks}))
 
 
 def limit(gib: float | None) -> None:
@@ -308,13 +318,15 @@ def by_unsloth(recipe: dict[str, Any], kind: str) -> list[str]:
 
 
 def estimate(there: Any, planned: Any) -> float | None:
-    """GiB of tensors at the fullest moment, as `ft plan --gpu` counts them; the adapter's base is held in bfloat16."""
-    from ft.fit.gpus import Gpu
+    """GiB of tensors at the fullest moment of training, as `ft plan --gpu` counts them."""
+    from ft.fit.gpus import Gpu, gpu_here
+    from ft.fit.probe import COUNTED
     from ft.fit.sharding import Sharding
     from ft.fit.table import fit_plan
 
-    row = next(row for row in fit_plan(there, Gpu(card(), 80), Sharding()).rows if row.planned.name == planned.name)
-    return max(moment.tensors for moment in row.fit.moments) / GIB if row.fit.moments else None
+    here = gpu_here() if on_gpu() else Gpu(card(), 80)
+    row = next(row for row in fit_plan(there, here, Sharding()).rows if row.planned.name == planned.name)
+    return max((one.tensors / GIB for one in row.fit.moments if one.name in COUNTED), default=None)
 
 
 def mfu(speed: float | None, shape: str) -> float | None:

@@ -36,8 +36,9 @@ class Regime:
     attention   sdpa, eager, or flash_attention_2 and the like
     adapter     what is trained of it; None: every parameter
     unpacks     bytes a number of a quantised matrix takes when it is needed; 0: nothing is quantised
+    autocast    whether it runs under autocast: training does, and what only answers or scores does not
     checkpoint  gradient checkpointing
-    cpu         dropout's mask is a float there, a byte on a GPU
+    cpu         dropout's mask has the dtype of its input there, and is bytes on a GPU
     """
 
     compute: int
@@ -45,6 +46,7 @@ class Regime:
     attention: str = "sdpa"
     adapter: Adapter | None = None
     unpacks: int = 0
+    autocast: bool = True
     checkpoint: bool = False
     cpu: bool = False
 
@@ -52,6 +54,20 @@ class Regime:
     def casts(self) -> bool:
         """Whether autocast makes copies: something is held in more bytes than it is computed in."""
         return self.compute < 4
+
+    @property
+    def copies_each_input(self) -> bool:
+        """Whether autocast copies the input of every adapter anew: what arrives there has not the dtype it computes in.
+
+        PEFT 0.21 turns the input to the adapter's float32 before autocast turns it back, but for a quantised matrix
+        under autocast it leaves it alone (lora/bnb.py, `requires_conversion`).
+        """
+        return self.casts and (not self.unpacks or self.stream != self.compute)
+
+    @property
+    def widens_inputs(self) -> bool:
+        """Whether PEFT makes a float32 copy of every adapter's input (lora/layer.py, `_cast_input_dtype`)."""
+        return self.adapter is not None and self.stream < 4 and not (self.autocast and self.unpacks)
 
 
 def layer_saved(shape: Shape, batch: Batch, regime: Regime) -> int:
@@ -79,7 +95,7 @@ def _norms(shape: Shape, regime: Regime) -> float:
 def _inputs(shape: Shape, regime: Regime) -> float:
     """Per token: the inputs of matrices that are trained, or that carry an adapter.
 
-    Neighbours read the same tensor, but where autocast makes the copy that is saved, each makes its own.
+    Neighbours read the same tensor, but where a copy is saved that autocast made, each has its own.
     """
     compute, adapter = regime.compute, regime.adapter
     if adapter is None:
@@ -93,13 +109,15 @@ def _inputs(shape: Shape, regime: Regime) -> float:
         if rank is None:
             continue
         found += compute * rank
-        if regime.casts or adapter.dropout or (linear.closing and not _is_attention_output(linear, shape, regime)):
+        read_elsewhere = _is_attention_output(linear, shape, regime)
+        if regime.copies_each_input or adapter.dropout or (linear.closing and not read_elsewhere):
             found += compute * linear.columns
         elif not linear.closing and linear.group not in shared:
             found += compute * linear.columns
             shared.add(linear.group)
         if adapter.dropout:
-            found += linear.columns * (4 if regime.cpu else 1)
+            number = 4 if regime.widens_inputs else regime.stream
+            found += linear.columns * (number if regime.cpu else 1)
     return found
 
 
@@ -161,11 +179,28 @@ def forward_casts(shape: Shape, regime: Regime) -> int:
 
 def layer_working(shape: Shape, batch: Batch, regime: Regime) -> int:
     """What one layer needs for a moment in its backward: the gradient of the stream, and in the feed-forward block
-    gradients of both factors, or of their product beside the last matrix's own; and unpacked weights."""
+    gradients of both factors, or of their product beside the last matrix's own; and unpacked weights.
+
+    With checkpointing the layer's forward comes first, and its last matrix reads the product in float32 where PEFT
+    widens it: at that moment all is saved already, with the product itself and the matrix's own output beside it.
+    """
     product = batch.tokens * regime.compute * shape.ffn
     factors = 2 * product if shape.gated else product
-    block = max(factors, product + _largest_gradient(shape, regime))
+    block = max(factors, product + _largest_gradient(shape, regime), batch.tokens * _widened(shape, regime))
     return batch.tokens * regime.stream * shape.width + block + unpacked(shape, regime)
+
+
+def _widened(shape: Shape, regime: Regime) -> int:
+    """Per token: a float32 copy of what the last matrix reads, what it was made from, and the matrix's output; and what
+    the layer's forward holds unsaved: the stream, the block's normed input, and the stream's gradient again."""
+    adapter = regime.adapter
+    if adapter is None or not regime.widens_inputs:
+        return 0
+    copies = 8 if adapter.dropout else 4  # what is dropped of it is a copy as well
+    last = [linear for linear in shape.layer.linears if linear.closing and linear.name in adapter.ranks]
+    last = [linear for linear in last if not _is_attention_output(linear, shape, regime)]
+    sizes = [(regime.compute + copies) * linear.columns + regime.compute * linear.rows for linear in last]
+    return max(sizes) + (2 * regime.stream + regime.compute) * shape.width if sizes else 0
 
 
 def _largest_gradient(shape: Shape, regime: Regime) -> int:
@@ -184,7 +219,7 @@ def unpacked(shape: Shape, regime: Regime) -> int:
 
 def layer_forward(shape: Shape, batch: Batch, regime: Regime) -> int:
     """What one layer needs for a moment in a forward without gradients: the stream twice, and the larger of attention
-    and feed-forward block."""
+    and feed-forward block, or an adapted matrix with what its adapter adds."""
     compute, tokens = regime.compute, batch.tokens
     repeated = shape.queries if batch.masked and regime.attention == "sdpa" else shape.keys
     attention = compute * tokens * (2 * shape.queries + 2 * repeated)
@@ -194,7 +229,22 @@ def layer_forward(shape: Shape, batch: Batch, regime: Regime) -> int:
         attention += shape.heads * batch.rows * batch.length**2 * (4 + compute)
     ffn = compute * tokens * shape.ffn * (3 if shape.gated else 2)
     norm = 8 * tokens * shape.width
-    return 2 * regime.stream * tokens * shape.width + max(attention, ffn, norm) + unpacked(shape, regime)
+    block = max(attention, ffn, norm, tokens * _adapted(shape, regime))
+    return 2 * regime.stream * tokens * shape.width + block + unpacked(shape, regime)
+
+
+def _adapted(shape: Shape, regime: Regime) -> int:
+    """Per token: an adapted matrix's input and output, what the adapter adds before and after it is scaled, and in a
+    gated block the other factor. Without autocast the adapter works in its own float32."""
+    ranks = regime.adapter.ranks if regime.adapter else {}
+    added = regime.compute if regime.autocast else 4
+    most = 0
+    for linear in shape.layer.linears:
+        if linear.name in ranks:
+            other = regime.compute * shape.ffn if shape.gated and linear.rows == shape.ffn else 0
+            read = (regime.compute + (4 if regime.widens_inputs else 0)) * linear.columns
+            most = max(most, other + read + (regime.compute + 2 * added) * linear.rows)
+    return most
 
 
 def trained_forward(shape: Shape, batch: Batch, regime: Regime) -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ft.fit.activations import Batch, Regime, final_norm, head, key_value_cache, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts
 from ft.fit.memory import Moment, moment
@@ -63,7 +61,7 @@ def scoring(setting: Setting) -> Found:
 
 def _scored(setting: Setting, standing: Standing, rows: int, length: int) -> Moment:
     length = min(length, standing.shape.positions or length)
-    batch = Batch(rows, length, rows > 1)
+    batch = Batch(rows, length, rows > 1 and setting.padded)
     return moment(
         "scoring",
         weights=standing.weights,
@@ -73,6 +71,7 @@ def _scored(setting: Setting, standing: Standing, rows: int, length: int) -> Mom
 
 
 def inference(setting: Setting, standing: Standing) -> Regime:
+    """How a model answers or scores: outside of autocast, but for PPO's rollouts."""
     model = setting.recipe.model
     return Regime(
         compute=2,
@@ -80,6 +79,7 @@ def inference(setting: Setting, standing: Standing) -> Regime:
         attention=(model.attn_implementation if model else None) or "sdpa",
         adapter=standing.adapter,
         unpacks=standing.unpacks("bfloat16"),
+        autocast=setting.stage.kind_name == "ppo",
     )
 
 
@@ -92,7 +92,7 @@ def generation(standing: Standing, rows: int, prompt: int, new: int, setting: Se
     cache = key_value_cache(shape, rows, length, regime.compute)
     growing = 2 * cache // shape.layers
     drawn = DRAWN * rows * shape.vocab
-    reading = layer_forward(shape, Batch(rows, prompt, rows > 1), regime)
+    reading = layer_forward(shape, Batch(rows, prompt, rows > 1 and setting.padded), regime)
     full = {"weights": standing.weights, "adapters": standing.adapters}
     last = moment("generation", **full, cache=cache, activations=growing, logits=drawn)
     read = key_value_cache(shape, rows, prompt, regime.compute)
@@ -119,10 +119,12 @@ def reinforcing(setting: Setting) -> Found:
         "optimiser": 0 if paged(stands.optimizer) else stands.states * critic["times"],
     }
     rows = int(train.get("per_device_train_batch_size", 8))
-    drawn = int(train.get("rollout_batch_size", 64)) if stage.kind_name == "ppo" else rows * _rounds(train)
+    drawn = _answers(setting)
     answers = generation(standing, drawn, prompt, new, setting)
+    if stage.kind_name == "ppo":  # critic and reward models then read all of them at once
+        answers = max(answers, _scored(setting, standing, drawn, prompt + new), key=lambda one: one.total)
     rollout = {**answers.parts, **full}
-    batch = Batch(rows, prompt + new, rows > 1)
+    batch = Batch(rows, prompt + new, rows > 1 and setting.padded)
     stay, working = trained_forward(standing.shape, batch, regime)
     loss = head(standing.shape, rows * new, regime, gradients=True)
     at_head = final_norm(standing.shape, batch, regime) + (casts(standing.shape, regime) if not stands.gathered else 0)
@@ -146,10 +148,14 @@ def reinforcing(setting: Setting) -> Found:
     return standing, moments, [said]
 
 
-def _rounds(train: Mapping[str, object]) -> int:
-    """How many batches TRL draws at once."""
-    rounds = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
-    return int(str(rounds))
+def _answers(setting: Setting) -> int:
+    """How many answers a GPU draws side by side: TRL all of a generation batch, PPO at most `rollout_batch_size`."""
+    train, processes = setting.train, setting.sharding.processes
+    rows = int(train.get("per_device_train_batch_size", 8))
+    rounds = int(train.get("steps_per_generation") or setting.accumulation)
+    batch = train.get("generation_batch_size")
+    answers = -(-int(batch) // processes) if batch else rows * rounds
+    return min(answers, int(train.get("rollout_batch_size", 64))) if setting.stage.kind_name == "ppo" else answers
 
 
 def _prompt(setting: Setting) -> tuple[int, str]:

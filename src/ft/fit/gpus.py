@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from ft.errors import fail
 
 GIB = 2**30
+SMALL_WORKSPACE, LARGE_WORKSPACE = 8_320 * 2**10, 32 * 2**20
+LARGE_SINCE = (9, 10)
+"""Compute capabilities, their first numbers, with the large one: Hopper, and Blackwell for data centres."""
 
 
 @dataclass(frozen=True)
 class Gpu:
     """`gib` is what a driver reports to programs, below what the box says where error correction takes a part.
 
-    `bfloat16` is whether it computes in bfloat16 (Ampere and later).
+    `bfloat16` is whether it computes in bfloat16 (Ampere and later); `workspace` the bytes torch gives cuBLAS for each
+    thread that multiplies matrices (aten/src/ATen/cuda/CublasHandlePool.cpp).
     """
 
     name: str
     gib: float
     bfloat16: bool = True
+    workspace: int = SMALL_WORKSPACE
 
     @property
     def capacity(self) -> int:
@@ -43,10 +48,19 @@ GPUS = {
     "a100": Gpu("A100", 79.1),
     "a100-80": Gpu("A100", 79.1),
     "a100-40": Gpu("A100", 39.4),
-    "h100": Gpu("H100", 79.1),
-    "h200": Gpu("H200", 139.7),
-    "b200": Gpu("B200", 178.0),
+    "h100": Gpu("H100", 79.1, workspace=LARGE_WORKSPACE),
+    "h200": Gpu("H200", 139.7, workspace=LARGE_WORKSPACE),
+    "b200": Gpu("B200", 178.0, workspace=LARGE_WORKSPACE),
 }
+
+
+def gpu_here() -> Gpu:
+    """The CUDA device of this process."""
+    import torch
+
+    here = torch.cuda.get_device_properties(0)
+    workspace = LARGE_WORKSPACE if here.major in LARGE_SINCE else SMALL_WORKSPACE
+    return Gpu(here.name, here.total_memory / GIB, here.major >= 8, workspace)
 
 
 def gpu(written: str) -> Gpu:

@@ -5,6 +5,7 @@ A function takes a Setting and returns the moments with the standing model they 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -27,13 +28,15 @@ def sft(setting: Setting) -> Found:
     packs = bool(train.get("packing"))
     if setting.longest and not packs:
         length = min(length, setting.longest)
-    return _training(setting, lambda rows: Batch(1, rows * length, True) if packs else Batch(rows, length, rows > 1))
+    if packs:
+        return _training(setting, lambda rows: Batch(1, rows * length, True))
+    return _training(setting, lambda rows: Batch(rows, length, rows > 1 and setting.padded))
 
 
 def pairs(setting: Setting) -> Found:
     """Chosen and rejected side by side. A prompt they share is computed once, so the worst pair shares nothing."""
-    length = int(setting.train["max_length"])
-    return _training(setting, lambda rows: Batch(2 * rows, length, True))
+    length = min(int(setting.train["max_length"]), setting.longest or sys.maxsize)
+    return _training(setting, lambda rows: Batch(2 * rows, length, setting.padded))
 
 
 def _training(setting: Setting, batch: Callable[[int], Batch]) -> Found:
@@ -158,11 +161,12 @@ def stage_fit(setting: Setting) -> StageFit:
         return replace(named, notes=tuple(notes), moments=tuple(moments))
     adapter = standing.adapter
     trains = "train" in stage.blocks
+    workspace = setting.gpu.workspace * (2 if trains else 1)  # autograd's thread has cuBLAS's handle of its own
     return replace(
         named,
         trained=(adapter.trained if adapter else standing.shape.parameters) if trains else 0,
         parameters=standing.shape.parameters + (adapter.trained if adapter else 0),
-        moments=tuple(moments),
+        moments=tuple(replace(one, workspace=workspace) for one in moments),
         shape=standing.shape.said,
         notes=tuple(notes),
     )

@@ -9,20 +9,24 @@ from ft.fit.gpus import GIB, Gpu
 
 PARTS = ("weights", "adapters", "gradients", "optimiser", "activations", "logits", "cache", "overhead")
 
-CONTEXT = GIB // 2  # CUDA's own memory and cuBLAS's workspace, which no tensor counts
+CONTEXT = GIB // 2  # CUDA's own memory, and cuBLAS's workspaces
 LOOSE = 0.03  # of what comes and goes: blocks the allocator holds and cannot hand out whole
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes by part at one moment, for one GPU. `tensors` is what torch.cuda.max_memory_allocated would say."""
+    """Bytes by part at one moment, for one GPU. `tensors` is what torch.cuda.max_memory_allocated would say.
+
+    `workspace` is the share of `overhead` that torch's allocator hands to cuBLAS, and counts like tensors.
+    """
 
     name: str
     parts: Mapping[str, int]
+    workspace: int = 0
 
     @property
     def tensors(self) -> int:
-        return sum(size for part, size in self.parts.items() if part != "overhead")
+        return self.workspace + sum(size for part, size in self.parts.items() if part != "overhead")
 
     @property
     def total(self) -> int:

@@ -21,18 +21,18 @@ from rich.table import Table
 
 from ft.encode.conversation import Renderer
 from ft.errors import fail
-from ft.fit.gpus import GIB, Gpu, gpu
+from ft.fit.gpus import GIB, gpu, gpu_here
 from ft.fit.kinds import stage_fit
 from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
 from ft.models.device import has_gpu
 from ft.models.load import adapters_kept
+from ft.recipe import accumulation
 from ft.recipe.job import Job
 from ft.results.store import Plan, Planned
 from ft.rl.loop import prepared
 from ft.stages import STAGES
 
-STEPS = 2  # the second meets the optimizer's states
 ANSWERING = {kind: f"ft.stages.{kind}" for kind in ("ppo", "rloo", "grpo")}
 MADE = {
     **{"sft": "ft.stages.sft", "pretrain": "ft.stages.sft", "dpo": "ft.stages.dpo", "reward": "ft.stages.reward"},
@@ -46,10 +46,7 @@ def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
     """For each training stage what it was estimated to need and what it did, in bytes. UserError without CUDA."""
     if not has_gpu():
         raise fail("--probe", "this machine has no GPU", "Leave --probe out: `ft plan RECIPE --gpu 24` estimates.")
-    import torch
-
-    here = torch.cuda.get_device_properties(0)
-    named = gpu(name) if name else Gpu(here.name, here.total_memory / GIB)
+    named = gpu(name) if name else gpu_here()
     ready = [planned for planned in there.stages if can_be_probed(there, planned)]
     return [_compared(Setting(there.recipe, one.stage, named, Sharding()), _measured(there, one)) for one in ready]
 
@@ -61,9 +58,10 @@ def can_be_probed(there: Plan, planned: Planned) -> bool:
 
 
 def _compared(setting: Setting, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Beside the estimate for rows, or prompts, as long as the longest that the step met."""
+    """Beside the estimate for the batch that the step met: rows, or prompts, as long as the longest, and padding where
+    it had some."""
     name = setting.stage.name
-    fit = stage_fit(replace(setting, longest=measured.get("longest")))
+    fit = stage_fit(replace(setting, longest=measured.get("longest"), padded=measured.get("padded", True)))
     if fit.problem:
         return {"stage": name, "problem": fit.problem}
     return {"stage": name, **compared(max(one.tensors for one in fit.moments if one.name in COUNTED), measured)}
@@ -91,20 +89,38 @@ def _measured(there: Plan, planned: Planned) -> dict[str, Any]:
 
 
 def few_steps(job: Job, folder: Path) -> Job:
-    """The stage as it is, for STEPS steps, and nothing judged, saved or told to a tracker."""
-    train = {**job.block("train"), "max_steps": STEPS, "num_train_epochs": 1, "save_strategy": "no"}
+    """The stage as it is, for a few steps, and nothing judged, saved or told to a tracker."""
+    train = {**job.block("train"), "max_steps": _steps(job), "num_train_epochs": 1, "save_strategy": "no"}
     train |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False, "report_to": "none"}
     return replace(job, folder=folder, blocks={**job.blocks, "train": train})
 
 
+def _steps(job: Job) -> int:
+    """Two, of which the second meets the optimizer's states; where answers are drawn, so many that the second batch of
+    them meets these."""
+    if job.kind not in ANSWERING:
+        return 2
+    train = job.block("train")
+    rows = int(train.get("per_device_train_batch_size", 8))
+    rounds = int(train.get("gradient_accumulation_steps", 1))
+    if job.global_batch:
+        rounds = accumulation(job.global_batch, rows, 1)
+    answers = int(train.get("generation_batch_size") or rows * int(train.get("steps_per_generation") or rounds))
+    return -(-answers // (rows * rounds)) * int(train.get("num_iterations", 1)) + 1
+
+
 def one(file: str) -> None:
-    """The process of one probe: train STEPS steps on the longest rows and print the most bytes of tensors."""
+    """The process of one probe: train a few steps on the longest rows and print the most bytes of tensors."""
     import torch
 
+    from ft.run.run import quiet_libraries
+
+    quiet_libraries()
     trainer, longest = worst(Job.read(Path(file)))
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    print(json.dumps({"bytes": torch.cuda.max_memory_allocated(), "longest": longest}))
+    found = {"bytes": torch.cuda.max_memory_allocated(), "longest": longest, "padded": _padded(trainer.train_dataset)}
+    print(json.dumps(found))
 
 
 def worst(job: Job) -> tuple[Any, int]:
@@ -114,6 +130,7 @@ def worst(job: Job) -> tuple[Any, int]:
     if job.kind not in ANSWERING:
         trainer = made.trainer_of(job)
         trainer.train_dataset, longest = _longest_first(trainer.train_dataset, _length)
+        trainer.shares = False  # of a pair's prompt; the estimate is of a pair that has nothing in common
         return trainer, longest
     ready, _ = prepared(_unending(job), STAGES[job.kind].blocks["train"].load())
     renderer = Renderer(ready.tokenizer)
@@ -144,6 +161,11 @@ def _longest_first(rows: Any, length: Callable[[Mapping[str, Any]], int]) -> tup
     lengths = [length(row) for row in rows]
     longest = [place for place, tokens in enumerate(lengths) if tokens == max(lengths)]
     return rows.select((longest * len(rows))[: len(rows)]), max(lengths)
+
+
+def _padded(rows: Any) -> bool:
+    """Whether a batch of rows that are all the longest still has padding: behind the shorter side of a pair."""
+    return "chosen_ids" in rows.column_names and any(len(row["chosen_ids"]) != len(row["rejected_ids"]) for row in rows)
 
 
 def _length(row: Mapping[str, Any]) -> int:

@@ -19,13 +19,18 @@ UNKNOWN_ROWS = 2048
 
 @dataclass(frozen=True)
 class Setting:
-    """One stage of a recipe, on a GPU, perhaps with others. `longest` is its longest prepared row, where known."""
+    """One stage of a recipe, on a GPU, perhaps with others. `longest` is its longest prepared row, where known.
+
+    `padded` is whether rows side by side differ in length, so that a mask keeps padding out: a plan expects it, and the
+    rows of a probe are all of one length. transformers drops a mask that hides nothing.
+    """
 
     recipe: Recipe
     stage: Stage
     gpu: Gpu
     sharding: Sharding
     longest: int | None = None
+    padded: bool = True
 
     def block(self, name: str) -> Mapping[str, Any]:
         return self.stage.blocks.get(name, {})

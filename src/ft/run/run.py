@@ -343,8 +343,8 @@ def quiet_libraries() -> None:
         import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # TRL 1.16 uses both names itself, so no user can heed the advice.
-    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    # TRL 1.16 uses these names itself, so no user can heed the advice.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated", FutureWarning)
 
 
 def _gate(planned: Planned) -> None:

@@ -18,9 +18,9 @@ from ft.cli.app import read_recipe
 from ft.errors import UserError
 from ft.fit import shapes
 from ft.fit.advice import advice
-from ft.fit.gpus import GIB, Gpu, gpu
+from ft.fit.gpus import GIB, LARGE_WORKSPACE, SMALL_WORKSPACE, Gpu, gpu
 from ft.fit.kinds import MOMENTS, stage_fit
-from ft.fit.probe import compared, probed
+from ft.fit.probe import compared, few_steps, probed
 from ft.fit.sharding import Sharding, sharding
 from ft.fit.speed import pace
 from ft.fit.standing import Setting
@@ -257,6 +257,44 @@ def test_the_table_shows_every_stage_and_what_to_write(tmp_path, data, capsys):
     assert "does not fit" in told
     assert "train: {gradient_checkpointing: true}" in told
     assert "sft: shape known to ft" in told
+
+
+REINFORCED = {"max_completion_length": 64, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+
+
+def rloo(data: Path, **train: Any) -> dict[str, Any]:
+    keys = {"kind": "rloo", "reward": {"rewards": {"answer": 1.0}}, "rows": {"eval_fraction": 0.0}, **QLORA}
+    values = {key: value for key, value in tiny.TRAIN.items() if key not in ("max_length", "save_strategy")}
+    values |= {**REINFORCED, "max_steps": 8, "eval_steps": 8, "save_steps": 8, **train}
+    return {**keys, "data": [{"path": str(data)}], "train": values}
+
+
+@pytest.mark.parametrize(("train", "answers"), [({}, 8), ({"generation_batch_size": 16}, 16)])
+def test_a_rollout_holds_the_answers_of_a_whole_generation_batch(tmp_path, data, train, answers):
+    here = replace(setting(planned(tmp_path, rloo(data, **train)), "rloo"), longest=512)
+    rollout = next(one for one in stage_fit(here).moments if one.name == "rollout")
+    read = 2 * 2 * 32 * 4096 * 512  # keys and values of Llama 2 7B, in bfloat16
+    assert rollout.parts["cache"] == answers * read
+
+
+def test_a_probe_goes_on_until_the_second_rollout_meets_the_optimizers_states(tmp_path, data, base):
+    there = planned(tmp_path, rloo(data, generation_batch_size=16), model=str(base))
+    assert few_steps(tiny.job(there, "rloo"), tmp_path).block("train")["max_steps"] == 3
+    there = planned(tmp_path, sft(data, **QLORA), model=str(base))
+    assert few_steps(tiny.job(there, "sft"), tmp_path).block("train")["max_steps"] == 2
+
+
+def test_tensors_count_a_workspace_for_each_of_the_two_threads_that_train(tmp_path, data):
+    there = planned(tmp_path, sft(data, **QLORA))
+    small, large = (stage_fit(replace(setting(there, "sft"), gpu=gpu(name))).peak for name in ("4090", "h100"))
+    assert large.tensors - small.tensors == 2 * (LARGE_WORKSPACE - SMALL_WORKSPACE)
+    assert large.total == small.total  # the overhead has room for both
+
+
+def test_rows_of_one_length_need_no_mask(tmp_path, data):
+    here = setting(planned(tmp_path, sft(data, {"per_device_train_batch_size": 4}, **QLORA)), "sft")
+    padded, even = (stage_fit(replace(here, padded=padded)).peak.parts["activations"] for padded in (True, False))
+    assert padded - even == 4 * 2048**2 * (2 + 1)  # a layer's in the dtype of its products, and the batch's own
 
 
 def test_a_probe_says_by_what_share_the_estimate_is_off():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ft.fit.activations import (
     final_norm,
     head,
     key_value_cache,
+    layer_forward,
     layer_saved,
     trained_forward,
 )
@@ -142,6 +144,72 @@ def test_the_allocators_peak_of_a_step_is_the_estimate(block, checkpoint):
         shape_of(config, ""), Batch(4, 128), regime(lora, False, config, checkpoint=checkpoint)
     )
     assert kept + working == pytest.approx(allocated(step), rel=0.05)
+
+
+def quantised(config: Any, lora: dict[str, Any], layers: int, folder: Path) -> Any:
+    """A base of bfloat16 and NF4 under float32 adapters, as a GPU's QLoRA."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config.num_hidden_layers = layers
+    AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
+    options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.bfloat16, quantization_config=options, device_map="cpu"
+    )
+    model = get_peft_model(model, LoraConfig(**lora, task_type="CAUSAL_LM"))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    model.enable_input_require_grads()
+    return model.train()
+
+
+@pytest.mark.parametrize("block", ["all", "two", "dropped"])
+def test_under_a_quantised_matrix_neighbours_save_one_input(block, monkeypatch, tmp_path):
+    """PEFT leaves the input of a quantised matrix as it is under autocast, and asks torch of CUDA's."""
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device="cpu": enabled(device))
+    config, lora, found = llama(), BLOCKS[block], []
+    for layers in (1, 2):
+        model = quantised(config, lora, layers, tmp_path / str(layers))
+        found.append(saved_bytes(model, lambda model=model: hidden(model, half=True)))
+    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH), regime(lora, True, config, unpacks=2))
+    assert told == found[1] - found[0]
+
+
+def test_a_step_of_lora_in_half_precision_holds_a_float32_copy_of_the_widest_input():
+    config = llama(hidden_size=128, intermediate_size=384)
+    model = trainable(config, ALL, half=True, layers=4)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids, inner = torch.zeros(4, 512, dtype=torch.long), model.get_base_model()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = inner.model(input_ids=ids, use_cache=False).last_hidden_state
+        out.float().sum().backward()
+
+    step()  # gradients are there from now on
+    config.num_hidden_layers = 4
+    how = regime(ALL, True, config, checkpoint=True)
+    kept, working = trained_forward(shape_of(config, ""), Batch(4, 512), how)
+    assert kept + working == pytest.approx(allocated(step), rel=0.05)
+
+
+def test_outside_of_autocast_adapters_answer_in_float32():
+    config = llama(hidden_size=128, intermediate_size=512)
+    model = trainable(config, ALL, half=True, layers=4)
+    ids, inner = torch.zeros(4, 512, dtype=torch.long), model.get_base_model()
+
+    def read() -> None:
+        with torch.no_grad():
+            inner.model(input_ids=ids, use_cache=False)
+
+    read()
+    how = regime(ALL, True, config, autocast=False)
+    copied = 4 * 4 * 512 * config.intermediate_size  # a CPU copies bfloat16 to add float32 to it; a GPU does not
+    told = layer_forward(shape_of(config, ""), Batch(4, 512), how) + copied
+    assert told == pytest.approx(allocated(read), rel=0.05)
 
 
 def test_the_head_makes_one_tile_of_logits_at_a_time(monkeypatch):
