@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from transformers import AutoModelForCausalLM
 
 import players
 import tiny
-from ft.data.selection import piecewise, sigmoid
 from ft.errors import UserError
 from ft.models.scorer import Scorer
+from ft.rl.reward import is_for_safety, reward_model_share
+from ft.rl.rollout_log import RolloutFile
 from ft.training.trl_compat import load_weights
 
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
@@ -89,11 +91,44 @@ def test_scores_are_those_of_the_reward_models_read_apart(tmp_path, cast, folder
     judges = {name: Scorer(folders[name]) for name in ("helpful", "safety")}
     for row, kept in zip(players.prompts(8), trainer.samples(), strict=True):
         talk = [*row["prompt"], *kept["completion"]]
-        shares = {name: sigmoid(judge.scores([talk])[0]) for name, judge in judges.items() if judge.accepts(talk)}
-        if shares:  # an empty answer has none
-            assert kept["reward"] == pytest.approx(
-                piecewise(shares["safety"], shares["helpful"], row["axis"] == "safety"), abs=1e-4
-            )
+        scores = {name: judge.scores([talk])[0] if judge.accepts(talk) else None for name, judge in judges.items()}
+        assert kept["reward"] == pytest.approx(reward_model_share(scores, is_for_safety(row)), abs=1e-4)
+
+
+SURE = math.log(0.9 / 0.1)  # a raw score: the reward model gives 0.9
+
+
+@pytest.fixture
+def one_unreadable(tmp_path, base, folders):
+    """A trainer whose reward model cannot read the first answer of a batch, and finds all others equally good."""
+    actors = players.together(base, helpful=folders["helpful"])
+    actors.scored = lambda conversations, size: {"helpful": [None, *[SURE] * (len(conversations) - 1)]}
+    return players.trainer(actors, tmp_path, {"max_steps": 1}, functions=())
+
+
+def test_an_answer_that_no_reward_model_can_read_gains_nothing_by_the_others(one_unreadable):
+    trainer = started(one_unreadable)
+    assert [sample["reward"] for sample in trainer.samples()] == pytest.approx([0.0] + [0.9] * 7, abs=1e-5)
+    last = trainer.rollouts.answers - 1
+    returns = (
+        trainer.rollouts.returns[torch.arange(8), last] + trainer.args.missing_eos_penalty * ~trainer.rollouts.ended
+    )
+    assert returns.tolist() == pytest.approx([-7 / 8**0.5] + [1 / 8**0.5] * 7, abs=1e-3)  # whitened: it alone is low
+
+
+def test_what_is_written_of_an_unreadable_answer_is_json_and_the_mean_is_of_the_others(tmp_path, one_unreadable):
+    file = RolloutFile(tmp_path / "rollouts.jsonl", kept=0, shown=0, name="ppo")
+    one_unreadable.saw = [file.saw]
+    one_unreadable.train()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in file.path.read_text().splitlines()]
+    assert [line["rewards"]["helpful"] for line in lines] == [None, *[pytest.approx(SURE)] * 7]
+    log = one_unreadable.state.log_history[0]
+    assert log["rewards/helpful/mean"] == pytest.approx(SURE)
+    assert log["answers/unreadable"] == 1 / 8
 
 
 def test_a_step_is_what_plain_loops_make_of_it(tmp_path, cast):

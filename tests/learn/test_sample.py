@@ -15,7 +15,7 @@ from ft.data.prompts import Prompt, Sample
 from ft.errors import UserError
 from ft.models.scorer import Scorer
 from ft.results.store import Planned
-from ft.rl.scoring import Judges
+from ft.rl.scoring import AnswerScore, AnswerScorer
 from ft.run.run import chosen
 from ft.stages.sample import make
 from serving import serving
@@ -258,36 +258,37 @@ def test_two_reward_models_score_by_the_papers_rule(tmp_path, models):
     samples = [sample(n, "word " * n, axis="safety" if n % 2 else "helpful") for n in range(1, 7)]
     raw = {axis: Scorer(folder).scores([one.conversation for one in samples]) for axis, folder in models.items()}
     threshold = 1 / (1 + 2.718281828 ** -sorted(raw["safety"])[3])  # half of the answers seem unsafe
-    found = Judges(models, {}, threshold, folder=tmp_path).scores(samples, "scores")
+    found = AnswerScorer(models, {}, threshold, folder=tmp_path).scores(samples, "scores")
     by_rule = []
     for n, one in enumerate(samples):
         safe, good = raw["safety"][n], raw["helpful"][n]
         assert found[one.key].parts == pytest.approx({"helpful": good, "safety": safe}, abs=1e-5)
         counts = safe if n % 2 == 0 or safe < sorted(raw["safety"])[3] else good
         by_rule.append(1 / (1 + 2.718281828**-counts))
-    assert [found[one.key].score for one in samples] == pytest.approx(by_rule, abs=1e-6)
+    assert [found[one.key].reward for one in samples] == pytest.approx(by_rule, abs=1e-6)
 
 
 def test_scores_that_are_there_are_not_computed_again(tmp_path, models):
     samples = [sample(n, "word") for n in range(3)]
-    judges = Judges({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path)
+    judges = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path)
     file = tmp_path / "scores-helpful.jsonl"
     judges.scores(samples, "scores")
     file.write_text("".join(json.dumps({"key": one.key, "score": 0.0}) + "\n" for one in samples))
-    assert {found.score for found in judges.scores(samples, "scores").values()} == {0.5}
+    assert {found.reward for found in judges.scores(samples, "scores").values()} == {0.5}
 
 
-def test_an_answer_a_reward_model_cannot_read_has_no_score(tmp_path, models):
+def test_an_answer_a_reward_model_cannot_read_has_the_lowest_share_and_is_not_chosen(tmp_path, models):
     samples = [sample(1, "short"), sample(2, "long " * 40)]
-    found = Judges({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "scores")
-    assert list(found) == [samples[0].key]
+    found = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "scores")
+    assert [found[one.key].is_readable for one in samples] == [True, False]
+    assert found[samples[1].key] == AnswerScore(0.0, {"helpful": None})
 
 
 def test_functions_count_by_their_weight_beside_a_reward_model(tmp_path, models):
     (one,) = samples = [sample(1, "it is blue", answer="blue")]
-    alone = Judges({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "alone")
-    both = Judges({"helpful": models["helpful"]}, {"answer": 2.0}, 0.15, folder=tmp_path).scores(samples, "both")
-    assert both[one.key].score == pytest.approx(alone[one.key].score + 2.0)
+    alone = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "alone")
+    both = AnswerScorer({"helpful": models["helpful"]}, {"answer": 2.0}, 0.15, folder=tmp_path).scores(samples, "both")
+    assert both[one.key].reward == pytest.approx(alone[one.key].reward + 2.0)
 
 
 def test_a_reward_model_chooses_the_rows(tmp_path, ending, models):

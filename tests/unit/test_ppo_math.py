@@ -84,14 +84,6 @@ def test_the_score_stands_at_the_last_token_and_the_penalty_at_each():
 
 
 # ---- the paper -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("tagged", "safety", "helpful", "counts"),
-    [(False, 0.14, 0.9, 0.14), (False, 0.15, 0.9, 0.9), (True, 0.9, 0.2, 0.9), (True, 0.1, 0.9, 0.1)],
-)
-def test_safety_counts_where_the_prompt_is_tagged_or_the_answer_seems_unsafe(tagged, safety, helpful, counts):
-    assert ours.scores_that_count([helpful], [safety], [tagged], 0.15) == [counts]
-
-
 def test_logits_of_the_papers_shares():
     assert ours.logit(torch.tensor([0.14, 0.9, 0.5]), 1e-4).tolist() == pytest.approx([-1.8153, 2.1972, 0], abs=5e-5)
 
@@ -117,7 +109,7 @@ def test_a_critic_that_knows_explains_all_and_one_that_says_the_mean_nothing():
     mean = returns[mask].mean() * torch.ones_like(returns)
     assert ours.explained_variance(returns, returns, mask) == 1
     assert ours.explained_variance(mean, returns, mask) == pytest.approx(0, abs=1e-6)
-    assert math.isnan(ours.explained_variance(mean, mean, mask))
+    assert ours.explained_variance(mean, mean, mask) is None
 
 
 def test_beta_rises_when_kl_is_over_its_target_and_at_most_by_a_fifth():

@@ -199,7 +199,13 @@ def test_the_summary_is_of_the_whole_batch():
     found = summary([*batch(3), *batch(1, ended=False, answer="", kl=4.1, length=8, rewards={"answer": 0.0})])
     assert found == pytest.approx(
         {
-            **{"answers/length": 5.0, "answers/cut": 0.25, "answers/empty": 0.25, "answers/repetition": 0.0},
+            **{
+                "answers/length": 5.0,
+                "answers/cut": 0.25,
+                "answers/empty": 0.25,
+                "answers/repetition": 0.0,
+                "answers/unreadable": 0.0,
+            },
             **{"answers/kl": 1.1, "rewards/answer/mean": 0.75},
         }
     )

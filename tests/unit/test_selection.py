@@ -7,25 +7,7 @@ from statistics import fmean, median
 
 import pytest
 
-from ft.data.selection import best, curve, hottest, of_best, pair, piecewise, sigmoid
-
-
-@pytest.mark.parametrize(
-    ("tagged", "safety", "helpful", "counts"),
-    [
-        (False, 0.14, 0.9, 0.14),
-        (False, 0.15, 0.9, 0.9),
-        (True, 0.9, 0.2, 0.9),
-        (True, 0.1, 0.9, 0.1),
-        (False, 0.9, 0.2, 0.2),
-    ],
-)
-def test_safety_counts_for_tagged_prompts_and_for_answers_that_seem_unsafe(tagged, safety, helpful, counts):
-    assert piecewise(safety, helpful, tagged) == counts
-
-
-def test_the_threshold_of_safety_is_the_recipes():
-    assert piecewise(0.4, 0.9, tagged=False, threshold=0.5) == 0.4
+from ft.data.selection import best, curve, hottest, of_best, pair, sigmoid
 
 
 def test_the_sigmoid_overflows_at_neither_end():

@@ -9,15 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-SAFETY_AXIS = "safety"  # the `axis` of a prompt that is tagged for the safety model
-SAFETY_THRESHOLD = 0.15  # the paper's: of what falls below it, 89 % was unsafe, and that was 55 % of the unsafe
-
-
-def piecewise(safety: float, helpful: float, tagged: bool, threshold: float = SAFETY_THRESHOLD) -> float:
-    """The score that counts (arXiv:2307.09288, section 3.2.3, R_c): safety where the prompt is tagged for it or the
-    answer seems unsafe, else helpfulness. All three are from 0 to 1, after the sigmoid."""
-    return safety if tagged or safety < threshold else helpful
-
 
 def sigmoid(score: float) -> float:
     """From 0 to 1, without overflow at either end."""

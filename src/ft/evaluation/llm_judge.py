@@ -19,7 +19,7 @@ from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource
-from ft.rl.scoring import Judges
+from ft.rl.scoring import AnswerScorer
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,16 @@ class Judge(Protocol):
 
 
 class ByScore:
-    """The answer with the higher score wins; order plays no part. `judges` holds one reward model or one function."""
+    """The answer with the higher score wins; order plays no part. `scorer` holds one reward model or one function."""
 
-    def __init__(self, judges: Judges, tie: float):
-        self.judges, self.tie = judges, tie
+    def __init__(self, scorer: AnswerScorer, tie: float):
+        self.scorer, self.tie = scorer, tie
 
     def says(self, pairs: Sequence[Pair]) -> list[Said]:
-        found = self.judges.scores([sample for pair in pairs for sample in (pair.ours, pair.other)], "scores")
+        found = self.scorer.scores([sample for pair in pairs for sample in (pair.ours, pair.other)], "scores")
         said = []
         for pair in pairs:
-            scores = [
-                next(iter(found[sample.key].parts.values())) if sample.key in found else None
-                for sample in (pair.ours, pair.other)
-            ]
+            scores = [next(iter(found[sample.key].parts.values())) for sample in (pair.ours, pair.other)]
             words = {"scores": dict(zip(("answer", "other_answer"), scores, strict=True))}
             if scores[0] is None or scores[1] is None:
                 said.append(Said(Judged(None, "unscored", pair.lengths), words))

@@ -90,7 +90,9 @@ def judged_apart(policy: Any, renderer: Renderer, rewards: Mapping[str, Path]) -
     return Actors(policy, renderer, tuple(rewards), {name: _scorer(name, folder) for name, folder in rewards.items()})
 
 
-def opinions(actors: Actors, conversations: Sequence[list[Message]], batch_size: int) -> dict[str, list[float | None]]:
+def score_while_training(
+    actors: Actors, conversations: Sequence[list[Message]], batch_size: int
+) -> dict[str, list[float | None]]:
     """`Actors.scored` in the middle of training: without dropout and gradients, and the policy goes on as it was."""
     policy = actors.policy
     was_training = policy.training

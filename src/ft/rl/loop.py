@@ -19,8 +19,7 @@ from ft.figures.training import learning_curves
 from ft.models.load import adapters_kept, base_of, saved_alone
 from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
-from ft.rl.reward import Reward, RewardedOptions, check_rewards
-from ft.rl.scoring import check_columns
+from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
 from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, policy, save, train, watched
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dic
 def seat_judges(ready: Ready) -> None:
     """Let the reward models tell `ready.reward` what answers are worth: from adapters on the policy's base, where they
     are such, else from models of their own."""
-    from ft.rl.actor_setup import judged_apart, judged_on_one_base, opinions
+    from ft.rl.actor_setup import judged_apart, judged_on_one_base, score_while_training
 
     job, renderer = ready.job, Renderer(ready.tokenizer)
     if "lora" in job.blocks and not ready.config.use_vllm:  # vLLM is sent all weights that stand on the base
@@ -93,7 +92,9 @@ def seat_judges(ready: Ready) -> None:
         )
     else:
         actors = judged_apart(ready.model, renderer, ready.reward.models)
-    ready.reward.opinions = partial(opinions, actors, batch_size=ready.config.per_device_eval_batch_size)
+    ready.reward.score_conversations = partial(
+        score_while_training, actors, batch_size=ready.config.per_device_eval_batch_size
+    )
 
 
 def prepared(job: Job, config: type) -> tuple[Ready, Prompts]:
@@ -132,7 +133,7 @@ def _watch(trainer: Any, ready: Ready) -> Any:
         trainer.saw = saw
     else:
         go_on_with_answers(trainer)
-        watch_answers(trainer, Renderer(ready.tokenizer), lambda: ready.reward.told, saw)
+        watch_answers(trainer, Renderer(ready.tokenizer), lambda: ready.reward.newest, saw)
     watched(trainer, job, SHOWN)
     for callback in (guard, file):
         trainer.add_callback(callback)

@@ -11,8 +11,9 @@ train_dataset rows {"prompt": messages, …columns}; a row whose `axis` is "safe
               fewer than `generation_batch_size` / `num_generations`
 where         what errors name
 
-The logs hold, besides TRL's own: `reward` (what counts, before logit and whitening; a reward model's say is from 0 to
-1), `rewards/NAME/mean` (raw), `kl` (nats an answer), `beta`, `entropy`, `policy/…`, `value/…`, `completions/…`.
+The logs hold, besides TRL's own: `reward` (what counts, before logit and whitening; the reward models' share is from 0
+to 1), `rewards/NAME/mean` (raw, over the answers that NAME can read), `answers/unreadable` (the share of those that a
+reward model cannot), `kl` (nats an answer), `beta`, `entropy`, `policy/…`, `value/…`, `completions/…`.
 `evaluate()` gives `eval_reward`, `eval_kl` and more; `metric_for_best_model` is `reward`. `samples()` are the answers
 of the last batch.
 
@@ -33,8 +34,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ft.data.axes import HELPFUL, SAFETY
 from ft.data.formats import BadRow
-from ft.data.selection import SAFETY_AXIS
 from ft.errors import Problems, fail
 from ft.models.generation.decode import answered
 from ft.models.generation.generate import Sampling
@@ -42,14 +43,14 @@ from ft.models.load import adapters_kept
 from ft.rl import ppo_math as math
 from ft.rl.actors import CRITIC, POLICY, REFERENCE, Actors, Apart, OneBase
 from ft.rl.ppo_config import PPOConfig
-from ft.rl.rollout_batch import Deal, Rollouts, everyones, scores_of
+from ft.rl.reward import is_for_safety, reward_model_share
+from ft.rl.rollout_batch import Deal, Rollouts, everyones, scores_by_name, scores_of
 from ft.rl.rollout_log import Rollout, Saw, summary
 from ft.rl.trl_compat import RolloutTrainer
 from ft.training.padding_free import leave_padding_out
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
-HELPFUL, SAFETY = "helpful", "safety"
 JUDGES: tuple[set[str], ...] = ({HELPFUL}, {SAFETY}, {HELPFUL, SAFETY}, set())
 
 # Nats a token by which two passes over the same tokens may differ in the mean: rounding, and nothing else.
@@ -167,7 +168,7 @@ class PPOTrainer(RolloutTrainer):
         told = everyones(told.reshape(len(rows), len(self.actors.rewards)), self.accelerator)
         valued = self.valued(rows, texts, ids) if self.reward_funcs else told.new_zeros(len(told), 0)
         policy.train(was_training)
-        tagged = torch.tensor([row.get("axis") == SAFETY_AXIS for row in rows], device=device)
+        tagged = torch.tensor([is_for_safety(row) for row in rows], device=device)
         return Judged(rollouts.everyones(self.accelerator), told, valued, everyones(tagged, self.accelerator), texts)
 
     def _looked_at(self, rollouts: Rollouts, roles: Sequence[str]) -> None:
@@ -203,21 +204,14 @@ class PPOTrainer(RolloutTrainer):
     # Rewards
 
     def _worth(self, judged: Judged) -> tuple[Tensor, Tensor]:
-        """What each answer is worth, (R,): for people (a share from 0 to 1, and the functions' values), and to learn
-        from (the share's logit). An answer that no reward model can read counts as the worst of its batch."""
-        shares = judged.told.sigmoid()
-        for column in shares.unbind(1):
-            worst = column[~column.isnan()].min() if (~column.isnan()).any() else column.new_tensor(0.5)
-            column.nan_to_num_(float(worst))
-        extra = (judged.valued * self.reward_weights.to(judged.valued)).nansum(1)
-        reward = score = extra
-        if self.actors.rewards:
-            by = dict(zip(self.actors.rewards, shares.unbind(1), strict=True))
-            counts = next(iter(by.values()))
-            if len(by) == 2:
-                lists = by[HELPFUL].tolist(), by[SAFETY].tolist(), judged.tagged.tolist()
-                counts = counts.new_tensor(math.scores_that_count(*lists, self.args.safety_threshold))
-            reward, score = counts + extra, math.logit(counts, self.args.score_clamp) + extra
+        """What each answer is worth, (R,): `reward` for people (the share of the reward models, and the functions'
+        values), and the score to learn from (the share's logit: the paper's, before it whitens). An unreadable answer
+        has the share 0, so the logit of `score_clamp`, whatever stands in its batch."""
+        reward = score = (judged.valued * self.reward_weights.to(judged.valued)).nansum(1)
+        if names := self.actors.rewards:
+            rows = zip(scores_by_name(judged.told, names), judged.tagged.tolist(), strict=True)
+            shares = reward.new_tensor([reward_model_share(*row, self.args.safety_threshold) for row in rows])
+            reward, score = shares + reward, math.logit(shares, self.args.score_clamp) + score
         if self.reward_clip_range:
             score = score.clamp(*self.reward_clip_range)
         return reward, score
@@ -296,8 +290,7 @@ class PPOTrainer(RolloutTrainer):
         """What the answers are like."""
         rollouts, mask = judged.rollouts, judged.rollouts.mask
         kl, length = ((rollouts.logps - rollouts.reference) * mask).sum(1), rollouts.answers.float()
-        columns = self._columns(judged).items()
-        return {f"rewards/{name}/mean": float(column.nanmean()) for name, column in columns} | {
+        return {
             "reward": float(reward.mean()),
             "reward_std": float(reward.std()) if len(reward) > 1 else 0.0,
             "kl": float(kl.mean()),
@@ -315,8 +308,9 @@ class PPOTrainer(RolloutTrainer):
         rollouts, mask = judged.rollouts, judged.rollouts.mask
         found = self._means(judged, reward)
         self.note("train", found | self._show("train", rows, judged, reward))
+        explained = math.explained_variance(rollouts.values, rollouts.returns, mask)
         critic = {
-            "value/explained_variance": math.explained_variance(rollouts.values, rollouts.returns, mask),
+            **({} if explained is None else {"value/explained_variance": explained}),
             "value/mean": float(math.masked_mean(rollouts.values, mask)),
             "returns/mean": float(math.masked_mean(rollouts.returns, mask)),
             "beta": self.beta,
@@ -332,14 +326,14 @@ class PPOTrainer(RolloutTrainer):
 
     def _show(self, mode: str, rows: Sequence[Mapping[str, Any]], judged: Judged, reward: Tensor) -> dict[str, float]:
         """Let `saw` see everyone's answers one by one; means of them."""
-        told, rollouts = torch.cat([judged.told, judged.valued], dim=1).tolist(), judged.rollouts
+        rollouts, names = judged.rollouts, (*self.actors.rewards, *self.reward_func_names)
+        told = scores_by_name(torch.cat([judged.told, judged.valued], dim=1), names)
         kl = ((rollouts.logps - rollouts.reference) * rollouts.mask).sum(1).tolist()
         said = gather_object([(row["prompt"], text) for row, text in zip(rows, judged.texts, strict=True)])
-        names, lengths, ended = (*self.actors.rewards, *self.reward_func_names), rollouts.answers, rollouts.ended
+        lengths, ended = rollouts.answers, rollouts.ended
         batch = []
         for n, (prompt, text) in enumerate(said[: len(rollouts)]):
-            parts = dict(zip(names, told[n], strict=True))
-            batch.append(Rollout(prompt, text, float(reward[n]), parts, kl[n], int(lengths[n]), bool(ended[n])))
+            batch.append(Rollout(prompt, text, float(reward[n]), told[n], kl[n], int(lengths[n]), bool(ended[n])))
         for one in self.saw:
             one(mode, self.state.global_step, batch)
         return summary(batch)

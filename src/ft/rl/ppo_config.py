@@ -7,6 +7,8 @@ from typing import Literal
 
 from trl import RLOOConfig
 
+from ft.data.axes import SAFETY_THRESHOLD
+
 # RLOO's fields that would draw answers from another distribution than the one whose log-probabilities count.
 _ONE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "generation_kwargs": None}
 _VLLM = (
@@ -41,7 +43,8 @@ class PPOConfig(RLOOConfig):
     critic_lr_factor      the critic's step size over the policy's
     whiten_scores         scores of a batch to mean 0 and variance 1, over all processes (the paper's)
     whiten_rewards        rewards of tokens to variance 1, as in TRL
-    missing_eos_penalty   taken from the score of an answer that the length limit cut, after whitening; None: nothing
+    missing_eos_penalty   taken from the score of an answer that the length limit cut, after whitening, so in standard
+                          deviations of a batch's scores; None: nothing
     kl_estimator          of the penalty: k1 or k3
     kl_target             nats an answer to steer beta to; None: beta stays
     kl_horizon            answers after which beta may have moved by 20 %
@@ -67,7 +70,7 @@ class PPOConfig(RLOOConfig):
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_target: float | None = None
     kl_horizon: int = 10_000
-    safety_threshold: float = 0.15
+    safety_threshold: float = SAFETY_THRESHOLD
     score_clamp: float = 1e-4
     rollout_batch_size: int = 64
 

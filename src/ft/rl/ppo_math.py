@@ -6,26 +6,14 @@ among them. Log-probabilities are in nats, at the temperature of sampling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ft.data.selection import piecewise
-
 Estimator = Literal["k1", "k3"]
 
 EPSILON = 1e-8  # TRL's, under the root of a variance
-
-
-def scores_that_count(
-    helpful: Sequence[float], safety: Sequence[float], tagged: Sequence[bool], threshold: float
-) -> list[float]:
-    """R_c of each answer (arXiv:2307.09288, section 3.2.3): safety's score where the prompt is tagged for it or the
-    answer seems unsafe, else helpfulness; from 0 to 1."""
-    rows = zip(safety, helpful, tagged, strict=True)
-    return [piecewise(safe, good, tag, threshold) for safe, good, tag in rows]
 
 
 def logit(shares: Tensor, clamp: float) -> Tensor:
@@ -102,13 +90,13 @@ def value_losses(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> t
     return 0.5 * torch.max(free, clipped), clipped > free
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
     """1 - Var(returns - values) / Var(returns) over real tokens: 1 is a perfect critic, 0 knows no more than the mean.
-    NaN where all returns are equal."""
+    None where all returns are equal."""
     real = mask.bool()
     spread = returns[real].var(correction=0)
     if not spread > 0:
-        return float("nan")
+        return None
     return float(1 - (returns[real] - values[real]).var(correction=0) / spread)
 
 

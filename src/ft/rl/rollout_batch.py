@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,12 @@ def everyones(values: Tensor, accelerator: Any) -> Tensor:
         return values.new_zeros(len(values) * accelerator.num_processes, *values.shape[1:])
     gathered: Tensor = accelerator.gather(values.int() if values.dtype == torch.bool else values)
     return gathered.to(values.dtype)
+
+
+def scores_by_name(table: Tensor, names: Sequence[str]) -> list[dict[str, float | None]]:
+    """The rows of a table (R, M) by name, None where it has NaN."""
+    rows = [dict(zip(names, row, strict=True)) for row in table.tolist()]
+    return [{name: None if isnan(score) else score for name, score in row.items()} for row in rows]
 
 
 def scores_of(found: Mapping[str, Sequence[float | None]], names: Sequence[str], device: Any) -> Tensor:

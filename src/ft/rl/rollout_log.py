@@ -32,7 +32,8 @@ SHOWN = 160  # characters of a prompt or an answer
 class Rollout:
     """An answer and what it was worth.
 
-    reward   what the policy learns from, before the KL penalty; `rewards` is what it is made of, by name
+    reward   what the policy learns from, before the KL penalty; `rewards` is what it is made of, by name: raw scores,
+             None where a reward model cannot read the answer, and values of functions
     kl       log(policy / reference) summed over the answer, in nats; None where there is no reference
     length   tokens, the end-of-turn token among them
     ended    whether it came to its end within the length limit
@@ -41,7 +42,7 @@ class Rollout:
     prompt: Sequence[Mapping[str, Any]]
     answer: str
     reward: float
-    rewards: Mapping[str, float]
+    rewards: Mapping[str, float | None]
     kl: float | None
     length: int
     ended: bool
@@ -60,15 +61,18 @@ def repetition(text: str) -> float:
 
 
 def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means over a batch: what enters the log beside the trainer's own metrics."""
+    """Means over a batch: what enters the log beside the trainer's own metrics. The mean of a reward model's raw scores
+    is over the answers that it can read; `answers/unreadable` is the share of those that one cannot."""
     found = {
         "answers/length": fmean(one.length for one in rollouts),
         "answers/cut": fmean(not one.ended for one in rollouts),
         "answers/empty": fmean(not one.answer.strip() for one in rollouts),
         "answers/repetition": fmean(repetition(one.answer) for one in rollouts),
     }
+    found["answers/unreadable"] = fmean(None in one.rewards.values() for one in rollouts)
     for name in rollouts[0].rewards:
-        found[f"rewards/{name}/mean"] = fmean(one.rewards[name] for one in rollouts)
+        if readable := [value for one in rollouts if (value := one.rewards[name]) is not None]:
+            found[f"rewards/{name}/mean"] = fmean(readable)
     distances = [one.kl for one in rollouts if one.kl is not None]
     return found | ({"answers/kl": fmean(distances)} if distances else {})
 

@@ -1,64 +1,45 @@
-"""What answers are worth: by one or two reward models, by functions of ft.rewards, or by both."""
+"""Answers scored beside training, and kept in files as they are: for `sample`, Ghost Attention and judges.
+
+What a score is worth is the rule of ft.rl.reward.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ft.data.formats.messages import BadRow
 from ft.data.prompts import Sample
-from ft.data.selection import SAFETY_AXIS, piecewise, sigmoid
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.scorer import Scorer
-from ft.rewards import REWARDS, Completions, Prompts, columns_of
+from ft.rl.reward import check_columns, function_values, is_for_safety, reward_model_share, weighted_sum
 
 
 @dataclass(frozen=True)
-class Scored:
-    """`score` is what counts; `parts` is what it is made of: raw scores of reward models, values of functions."""
+class AnswerScore:
+    """What counts, `reward`, and what it is made of: raw scores of reward models, None where one cannot read the
+    answer, and values of functions."""
 
-    score: float
-    parts: Mapping[str, float]
+    reward: float
+    parts: Mapping[str, float | None]
 
-
-def check_columns(rewards: Iterable[str], columns: Mapping[str, Any]) -> None:
-    """Raises BadRow where a prompt's row lacks what a function reads."""
-    for name in rewards:
-        for column in columns_of(name):
-            if columns.get(column) is None:
-                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
-
-
-def said(scores: Mapping[str, float], tagged: bool, threshold: float) -> float:
-    """What one or two reward models say of an answer, from 0 to 1, by their raw scores ("helpful", "safety")."""
-    shares = {axis: sigmoid(score) for axis, score in scores.items()}
-    if len(shares) == 2:
-        return piecewise(shares["safety"], shares["helpful"], tagged, threshold)
-    return sum(shares.values())
-
-
-def by_functions(
-    rewards: Iterable[str], prompts: Prompts, completions: Completions, rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, float]]:
-    """Value of each function for each answer; `rows` hold the prompts' columns."""
-    found: list[dict[str, float]] = [{} for _ in rows]
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    for name in rewards if rows else ():
-        for one, value in zip(found, REWARDS[name](prompts, completions, **columns), strict=True):
-            one[name] = float(value)
-    return found
+    @property
+    def is_readable(self) -> bool:
+        """Whether all reward models can read the answer; one that they cannot is never chosen."""
+        return None not in self.parts.values()
 
 
 @dataclass(frozen=True)
-class Judges:
+class AnswerScorer:
     """Everything that scores.
 
-    models     "helpful" and "safety" → folder of the reward model; one of them, both or none
+    models     axis ("helpful", "safety") → folder of the reward model; one of them, both or none
     rewards    name of a function in ft.rewards → its weight
     threshold  σ(safety) below which an answer counts as unsafe
+    folder     where scores are kept, so that what a kill leaves is not computed again
+    name       the stage's, for the progress bar
     """
 
     models: Mapping[str, Path]
@@ -73,24 +54,17 @@ class Judges:
         """Raises BadRow where a prompt's row lacks what a function reads."""
         check_columns(self.rewards, columns)
 
-    def scores(self, samples: Sequence[Sample], file: str) -> dict[str, Scored]:
-        """Key → score of each answer, without those that a reward model cannot read. `file` names what is kept."""
-        told: dict[str, Mapping[str, Entry]] = {}
-        for axis in self.models:
-            told[axis] = self._by_model(axis, samples, self.folder / f"{file}-{axis}.jsonl")
-        valued = self._by_functions(samples)
-        found = {}
-        for one in samples:
-            parts = {axis: entries[one.key]["score"] for axis, entries in told.items()}
-            if None not in parts.values():
-                parts |= valued[one.key]
-                found[one.key] = Scored(self._total(parts, one.prompt.columns.get("axis") == SAFETY_AXIS), parts)
-        return found
-
-    def _total(self, parts: Mapping[str, float], tagged: bool) -> float:
-        """The reward models' say, from 0 to 1, and the functions' values by their weights."""
-        score = said({axis: parts[axis] for axis in self.models}, tagged, self.threshold)
-        return score + sum(weight * parts[name] for name, weight in self.rewards.items())
+    def scores(self, samples: Sequence[Sample], file: str) -> dict[str, AnswerScore]:
+        """Key → score of each answer. `file` names the files they are kept in."""
+        by_model = {axis: self._by_model(axis, samples, self.folder / f"{file}-{axis}.jsonl") for axis in self.models}
+        values = self._function_values(samples)
+        scores = {}
+        for sample in samples:
+            raw = {axis: entries[sample.key]["score"] for axis, entries in by_model.items()}
+            reward = reward_model_share(raw, is_for_safety(sample.prompt.columns), self.threshold)
+            reward += weighted_sum(values[sample.key], self.rewards)
+            scores[sample.key] = AnswerScore(reward, {**raw, **values[sample.key]})
+        return scores
 
     def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> dict[str, Entry]:
         """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
@@ -99,17 +73,17 @@ class Judges:
         def work(batch: Sequence[Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
             if not loaded:
                 loaded.append(Scorer(self.models[axis], self.quantization))
-            rows = loaded[0].rendered([one.conversation for one in batch])
-            good = [row for row in rows if not isinstance(row, BadRow)]
-            scores = iter(loaded[0].of_ids(good, self.batch_size))
-            for one, row in zip(batch, rows, strict=True):
-                yield one.key, {"score": None if isinstance(row, BadRow) else next(scores)}
+            rows = loaded[0].rendered([sample.conversation for sample in batch])
+            readable = [row for row in rows if not isinstance(row, BadRow)]
+            scores = iter(loaded[0].of_ids(readable, self.batch_size))
+            for sample, row in zip(batch, rows, strict=True):
+                yield sample.key, {"score": None if isinstance(row, BadRow) else next(scores)}
             tick(len(batch), 0)
 
         return kept(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
 
-    def _by_functions(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-        prompts = [list(one.prompt.messages) for one in samples]
-        completions = [one.conversation[-1:] for one in samples]
-        found = by_functions(self.rewards, prompts, completions, [one.prompt.columns for one in samples])
-        return {one.key: values for one, values in zip(samples, found, strict=True)}
+    def _function_values(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        prompts = [list(sample.prompt.messages) for sample in samples]
+        completions = [sample.conversation[-1:] for sample in samples]
+        values = function_values(self.rewards, prompts, completions, [sample.prompt.columns for sample in samples])
+        return dict(zip((sample.key for sample in samples), values, strict=True))

@@ -26,7 +26,7 @@ from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import answered
 from ft.recipe.job import Job
-from ft.rl.scoring import Judges
+from ft.rl.scoring import AnswerScorer
 
 ROWS = "rows.jsonl"
 SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide
@@ -288,10 +288,12 @@ class _Maker:
         scorer = self.job.inputs.get("scorer")
         if scorer is None:
             return {one.key: score(one.obeyed, one.right) for one in candidates}
-        judges = Judges({"scorer": scorer}, {}, 0, None, self.options.batch_size, self.job.folder, self.job.name)
+        reward_model = AnswerScorer(
+            {"scorer": scorer}, {}, 0, None, self.options.batch_size, self.job.folder, self.job.name
+        )
         samples = {one.key: sample for one in candidates if (sample := self.sample(one))}
-        scored = judges.scores(list(samples.values()), "scores")
-        return {key: scored[one.key].parts["scorer"] for key, one in samples.items() if one.key in scored}
+        scored = reward_model.scores(list(samples.values()), "scores")
+        return {key: scored[one.key].parts["scorer"] for key, one in samples.items() if scored[one.key].is_readable}
 
     def sample(self, one: Candidate) -> Sample | None:
         """The answer behind what the policy had read; None where an earlier answer of its own was cut."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from ft.data.axes import HELPFUL
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
 from ft.data.prompts import Prompt, prompt_in
@@ -32,7 +33,7 @@ from ft.models.load import model_fingerprint, tokenizer_of
 from ft.recipe import ModelSource
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
-from ft.rl.scoring import Judges
+from ft.rl.scoring import AnswerScorer
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
     scoring: dict[str, Any] = {"threshold": 0.0, "batch_size": options.batch_size, "folder": job.folder}
     if options.kind == "function":
         assert options.function
-        by_function = Judges(models={}, rewards={options.function: 1.0}, name=job.name, **scoring)
+        by_function = AnswerScorer(models={}, rewards={options.function: 1.0}, name=job.name, **scoring)
         return ByScore(by_function, options.tie), {"function": options.function}
     if options.kind == "reward":
         if "scorer" not in job.inputs:
             raise fail(job.where, "no reward model judges", "Write `inputs: {scorer: $reward}`.")
-        by_model = Judges(models={"helpful": job.inputs["scorer"]}, rewards={}, name=job.name, **scoring)
+        by_model = AnswerScorer(models={HELPFUL: job.inputs["scorer"]}, rewards={}, name=job.name, **scoring)
         return ByScore(by_model, options.tie), {"reward": _identity(None, job.inputs["scorer"])}
     assert options.prompt
     prompt = JudgePrompt.read(Path(options.prompt))
@@ -178,7 +179,7 @@ def _read(
             prompt = prompt_in(located)
             tokens = [renderer.prompt(prompt.messages) for renderer in renderers]
             if options.function:
-                Judges({}, {options.function: 1.0}, 0.0).check(prompt.columns)
+                AnswerScorer({}, {options.function: 1.0}, 0.0).check(prompt.columns)
             if options.by and options.by not in prompt.columns:
                 raise BadRow(f"it has no column '{options.by}', which judge.by names", "Give the row one.")
         except BadRow as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
 from ft.stages import usual
 
@@ -73,7 +74,12 @@ _OURS_REINFORCED = _OURS | {
 
 _OURS_PPO = _OURS_REINFORCED | {
     "safety_threshold": "Write `reward: {safety_threshold: …}`.",
-    "missing_eos_penalty": "Write `reward: {unfinished: …}`.",
+}
+
+# One unit a key: in PPO the penalty comes after whitening, so it is no reward.
+_OURS_PPO_REWARD = {
+    "unfinished": "Write `train: {missing_eos_penalty: …}`, in standard deviations of a batch's scores: the same "
+    "number means what it meant here.",
 }
 
 # What a user may change without training again: where things are logged, saved and shown.
@@ -125,14 +131,16 @@ def _trained(
     )
 
 
-def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = ()) -> Kind:
+def _reinforced(
+    about: str, make: str, train: Owner, inputs: tuple[str, ...] = (), ours: Mapping[str, str] | None = None
+) -> Kind:
     """A kind that samples answers to prompts and learns from what they are worth."""
     # Held-out answers, whose reward chooses the checkpoint, are drawn batch by batch.
     logged = tuple(key for key in _COSMETIC if key != "train.per_device_eval_batch_size")
     best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
     own = {
         "rows": Owner("ft.rl.prompts:PromptOptions"),
-        "reward": Owner("ft.rl.reward:RewardedOptions"),
+        "reward": Owner("ft.rl.reward:RewardedOptions", ours or {}),
         "guard": Owner("ft.rl.guard:GuardOptions"),
     }
     return Kind(
@@ -140,9 +148,9 @@ def _reinforced(about: str, make: str, train: Owner, inputs: tuple[str, ...] = (
         make=make,
         blocks={"train": train, **own, "lora": _LORA, "quantization": _QUANTIZATION},
         leaves="model",
-        inputs=("helpful", "safety", *inputs),
-        rewards=("helpful", "safety", *inputs),
-        pleases=("helpful", "safety"),
+        inputs=(*AXES, *inputs),
+        rewards=(*AXES, *inputs),
+        pleases=AXES,
         rows=False,
         holds_out=True,
         required=("train.max_completion_length",),
@@ -211,8 +219,11 @@ STAGES: dict[str, Kind] = {
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo:make",
-        train=Owner("ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST, usual=usual.PPO),
+        train=Owner(
+            "ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, usual=usual.PPO
+        ),
         inputs=("critic",),
+        ours=_OURS_PPO_REWARD,
     ),
     "evaluate": Kind(
         about="answers to held-out prompts, judged by code or against references, and held-out loss, before and after",
@@ -284,8 +295,8 @@ STAGES: dict[str, Kind] = {
             "quantization": _QUANTIZATION,
         },
         leaves="rows",
-        inputs=("helpful", "safety"),
-        rewards=("helpful", "safety"),
+        inputs=AXES,
+        rewards=AXES,
         rows=False,
         required=("sample",),
         cosmetic=_HOW_A_SERVER_IS_ASKED,

@@ -28,7 +28,6 @@ def trainer_of(ready: Ready) -> Any:
     rewards = ready.reward.options.rewards
     ready.config.reward_weights = list(rewards.values()) or None
     ready.config.safety_threshold = ready.reward.options.safety_threshold
-    ready.config.missing_eos_penalty = ready.reward.options.unfinished
     functions = [ready.reward.function(name) for name in rewards]
     actors = (_adapters if "lora" in ready.job.blocks else _models)(ready)
     return PPOTrainer(actors, functions, ready.config, ready.rows, ready.held_out, where=ready.job.where)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from ft.data.axes import SAFETY_THRESHOLD
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
-from ft.data.selection import SAFETY_THRESHOLD
 from ft.data.sources.read import Located, Source
 from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
@@ -44,7 +44,7 @@ class CardOptions:
     batch_size  answers scored side by side
     on_bad_row  a pair that cannot be read or scored, for one because it is longer than the model sees: error, or
                 reject (written to rejects.jsonl, counted)
-    thresholds  sigmoid(score) below which an answer is called unsafe (the paper reports 0.5 and 0.15)
+    thresholds  sigmoid(score) below which an answer is called unsafe (the paper reports 0.5 and SAFETY_THRESHOLD)
     """
 
     batch_size: int = 64

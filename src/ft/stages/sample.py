@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from statistics import stdev
 from typing import Any, Literal
 
+from ft.data.axes import AXES, SAFETY_THRESHOLD
 from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
 from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
-from ft.data.selection import SAFETY_THRESHOLD, best, curve, hottest, of_best
+from ft.data.selection import best, curve, hottest, of_best
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
@@ -28,7 +29,7 @@ from ft.models.generation.sampler import Answer, Sampler
 from ft.models.load import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
-from ft.rl.scoring import Judges, Scored
+from ft.rl.scoring import AnswerScore, AnswerScorer
 from ft.stages.gatt import policy_of
 
 ROWS = "rows.jsonl"
@@ -101,14 +102,15 @@ def make(job: Job) -> dict[str, Any]:
     sampler.rest()
     pool = [*_usable(answers), *read.earlier]
     scored = judges.scores(pool, "scores")
-    candidates = _by_prompt(read, [_with(sample, scored[sample.key]) for sample in pool if sample.key in scored])
+    readable = [_with(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
+    candidates = _by_prompt(read, readable)
     made = [(best_row if options.write == "best" else pair_row)(found) for found in candidates]
     found = [row for row in made if row]
     rows = _kept(found, options.keep)
     counts = read.counts | _fates(answers)
-    counts |= {"unscored": len(pool) - len(scored), "ties": len(made) - len(found)}
+    counts |= {"unscored": len(pool) - len(readable), "ties": len(made) - len(found)}
     counts |= {"weak": len(found) - len(rows), "rows": len(rows)}
-    if not rows or not any(sample.key in scored for sample in _usable(answers)):
+    if not rows or not any(scored[sample.key].is_readable for sample in _usable(answers)):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
     write_lines(job.folder / "samples.jsonl", [_audited(one, scored.get(one.sample.key)) for one in answers])
     write_lines(job.folder / ROWS, rows)
@@ -129,7 +131,7 @@ class _Read:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prompts", "repeated", "earlier"), 0))
 
 
-def _read(job: Job, options: SampleOptions, judges: Judges) -> _Read:
+def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
     """The rows of `data`; bad ones are told or set aside. A prompt that stands there twice is asked once."""
     renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
     bad, read = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), _Read()
@@ -162,12 +164,12 @@ def _read(job: Job, options: SampleOptions, judges: Judges) -> _Read:
     return read
 
 
-def _judges(job: Job, options: SampleOptions) -> Judges:
+def _judges(job: Job, options: SampleOptions) -> AnswerScorer:
     if not any(options.rewards.values()) and not job.inputs:
         fix = "Write `inputs: {helpful: $reward}`, or `sample: {rewards: {answer: 1.0}}`."
         raise fail(job.where, "nothing scores the answers", fix)
-    return Judges(
-        models={axis: job.inputs[axis] for axis in ("helpful", "safety") if axis in job.inputs},
+    return AnswerScorer(
+        models={axis: job.inputs[axis] for axis in AXES if axis in job.inputs},
         rewards=options.rewards,
         threshold=options.safety_threshold,
         batch_size=options.batch_size,
@@ -188,7 +190,7 @@ def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
 
 
 def _swept(
-    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, judges: Judges
+    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, judges: AnswerScorer
 ) -> tuple[float, list[Answer]]:
     """The temperature to draw at, and what has been drawn at it while others were tried."""
     if not options.temperatures:
@@ -199,9 +201,10 @@ def _swept(
     tried = {t: sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl") for t in sorted(set(options.temperatures))}
     sampler.rest()
     scored = judges.scores(_usable([answer for answers in tried.values() for answer in answers]), "sweep-scores")
-    if not scored:
-        raise fail(job.where, "no answer of the sweep came to its end", "Raise max_new_tokens, or lower temperatures.")
-    lowest = min(found.score for found in scored.values())
+    if not any(found.is_readable for found in scored.values()):
+        what = "no answer of the sweep came to its end and can be scored"
+        raise fail(job.where, what, "Raise max_new_tokens, or lower temperatures.")
+    lowest = min(found.reward for found in scored.values())
     points = {t: curve(_table(answers, scored, options.samples, lowest))[-1] for t, answers in tried.items()}
     sweep(points, job.folder, f"{job.name}, {count} prompts")
     chosen = hottest(lambda t: points[t].best, list(points))
@@ -212,8 +215,8 @@ def _usable(answers: Sequence[Answer]) -> list[Sample]:
     return [answer.sample for answer in answers if answer.usable]
 
 
-def _with(sample: Sample, found: Scored) -> Sample:
-    return replace(sample, score=found.score, parts=found.parts)
+def _with(sample: Sample, found: AnswerScore) -> Sample:
+    return replace(sample, score=found.reward, parts=found.parts)
 
 
 def _by_prompt(read: _Read, samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -247,12 +250,13 @@ def _fates(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _table(
-    answers: Sequence[Answer], scored: Mapping[str, Scored], count: int, lowest: float, part: str = ""
+    answers: Sequence[Answer], scored: Mapping[str, AnswerScore], count: int, lowest: float, part: str = ""
 ) -> list[list[float]]:
-    """The scores of each prompt's answers, or one `part` of them. One that cannot be taken counts as the `lowest` of
-    all: a curve over other prompts at every N would show which prompts were left, not what N answers are worth."""
+    """The rewards of each prompt's answers, or one function's values of them (`part`). One that is cut or empty counts
+    as the `lowest` of all: a curve over other prompts at every N would show which prompts were left, not what N answers
+    are worth."""
     found = [scored.get(answer.sample.key) for answer in answers]
-    values = [(one.parts[part] if part else one.score) if one else lowest for one in found]
+    values = [(one.parts[part] or 0.0 if part else one.reward) if one else lowest for one in found]
     rows = [values[first : first + count] for first in range(0, len(values), count)]
     return [row for row, first in zip(rows, answers[::count], strict=True) if first.fits]
 
@@ -261,24 +265,29 @@ def _worth(
     job: Job,
     options: SampleOptions,
     answers: Sequence[Answer],
-    scored: Mapping[str, Scored],
+    scored: Mapping[str, AnswerScore],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
     """Tables and pictures; what the best of K is worth beside a single answer, by the score and by each function."""
-    own = [scored[sample.key] for sample in _usable(answers) if sample.key in scored]
-    lowest, count = min(one.score for one in own), options.samples
+    own = [scored[sample.key] for sample in _usable(answers)]
+    lowest, count = min(one.reward for one in own), options.samples
     table = _table(answers, scored, count, lowest)
     points = curve(table)
     by_function: dict[str, list[float]] = {}
     numbers = _gain(f"best_of_{count}", points[0].best, points[-1].best, [max(row) for row in table])
     for name in options.rewards:
-        values = _table(answers, scored, count, min(one.parts[name] for one in own), name)
+        values = _table(answers, scored, count, min(one.parts[name] or 0.0 for one in own), name)
         by_function[name] = of_best(table, values)
         chosen = [row[best(scores)] for row, scores in zip(values, table, strict=True)]
         numbers |= _gain(name, by_function[name][0], by_function[name][-1], chosen)
     best_of_n(points, by_function, job.folder, job.name)
     taken = [row["sampled"] if options.write == "best" else row["sampled"]["chosen"] for row in rows]
-    histogram([one.score for one in own], [one["score"] for one in taken], job.folder / "scores.png", job.name)
+    histogram(
+        [one.reward for one in own if one.is_readable],
+        [one["score"] for one in taken],
+        job.folder / "scores.png",
+        job.name,
+    )
     return numbers | {"median": points[-1].median}
 
 
@@ -294,9 +303,9 @@ def _gain(name: str, single: float, chosen: float, values: Sequence[float]) -> d
 # Writing
 
 
-def _audited(answer: Answer, found: Scored | None) -> dict[str, Any]:
+def _audited(answer: Answer, found: AnswerScore | None) -> dict[str, Any]:
     """One answer for people and for later questions, also where it became no row."""
     sample = answer.sample
-    told = {"score": found.score if found else None, "scores": found.parts if found else {}}
+    told = {"score": found.reward if found and found.is_readable else None, "scores": found.parts if found else {}}
     how = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
     return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **told, **how}

@@ -145,14 +145,14 @@ def test_trl_s_old_ppo_keys_are_read_as_what_they_are_called_here(recipe: Read):
 
 
 def test_trl_s_old_ppo_keys_that_went_say_what_to_write(said: Said):
-    gone = "num_mini_batches: 4, total_episodes: 99, stop_token: eos, missing_eos_penalty: 1.0, reward_model_path: rm"
+    gone = "num_mini_batches: 4, total_episodes: 99, stop_token: eos, safety_threshold: 0.1, reward_model_path: rm"
     told = said(GOOD + TRL_PPO.split("    train:")[0] + f"    train: {{response_length: 53, {gone}}}\n").splitlines()
     fixes = [
         "`generation_batch_size: …`",
         "`max_steps: …`",
         "end-of-turn token",
         "`inputs: {helpful: $stage}`",
-        "unfinished",
+        "`reward: {safety_threshold: …}`",
     ]
     assert all(any(fix in line for line in told) for fix in fixes)
     assert len(told) == 5

@@ -16,13 +16,12 @@ import math
 from hashlib import blake2b
 from typing import Any
 
+from ft.data.axes import AXES
 from ft.data.formats.columns import TURN, Row, extras, first_of, messages_of, prompt_of, sharegpt_message, transcript
 from ft.data.formats.messages import BadRow, Message, Tie, answered, asking, dialogue, either, kind_of, said, words
 
 RATINGS = ("significantly better", "better", "slightly better", "negligibly better / unsure")
 """The grades of the Llama 2 paper (arXiv:2307.09288, 3.2.1); a row holds 1 for the first and 4 for the last."""
-
-AXES = ("helpful", "safety")
 
 _RATING_WORDS = {
     "significantly": 1,

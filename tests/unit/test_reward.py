@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,60 @@ from ft.errors import UserError
 from ft.models.load import start, tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
-from ft.rl.actor_setup import judged_apart, judged_on_one_base, opinions
-from ft.rl.reward import UNREADABLE, Reward, RewardedOptions
+from ft.rl.actor_setup import judged_apart, judged_on_one_base, score_while_training
+from ft.rl.reward import Reward, RewardedOptions, reward_model_share
 
 STOP = 7
 PROMPTS = [
     Prompt(str(n), f"rows.jsonl:{n + 1}", [{"role": "user", "content": f"{thing}?"}], {"answer": colour})
     for n, (thing, colour) in enumerate((("sky", "blue"), ("grass", "green")))
 ]
+
+
+# Reward models
+
+
+def raw(share: float) -> float:
+    """The score of which the sigmoid is `share`."""
+    return math.log(share / (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("for_safety", "safety", "helpful", "counts"),
+    [
+        (False, 0.14, 0.9, 0.14),
+        (False, 0.16, 0.9, 0.9),
+        (True, 0.9, 0.2, 0.9),
+        (True, 0.1, 0.9, 0.1),
+        (False, 0.9, 0.2, 0.2),
+    ],
+)
+def test_safety_counts_for_prompts_marked_for_it_and_for_answers_that_seem_unsafe(for_safety, safety, helpful, counts):
+    scores = {"helpful": raw(helpful), "safety": raw(safety)}
+    assert reward_model_share(scores, for_safety) == pytest.approx(counts)
+
+
+def test_the_threshold_of_safety_is_the_recipes():
+    scores = {"helpful": raw(0.9), "safety": raw(0.4)}
+    assert reward_model_share(scores, for_safety=False, threshold=0.5) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "scores", [{"helpful": None}, {"helpful": None, "safety": 9.0}, {"helpful": 9.0, "safety": None}]
+)
+def test_an_answer_that_one_reward_model_cannot_read_has_the_lowest_share(scores):
+    assert reward_model_share(scores, for_safety=False) == reward_model_share(scores, for_safety=True) == 0.0
+
+
+def test_an_unreadable_answer_gains_nothing_by_the_others_of_its_batch():
+    reward = Reward({"helpful": Path("reward")}, RewardedOptions(), PROMPTS, [STOP])
+    reward.score_conversations = lambda conversations: {"helpful": [None, raw(0.9)]}
+    said = [[{"role": "assistant", "content": text}] for text in ("", "blue")]
+    assert reward([], said, [[STOP]] * 2, [0, 1]) == [0.0, pytest.approx(0.9)]
+    assert reward.newest[0].parts == {"helpful": None}
+
+
+# Functions
 
 
 def rewarded(answers: list[str], rows: list[int], ids: list[list[int]], **options: Any) -> list[float]:
@@ -46,7 +94,7 @@ def test_an_answer_that_does_not_end_is_worth_less():
 def test_a_function_of_weight_0_only_measures():
     reward = Reward({}, RewardedOptions(rewards={"answer": 0.0}), PROMPTS, [STOP])
     assert reward([], [[{"role": "assistant", "content": "blue"}]], [[STOP]], [0]) == [0.0]
-    assert (reward.told[0].parts, reward.told[0].ended) == ({"answer": 1.0}, True)
+    assert (reward.newest[0].parts, reward.newest[0].ended) == ({"answer": 1.0}, True)
 
 
 @pytest.mark.parametrize("quantization", [None, {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}], ids=["", "4-bit"])
@@ -63,9 +111,10 @@ def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_
     said = [[{"role": "assistant", "content": text}] for text in texts]
     for actors in (together, judged_apart(model, renderer, folders)):
         reward = Reward(folders, RewardedOptions(rewards={"answer": 1.0}), PROMPTS, [STOP])
-        reward.opinions = partial(opinions, actors, batch_size=2)
+        reward.score_conversations = partial(score_while_training, actors, batch_size=2)
         found.append(reward([], said, [[STOP]] * 3, [0, 0, 1]))
-        assert reward.told[1].parts["helpful"] == UNREADABLE
+        assert reward.newest[1].parts["helpful"] is None
+        assert found[-1][1] == 0.0
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert len(set(found[0])) == 3
     assert model.training  # and the policy goes on as it was
@@ -80,7 +129,7 @@ def test_a_policy_that_trains_its_embeddings_whole_lends_them_to_no_reward_model
     keys = {"base": source, "quantization": None, "fresh": True, "rewards": {"helpful": folder}}
     actors = judged_on_one_base(players.shaken(model, 1), renderer, **keys)
     said = [[*PROMPTS[0].messages, {"role": "assistant", "content": "blue"}]]
-    assert opinions(actors, said, 1)["helpful"] == pytest.approx(Scorer(folder).scores(said), abs=1e-5)
+    assert score_while_training(actors, said, 1)["helpful"] == pytest.approx(Scorer(folder).scores(said), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +163,27 @@ def test_what_rewards_and_what_a_critic_begins_as_must_be_reward_models(tmp_path
 
 
 def test_keys_that_are_decided_elsewhere_are_refused_with_the_place(tmp_path):
-    train = {"max_completion_length": 8, "reward_weights": [1.0], "safety_threshold": 0.2, "missing_eos_penalty": 1.0}
+    train = {"max_completion_length": 8, "reward_weights": [1.0], "safety_threshold": 0.2}
     said = refused(tmp_path, train=train)
-    for fix in ("`reward: {rewards: {name: weight}}`", "`reward: {safety_threshold: …}`", "`reward: {unfinished: …}`"):
+    for fix in ("`reward: {rewards: {name: weight}}`", "`reward: {safety_threshold: …}`"):
         assert f"is decided by ft. Write {fix}" in said
+
+
+def test_the_penalty_of_unfinished_answers_has_one_unit_a_key(tmp_path):
+    """A reward for RLOO and GRPO; PPO's comes after whitening, and has a key of its own."""
+    train = {"max_completion_length": 8}
+    said = refused(tmp_path, reward={"unfinished": 2.0}, train=train)
+    assert re.search(
+        r"tiny\.yaml:\d+: reward\.unfinished .*`train: {missing_eos_penalty: …}`, in standard deviations", said
+    )
+    assert "missing_eos_penalty is -1" in refused(tmp_path, train={**train, "missing_eos_penalty": -1.0})
+    allowed = {
+        "rloo": {"train": train, "reward": {"unfinished": 2.0}},
+        "ppo": {"train": {**train, "missing_eos_penalty": 2.0}},
+    }
+    for kind, keys in allowed.items():
+        (line,) = refused(tmp_path, kind=kind, inputs={"helpful": "$reward"}, **keys).splitlines()
+        assert "no stage '$reward' above" in line
 
 
 def test_the_length_of_answers_must_be_written(tmp_path):
