@@ -12,6 +12,7 @@ from ft.errors import fail
 from ft.files import read_json
 from ft.hub import local_path
 from ft.models.load import is_adapter, is_reward, parts
+from ft.recipe.precision import dtype_of_stage
 from ft.results.ledger import Entry, entries
 from ft.stages import STAGES
 
@@ -79,8 +80,7 @@ class Result:
         given = parts(self.folder)[0].dtype
         if given or str(self.done["device"]).startswith("CPU"):
             return given or "float32"
-        train = self.blocks.get("train", {})
-        return "float16" if train.get("fp16") else "bfloat16" if train.get("bf16", True) else "float32"
+        return dtype_of_stage(STAGES[self.kind], self.blocks)
 
     @property
     def dtype(self) -> str:

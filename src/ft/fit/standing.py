@@ -49,10 +49,8 @@ class Setting:
 
     @property
     def compute(self) -> str:
-        """The dtype of matrix products: bfloat16 is TRL's default, and every GPU stage's of ft that answers."""
-        if self.train.get("fp16"):
-            return "float16"
-        return "bfloat16" if self.train.get("bf16", True) else "float32"
+        """The dtype of matrix products."""
+        return self.stage.compute_dtype
 
 
 @dataclass(frozen=True)

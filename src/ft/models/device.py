@@ -8,6 +8,7 @@ from typing import Any
 
 from ft.errors import fail
 from ft.imports import uncollected
+from ft.recipe.precision import dtype_of_arguments
 
 
 def has_gpu() -> bool:
@@ -57,8 +58,8 @@ def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def compute_dtype(config: Any) -> str:
-    """The dtype a Trainer's arguments compute in: what a frozen base is held in."""
-    return "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
+    """The dtype that arguments which are built compute in: what a frozen base is held in."""
+    return dtype_of_arguments({"bf16": bool(config.bf16), "fp16": config.fp16})
 
 
 def describe() -> str:

@@ -65,6 +65,10 @@ class Owner:
     def schema(self) -> Schema:
         return (shipped(self.path) if self.usual else None) or schema_of(self.load())
 
+    def default(self, key: str) -> Any:
+        """The class's own default of a key, None where it has none: asked of the class, never written in ft."""
+        return self.schema().defaults.get(key)
+
     def has(self, key: str) -> bool:
         return key in self.schema().keys and key not in self.ours
 

@@ -19,7 +19,7 @@ from ft.recipe.check import Owner, Verdicts, check, choose, current_names, neare
 from ft.recipe.gates import ungated
 from ft.recipe.kind import LEFT, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
-from ft.recipe.precision import left_to_the_library
+from ft.recipe.precision import Dtype, dtype_of_stage, dtype_to_advise
 from ft.recipe.shares import shares_fit
 from ft.recipe.yaml import Block, Items, in_file_order
 
@@ -64,6 +64,11 @@ class Stage:
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     require: Mapping[str, float] = field(default_factory=dict)
     global_batch: int | None = None  # rows per optimizer step over all processes; None: the train block says them
+
+    @property
+    def compute_dtype(self) -> Dtype:
+        """What it computes in on a GPU."""
+        return dtype_of_stage(self.kind, self.blocks)
 
     @property
     def parents(self) -> list[str]:
@@ -237,7 +242,7 @@ class _Reader:
             return []
         self.keys(block, kind)
         blocks = self.blocks(block, kind)
-        if dtype := left_to_the_library(blocks):
+        if dtype := dtype_to_advise(kind, blocks):
             what = "quantization names no bnb_4bit_compute_dtype, and the library takes float32: slower, and larger"
             self.notices.append(f"{block.where('quantization')}: {what}. Write `bnb_4bit_compute_dtype: {dtype}`.")
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]

@@ -220,7 +220,7 @@ def weights(stage: Stage) -> str:
 def _stored_alike(stage: Stage, launch: Launch) -> bool:
     """4-bit weights are stored in the dtype the frozen rest has: what FSDP cuts must be of one dtype."""
     storage = stage.blocks["quantization"].get("bnb_4bit_quant_storage", "uint8")
-    return str(storage).removeprefix("torch.") == computes_in(stage)
+    return str(storage).removeprefix("torch.") == stage.compute_dtype
 
 
 def _read_whole(stage: Stage, launch: Launch) -> bool:
@@ -230,14 +230,6 @@ def _read_whole(stage: Stage, launch: Launch) -> bool:
 def _offloads_nothing(stage: Stage, launch: Launch) -> bool:
     offloads = launch.on("fsdp_offload_params") or launch.options.get("offload_optimizer_device") == "cpu"
     return not offloads
-
-
-def computes_in(stage: Stage) -> str:
-    """The dtype a stage computes in on a GPU; TRL's configurations take bfloat16 when nothing is written."""
-    train = stage.blocks.get("train", {})
-    if train.get("fp16"):
-        return "float16"
-    return "float32" if train.get("bf16") is False else "bfloat16"
 
 
 _SLICED = "ft compares the policy with its reference before the model is cut"
@@ -341,7 +333,7 @@ def objections(stages: Sequence[Stage], launch: Launch) -> Problems:
                 place = launch.where("distributed_type")
                 what = f"'{stage.name}' ({row.what}) cannot run under {launch.way} ({place}): {refused.why}"
                 where = launch.where(refused.key) if refused.key else stage.where
-                problems.add(where, what, refused.fix.format(dtype=computes_in(stage)))
+                problems.add(where, what, refused.fix.format(dtype=stage.compute_dtype))
         _same_precision(stage, launch, problems)
         _batch_divides(stage, launch, problems)
     return problems
@@ -364,11 +356,11 @@ def _folder_is_left(launch: Launch, problems: Problems) -> None:
 
 def _same_precision(stage: Stage, launch: Launch, problems: Problems) -> None:
     """A config's mixed_precision wins where the recipe writes none, and no folder's name would say so."""
-    ours = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[computes_in(stage)]
+    ours = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[stage.compute_dtype]
     if launch.mixed_precision not in ("no", ours):
         what = f"mixed_precision is {launch.mixed_precision}, and '{stage.name}' ({stage.where}) computes in"
         fix = 'Write `mixed_precision: "no"`: the recipe decides.'
-        problems.add(launch.where("mixed_precision"), f"{what} {computes_in(stage)}", fix)
+        problems.add(launch.where("mixed_precision"), f"{what} {stage.compute_dtype}", fix)
 
 
 def _batch_divides(stage: Stage, launch: Launch, problems: Problems) -> None:
