@@ -274,7 +274,7 @@ def measured(side: str, given: list[str], caps: list[float | None], to: Path) ->
     return {"side": side, "cap": None, "tokens/s": None, "out_of_memory": True}
 
 
-def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def compare(options: argparse.Namespace, folder: Path) -> None:
     from ft.recipe import read
     from ft.results.store import plan
     from ft.run.run import prepare_rows
@@ -305,7 +305,12 @@ def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             if side == "ft":
                 found[-1] |= {"estimate": said}
             print(line(found[-1]), flush=True)
-    return found
+            write(options, found)  # each as it comes: a GPU is often lent for minutes
+
+
+def write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    if options.json:
+        options.json.write_text(json.dumps({"device": card(), "shape": options.shape, "results": results}, indent=1))
 
 
 def by_unsloth(recipe: dict[str, Any], kind: str) -> list[str]:
@@ -380,9 +385,7 @@ def main() -> None:
     if options.shape != "tiny" and not on_gpu():
         sys.exit("there is no GPU here; `--shape tiny` shows that everything works")
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(options, Path(folder))
-    if options.json:
-        options.json.write_text(json.dumps({"device": card(), "shape": options.shape, "results": found}, indent=1))
+        compare(options, Path(folder))
     return None
 
 
