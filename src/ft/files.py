@@ -12,8 +12,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from ft.errors import fail
 
 
 @contextmanager
@@ -45,7 +48,13 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
+    """Raises UserError where a number is NaN or infinite, which JSON has no words for and most readers refuse.
+
+    `allow_nan` is for what a recipe says (`max_grad_norm: .inf`) and only ft reads again.
+    """
+    if not allow_nan:
+        _refuse_nan(value, path)
     write_text(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
 
 
@@ -66,19 +75,42 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A file of JSON lines; `rows` are taken one after the other, so they may be more than memory holds."""
     with atomic(path) as beside, beside.open("w", encoding="utf-8") as out:
-        out.writelines(map(json_line, rows))
+        out.writelines(json_line(row, path) for row in rows)
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines behind those of the file. A kill may cut the last one, which `read_lines` leaves out."""
     with path.open("a", encoding="utf-8") as out:
-        out.writelines(map(json_line, rows))
+        out.writelines(json_line(row, path) for row in rows)
 
 
-def json_line(row: Mapping[str, Any]) -> str:
-    """One line with its newline. What JSON has no form for is a number of some library, as metrics of torch are, or is
-    written as text."""
+def json_line(row: Mapping[str, Any], path: Path) -> str:
+    """One line of the file `path`, newline and all. What JSON has no form for is a number of some library, as metrics of
+    torch are, or is written as text. Raises UserError where a number is NaN or infinite."""
+    _refuse_nan(row, path)
     return json.dumps(row, default=_plain, ensure_ascii=False) + "\n"
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value, or None where it is a number that JSON cannot write: a loss that diverged, a mean of nothing."""
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _refuse_nan(value: Any, path: Path) -> None:
+    """Raises UserError that names the first key whose number is NaN or infinite."""
+    for key, number in _floats(value, ""):
+        if not isfinite(number):
+            fix = "A run that diverged has such numbers; otherwise this is a fault of ft: an absent value is null."
+            raise fail(f"{path}: {key or 'the value'}", f"is {number}, which is not JSON", fix)
+
+
+def _floats(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Every float inside a value, with its keys joined by dots."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for name, held in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _floats(held, f"{key}.{name}" if key else str(name))
 
 
 def _plain(value: Any) -> float | str:

@@ -30,6 +30,15 @@ def test_every_logged_value_is_one_line(tmp_path, arguments):
     assert lines == ['{"step": 1, "loss": 0.5, "epoch": 1}', '{"step": 2, "loss": 1.0, "epoch": 1}']
 
 
+def test_a_logged_value_that_is_no_number_is_null(tmp_path, arguments):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    state = TrainerState(global_step=1, log_history=[{"loss": float("nan"), "step": 1}])
+    metrics.on_log(arguments, state, TrainerControl(), logs={"loss": float("nan"), "grad_norm": float("inf")})
+    assert metrics.path.read_text() == '{"step": 1, "loss": null, "grad_norm": null}\n'
+    metrics.on_train_begin(arguments, state, TrainerControl())
+    assert metrics.path.read_text() == '{"step": 1, "loss": null}\n'
+
+
 def test_a_new_run_empties_the_file(tmp_path, arguments):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.path.write_text('{"step": 1, "loss": 9}\n')

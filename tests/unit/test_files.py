@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ft.files import append_lines, atomic, read_lines, read_mapping, write_lines, write_text
+from ft.errors import UserError
+from ft.files import append_lines, atomic, read_lines, read_mapping, write_json, write_lines, write_text
 
 ROWS = [{"key": "a", "text": "one"}, {"key": "b", "text": "two"}]
 
@@ -80,3 +81,17 @@ def test_a_file_without_a_mapping_is_read_as_an_empty_one(tmp_path: Path, text: 
     (tmp_path / "done.json").write_text(text)
     assert read_mapping(tmp_path / "done.json") == {}
     assert read_mapping(tmp_path / "absent.json") == {}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_cannot_write_is_refused_with_file_and_key(tmp_path: Path, number: float):
+    rows = [{"rewards": [{"helpful": number}]}]
+    for write, key in (
+        (lambda file: write_json(file, {"numbers": {"kl": number}}), "numbers.kl"),
+        (lambda file: write_lines(file, rows), "rewards.0.helpful"),
+        (lambda file: append_lines(file, rows), "rewards.0.helpful"),
+    ):
+        with pytest.raises(UserError) as refused:
+            write(tmp_path / "done.json")
+        assert str(refused.value).startswith(f"{tmp_path / 'done.json'}: {key}: is {number}")
+    assert [file for file in tmp_path.iterdir() if file.stat().st_size] == []

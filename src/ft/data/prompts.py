@@ -14,7 +14,7 @@ from ft.data.formats.columns import KINDS, Row
 from ft.data.formats.messages import BadRow, Message, asking, words
 from ft.data.selection import best, pair
 from ft.data.sources.files import Located
-from ft.files import digest
+from ft.files import digest, finite_or_none
 
 SIDES = ("chosen", "rejected")
 ORIGIN = ("policy", "round", "k", "temperature", "top_p", "seed")
@@ -66,7 +66,7 @@ def prompt_in(located: Located) -> Prompt:
     if messages[-1]["role"] != "user":
         what = f"the prompt ends with a message of the {messages[-1]['role']}"
         raise BadRow(what, "What is answered is what a user says last: drop the row.")
-    columns = {name: value for name, value in row.items() if name not in KINDS}
+    columns = {name: finite_or_none(value) for name, value in row.items() if name not in KINDS}  # Parquet's absent: NaN
     return Prompt(digest(words(messages), 16), located.where, messages, columns)
 
 

@@ -108,7 +108,7 @@ class Verdicts:
         self.known[key] = values
         if self.file:
             with suppress(OSError):  # a folder that cannot be written to: checked again next time
-                write_json(self.file, self.known)
+                write_json(self.file, self.known, allow_nan=True)
 
 
 def check(

@@ -54,7 +54,7 @@ class Job:
 
     def write(self) -> Path:
         path = self.folder / "job.json"
-        write_json(path, asdict(self))
+        write_json(path, asdict(self), allow_nan=True)
         return path
 
     @staticmethod

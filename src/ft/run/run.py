@@ -227,7 +227,7 @@ def _job(there: Plan, planned: Planned, launch: Launch) -> Path:
     folder, work = planned.folder, there.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "key.json", planned.key)
+    write_json(folder / "key.json", planned.key, allow_nan=True)
     job = work.write()
     say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)

@@ -342,8 +342,8 @@ def _kl(
     del speaker  # two models need not stand in memory at once
     other = _speaker(replace(job, init=baseline)).logps(prompts, answers, options.batch_size)
     ratios = [a - b for a, b in zip(own, other, strict=True)]
-    error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
-    return {"kl": mean(ratios), "kl_error": error}
+    error = {"kl_error": stdev(ratios) / math.sqrt(len(ratios))} if len(ratios) > 1 else {}
+    return {"kl": mean(ratios), **error}
 
 
 def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:

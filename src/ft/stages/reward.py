@@ -18,7 +18,7 @@ from ft.encode.pairs import SAFETY
 from ft.encode.prepare import eval_rows, train_rows
 from ft.errors import fail
 from ft.figures.training import reward_curves
-from ft.files import write_json
+from ft.files import finite_or_none, write_json
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start, tokenizer_of
 from ft.recipe.job import Job
@@ -191,7 +191,7 @@ def check_reload(
 
     again = batch_scores(Scorer(folder).model, [ids for _, ids in rows])
     named = [
-        {"row": name, "score": score, "reloaded": found}
+        {"row": name, "score": finite_or_none(score), "reloaded": finite_or_none(found)}
         for (name, _), score, found in zip(rows, scores, again, strict=True)
     ]
     write_json(folder / "scores.json", named)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ft.files import append_lines, write_lines
+from ft.files import append_lines, finite_or_none, write_lines
 from ft.progress import moving
 
 LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
@@ -34,7 +34,7 @@ class MetricsFile(TrainerCallback):
             self.rewrite(state)
 
     def rewrite(self, state: TrainerState) -> None:
-        write_lines(self.path, ({"step": logs["step"], **logs} for logs in state.log_history))
+        write_lines(self.path, (_line(logs["step"], logs) for logs in state.log_history))
 
     def on_log(
         self,
@@ -45,7 +45,12 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            append_lines(self.path, [{"step": state.global_step, **logs}])
+            append_lines(self.path, [_line(state.global_step, logs)])
+
+
+def _line(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is logged at a step; null where a value is no number, as a loss that diverged is."""
+    return {"step": step, **{name: finite_or_none(value) for name, value in logs.items()}}
 
 
 class ChosenFalls(TrainerCallback):

@@ -75,7 +75,7 @@ def kept(
         for batch in todo:
             for key, entry in work(batch, bar.tick):
                 done[key] = entry
-                out.write(json_line({"key": key, **entry}))
+                out.write(json_line({"key": key, **entry}, file))
                 if batch_size is None:
                     out.flush()
             out.flush()
