@@ -85,8 +85,8 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def json_line(row: Mapping[str, Any], path: Path) -> str:
-    """One line of the file `path`, newline and all. What JSON has no form for is a number of some library, as metrics of
-    torch are, or is written as text. Raises UserError where a number is NaN or infinite."""
+    """One line of the file `path`, newline and all. What JSON has no form for is a number of some library, as torch's
+    are, or is written as text. Raises UserError where a number is NaN or infinite."""
     _refuse_nan(row, path)
     return json.dumps(row, default=_plain, ensure_ascii=False) + "\n"
 

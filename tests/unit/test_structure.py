@@ -122,6 +122,19 @@ def test_files_are_written_beside_and_renamed_in_one_place():
     assert found == ["files.py"]
 
 
+@pytest.mark.parametrize(
+    ("fact", "owner"),
+    [
+        (r"(?<!\d)-100\b(?!,)", "encode/loss_mask.py"),  # the label that no loss counts
+        (r"(?i)threshold.*\b0\.15\b", "data/axes.py"),  # the safety threshold
+        (r"\"helpful\"[^:}]", "data/axes.py"),  # an axis
+    ],
+)
+def test_a_fact_stands_in_one_place(fact: str, owner: str):
+    code = {file: re.sub(r'""".*?"""', "", file.read_text(encoding="utf-8"), flags=re.DOTALL) for file in FILES}
+    assert [str(file.relative_to(SOURCE)) for file, text in code.items() if re.search(fact, text)] == [owner]
+
+
 def test_planning_imports_no_library_that_takes_seconds():
     script = (
         "import ft.results.store, ft.run.run, ft.report.terminal, ft.cli, sys; "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft.data.formats import BadRow
 from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
-from ft.encode.loss_mask import TrainOn, token_range, wanted, without
+from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, wanted, without
 from ft.encode.segments import Layout, Spans
 from ft.encode.truncation import Counts, fewest, kept, turn_starts
 from ft.errors import fail
@@ -23,7 +23,6 @@ __all__ = ["ROLES", "BadRow", "Counts", "Rendered", "Renderer", "template"]
 
 ROLES = ("template", "system", "user", "assistant", "tool")
 CODES = {role: code for code, role in enumerate(ROLES)}
-NOT_TRAINED = -100
 
 OnTooLong = Literal["error", "drop", "drop_turns"]
 Row = dict[str, Any]
@@ -31,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row as the trainer gets it: `labels` are -100 where not trained, `roles[n]` is an index into ROLES."""
+    """A row as the trainer gets it: `labels` are IGNORE_INDEX where not trained, `roles[n]` is an index into ROLES."""
 
     input_ids: list[int]
     labels: list[int]
@@ -198,7 +197,7 @@ class Renderer:
     def _labelled(self, draft: _Draft, ids: list[int], offsets: list[tuple[int, int]]) -> Rendered | BadRow:
         layout = draft.layout
         starts = [start for start, _ in offsets]
-        labels, roles = [NOT_TRAINED] * len(ids), [0] * len(ids)
+        labels, roles = [IGNORE_INDEX] * len(ids), [0] * len(ids)
         try:
             self._check_bos(ids, layout.text)
             for span in layout.spans:
@@ -314,7 +313,7 @@ class Renderer:
         if n in layout.faults:
             return
         place = bisect_left(starts, layout.spans[n].end) - 1
-        if labels[place] == NOT_TRAINED or ids[place] not in self._chat().added:
+        if labels[place] == IGNORE_INDEX or ids[place] not in self._chat().added:
             raise BadRow(f"the end of message {n + 1} (assistant) is not trained", "This is a fault of the template.")
 
     def _stops(self) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ from typing import Literal
 from ft.data.formats import BadRow
 from ft.encode.chat_template import Message
 
+IGNORE_INDEX = -100  # a label that no loss counts, as PyTorch's cross entropy, transformers and TRL have it
+
 TrainOn = Literal["last", "assistant", "completion", "all"]
 
 

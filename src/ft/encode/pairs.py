@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ft.data.formats import BadRow
 from ft.encode.conversation import Rendered, Renderer
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.truncation import fewest, kept, turn_starts
 
 Row = dict[str, Any]
@@ -66,7 +67,7 @@ class RenderedPair:
 
     @cached_property
     def labels(self) -> list[int]:
-        return [*[-100] * len(self.prompt_ids), *self.chosen_ids, *self.rejected_ids]
+        return [*[IGNORE_INDEX] * len(self.prompt_ids), *self.chosen_ids, *self.rejected_ids]
 
     @property
     def roles(self) -> list[int]:
@@ -174,7 +175,7 @@ def _pair(row: Row, chosen: Rendered | BadRow | None, rejected: Rendered | BadRo
 
 def _answer(row: Rendered) -> tuple[int, int]:
     """First and one past the last trained token; a template's whitespace behind the end token is left out."""
-    trained = [place for place, label in enumerate(row.labels) if label != -100]
+    trained = [place for place, label in enumerate(row.labels) if label != IGNORE_INDEX]
     return trained[0], trained[-1] + 1
 
 

@@ -18,6 +18,7 @@ from ft.data.formats import BadRow
 from ft.data.mix import BadRows, Leakage, eval_side, mixed
 from ft.data.sources.read import Located, Source
 from ft.encode.conversation import ROLES, Rendered, Renderer
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
@@ -154,7 +155,7 @@ class _Side:
         self.tokens += len(row.input_ids)
         self.lengths[len(row.input_ids)] += 1
         self.by_role.update(row.roles)
-        trained = [role for role, label in zip(row.roles, row.labels, strict=True) if label != -100]
+        trained = [role for role, label in zip(row.roles, row.labels, strict=True) if label != IGNORE_INDEX]
         self.trained_by_role.update(trained)
         self.trained_tokens += len(trained)
 

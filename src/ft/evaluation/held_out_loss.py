@@ -12,7 +12,8 @@ from typing import Any
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
 from ft.data.sources.read import Located
-from ft.encode.conversation import NOT_TRAINED, Rendered, Renderer
+from ft.encode.conversation import Rendered, Renderer
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
@@ -139,11 +140,11 @@ def _per_token(sums: Sequence[float], rows: int) -> float:
 
 
 def _supervised(row: Rendered) -> int:
-    return sum(label != NOT_TRAINED for label in row.labels[1:])
+    return sum(label != IGNORE_INDEX for label in row.labels[1:])
 
 
 def _size(row: Rendered, tokenizer: Any) -> int:
     """Bytes of the text that is supervised, without special tokens and the blanks around each stretch of it."""
-    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != NOT_TRAINED)
+    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORE_INDEX)
     texts = [tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for counted, run in runs if counted]
     return sum(len(text.strip().encode()) for text in texts)

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.report.parts import Masked
 from ft.report.results import Result, Run
 from ft.tools.show import ShownRow, shown_row, visible_tokens
@@ -95,7 +96,7 @@ def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:
     words = []
     for (role, trained), group in groupby(visible_tokens(shown), key=lambda pair: (pair[0].role, pair[0].trained)):
         words.append(Words("".join(text for _, text in group), role, trained))
-    trained_tokens = sum(label != -100 for label in row["labels"])
+    trained_tokens = sum(label != IGNORE_INDEX for label in row["labels"])
     length = len(row["input_ids"])
     where = row["where"].rsplit("/", 1)[-1]
     return MaskedRow(where, length, trained_tokens, tuple(words), length - len(cut["input_ids"]))

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft.encode.conversation import CODES, NOT_TRAINED, Renderer
+from ft.encode.conversation import CODES, Renderer
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.errors import fail
 from ft.figures.by_turn import Point, by_turn, maps
 from ft.files import write_json
@@ -123,7 +124,7 @@ def spans(one: Script, said: Sequence[str], place: Place, renderer: Renderer) ->
     told = _runs([code == role for code in rendered.roles])[0]
     if place == "first_user":
         told = told[: len(renderer.tokenizer(one.first.shown, add_special_tokens=False)["input_ids"])]
-    answers = _runs([label != NOT_TRAINED for label in rendered.labels])
+    answers = _runs([label != IGNORE_INDEX for label in rendered.labels])
     return Spans(rendered.input_ids, told, answers)
 
 

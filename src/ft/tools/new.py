@@ -23,6 +23,7 @@ from ft.data.mix import eval_side, formatted
 from ft.data.sources.files import Located
 from ft.data.sources.read import Source, missing, read
 from ft.encode.conversation import Rendered, Renderer
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import RowOptions
 from ft.errors import Problem, Problems, UserError, fail
 from ft.files import atomic
@@ -246,7 +247,7 @@ def _counted(looked: Looked, located: Located, seed: int, stage: Stage) -> None:
 def _measured(looked: Looked, located: Located, row: Rendered, limit: int | None) -> None:
     length = len(row.input_ids)
     looked.tokens += length
-    looked.trained += sum(label != -100 for label in row.labels)
+    looked.trained += sum(label != IGNORE_INDEX for label in row.labels)
     looked.longest = max(looked.longest, length)
     if limit is not None and length > limit:
         looked.long += 1

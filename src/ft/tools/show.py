@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ft.encode.conversation import ROLES
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import rows_folder, single_rows
 from ft.encode.token_text import spelt
 from ft.errors import fail
@@ -22,7 +23,6 @@ from ft.models.load import tokenizer_of
 from ft.results.store import Plan, Planned
 from ft.run.run import prepare_rows, rows_line
 
-NOT_TRAINED = -100
 ROLE_STYLES = {
     "template": "bright_black",
     "system": "magenta dim",
@@ -124,7 +124,7 @@ def shown_row(row: Mapping[str, Any], tokenizer: Any) -> ShownRow:
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0
     for piece in spelt(tokenizer, row["input_ids"]):
-        role, trained = ROLES[row["roles"][place]], row["labels"][place] != NOT_TRAINED
+        role, trained = ROLES[row["roles"][place]], row["labels"][place] != IGNORE_INDEX
         tokens.append(Token(piece.text, piece.ids, role, trained, piece.ids[0] in special))
         place += len(piece.ids)
     return ShownRow(row["where"], tuple(tokens))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from ft.encode.loss_mask import IGNORE_INDEX
 from ft.models.hidden_states import inner_of, let_select, window
 from ft.models.reward_head import ends
 from ft.training.trl_compat import attention_of
@@ -136,7 +137,7 @@ def share_logps(model: Any) -> None:
 
     def shared(apart: Callable[..., Any], rows: Layout, inputs: dict[str, Any]) -> Any:
         targets = inputs["labels"][:, 1:]
-        counted = targets != -100  # (2P, L - 1); the token at t + 1 is predicted in the slot of t
+        counted = targets != IGNORE_INDEX  # (2P, L - 1); the token at t + 1 is predicted in the slot of t
         result = apart(
             **_rows(inner, rows),
             select=rows.slots[:, :-1][counted],
