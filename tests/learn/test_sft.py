@@ -11,6 +11,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import tiny
+from bf16_kernel import switch
 from ft.errors import UserError
 from ft.files import read_json
 from ft.models.load import load
@@ -46,7 +47,8 @@ def test_the_loss_falls_below_a_fifth_in_thirty_steps(method, tmp_path, base, da
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_folder_opens_without_ft_and_is_the_model_that_was_trained(method, tmp_path, base, data):
+def test_the_folder_opens_without_ft_and_is_the_model_that_was_trained(method, tmp_path, base, data, monkeypatch):
+    switch(monkeypatch, False)  # test_bf16_kernel.py opens it with bitsandbytes' kernel
     trained, job = trainer(tmp_path, base, data, {"learning_rate": 1e-3}, **METHODS[method])
     sft.train_and_save(trained, job)
     quantised = METHODS[method].get("quantization")
@@ -168,17 +170,6 @@ def test_an_evaluation_before_training_changes_no_weight_of_a_quantised_run(tmp_
     assert alone.fingerprint == judged.fingerprint
     one, other = tiny.weights(alone.folder), tiny.weights(judged.folder)
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_no_4bit_layer_keeps_the_path_without_gradient(tmp_path, base, data, monkeypatch):
-    # As on a CPU with AVX512-BF16, wherever this runs.
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    from bitsandbytes.nn import Linear4bit
-
-    assert Linear4bit(64, 64).support_avx512bf16_for_cpu
-    trained, _ = trainer(tmp_path, base, data, **METHODS["qlora"])
-    found = [m.support_avx512bf16_for_cpu for m in trained.model.modules() if isinstance(m, Linear4bit)]
-    assert found == [False] * 14
 
 
 def test_keys_of_trl_reach_the_trainer(tmp_path, base, data):
