@@ -17,6 +17,7 @@ from ft.errors import UserError
 from ft.evaluation.judge_prompt import JudgePrompt
 from ft.files import read_json
 from ft.models.scorer import Scorer
+from ft.recipe.kind import function_at
 from ft.results.store import Planned
 from ft.stages.judge import JudgeOptions, make
 from serving import Scripted, serving
@@ -349,4 +350,4 @@ def test_the_command_says_who_can_judge(there):
 def test_make_is_what_the_kind_names():
     from ft.stages import STAGES
 
-    assert STAGES["judge"].function() is make
+    assert function_at(STAGES["judge"].make) is make

@@ -20,6 +20,7 @@ from ft.report.numbers import duration, main_number, numbers_of, said
 from ft.report.page import comparison_page, report_page, write
 from ft.report.parts import Answers, Charts, Dots, Lines, Masked
 from ft.report.results import Result, Run, is_current, of_folder, of_plan
+from ft.stages import STAGES
 
 EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
 ASKED = {"kind": "evaluate", "init": "$sft", "evaluate": {"reward": "answer", "by": "topic"}}
@@ -129,7 +130,7 @@ def test_of_numbers_by_turn_the_last_one_counts():
         "turn_20_low": 0.6,
         "turn_20_high": 0.8,
     }
-    assert main_number("consistency", numbers_of(found)).name == "turn_20"
+    assert main_number(STAGES["consistency"].display.headline, numbers_of(found)).name == "turn_20"
 
 
 def test_an_interval_of_nothing_is_none():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ft.recipe.kind import function_at
 from ft.secrets import find, variables
 from ft.stages import STAGES
 
@@ -108,11 +109,41 @@ def test_no_hyperparameter_is_copied_into_the_source():
     assert [str(file) for file in FILES if "learning_rate" in file.read_text(encoding="utf-8")] == []
 
 
-def test_every_kind_has_its_function_and_its_blocks_their_classes():
-    for kind in STAGES.values():
-        assert callable(kind.function())
-        for owner in kind.blocks.values():
-            assert isinstance(owner.load(), type)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_function_and_class_that_a_kind_names_is_there(name):
+    kind = STAGES[name]
+    paths = [kind.make, kind.memory, kind.trainer, kind.preflight, *kind.display.sections]
+    assert [path for path in paths if path and not callable(function_at(path))] == []
+    assert [owner.path for owner in kind.blocks.values() if not isinstance(owner.load(), type)] == []
+
+
+OTHER_MEANINGS = {
+    ("cli", "judge"): "a module and its command, `ft judge`",
+    ("cli", "reward"): "who judges: a reward model",
+    ("evaluation", "consistency"): "a number: how often a judge said the same in both orders",
+    ("figures", "reward"): "a number that is logged",
+    ("report", "reward"): "a number that is logged",
+    ("report", "evaluate"): "the block of options",
+    ("report", "attention"): "what an axis shows",
+    ("rl", "reward"): "a number that is logged, and the block of options",
+    ("rl", "ppo"): "a tag of the saved model, and where an error says it is from",
+    ("tools", "judge"): "`ft judge` makes a stage of this kind outside of any recipe",
+    ("tools", "reward"): "who judges: a reward model",
+    **{("fit", name): "until fit asks the kind" for name in STAGES},
+}
+"""(room, name of a kind) → what the word means there, where it does not tell kinds apart."""
+
+
+def test_no_module_outside_stages_knows_a_kind_by_name():
+    """What is known of a kind stands in its entry of STAGES, so that a new one needs no other."""
+    found = [
+        (f"{file.relative_to(SOURCE)}:{node.lineno}", node.value)
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in STAGES
+        if part(file) != "stages" and (part(file), node.value) not in OTHER_MEANINGS
+    ]
+    assert found == []
 
 
 def test_files_are_written_beside_and_renamed_in_one_place():

@@ -113,7 +113,7 @@ def _stages(result: Result) -> Iterator[str]:
         yield f"{', '.join(number_words(stage.done.get('numbers', {})))}."
         yield ""
         blocks = {
-            name: {key: value for key, value in block.items() if STAGES[stage.kind].decides(name, key)}
+            name: {key: value for key, value in block.items() if STAGES[stage.kind].affects_result(name, key)}
             for name, block in stage.blocks.items()
             if block
         }

@@ -33,8 +33,8 @@ class Result:
         if done is None or job is None:
             what = "this is no finished result" if folder.is_dir() else "there is no such folder"
             raise fail(str(folder), what, "Name a stage's folder (`ft runs` lists them), or a recipe and its stage.")
-        leaves = STAGES[done["kind"]].leaves if done["kind"] in STAGES else "?"
-        if leaves not in ("model", "reward"):
+        kind = STAGES.get(done["kind"])
+        if kind is None or not kind.leaves_weights:
             raise fail(str(folder), f"a stage of kind '{done['kind']}' leaves no model", "Name one that does.")
         return Result(folder, done, job, key or {})
 
@@ -122,7 +122,7 @@ class Result:
         return list({(one.stage, one.fingerprint): one for one in made}.values())
 
     def _judged_by(self, one: Entry) -> bool:
-        if self.fingerprint not in one.parents or one.kind not in STAGES or STAGES[one.kind].leaves != "metrics":
+        if self.fingerprint not in one.parents or one.kind not in STAGES or "metrics" not in STAGES[one.kind].leaves:
             return False
         return one.key.get("init", self.fingerprint) == self.fingerprint
 

@@ -1,22 +1,23 @@
-"""What each kind of stage has in memory, and when. A new kind is an entry in MOMENTS.
+"""What stages that train have in memory, and when, and the estimate of any stage by its kind's own function.
 
-A function takes a Setting and returns the moments with the standing model they are about, and notes for people.
+Such a function, `Kind.memory`, takes a Setting and returns the moments with the standing model they are about, and
+notes for people.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from ft.errors import UserError
+from ft.errors import UserError, fail
 from ft.fit.activations import Batch, Regime, final_norm, head, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts_of_forward
-from ft.fit.answering import answering, dialogues, reinforcing, sampling, scoring
 from ft.fit.memory import Moment, StageFit, moment
 from ft.fit.standing import Setting, Standing, bytes_of, trained
 from ft.fit.training import Kept, kept, regime_of
 from ft.fit.weights import paged, step_extra
+from ft.recipe.kind import function_at
 
 Found = tuple[Standing | None, list[Moment], list[str]]
 
@@ -64,7 +65,7 @@ def step(setting: Setting, standing: Standing, stands: Kept, regime: Regime, bat
     """
     shape = standing.shape
     stay, working = trained_forward(shape, batch, regime)
-    scores = setting.stage.kind.leaves == "reward"
+    scores = "reward_model" in setting.stage.kind.leaves
     loss = 0 if scores else head(shape, batch.tokens, regime, gradients=True)
     casts = 0 if setting.sharding.gathers else casts_of_forward(shape, regime)
     if setting.stage.kind_name == "dpo":
@@ -98,7 +99,7 @@ def optimizer_step(setting: Setting, standing: Standing, stands: Kept) -> Moment
 
 def evaluation(setting: Setting, standing: Standing, stands: Kept, regime: Regime, batch: Batch) -> Moment:
     """No gradients and none saved; the optimizer's states wait. Logits are made a tile at a time here too."""
-    scores = setting.stage.kind.leaves == "reward"
+    scores = "reward_model" in setting.stage.kind.leaves
     mask = batch.rows * batch.length**2 if batch.masked else 0
     return moment(
         "evaluation",
@@ -129,32 +130,17 @@ def scratch(setting: Setting) -> Found:
     return None, [], ["made in main memory"]
 
 
-MOMENTS: Mapping[str, Callable[[Setting], Found]] = {
-    "scratch": scratch,
-    "pretrain": sft,
-    "sft": sft,
-    "dpo": pairs,
-    "reward": pairs,
-    "evaluate": answering,
-    "gatt": dialogues,
-    "consistency": dialogues,
-    "attention": dialogues,
-    "sample": sampling,
-    "report-card": scoring,
-    "rloo": reinforcing,
-    "grpo": reinforcing,
-    "ppo": reinforcing,
-}
+def not_estimated(setting: Setting) -> Found:
+    stage = setting.stage
+    raise fail(stage.where, f"no estimate for stages of kind '{stage.kind_name}' yet")
 
 
 def stage_fit(setting: Setting) -> StageFit:
     """What the stage needs; a problem, told by itself, leaves the other stages their rows."""
     stage = setting.stage
     named = StageFit(stage.name, stage.kind_name)
-    if stage.kind_name not in MOMENTS:
-        return replace(named, problem=f"no estimate for stages of kind '{stage.kind_name}' yet")
     try:
-        standing, moments, notes = MOMENTS[stage.kind_name](setting)
+        standing, moments, notes = function_at(stage.kind.memory)(setting)
     except UserError as error:
         return replace(named, problem=str(error))
     if standing is None:

@@ -5,7 +5,6 @@ Each step runs in a process of its own, as stages do, so that no memory of one i
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -29,16 +28,11 @@ from ft.models.device import has_gpu
 from ft.models.load import adapters_kept
 from ft.recipe import accumulation
 from ft.recipe.job import Job
+from ft.recipe.kind import function_at
 from ft.results.store import Plan, Planned
 from ft.rl.loop import prepared
 from ft.stages import STAGES
 
-ANSWERING = {kind: f"ft.stages.{kind}" for kind in ("ppo", "rloo", "grpo")}
-MADE = {
-    **{"sft": "ft.stages.sft", "pretrain": "ft.stages.sft", "dpo": "ft.stages.dpo", "reward": "ft.stages.reward"},
-    **ANSWERING,
-}
-"""Kinds that can be probed, by the module whose `trainer_of` makes their trainer."""
 COUNTED = ("rollout", "training step", "optimizer step")
 
 
@@ -54,7 +48,7 @@ def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
 def can_be_probed(there: Plan, planned: Planned) -> bool:
     """Whether its rows are prepared, if it has any, and what it starts from and reads is made."""
     ready = planned.prepared is not None or not planned.stage.kind.rows
-    return planned.stage.kind_name in MADE and ready and all(there.stage(name).done for name in planned.stage.parents)
+    return planned.stage.kind.trains and ready and all(there.stage(name).done for name in planned.stage.parents)
 
 
 def _compared(setting: Setting, measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +92,7 @@ def few_steps(job: Job, folder: Path) -> Job:
 def _steps(job: Job) -> int:
     """Two, of which the second meets the optimizer's states; where answers are drawn, so many that the second batch of
     them meets these."""
-    if job.kind not in ANSWERING:
+    if STAGES[job.kind].rows:
         return 2
     train = job.block("train")
     rows = int(train.get("per_device_train_batch_size", 8))
@@ -126,34 +120,27 @@ def one(file: str) -> None:
 def worst(job: Job) -> tuple[Any, int]:
     """The stage's trainer with the longest rows alone, and their tokens. One that answers has the longest prompts, and
     every answer is as long as it may be."""
-    made = importlib.import_module(MADE[job.kind])
-    if job.kind not in ANSWERING:
-        trainer = made.trainer_of(job)
+    from ft.rl.ppo import PPOTrainer
+
+    kind = STAGES[job.kind]
+    trainer_of = function_at(kind.trainer)
+    if kind.rows:
+        trainer = trainer_of(job)
         trainer.train_dataset, longest = _longest_first(trainer.train_dataset, _length)
         trainer.shares = False  # of a pair's prompt; the estimate is of a pair that has nothing in common
         return trainer, longest
-    ready, _ = prepared(_unending(job), STAGES[job.kind].blocks["train"].load())
+    ready, _ = prepared(job, kind.blocks["train"].load())
+    # TRL's trainers let no answer end early when they are told so.
+    asked = {**(ready.config.generation_kwargs or {}), "min_new_tokens": ready.config.max_completion_length}
+    ready.config.generation_kwargs = asked
     renderer = Renderer(ready.tokenizer)
     rows, longest = _longest_first(ready.rows, lambda row: len(renderer.prompt(row["prompt"])))
     ready = replace(ready, rows=rows)
     with adapters_kept(ready.model) if "lora" in job.blocks else nullcontext():
-        trainer = made.trainer_of(ready)
-    if job.kind == "ppo":
+        trainer = trainer_of(ready)
+    if isinstance(trainer, PPOTrainer):  # which samples by itself
         trainer.actors.renderer.stop_ids = (-1,)  # no token ends an answer
     return trainer, longest
-
-
-def _unending(job: Job) -> Job:
-    """TRL's trainers let no answer end early when they are told so; PPO samples by itself."""
-    if job.kind == "ppo":
-        return job
-    train = dict(job.block("train"))
-    train["generation_kwargs"] = {**(train.get("generation_kwargs") or {}), "min_new_tokens": _answer(job)}
-    return replace(job, blocks={**job.blocks, "train": train})
-
-
-def _answer(job: Job) -> int:
-    return int(job.block("train")["max_completion_length"])
 
 
 def _longest_first(rows: Any, length: Callable[[Mapping[str, Any]], int]) -> tuple[Any, int]:

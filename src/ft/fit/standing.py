@@ -86,7 +86,7 @@ def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
     """The shape of the model at the bottom of the stage's chain: the recipe's, or one made from nothing."""
     while stage.init:
         stage = recipe.stage(stage.init)
-    if stage.kind.starts:
+    if stage.kind.init:
         assert recipe.model is not None
         return shape_of(*config_of(recipe.model), scores)
     from transformers import LlamaConfig
@@ -101,7 +101,7 @@ def trained(setting: Setting) -> Standing:
     """The model a training stage trains: what is frozen as it computes, what is trained in float32, unless
     `model: {dtype: …}` says otherwise."""
     stage, recipe = setting.stage, setting.recipe
-    scores = stage.kind.leaves == "reward"
+    scores = "reward_model" in stage.kind.leaves
     shape = shape_for(recipe, stage, scores)
     lora = stage.blocks.get("lora")
     adapter = adapter_of(shape, lora, stage.where, scores) if lora is not None else None
@@ -114,10 +114,10 @@ def finished(setting: Setting, name: str | None) -> Standing:
     """A finished stage's model as it is used: on its own base, in the dtype it computes in; None: the recipe's."""
     recipe = setting.recipe
     stage = recipe.stage(name) if name else None
-    scores = stage is not None and stage.kind.leaves == "reward"
+    scores = stage is not None and "reward_model" in stage.kind.leaves
     shape = shape_for(recipe, stage, scores) if stage else _recipe_shape(recipe.model)
     lora, quantization = None, setting.stage.blocks.get("quantization")
-    while stage and "lora" not in stage.blocks and stage.kind_name not in ("sft", "dpo", "reward") and stage.init:
+    while stage and "lora" not in stage.blocks and not stage.kind.trains and stage.init:
         stage = recipe.stage(stage.init)
     if stage and "lora" in stage.blocks:
         lora = adapter_of(shape, stage.blocks["lora"], stage.where, scores)

@@ -1,6 +1,7 @@
-"""The contract of a stage kind: which blocks it reads, what it needs, what it leaves.
+"""The contract of a stage kind: all that recipes, plans, launches, memory estimates and reports know of it.
 
-A kind is data, not a class to inherit from; its work is one function, named by path so that planning imports no torch.
+A kind is data, not a class to inherit from, and no other module knows it by name. Its work is functions, named
+"module:function" and imported when they are called, so that planning imports no torch.
 """
 
 from __future__ import annotations
@@ -9,65 +10,156 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ft.recipe.check import Owner
 
-LEFT = {"model": "a model", "reward": "a reward model", "rows": "rows", "metrics": "metrics"}
-"""What `leaves` is called in messages."""
+if TYPE_CHECKING:
+    from ft.recipe.reader import Stage
+
+Artifact = Literal["model", "reward_model", "rows", "metrics"]
+
+ARTIFACTS: Mapping[Artifact, str] = {
+    "model": "a model",
+    "reward_model": "a reward model",
+    "metrics": "metrics",
+    "rows": "rows",
+}
+"""What a stage may leave, as messages call it: a folder `from_pretrained` opens, which answers; one that scores;
+metrics.json; rows.jsonl."""
+
+
+class LaunchOptions(Protocol):
+    """Of an accelerate config, what a condition may ask: `ft.run.accelerate_config.Launch`."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The keys of fsdp_config and deepspeed_config, values as words."""
+
+    def on(self, option: str) -> bool:
+        """Is this switch of fsdp_config or deepspeed_config on?"""
+
+
+def _never(stage: Stage, launch: LaunchOptions) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A launch that does not work, unless the stage and the config are such that `unless` holds.
+
+    when  the condition in words, for docs/launch.md; "" for never
+    key   the place in the config where the matter is decided; "" when it is decided in the recipe
+    """
+
+    why: str
+    fix: str
+    unless: Callable[[Stage, LaunchOptions], bool] = _never
+    when: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a report shows a stage; with nothing said, by its files: numbers, pictures, tables, lines.
+
+    sections       functions of a `report.left.Left` that return sections
+    headline       pattern of the number that matters, of several the last, which is the hardest; "": the first that has
+                   an interval, or where the loss ended
+    is_card        whether that number stands among those at the top of the page
+    shows_answers  whether the newest of its answers stand there too
+    front_curves   how many of its curves stand in front; None: all
+    working_files  what it keeps for going on after an interruption, or what stands in other files too
+    """
+
+    sections: tuple[str, ...] = ()
+    headline: str = ""
+    is_card: bool = True
+    shows_answers: bool = False
+    front_curves: int | None = None
+    working_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a recipe may write under `kind: NAME`, and the function that makes the stage.
+    """What a recipe may write under `kind: NAME`, and everything that is done with such a stage.
 
-    blocks    block name → the class that owns its keys
-    make      "module:function", called with a Job in the stage's own process
-    leaves    "model" (a folder `from_pretrained` opens, which answers), "reward" (one that scores), "rows" (rows.jsonl)
-              or "metrics" (metrics.json)
-    also_rows whether it leaves rows.jsonl beside what it leaves
-    about     one line for people
-    inputs    names it reads under `inputs:`
-    rewards   those of its inputs that are reward models; "init" among them: it starts from one
-    pleases   those of its inputs that are reward models it optimises against
-    data      does the stage read `data:`: "required", "optional" or "none"
-    rows      whether the rows it trains on are prepared (rendered, tokenised) before it starts
-    holds_out whether it reads `eval_data:`; kinds whose rows are prepared do
-    starts    does it start from a model (the recipe's, or `init:`)
-    required  blocks, or keys "block.key", that must be written
-    cosmetic  patterns "block.key" that do not change what the stage leaves
+    about            one line for people
+    make             called with a Job in the stage's own process; returns the numbers for done.json
+    blocks           block name → the class that owns its keys
+    leaves           what stands in its folder in the end
+    memory           called with a `fit.standing.Setting`: what it has in a GPU's memory, and when
+    display          how a report shows it
+    trainer          of a kind that trains: what `ft plan --probe` runs a few steps of, called with a Job, or with a
+                     `rl.loop.Ready` where rows are not prepared
+    unsupported      of a kind that trains: way to launch (`run.accelerate_config.WAYS`) → why it does not work
+    init             what `init:` must leave; None: it starts from no model
+    inputs           name under `inputs:` → what the stage named there must leave
+    objectives       those of its inputs it optimises against
+    rows             what it trains on, prepared (rendered, tokenised) before it starts; "": nothing is prepared
+    reads_data       whether it reads `data:`, which must then be written
+    reads_eval_data  whether it reads `eval_data:`
+    reference_unless of a kind that compares the policy with itself as it began: values of `train:` under which no
+                     second model is held for that
+    required         blocks, or keys "block.key", that must be written
+    defaults         block → values where the recipe writes none, other than the class's own; {} for an optional block
+    cosmetic         patterns "block.key" that do not change what the stage leaves
+    preflight        called with the Stage before any work; raises UserError with what would stop it an hour in
     """
 
-    blocks: Mapping[str, Owner]
-    make: str
-    leaves: Literal["model", "reward", "rows", "metrics"]
     about: str
-    inputs: tuple[str, ...] = ()
-    rewards: tuple[str, ...] = ()
-    pleases: tuple[str, ...] = ()
-    also_rows: bool = False
-    data: Literal["required", "optional", "none"] = "required"
-    rows: bool = True
-    holds_out: bool = False
-    starts: bool = True
+    make: str
+    blocks: Mapping[str, Owner]
+    leaves: frozenset[Artifact]
+    memory: str
+    display: Display
+    trainer: str = ""
+    unsupported: Mapping[str, Refused] | None = None
+    init: Artifact | None = "model"
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    objectives: tuple[str, ...] = ()
+    rows: Literal["", "documents", "conversations", "pairs"] = ""
+    reads_data: bool = True
+    reads_eval_data: bool = False
+    reference_unless: Mapping[str, Any] | None = None
     required: tuple[str, ...] = ()
-    cosmetic: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cosmetic: tuple[str, ...] = ()
+    preflight: str = ""
+
+    def __post_init__(self) -> None:
+        if self.trains and not (self.trainer and self.unsupported is not None):
+            raise ValueError(f"{self.make} trains: say its trainer, and which launches are unsupported ({{}}: none)")
+        for path in (self.make, self.memory, *self.display.sections):
+            if not path.partition(":")[2]:
+                raise ValueError(f"{self.make}: '{path}' is no 'module:function'")
+        if named := {name.partition(".")[0] for name in (*self.required, *self.defaults)} - {*self.blocks}:
+            raise ValueError(f"{self.make} has no block {', '.join(sorted(named))}")
+        if unread := {*self.objectives} - {*self.inputs}:
+            raise ValueError(f"{self.make} reads no input {', '.join(sorted(unread))}")
 
     @property
     def trains(self) -> bool:
         """Whether the stage trains, and so can use several processes."""
         return "train" in self.blocks
 
-    def function(self) -> Callable[[Any], dict[str, Any]]:
-        module, name = self.make.split(":")
-        made: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), name)
-        return made
+    @property
+    def leaves_weights(self) -> bool:
+        """Whether a model stands in the folder in the end, one that answers or one that scores."""
+        return not self.leaves.isdisjoint({"model", "reward_model"})
 
-    def wants(self, name: str) -> str:
-        """What the stage named under `init` or an input must leave."""
-        return "reward" if name in self.rewards else "model"
+    @property
+    def leaves_words(self) -> str:
+        """'metrics and rows'"""
+        return " and ".join(words for artifact, words in ARTIFACTS.items() if artifact in self.leaves)
 
-    def decides(self, block: str, key: str) -> bool:
+    def affects_result(self, block: str, key: str) -> bool:
         """Does `block.key` change what the stage leaves?"""
         return not any(fnmatch(f"{block}.{key}", pattern) for pattern in self.cosmetic)
+
+
+def function_at(path: str) -> Callable[..., Any]:
+    """The function named "module:function"."""
+    module, name = path.split(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

@@ -17,7 +17,7 @@ from ft.hub import local_path
 from ft.recipe.batch import global_batch
 from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
 from ft.recipe.gates import ungated
-from ft.recipe.kind import LEFT, Kind
+from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.precision import Dtype, dtype_of_stage, dtype_to_advise
 from ft.recipe.shares import shares_fit
@@ -166,7 +166,7 @@ class _Reader:
                     self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             if not written:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
-        if tree.get("model") is None and any(s.kind.starts and s.init is None for s in stages):
+        if tree.get("model") is None and any(s.kind.init and s.init is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
         name = recipe_name(self.path, values.get("name"))
         template = self.template(tree, values.get("chat_template"))
@@ -266,12 +266,12 @@ class _Reader:
                 self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
         for key in kind.required:
             self.needs(block, key)
-        if kind.data == "required" and not block.get("data"):
+        if kind.reads_data and not block.get("data"):
             self.problems.add(block.where("kind"), f"kind '{block['kind']}' needs data", "Write `data: [{path: …}]`.")
         for key, reads in (
-            ("data", kind.data != "none"),
-            ("eval_data", kind.rows or kind.holds_out),
-            ("init", kind.starts),
+            ("data", kind.reads_data),
+            ("eval_data", kind.reads_eval_data),
+            ("init", kind.init is not None),
         ):
             if block.get(key) and not reads:
                 self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")
@@ -296,7 +296,7 @@ class _Reader:
             self.problems.add(block.where("kind"), what, f"Write `{example}`.")
 
     def init(self, block: Block, above: list[Stage], kind: Kind | None) -> str | None:
-        wanted = kind.wants("init") if kind else ""
+        wanted = kind.init if kind else None
         return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above, wanted)
 
     def inputs(self, block: Block, above: list[Stage], kind: Kind | None) -> dict[str, str]:
@@ -306,17 +306,18 @@ class _Reader:
         if not isinstance(written, Block):
             self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
             return {}
-        wanted = {key: kind.wants(key) if kind else "" for key in written}
-        found = {key: self.model_of(value, written.where(key), above, wanted[key]) for key, value in written.items()}
+        expected = kind.inputs if kind else {}
+        found = {key: self.model_of(v, written.where(key), above, expected.get(key)) for key, v in written.items()}
         return {key: name for key, name in found.items() if name}
 
-    def model_of(self, value: Any, where: str, above: list[Stage], wanted: str) -> str | None:
-        """The stage above that `value` refers to, which must leave what is `wanted`: a model, or a reward model."""
+    def model_of(self, value: Any, where: str, above: list[Stage], expected: Artifact | None) -> str | None:
+        """The stage above that `value` refers to, which must leave what is `expected`."""
         name = self.referred(value, where, above)
-        leaves = next((s.kind.leaves for s in above if s.name == name), wanted)
-        if wanted and leaves != wanted:
-            fix = "It scores and does not answer; name another." if leaves == "reward" else "Name another."
-            self.problems.add(where, f"'{name}' leaves {LEFT[leaves]}, not {LEFT[wanted]}", fix)
+        stage = next((s for s in above if s.name == name), None)
+        if stage and expected and expected not in stage.kind.leaves:
+            scores = "reward_model" in stage.kind.leaves
+            fix = "It scores and does not answer; name another." if scores else "Name another."
+            self.problems.add(where, f"'{name}' leaves {stage.kind.leaves_words}, not {ARTIFACTS[expected]}", fix)
         return name
 
     def referred(self, value: Any, where: str, above: list[Stage]) -> str | None:
@@ -356,8 +357,8 @@ class _Reader:
         if written.startswith("$"):
             name = self.referred(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
-            if stage and stage.kind.leaves != "rows" and not stage.kind.also_rows:
-                what = f"'{name}' leaves {LEFT[stage.kind.leaves]}, not rows"
+            if stage and "rows" not in stage.kind.leaves:
+                what = f"'{name}' leaves {stage.kind.leaves_words}, not rows"
                 self.problems.add(entry.where("path"), what, "Name another.")
             return written
         path = self.local(entry, "path", written)

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from ft.report.results import Result
 
 LANE, ROW, EDGE = 18, 60, 14
-SHAPES = {"model": "a model", "reward": "a reward model", "rows": "rows", "metrics": "numbers"}
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,6 @@ def _mark(found: Chain, row: int) -> Markup:
         return Markup('<rect x="{}" y="{}" width="12" height="12" rx="2" class="{}"/>').format(x - 6, y - 6, style)
     if shape == "metrics":
         return Markup('<path d="M{} {}l7 7l-7 7l-7 -7Z" class="{}"/>').format(x, y - 7, style)
-    if shape == "reward":
+    if shape == "reward_model":
         return Markup('<path d="M{} {}l8 13h-16Z" class="{}"/>').format(x, y - 8, style)
     return Markup('<circle cx="{}" cy="{}" r="7" class="{}"/>').format(x, y, style)

@@ -40,22 +40,21 @@ PANELS = (
     Panel("Answers cut, empty, repeating", "share", {w: f"answers/{w}" for w in ("cut", "empty", "repetition")}, True),
     Panel("Entropy", "nats a token", {"": "entropy"}),
 )
-FIRST = {"sft": 1, "pretrain": 1, "reward": 3}
-"""How many panels of a kind stand in front; of the others all."""
-
-
 Values = Mapping[str, tuple[Point, ...]]
 """Key → what is logged under it, by step."""
 
 
-def curves(left: Left, kind: str) -> tuple[list[Section], list[float]]:
-    """The sections, and the values of the line that stands for all: held-out loss, else reward, else loss."""
+def curves(left: Left, in_front: int | None) -> tuple[list[Section], list[float]]:
+    """The sections, and the values of the line that stands for all: held-out loss, else reward, else loss.
+
+    Of the panels so many stand `in_front`, the others folded away; None: all.
+    """
     values = logged(left.lines(METRICS))
     if not values:
         return [], []
     left.taken |= {"loss.png", "preferences.png", "reward.png", "learning.png"}
     charts = [chart for panel in PANELS if (chart := _chart(panel, values))]
-    front = charts[: FIRST.get(kind, len(charts))]
+    front = charts[:in_front]
     others = [Panel(key, key, {"": key}) for key in _others(values)]
     rest = charts[len(front) :] + [chart for panel in others if (chart := _chart(panel, values))]
     sections = [Section("Curves", (Charts(tuple(front)),))] if front else []

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ft.report import answers, measured
+from ft.recipe.kind import function_at
+from ft.report import answers
 from ft.report.chain import Chain, chain
 from ft.report.curves import curves
 from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt_hours
@@ -23,28 +24,13 @@ MOST_CARDS, FEW_CARDS = 6, 3
 
 T = TypeVar("T")
 Told = Callable[[Left], list[Section]]
-BY_KIND: dict[str, tuple[Told, ...]] = {
-    "evaluate": (answers.dialogue, answers.before_and_after),
-    "consistency": (measured.consistency,),
-    "attention": (measured.attention,),
-    "report-card": (measured.card,),
-    "sample": (measured.sampling, answers.sampled, answers.made_rows),
-    "gatt": (answers.made_rows,),
-    "judge": (measured.win_rates, answers.verdicts),
-}
 BY_FILE: dict[str, Told] = {
     "rollouts.jsonl": answers.rollouts,
     "verdicts.jsonl": answers.verdicts,
     "rows.jsonl": answers.made_rows,
     "dialogue.json": answers.dialogue,
 }
-NOT_FOR_PEOPLE = {
-    "sample": {"answers.jsonl", "scores.png", "scores.jsonl"},
-    "gatt": {"answers.jsonl", "scores-scorer.jsonl"},
-    "attention": {"answers.jsonl"},
-    "judge": {"rows.jsonl", "scores.jsonl"},
-}
-"""Files a kind keeps for going on after an interruption, or that stand in others."""
+"""What a file is shown as, whatever stage left it, where no section of its kind has shown it."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +106,13 @@ def gathered(run: Run) -> Report:
 
 
 def _stage(result: Result, run: Run) -> StageView:
-    left = Left(result.folder)
+    left = Left(result.folder, result.blocks)
     sections, curve = _sections(result, left, run)
     numbers = numbers_of(result.numbers)
     warnings = [*result.unmet(), *left.problems, *_unfinished(result)]
     return StageView(
         result=result,
-        number=main_number(result.kind, numbers),
+        number=main_number(result.display.headline, numbers),
         numbers=numbers_table(numbers),
         sections=tuple(sections),
         settings=tuple(_settings(result, run)),
@@ -146,15 +132,12 @@ def _unfinished(result: Result) -> list[str]:
 
 def _sections(result: Result, left: Left, run: Run) -> tuple[list[Section], list[float]]:
     """The sections of a stage; one whose files are not as expected is named and left out."""
-    left.taken |= NOT_FOR_PEOPLE.get(result.kind, set())
-    sections, curve = _safely(left, "curves", lambda: curves(left, result.kind)) or ([], [])
-    told = list(BY_KIND.get(result.kind, ()))
+    left.taken |= result.display.working_files
+    sections, curve = _safely(left, "curves", lambda: curves(left, result.display.front_curves)) or ([], [])
+    told: list[Told] = [function_at(path) for path in result.display.sections]
     told += [
         found for name, found in BY_FILE.items() if name not in left.taken and left.has(name) and found not in told
     ]
-    if result.kind == "evaluate":
-        by = result.blocks.get("evaluate", {}).get("by")
-        told.insert(0, lambda left: measured.by_topic(left, by))
     for one in told:
         sections += _safely(left, getattr(one, "__name__", "scores"), lambda one=one: one(left)) or []  # type: ignore[misc]
     if result.rows is not None:
@@ -212,8 +195,8 @@ def _cards(stages: Sequence[StageView]) -> list[Card]:
     """The numbers that matter: of what measures, else of held-out rows; the loss of single batches only where there is
     little else."""
     made = [stage for stage in stages if stage.result.state == "done" and stage.number]
-    measures = [s for s in made if s.result.leaves == "metrics" and s.result.kind != "attention"]
-    trains = [s for s in made if s.result.leaves in ("model", "reward") and s.curve]
+    measures = [s for s in made if s.result.leaves == "metrics" and s.result.display.is_card]
+    trains = [s for s in made if s.result.leaves in ("model", "reward_model") and s.curve]
     sure = [s for s in trains if s.number and s.number.name != LOSS]
     few = trains if len(measures) + len(sure) < FEW_CARDS else []
     chosen = [*measures[-MOST_CARDS:], *sure[::-1], *few[::-1]][:MOST_CARDS]
@@ -229,7 +212,7 @@ def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | Dialogue]
     """What the newest evaluation answered, before and after: two prompts, and a dialogue where one was held."""
     found: list[tuple[str, Answers | Dialogue]] = []
     for stage in reversed(stages):
-        for section in stage.sections if stage.result.kind in ("evaluate", "judge") else ():
+        for section in stage.sections if stage.result.display.shows_answers else ():
             for part in section.parts:
                 if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in found):
                     found.append((stage.result.name, Answers(part.rows[:3], "")))

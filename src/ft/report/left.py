@@ -13,10 +13,12 @@ MOST_LINES = 20_000  # of a file of lines; a report shows a few, and curves are 
 
 
 class Left:
-    """A folder and what was read of it. `taken` are the names that some section has shown or has no use for."""
+    """A folder and what was read of it. `taken` are the names that some section has shown or has no use for; `blocks`
+    the values of the stage's recipe."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, blocks: Mapping[str, Mapping[str, Any]]):
         self.folder = folder
+        self.blocks = blocks
         self.problems: list[str] = []
         self.taken: set[str] = set()
 

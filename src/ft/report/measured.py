@@ -36,9 +36,10 @@ RATINGS = {
 Row = Mapping[str, Any]
 
 
-def by_topic(left: Left, column: str | None) -> list[Section]:
+def by_topic(left: Left) -> list[Section]:
     """Scores of an `evaluate` stage by the column it is split by, before and after, with intervals."""
     left.taken.add("scores.png")
+    column = left.blocks.get("evaluate", {}).get("by")
     rows = [row for row in left.lines("answers.jsonl") if type(row.get("score")) in (int, float)]
     if not column or not rows:
         return []

@@ -18,15 +18,6 @@ SAID = {
     "correct": "answers right",
     "kl": "KL to the baseline, nats",
 }
-MAIN = {
-    "consistency": r"turn_\d+",
-    "attention": r"attention_turn_\d+",
-    "report-card": "accuracy",
-    "judge": "win_rate",
-    "gatt": "rows",
-    **dict.fromkeys(("ppo", "rloo", "grpo"), "reward"),
-}
-"""Kind → the name of the number that matters; of several the last one, which is the hardest."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +126,12 @@ def number_words(found: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def main_number(kind: str, numbers: list[Number]) -> Number | None:
-    """The one number to show of a stage: what its kind is made for, one with an interval, or where the loss ended."""
-    pattern = MAIN.get(kind)
-    named = [n for n in numbers if pattern and re.fullmatch(pattern, n.name)]
+def main_number(headline: str, numbers: list[Number]) -> Number | None:
+    """The one number to show of a stage: what its kind is made for, one with an interval, or where the loss ended.
+
+    `headline` is a pattern of its name; of several the last one, which is the hardest.
+    """
+    named = [n for n in numbers if headline and re.fullmatch(headline, n.name)]
     sure = [n for n in numbers if n.low is not None]
     measured = [n for n in numbers if n.was is not None]
     return named[-1] if named else next(iter([*sure, *measured, *(n for n in numbers if n.name == LOSS)]), None)

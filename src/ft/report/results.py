@@ -13,6 +13,7 @@ from ft import __version__
 from ft.encode.prepare import rows_folder
 from ft.errors import fail
 from ft.files import digest, read_json
+from ft.recipe.kind import ARTIFACTS, Artifact, Display
 from ft.recipe.reader import reference
 from ft.results.store import Plan, Planned
 from ft.stages import STAGES
@@ -55,8 +56,15 @@ class Result:
         return found if isinstance(found, dict) else {}
 
     @property
-    def leaves(self) -> str:
-        return STAGES[self.kind].leaves if self.kind in STAGES else "metrics"
+    def leaves(self) -> Artifact:
+        """The first of what it leaves; metrics where this version does not know the kind."""
+        known = STAGES.get(self.kind)
+        return next(artifact for artifact in ARTIFACTS if artifact in known.leaves) if known else "metrics"
+
+    @property
+    def display(self) -> Display:
+        """How its kind is shown; by its files where this version does not know the kind."""
+        return STAGES[self.kind].display if self.kind in STAGES else Display()
 
     @property
     def about(self) -> str:
@@ -135,7 +143,7 @@ def _planned(planned: Planned, there: Plan) -> Result:
         require=stage.require,
         key=planned.key,
         rows=rows_folder(there.runs, planned.rows_key) if planned.rows_key else None,
-        model=model.path if model and not stage.init and stage.kind.starts else None,
+        model=model.path if model and not stage.init and stage.kind.init else None,
         why=planned.why,
     )
 
@@ -197,7 +205,7 @@ def _from_job(folder: Path) -> Result:
     job = _job(folder)
     names = {str(place): _job(place).get("name", place.name) for place, _ in _parents(folder)}
     kind = str(job.get("kind"))
-    starts = kind in STAGES and STAGES[kind].starts and not job.get("init")
+    starts = kind in STAGES and STAGES[kind].init and not job.get("init")
     return Result(
         name=str(job.get("name", folder.name)),
         kind=kind,

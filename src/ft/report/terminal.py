@@ -60,7 +60,7 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
     for planned in stages:
         if planned.done:
             console.print(Text(planned.name, style="bold"), Text(", ".join(number_words(_numbers(planned)))))
-    model = next((p for p in reversed(stages) if p.done and p.stage.kind.leaves == "model"), None)
+    model = next((p for p in reversed(stages) if p.done and "model" in p.stage.kind.leaves), None)
     dialogues = [found for p in stages if (found := read_json(p.folder / "dialogue.json"))]
     if dialogues:
         console.print()

@@ -107,7 +107,7 @@ class Plan:
             if parent.done:
                 return parent.folder
             stage = parent.stage
-        if not stage.kind.starts:
+        if not stage.kind.init:
             what = f"'{planned.name}' takes its tokenizer from '{stage.name}', which is not made"
             raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.file} --to {stage.name}")
         return None
@@ -175,7 +175,7 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Pat
     key: dict[str, Any] = {"kind": stage.kind_name, "seed": recipe.seed}
     if stage.init:
         key["init"] = above[stage.init].fingerprint
-    elif stage.kind.starts and recipe.model:
+    elif stage.kind.init and recipe.model:
         key["model"] = model_fingerprint(recipe.model, hashes)
     if recipe.chat_template:
         key["chat_template"] = template(recipe.chat_template)
@@ -199,7 +199,7 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Pat
 def _decides(stage: Stage, block: str, key: str) -> bool:
     """When the best checkpoint wins, what is saved and judged, and when, decides which weights are left."""
     chooses = stage.blocks[block].get("load_best_model_at_end") and key.startswith(("eval_", "save_"))
-    return bool(chooses) or stage.kind.decides(block, key)
+    return bool(chooses) or stage.kind.affects_result(block, key)
 
 
 def _source_key(source: Mapping[str, Any], above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:

@@ -142,10 +142,12 @@ def _watch(trainer: Any, ready: Ready) -> Any:
 
 def _say_what_is_learnt(ready: Ready, prompts: Prompts) -> None:
     """One line before the first step: from what, for what."""
+    from ft.rl.ppo_config import PPOConfig
+
     parts = [f"the reward model '{axis}'" for axis in ready.reward.models]
     parts += [f"{weight:g} × {name}" for name, weight in ready.reward.options.rewards.items() if weight]
     counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in prompts.counts.items() if count)
-    if not ready.config.beta and ready.job.kind != "ppo":
+    if not ready.config.beta and not isinstance(ready.config, PPOConfig):  # PPO has a reference at any beta
         log.warning("%s: beta is 0, so there is no reference, and nothing watches guard.kl", ready.job.name)
     print(f"{ready.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
 

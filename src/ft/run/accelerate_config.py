@@ -1,21 +1,23 @@
 """Several processes: an accelerate config read before anything is loaded, and what a stage may ask of it.
 
-`SUPPORT` is the table of what works with what. To add a row: what it is about, how a stage is known to have it, and a
-`Refused` for every way that does not carry it; docs/launch.md shows the same table, and a test compares them.
+`SUPPORT` says what works with what a stage may hold, `Kind.unsupported` what does not work with its kind. To add a row:
+what it is about, how a stage is known to have it, and a `Refused` for every way that does not carry it; docs/launch.md
+shows the same table, and a test compares them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ft.errors import Problems, fail
 from ft.files import digest, read_json
 from ft.imports import uncollected
-from ft.recipe import Stage, Verdicts, accumulation
+from ft.recipe import Kind, Stage, Verdicts, accumulation
 from ft.recipe.check import Owner, check, nearest
+from ft.recipe.kind import LaunchOptions, Refused
 from ft.recipe.yaml import Block, Mark, parse_value
 
 CONFIG = Owner("accelerate.commands.config.config_args:ClusterConfig")
@@ -179,30 +181,12 @@ def _zero_stage(options: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """What does not work, unless the stage and the config are such that `unless` holds.
-
-    `key` is the place in the config the matter is decided at; "" when it is decided in the recipe.
-    """
-
-    why: str
-    fix: str
-    unless: Callable[[Stage, Launch], bool] = lambda stage, launch: False
-    when: str = ""  # the condition in words, for the table; "" for never
-    key: str = ""
-
-
-@dataclass(frozen=True)
 class Row:
     """One line of the table: `has` says whether a stage is concerned; ways that are not listed carry it."""
 
     what: str
     has: Callable[[Stage], bool]
     refused: Mapping[str, Refused] = field(default_factory=dict)
-
-
-def _trains(*kinds: str) -> Callable[[Stage], bool]:
-    return lambda stage: stage.kind_name in kinds
 
 
 def _weights(held: str) -> Callable[[Stage], bool]:
@@ -217,26 +201,17 @@ def weights(stage: Stage) -> str:
     return "adapter" if "lora" in stage.blocks else "whole"
 
 
-def _stored_alike(stage: Stage, launch: Launch) -> bool:
+def _stored_alike(stage: Stage, launch: LaunchOptions) -> bool:
     """4-bit weights are stored in the dtype the frozen rest has: what FSDP cuts must be of one dtype."""
     storage = stage.blocks["quantization"].get("bnb_4bit_quant_storage", "uint8")
     return str(storage).removeprefix("torch.") == stage.compute_dtype
 
 
-def _read_whole(stage: Stage, launch: Launch) -> bool:
-    return not launch.on("fsdp_cpu_ram_efficient_loading")
-
-
-def _offloads_nothing(stage: Stage, launch: Launch) -> bool:
+def _offloads_nothing(stage: Stage, launch: LaunchOptions) -> bool:
     offloads = launch.on("fsdp_offload_params") or launch.options.get("offload_optimizer_device") == "cpu"
     return not offloads
 
 
-_SLICED = "ft compares the policy with its reference before the model is cut"
-_USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model does not fit one GPU."
-_PAIRS = Refused(_SLICED, _USE_DDP)
-_ADAPTERS = Refused("its adapters take turns on one base, which a model cut in slices does not allow", _USE_DDP)
-_SAMPLES = Refused("it samples answers as it learns, which was not tried with a model cut in slices", _USE_DDP)
 _ZERO3_BITS = Refused("DeepSpeed cannot cut quantised weights", "Use recipes/accelerate/ddp.yaml or fsdp-qlora.yaml.")
 _BNB_OPTIMIZER = Refused(
     "bitsandbytes' optimizers keep their states on the GPU",
@@ -279,24 +254,6 @@ SUPPORT: Sequence[Row] = (
             )
         },
     ),
-    Row("`sft`, `pretrain`", _trains("sft", "pretrain")),
-    Row(
-        "`reward`",
-        _trains("reward"),
-        {
-            "fsdp": Refused(
-                "ft tries the model out before it is cut, and only the first process would hold its weights",
-                "Write `fsdp_cpu_ram_efficient_loading: false` in the config.",
-                _read_whole,
-                "`fsdp_cpu_ram_efficient_loading: false`",
-                "fsdp_cpu_ram_efficient_loading",
-            ),
-            "zero3": Refused("ft opens the saved folder again in one process, which waits for the others", _USE_DDP),
-        },
-    ),
-    Row("`dpo`", _trains("dpo"), {"zero2": _PAIRS, "fsdp": _PAIRS, "zero3": _PAIRS}),
-    Row("`rloo`, `grpo`", _trains("rloo", "grpo"), {"zero2": _SAMPLES, "fsdp": _SAMPLES, "zero3": _SAMPLES}),
-    Row("`ppo`", _trains("ppo"), {"zero2": _ADAPTERS, "fsdp": _ADAPTERS, "zero3": _ADAPTERS}),
     Row(
         "`optim:` of bitsandbytes (`paged_…`, `…_8bit`)",
         lambda stage: any(word in str(stage.blocks.get("train", {}).get("optim")) for word in ("paged", "8bit", "bnb")),
@@ -305,12 +262,13 @@ SUPPORT: Sequence[Row] = (
 )
 
 
-def support_table() -> str:
-    """SUPPORT as a Markdown table."""
+def support_table(kinds: Mapping[str, Kind]) -> str:
+    """What works with what as a Markdown table: what a stage holds, then each kind that trains."""
+    rows = {row.what: row.refused for row in SUPPORT}
+    rows |= {f"`{name}`": kind.unsupported or {} for name, kind in kinds.items() if kind.trains}
     lines = [f"| | {' | '.join(f'`{way}`' for way in WAYS)} |", f"|---|{'---|' * len(WAYS)}"]
-    for row in SUPPORT:
-        cells = [_cell(row.refused.get(way)) for way in WAYS]
-        lines.append(f"| {row.what} | {' | '.join(cells)} |")
+    for what, refused in rows.items():
+        lines.append(f"| {what} | {' | '.join(_cell(refused.get(way)) for way in WAYS)} |")
     return "\n".join(lines)
 
 
@@ -327,16 +285,22 @@ def objections(stages: Sequence[Stage], launch: Launch) -> Problems:
     if training:
         _folder_is_left(launch, problems)
     for stage in training:
-        for row in SUPPORT:
-            refused = row.refused.get(launch.way)
-            if refused and row.has(stage) and not refused.unless(stage, launch):
+        for what_it_has, refused in _refused(stage, launch.way):
+            if not refused.unless(stage, launch):
                 place = launch.where("distributed_type")
-                what = f"'{stage.name}' ({row.what}) cannot run under {launch.way} ({place}): {refused.why}"
+                what = f"'{stage.name}' ({what_it_has}) cannot run under {launch.way} ({place}): {refused.why}"
                 where = launch.where(refused.key) if refused.key else stage.where
                 problems.add(where, what, refused.fix.format(dtype=stage.compute_dtype))
         _same_precision(stage, launch, problems)
         _batch_divides(stage, launch, problems)
     return problems
+
+
+def _refused(stage: Stage, way: str) -> Iterator[tuple[str, Refused]]:
+    """What of the stage does not go with this way to launch, unless its condition holds."""
+    rows = {row.what: row.refused for row in SUPPORT if row.has(stage)}
+    rows[f"`{stage.kind_name}`"] = stage.kind.unsupported or {}
+    yield from ((what, refused[way]) for what, refused in rows.items() if way in refused)
 
 
 def _folder_is_left(launch: Launch, problems: Problems) -> None:

@@ -1,5 +1,5 @@
-"""What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks, an
-instruction bank or a judge's prompt that is wrong, processes that the machine or the stage has no room for."""
+"""What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks,
+processes that the machine or the stage has no room for, and what a kind looks for itself (`Kind.preflight`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, UserError
-from ft.evaluation.judge_prompt import JudgePrompt
 from ft.files import read_json
-from ft.gatt.instructions import Bank
 from ft.models.device import device_arguments, gpus
+from ft.recipe import Stage
+from ft.recipe.kind import function_at
 from ft.results.store import Planned
 from ft.run.accelerate_config import ALONE, Launch, objections
-from ft.stages.harness import INSTALL, MISSING
 
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
@@ -27,12 +26,8 @@ def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
     if any(planned.stage.kind.trains for planned in todo):
         _machine(launch, problems)
     for planned in todo:
-        for bank in [block["bank"] for block in planned.stage.blocks.values() if "bank" in block]:
-            _bank(Path(bank), problems)
-        if prompt := planned.stage.blocks.get("judge", {}).get("prompt"):
-            _judge_prompt(Path(prompt), problems)
-        if planned.stage.kind_name == "harness" and importlib.util.find_spec("lm_eval") is None:
-            problems.add(planned.stage.where, MISSING, INSTALL)
+        if planned.stage.kind.preflight:
+            _of_its_kind(planned.stage, problems)
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
@@ -72,16 +67,9 @@ def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> Non
         problems.add(planned.stage.where, what, fix)
 
 
-def _bank(path: Path, problems: Problems) -> None:
+def _of_its_kind(stage: Stage, problems: Problems) -> None:
     try:
-        Bank.read(path)
-    except UserError as error:
-        problems += error.problems
-
-
-def _judge_prompt(path: Path, problems: Problems) -> None:
-    try:
-        JudgePrompt.read(path)
+        function_at(stage.kind.preflight)(stage)
     except UserError as error:
         problems += error.problems
 

@@ -25,6 +25,7 @@ from ft.models.device import keep_freed_memory
 from ft.models.load import tokenizer_of
 from ft.recipe import Kind, Recipe
 from ft.recipe.job import Job
+from ft.recipe.kind import function_at
 from ft.results.store import Plan, Planned, cache_folder, plan
 from ft.run.accelerate_config import ALONE, Launch
 from ft.run.distributed import Leader, killed_by, leading
@@ -54,9 +55,9 @@ def chosen(there: Plan, to: str | None, only: str | None) -> list[Planned]:
         return list(there.stages)
     needed = _needed(there, to)
     last = there.stages.index(there.stage(to)) + 1
-    while last < len(there.stages) and there.stages[last].stage.kind.leaves == "metrics":
+    while last < len(there.stages) and "metrics" in there.stages[last].stage.kind.leaves:
         last += 1
-    judged = [p for p in there.stages[:last] if p.stage.kind.leaves == "metrics" and needed.issuperset(p.stage.parents)]
+    judged = [p for p in there.stages[:last] if "metrics" in p.stage.kind.leaves and needed.issuperset(p.stage.parents)]
     return [p for p in there.stages if p.name in needed or p in judged]
 
 
@@ -292,7 +293,7 @@ def make_stage(job_file: Path) -> None:
     quiet_libraries()
     keep_freed_memory()
     started = time.monotonic()
-    numbers = STAGES[job.kind].function()(job)
+    numbers = function_at(STAGES[job.kind].make)(job)
     if os.environ.get("RANK", "0") != "0":
         return
     _no_secrets(job, numbers)
@@ -330,7 +331,7 @@ def _end_with_parent() -> None:
 def _import_libraries(kind: Kind) -> None:
     """What the stage will import, at once."""
     with uncollected():
-        kind.function()
+        function_at(kind.make)
         if kind.trains:
             import ft.training.trl_compat  # noqa: F401  TRL's trainers take most of the time
 

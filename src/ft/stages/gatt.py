@@ -25,6 +25,7 @@ from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import answered
+from ft.recipe import Stage
 from ft.recipe.job import Job
 from ft.rl.scoring import AnswerScorer
 
@@ -86,6 +87,12 @@ class GattOptions:
             raise ValueError("samples above 1 need a temperature above 0: greedy answers are all the same")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it is a share, above 0 and up to 1")
+
+
+def check_bank(stage: Stage) -> None:
+    """UserError with everything that is wrong in an instruction bank, the `bank` of any of the stage's blocks."""
+    for bank in [block["bank"] for block in stage.blocks.values() if "bank" in block]:
+        Bank.read(Path(bank))
 
 
 def make(job: Job) -> dict[str, Any]:

@@ -18,10 +18,8 @@ from ft.evaluation.statistics import wilson
 from ft.figures.training import before_and_after
 from ft.files import write_json, write_lines
 from ft.models.generation.answerer import Speaker
+from ft.recipe import Stage
 from ft.recipe.job import Job
-
-MISSING = "lm-evaluation-harness is not installed"
-INSTALL = "pip install 'ft[lm_eval]'"
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,14 @@ class HarnessOptions:
             raise ValueError("batch_size and limit must be at least 1")
 
 
+def check_installed(stage: Stage) -> None:
+    """UserError where the harness, an extra of ft, is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise fail(stage.where, "lm-evaluation-harness is not installed", "pip install 'ft[lm_eval]'")
+
+
 def make(job: Job) -> dict[str, Any]:
     """Write results.json, what was asked and answered in samples.jsonl, metrics.json and tasks.png."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise fail(job.where, MISSING, INSTALL)
     options = HarnessOptions(**job.block("harness"))
     sides = {"": job} | ({"baseline_": replace(job, init=job.inputs.get("baseline"))} if options.baseline else {})
     numbers: dict[str, Any] = {}

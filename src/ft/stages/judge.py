@@ -30,7 +30,7 @@ from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
 from ft.models.load import model_fingerprint, tokenizer_of
-from ft.recipe import ModelSource
+from ft.recipe import ModelSource, Stage
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
 from ft.rl.scoring import AnswerScorer
@@ -94,6 +94,12 @@ READ_BY = {
 }
 ROWS = "rows.jsonl"
 SIDES = ("answer", "other_answer")
+
+
+def check_prompt(stage: Stage) -> None:
+    """UserError where the judge's prompt lacks a part or does not compile."""
+    if prompt := stage.blocks["judge"].get("prompt"):
+        JudgePrompt.read(Path(prompt))
 
 
 def make(job: Job) -> dict[str, Any]:

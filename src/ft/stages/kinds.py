@@ -6,11 +6,15 @@ Naming a kind imports neither torch nor TRL; its function is imported in the sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
+from ft.recipe.kind import Artifact, Display, LaunchOptions, Refused
 from ft.stages import usual
+
+if TYPE_CHECKING:
+    from ft.recipe import Stage
 
 # Keys of every Trainer's arguments that ft decides, with the place where a user decides the matter.
 _OURS = {
@@ -105,34 +109,84 @@ _WIDTHS = ("load_in_4bit", "load_in_8bit")
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=_WIDTHS, usual=usual.QUANTIZATION)
 
 
+_MODEL: frozenset[Artifact] = frozenset({"model"})
+_METRICS: frozenset[Artifact] = frozenset({"metrics"})
+_JUDGED_BY_AXIS: Mapping[str, Artifact] = dict.fromkeys(AXES, "reward_model")
+
+_USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model does not fit one GPU."
+_PAIRS_REFUSED = Refused("ft compares the policy with its reference before the model is cut", _USE_DDP)
+_SAMPLES_REFUSED = Refused("it samples answers as it learns, which was not tried with a model cut in slices", _USE_DDP)
+_ADAPTERS_REFUSED = Refused("its adapters take turns on one base, which a model cut in slices does not allow", _USE_DDP)
+
+
+def _in_slices(refused: Refused) -> Mapping[str, Refused]:
+    return dict.fromkeys(("zero2", "fsdp", "zero3"), refused)
+
+
+def _every_process_reads_weights(stage: Stage, launch: LaunchOptions) -> bool:
+    return not launch.on("fsdp_cpu_ram_efficient_loading")
+
+
+_REWARD_UNSUPPORTED = {
+    "fsdp": Refused(
+        "ft tries the model out before it is cut, and only the first process would hold its weights",
+        "Write `fsdp_cpu_ram_efficient_loading: false` in the config.",
+        _every_process_reads_weights,
+        "`fsdp_cpu_ram_efficient_loading: false`",
+        "fsdp_cpu_ram_efficient_loading",
+    ),
+    "zero3": Refused("ft opens the saved folder again in one process, which waits for the others", _USE_DDP),
+}
+
+
 def _trained(
     about: str,
-    make: str,
+    module: str,
     train: Owner,
-    rows: Owner,
+    rows: Literal["documents", "conversations", "pairs"],
+    memory: str,
+    unsupported: Mapping[str, Refused],
+    leaves: frozenset[Artifact] = _MODEL,
     own: Mapping[str, Owner] | None = None,
+    front_curves: int | None = None,
     row_defaults: Mapping[str, Any] | None = None,
-    leaves: Literal["model", "reward"] = "model",
+    reference_unless: Mapping[str, Any] | None = None,
     cosmetic: tuple[str, ...] = (),
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
-    `own` are the blocks only this kind has; left out of a recipe, they have their defaults.
+    `module` has its `make` and `trainer_of`. `own` are the blocks only this kind has; left out of a
+    recipe, they have their defaults.
     """
     own = own or {}
+    options = Owner("ft.encode.pairs:PairOptions") if rows == "pairs" else _ROWS
     return Kind(
         about=about,
-        make=make,
-        blocks={"train": train, **own, "rows": rows, "lora": _LORA, "quantization": _QUANTIZATION},
+        make=f"{module}:make",
+        blocks={"train": train, **own, "rows": options, "lora": _LORA, "quantization": _QUANTIZATION},
         leaves=leaves,
+        memory=memory,
+        display=Display(front_curves=front_curves),
+        trainer=f"{module}:trainer_of",
+        unsupported=unsupported,
+        rows=rows,
+        reads_eval_data=True,
+        reference_unless=reference_unless,
         required=("train.max_length",),
-        cosmetic=(*_COSMETIC, *cosmetic),
         defaults={"rows": row_defaults or {}, **{name: {} for name in own}},
+        cosmetic=(*_COSMETIC, *cosmetic),
     )
 
 
 def _reinforced(
-    about: str, make: str, train: Owner, inputs: tuple[str, ...] = (), ours: Mapping[str, str] | None = None
+    about: str,
+    module: str,
+    train: Owner,
+    memory: str,
+    unsupported: Mapping[str, Refused],
+    reference_unless: Mapping[str, Any],
+    inputs: Mapping[str, Artifact] | None = None,
+    ours: Mapping[str, str] | None = None,
 ) -> Kind:
     """A kind that samples answers to prompts and learns from what they are worth."""
     # Held-out answers, whose reward chooses the checkpoint, are drawn batch by batch.
@@ -145,24 +199,27 @@ def _reinforced(
     }
     return Kind(
         about=about,
-        make=make,
+        make=f"{module}:make",
         blocks={"train": train, **own, "lora": _LORA, "quantization": _QUANTIZATION},
-        leaves="model",
-        inputs=(*AXES, *inputs),
-        rewards=(*AXES, *inputs),
-        pleases=AXES,
-        rows=False,
-        holds_out=True,
+        leaves=_MODEL,
+        memory=memory,
+        display=Display(headline="reward"),
+        trainer=f"{module}:trainer_of",
+        unsupported=unsupported,
+        inputs={**_JUDGED_BY_AXIS, **(inputs or {})},
+        objectives=AXES,
+        reads_eval_data=True,
+        reference_unless=reference_unless,
         required=("train.max_completion_length",),
-        cosmetic=(*logged, *(f"guard.{key}" for key in ("cut", "empty", "longer", "repetition", "shown", "kept"))),
         defaults={
             "train": {"eval_strategy": "steps", "eval_on_start": True, "disable_dropout": True, **best},
             **{name: {} for name in own},
         },
+        cosmetic=(*logged, *(f"guard.{key}" for key in ("cut", "empty", "longer", "repetition", "shown", "kept"))),
     )
 
 
-_ROWS, _PAIRS = Owner("ft.encode.prepare:RowOptions"), Owner("ft.encode.pairs:PairOptions")
+_ROWS = Owner("ft.encode.prepare:RowOptions")
 _SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST, usual=usual.TRAINER)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
@@ -178,51 +235,78 @@ STAGES: dict[str, Kind] = {
             "architecture": Owner("transformers:LlamaConfig", usual=usual.ARCHITECTURE),
             "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
         },
-        leaves="model",
-        rows=False,
-        starts=False,
+        leaves=_MODEL,
+        memory="ft.fit.kinds:scratch",
+        display=Display(),
+        init=None,
         required=("architecture", "tokenizer"),
     ),
     "pretrain": _trained(
         "a model trained on every token of plain documents",
-        "ft.stages.sft:make",
+        "ft.stages.pretrain",
         train=_SFT,
-        rows=_ROWS,
+        rows="documents",
+        memory="ft.fit.kinds:sft",
+        unsupported={},
+        front_curves=1,
         row_defaults={"train_on": "all"},
     ),
-    "sft": _trained("a model fine-tuned on conversations", "ft.stages.sft:make", train=_SFT, rows=_ROWS),
+    "sft": _trained(
+        "a model fine-tuned on conversations",
+        "ft.stages.sft",
+        train=_SFT,
+        rows="conversations",
+        memory="ft.fit.kinds:sft",
+        unsupported={},
+        front_curves=1,
+    ),
     "dpo": _trained(
         "a model trained to prefer the chosen answer of each pair",
-        "ft.stages.dpo:make",
+        "ft.stages.dpo",
         train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST, usual=usual.TRAINER),
-        rows=_PAIRS,
+        rows="pairs",
+        memory="ft.fit.kinds:pairs",
+        unsupported=_in_slices(_PAIRS_REFUSED),
+        reference_unless={"precompute_ref_log_probs": True},
         cosmetic=("train.precompute_ref_batch_size",),
     ),
     "reward": _trained(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",
-        "ft.stages.reward:make",
+        "ft.stages.reward",
         train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST, usual=usual.TRAINER),
-        rows=_PAIRS,
+        rows="pairs",
+        memory="ft.fit.kinds:pairs",
+        unsupported=_REWARD_UNSUPPORTED,
+        leaves=frozenset({"reward_model"}),
         own={"reward": Owner("ft.stages.reward:RewardOptions")},
-        leaves="reward",
+        front_curves=3,
     ),
     "rloo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against the mean of the others",
-        "ft.stages.rloo:make",
+        "ft.stages.rloo",
         train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
+        memory="ft.fit.answering:reinforcing",
+        unsupported=_in_slices(_SAMPLES_REFUSED),
+        reference_unless={"beta": 0},
     ),
     "grpo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
-        "ft.stages.grpo:make",
+        "ft.stages.grpo",
         train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
+        memory="ft.fit.answering:reinforcing",
+        unsupported=_in_slices(_SAMPLES_REFUSED),
+        reference_unless={"beta": 0},
     ),
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
-        "ft.stages.ppo:make",
+        "ft.stages.ppo",
         train=Owner(
             "ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, usual=usual.PPO
         ),
-        inputs=("critic",),
+        memory="ft.fit.answering:reinforcing",
+        unsupported=_in_slices(_ADAPTERS_REFUSED),
+        reference_unless={},
+        inputs={"critic": "reward_model"},
         ours=_OURS_PPO_REWARD,
     ),
     "evaluate": Kind(
@@ -233,9 +317,17 @@ STAGES: dict[str, Kind] = {
             "rows": _ROWS,
             "quantization": _QUANTIZATION,
         },
-        leaves="metrics",
-        inputs=("baseline",),
-        rows=False,
+        leaves=_METRICS,
+        memory="ft.fit.answering:answering",
+        display=Display(
+            sections=(
+                "ft.report.measured:by_topic",
+                "ft.report.answers:dialogue",
+                "ft.report.answers:before_and_after",
+            ),
+            shows_answers=True,
+        ),
+        inputs={"baseline": "model"},
         required=("evaluate",),
     ),
     "harness": Kind(
@@ -245,11 +337,13 @@ STAGES: dict[str, Kind] = {
             "harness": Owner("ft.stages.harness:HarnessOptions", files=("file",)),
             "quantization": _QUANTIZATION,
         },
-        leaves="metrics",
-        inputs=("baseline",),
-        data="none",
-        rows=False,
+        leaves=_METRICS,
+        memory="ft.fit.kinds:not_estimated",
+        display=Display(),
+        inputs={"baseline": "model"},
+        reads_data=False,
         required=("harness",),
+        preflight="ft.stages.harness:check_installed",
     ),
     "judge": Kind(
         about="which of two models answers better: wins, ties and losses by a judge asked in both orders",
@@ -259,32 +353,43 @@ STAGES: dict[str, Kind] = {
             "backend": Owner("ft.models.generation.backends:BackendOptions"),
             "quantization": _QUANTIZATION,
         },
-        leaves="metrics",
-        also_rows=True,
-        inputs=("other", "scorer", "judge"),
-        rewards=("scorer",),
-        rows=False,
+        leaves=frozenset({"metrics", "rows"}),
+        memory="ft.fit.kinds:not_estimated",
+        display=Display(
+            sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
+            headline="win_rate",
+            shows_answers=True,
+            working_files=frozenset({"rows.jsonl", "scores.jsonl"}),
+        ),
+        inputs={"other": "model", "scorer": "reward_model", "judge": "model"},
         required=("judge.kind",),
         cosmetic=_HOW_A_SERVER_IS_ASKED,
+        preflight="ft.stages.judge:check_prompt",
     ),
     "report-card": Kind(
         about="what a reward model gets right on held-out pairs, how sure it is, and what else its score follows",
         make="ft.stages.report_card:make",
         blocks={"card": Owner("ft.stages.report_card:CardOptions"), "quantization": _QUANTIZATION},
-        leaves="metrics",
-        inputs=("other",),
-        rewards=("init", "other"),
-        rows=False,
+        leaves=_METRICS,
+        memory="ft.fit.answering:scoring",
+        display=Display(sections=("ft.report.measured:card",), headline="accuracy"),
+        init="reward_model",
+        inputs={"other": "reward_model"},
     ),
     "gatt": Kind(
         about="rows of Ghost Attention: an instruction said once, and the policy's answer that obeys it later",
         make="ft.stages.gatt:make",
         blocks={"gatt": Owner("ft.stages.gatt:GattOptions", files=("bank",)), "quantization": _QUANTIZATION},
-        leaves="rows",
-        inputs=("scorer",),
-        rewards=("scorer",),
-        rows=False,
+        leaves=frozenset({"rows"}),
+        memory="ft.fit.answering:dialogues",
+        display=Display(
+            sections=("ft.report.answers:made_rows",),
+            headline="rows",
+            working_files=frozenset({"answers.jsonl", "scores-scorer.jsonl"}),
+        ),
+        inputs={"scorer": "reward_model"},
         required=("gatt.bank",),
+        preflight="ft.stages.gatt:check_bank",
     ),
     "sample": Kind(
         about="the best of K answers a prompt, by reward models or functions, as rows to train on",
@@ -294,10 +399,13 @@ STAGES: dict[str, Kind] = {
             "backend": Owner("ft.models.generation.backends:BackendOptions"),
             "quantization": _QUANTIZATION,
         },
-        leaves="rows",
-        inputs=AXES,
-        rewards=AXES,
-        rows=False,
+        leaves=frozenset({"rows"}),
+        memory="ft.fit.answering:sampling",
+        display=Display(
+            sections=("ft.report.measured:sampling", "ft.report.answers:sampled", "ft.report.answers:made_rows"),
+            working_files=frozenset({"answers.jsonl", "scores.png", "scores.jsonl"}),
+        ),
+        inputs=_JUDGED_BY_AXIS,
         required=("sample",),
         cosmetic=_HOW_A_SERVER_IS_ASKED,
     ),
@@ -308,10 +416,12 @@ STAGES: dict[str, Kind] = {
             "consistency": Owner("ft.stages.consistency:ConsistencyOptions", files=("bank",)),
             "quantization": _QUANTIZATION,
         },
-        leaves="metrics",
-        inputs=("before", "ablation"),
-        rows=False,
+        leaves=_METRICS,
+        memory="ft.fit.answering:dialogues",
+        display=Display(sections=("ft.report.measured:consistency",), headline=r"turn_\d+"),
+        inputs={"before": "model", "ablation": "model"},
         required=("consistency.bank",),
+        preflight="ft.stages.gatt:check_bank",
     ),
     "attention": Kind(
         about="how strongly answers attend to the instruction, by turn",
@@ -320,9 +430,16 @@ STAGES: dict[str, Kind] = {
             "attention": Owner("ft.stages.attention:AttentionOptions", files=("bank",)),
             "quantization": _QUANTIZATION,
         },
-        leaves="metrics",
-        inputs=("before",),
-        rows=False,
+        leaves=_METRICS,
+        memory="ft.fit.answering:dialogues",
+        display=Display(
+            sections=("ft.report.measured:attention",),
+            headline=r"attention_turn_\d+",
+            is_card=False,
+            working_files=frozenset({"answers.jsonl"}),
+        ),
+        inputs={"before": "model"},
         required=("attention.bank",),
+        preflight="ft.stages.gatt:check_bank",
     ),
 }

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on prepared rows, whole, by LoRA or by QLoRA; `pretrain` is the same on plain documents."""
+"""Supervised fine-tuning on prepared rows, whole, by LoRA or by QLoRA."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def make(job: Job) -> dict[str, Any]:
     return train_and_save(trainer_of(job), job)
 
 
-def trainer_of(job: Job) -> Any:
-    """The SFTTrainer, ready to train: model, prepared rows, and what ft watches while it trains."""
+def trainer_of(job: Job, ends_turns: bool = True) -> Any:
+    """The SFTTrainer, ready to train: model, prepared rows, and what ft watches while it trains.
+
+    `ends_turns`: whether the saved model ends an answer where the chat template ends a turn.
+    """
     from trl import SFTConfig, SFTTrainer
 
     from ft.training.packing import refuse_leaks
@@ -29,7 +32,7 @@ def trainer_of(job: Job) -> Any:
     evaluation_has_rows(job, held_out)
     # Ids and labels are ready; TRL would cut and filter them.
     config = arguments(job, SFTConfig, dataset_kwargs={"skip_prepare_dataset": True})
-    model, tokenizer = policy(job, config)
+    model, tokenizer = policy(job, config, ends_turns)
     score_supervised_only()
     with adapters_kept(model) if "lora" in job.blocks else nullcontext():
         trainer = SFTTrainer(

@@ -45,7 +45,7 @@ def is_recipe(path: str) -> bool:
 
 def newest_model(there: Plan) -> Found:
     """The last model of the recipe that is made. Raises UserError with the command that makes one."""
-    models = [p for p in there.stages if p.stage.kind.leaves == "model"]
+    models = [p for p in there.stages if "model" in p.stage.kind.leaves]
     made = [p for p in models if p.done]
     recipe = str(there.recipe.file)
     if not models:

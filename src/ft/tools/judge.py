@@ -67,7 +67,7 @@ def place(what: str, runs: Path, read: Any) -> Path:
     planned = plan(recipe, runs).stage(stage)
     if not planned.done:
         raise fail(what, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
-    if planned.stage.kind.leaves not in ("model", "reward"):
+    if not planned.stage.kind.leaves_weights:
         raise fail(what, f"'{stage}' leaves no model", "Name a stage that trains one.")
     return planned.folder
 

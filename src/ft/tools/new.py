@@ -36,7 +36,7 @@ SAMPLE = 20  # rows that tell the format
 SHOWN = 10  # bad rows named in full
 BATCH = 500  # rows rendered in one tokenizer call
 HELD_OUT = (0.05, 0.1, 0.2, 0.5)  # shares to hold out, the first that leaves rows on both sides
-CONVERSATIONS = ("sft", "pretrain")  # kinds that train on dialogues or documents, not on pairs or bare prompts
+CONVERSATIONS = ("conversations", "documents")  # rows of kinds that train on whole rows, not on pairs or bare prompts
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def fork(there: Plan, wish: Wish, check: Callable[[Path], Recipe]) -> Fork:
     looked = look(there, stage, source)
     _usable(looked, stage, source, wish)
     behind = there.recipe.stages[there.recipe.stages.index(stage) + 1 :]
-    skipped = tuple(s.name for s in behind if s.kind.leaves == "metrics")
+    skipped = tuple(s.name for s in behind if "metrics" in s.kind.leaves)
     text = _yaml(path, there.recipe, stage, source, skipped, _rows_block(stage, looked, source, wish))
     _write(path, text, check)
     return Fork(path, stage.name, source, looked, skipped, tuple(notes))
@@ -129,17 +129,17 @@ def _place(recipe: Recipe, wish: Wish) -> Path:
 
 
 def _stage(recipe: Recipe, name: str | None) -> Stage:
-    """The stage that gets the rows: by name, or the first SFT stage, or the first that prepares rows."""
+    """The stage that gets the rows: by name, or the first on conversations, or the first that prepares rows."""
     if name is None:
         trained = [s for s in recipe.stages if s.kind.rows]
-        found = next((s for s in trained if s.kind_name == "sft"), next(iter(trained), None))
+        found = next((s for s in trained if s.kind.rows == "conversations"), next(iter(trained), None))
         if found is None:
             raise fail(str(recipe.file), "no stage of it trains on rows", "Name the stage that reads them: --stage.")
         return found
     found = next((s for s in recipe.stages if s.name == name), None)
     if found is None:
         raise fail("--stage", f"no stage '{name}'", f"There are: {', '.join(s.name for s in recipe.stages)}.")
-    if found.kind.data == "none":
+    if not found.kind.reads_data:
         raise fail("--stage", f"'{name}' reads no data", "Name another.")
     return found
 
@@ -159,10 +159,10 @@ def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
     if name is None:
         name = _detected(wish.data, dict(wish.columns))
         notes.append(f"The first rows tell the format: {name}.")
-        if name == "hh_pairs" and stage.kind_name in CONVERSATIONS:
+        if name == "hh_pairs" and stage.kind.rows in CONVERSATIONS:
             name = "hh"
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
-    if stage.kind_name in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
+    if stage.kind.rows in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
         raise _not_conversations(wish.data, name, stage)
     return Source(wish.data, format=name, columns=dict(wish.columns)), notes
 

@@ -25,15 +25,18 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
-def policy(job: Job, config: Any) -> tuple[Any, Any]:
-    """The model a stage trains, seeded, and its tokenizer."""
+def policy(job: Job, config: Any, ends_turns: bool = True) -> tuple[Any, Any]:
+    """The model a stage trains, seeded, and its tokenizer.
+
+    `ends_turns`: whether the model's own generation ends where the chat template ends a turn.
+    """
     from transformers import set_seed
 
     set_seed(job.seed)
     tokenizer = tokenizer_of(job.model, job.init, job.template)
     lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
     model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu)
-    if tokenizer.chat_template and job.kind != "pretrain":
+    if tokenizer.chat_template and ends_turns:
         model.generation_config.eos_token_id = list(Renderer(tokenizer).stop_ids)
     return model, tokenizer
 
