@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.errors import Problem, Problems
 from ft.files import read_json, write_text
 
@@ -51,8 +52,8 @@ TEXT = {
     *(".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".html", ".csv", ".tsv", ".jinja", ".py", ".toml", ".cfg"),
     *(".ini", ".env", ".sh", ".log", ".svg", ".gz", ""),
 }
-VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")  # every word there is, and large
-ROWS = ("rows.jsonl", "rejects.jsonl", "answers.jsonl", "samples.jsonl")
+VOCABULARY = (artifacts.TOKENIZER, "vocab.json", "merges.txt")  # every word there is, and large
+ROWS = (artifacts.ROWS, artifacts.REJECTS, artifacts.ANSWERS, artifacts.SAMPLES)
 """Files of a result that hold the user's rows and a model's answers: a token there is told of, and not refused."""
 
 
@@ -224,7 +225,7 @@ def clean(folder: Path) -> list[Problem]:
 
     The token is gone from the disk before anybody is told.
     """
-    held = variables(list(_named(read_json(folder / "job.json"))))
+    held = variables(list(_named(read_json(folder / artifacts.JOB))))
     problems = []
     for file in files_below([folder]):
         found = list(scan(file, held))

@@ -13,6 +13,7 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_json
 from ft.gatt.instructions import Bank
+from ft.models.identity import model_identity
 from ft.models.load import load
 from ft.results.store import Planned
 from ft.stages.attention import binned, greatest_attention, to_instruction
@@ -86,7 +87,7 @@ def test_every_row_says_the_instruction_at_its_start_and_nowhere_else(tmp_path, 
 
 def test_a_row_tells_where_it_is_from(tmp_path, ending):
     one = rows(gatt(tmp_path, ending))[0]
-    assert one["policy"] == str(ending)
+    assert one["policy"] == model_identity(ending, None)
     assert one["source"] == "dialogues.jsonl:1"
     told = {"temperature": 0.3, "top_p": 1.0, "samples": 1, "sample": "all", "window": None, "seed": 1}
     assert one["sampling"] == told

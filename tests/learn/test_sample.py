@@ -13,6 +13,7 @@ import pytest
 import tiny
 from ft.data.prompts import Prompt, Sample
 from ft.errors import UserError
+from ft.models.identity import model_identity
 from ft.models.scorer import Scorer
 from ft.results.store import Planned
 from ft.rl.scoring import AnswerScore, AnswerScorer
@@ -91,7 +92,13 @@ def test_a_row_can_be_trained_on_and_tells_where_it_is_from(made, ending):
     assert [message["role"] for message in (*row["prompt"], *row["completion"])] == ["user", "assistant"]
     assert row["answer"] == "blue"
     origin = {name: row["sampled"][name] for name in ("policy", "round", "temperature", "top_p", "seed")}
-    assert origin == {"policy": str(ending), "round": 1, "temperature": TEMPERATURE, "top_p": 1.0, "seed": 1}
+    assert origin == {
+        "policy": model_identity(ending, None),
+        "round": 1,
+        "temperature": TEMPERATURE,
+        "top_p": 1.0,
+        "seed": 1,
+    }
 
 
 def test_the_numbers_count_every_answer(made):
@@ -121,7 +128,7 @@ def test_pairs_are_best_and_worst_and_ties_are_counted(tmp_path, ending):
     for row in rows:
         assert row["answer"] in row["chosen"][0]["content"]
         assert row["answer"] != row["rejected"][0]["content"]
-        assert (row["source_chosen"], row["temperature_rejected"]) == (str(ending), TEMPERATURE)
+        assert (row["source_chosen"], row["temperature_rejected"]) == (model_identity(ending, None), TEMPERATURE)
         assert row["sampled"]["chosen"]["score"] > row["sampled"]["rejected"]["score"]
     assert len(rows) + found.done["numbers"]["ties"] == COUNT
 

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
+from ft import artifacts
 from ft.files import read_lines
 from ft.recipe.job import Job
 from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.training.checkpoints import latest
-from ft.training.loop import METRICS, watched
+from ft.training.loop import watched
 
 
 @pytest.fixture
@@ -143,5 +144,5 @@ def test_a_plain_trainer_of_transformers_is_recorded_and_saved_like_any_other(tm
     rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
     trainer = watched(Trainer(model, args, train_dataset=rows), Job("plain", "sft", "0", tmp_path, 1, "recipe.yaml:1"))
     trainer.train()
-    assert "loss" in read_lines(tmp_path / METRICS)[0]
+    assert "loss" in read_lines(tmp_path / artifacts.METRICS)[0]
     assert latest(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-1", 1)

@@ -13,7 +13,7 @@ from ft.cli import app
 from ft.data.sources.read import Source, fingerprint, missing
 from ft.errors import UserError
 from ft.hub import local_path
-from ft.models.load import model_fingerprint
+from ft.models.identity import model_fingerprint
 from ft.recipe import ModelSource
 from ft.stages.judge import JudgeOptions
 from ft.tools.chat import model_at

@@ -11,12 +11,12 @@ import torch
 import tiny
 from ft.errors import UserError
 from ft.files import read_json, write_json
+from ft.models.identity import model_fingerprint, model_identity
 from ft.models.load import (
     adapters_kept,
     load,
     load_base,
     load_tokenizer,
-    model_fingerprint,
     save_lineage,
     start,
     tokenizer_of,
@@ -134,3 +134,12 @@ def test_a_model_is_its_weights_and_its_tokenizer(tmp_path, base):
 def test_a_hub_model_is_its_name_and_revision():
     source = ModelSource("owner/name", revision="abc")
     assert model_fingerprint(source, None) == {"path": "owner/name", "revision": "abc"}
+    assert model_identity(source, None) == "owner/name@abc"
+
+
+def test_a_models_identity_is_that_of_the_stage_that_made_it_or_of_its_bytes_and_never_its_path(base, tmp_path):
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    assert model_identity(copy, None) == model_identity(ModelSource(str(base)), None)
+    write_json(copy / "done.json", {"stage": "sft", "kind": "sft", "fingerprint": "0123456789ab", "numbers": {}})
+    assert model_identity(copy, None) == "0123456789ab"
+    assert model_identity(ModelSource("gpt2"), None) == "gpt2"

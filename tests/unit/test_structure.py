@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ft import artifacts
 from ft.recipe.kind import function_at
 from ft.secrets import find, variables
 from ft.stages import STAGES
@@ -20,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "files", "hub", "imports", "progress"),
+    ("artifacts", "errors", "files", "hub", "imports", "progress"),
     ("secrets",),
     ("recipe",),
     ("data",),
@@ -164,6 +165,17 @@ def test_files_are_written_beside_and_renamed_in_one_place():
 def test_a_fact_stands_in_one_place(fact: str, owner: str):
     code = {file: re.sub(r'""".*?"""', "", file.read_text(encoding="utf-8"), flags=re.DOTALL) for file in FILES}
     assert [str(file.relative_to(SOURCE)) for file, text in code.items() if re.search(fact, text)] == [owner]
+
+
+def test_names_of_artifacts_stand_in_their_module_alone():
+    names = {value for name, value in vars(artifacts).items() if name.isupper() and value != artifacts.PACKED_ROWS}
+    found = []
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if " " not in text and text.rpartition("/")[2] in names and file.name != "artifacts.py":
+                found.append(f"{file.relative_to(SOURCE)}: {text}")
+    assert found == []
 
 
 def test_planning_imports_no_library_that_takes_seconds():

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ft import artifacts
 from ft.errors import fail
 from ft.recipe import Recipe, Verdicts, read
 from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
@@ -38,7 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
-    found = read(recipe, STAGES, sets or (), Verdicts(runs / ".cache" / "checked.json"))
+    found = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
     for notice in found.notices:
         talk.print(notice, style="yellow", markup=False)
     return found
@@ -51,7 +52,7 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
     if launched():
         fix = "Leave out `--launch`, or start `ft run` by itself."
         raise fail(f"--launch {config}", "`accelerate launch` has started the processes already", fix)
-    return read_launch(config, Verdicts(runs / ".cache" / "checked.json"))
+    return read_launch(config, Verdicts(artifacts.verdict_cache(runs)))
 
 
 def print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ft import artifacts
 from ft.cli.app import AsJson, Runs, app, out, print_json, read_recipe
 
 MODEL = "a model's folder, a Hub id, RECIPE or RECIPE:STAGE (RECIPE:model is what it starts from)"
@@ -58,7 +59,7 @@ def judge_command(
         chat_template=chat_template,
     )
     folder = compare(asked, runs)
-    numbers = read_json(folder / "metrics.json")
+    numbers = read_json(folder / artifacts.NUMBERS)
     if as_json:
         print_json({"folder": str(folder), **numbers})
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft import artifacts
 from ft.cli.app import Runs, Sets, app, out, read_recipe, talk
 from ft.errors import fail
 from ft.recipe import Recipe
@@ -49,7 +50,7 @@ def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
 
 
 def _place(run: Run, path: str, runs: Path) -> Path:
-    return (runs / run.name if path.endswith((".yaml", ".yml")) else Path(path)) / "report.html"
+    return (runs / run.name if path.endswith((".yaml", ".yml")) else Path(path)) / artifacts.REPORT
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
     from ft.report.results import is_current, of_plan
     from ft.results.store import plan
 
-    path = runs / recipe.name / "report.html"
+    path = runs / recipe.name / artifacts.REPORT
     run = of_plan(plan(recipe, runs), sets)
     if all(result.state == "absent" for result in run.results):
         return None

@@ -212,10 +212,11 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """A model as others take it: merged weights, tokenizer, template, card; compared with the one that was trained."""
+    from ft import artifacts
     from ft.export.hub import push as upload
     from ft.export.hub import ready
     from ft.export.result import Result
-    from ft.export.writing import RECORD, Wish, export
+    from ft.export.writing import Wish, export
     from ft.files import read_json
     from ft.run.run import quiet_libraries
 
@@ -228,7 +229,7 @@ def export_command(
             raise fail("--push", "the adapter's base is a folder of this machine", "Push the merged model.")
     place = to or runs / "export" / f"{result.recipe}-{result.name}-{result.fingerprint}{'-adapter' * adapter}"
     wish = Wish(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
-    made = read_json(place / RECORD) if to is None else None
+    made = read_json(place / artifacts.EXPORT) if to is None else None
     if made and made["asked"] == wish.asked:
         talk.print("exported before; what was compared then:")
     else:

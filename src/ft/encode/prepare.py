@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft import artifacts
 from ft.data.formats import BadRow
 from ft.data.mix import BadRows, Leakage, eval_side, mixed
 from ft.data.sources.read import Located, Source
@@ -74,22 +75,23 @@ class RowOptions:
 
 
 def rows_folder(runs: Path, key: RowsKey) -> Path:
-    return runs / ".cache" / f"rows-{digest([PREPARED_AS, key])}"
+    return artifacts.prepared_rows(runs, digest([PREPARED_AS, key]))
 
 
 def train_rows(folder: Path) -> Dataset:
     """What the trainer trains on: packed rows where packing is on."""
-    return _opened(folder / "packed") if (folder / "packed").exists() else _opened(folder / "train.arrow")
+    packed = folder / artifacts.PACKED_ROWS
+    return _opened(packed if packed.exists() else folder / artifacts.TRAIN_ROWS)
 
 
 def eval_rows(folder: Path) -> Dataset | None:
-    path = folder / "eval.arrow"
+    path = folder / artifacts.EVAL_ROWS
     return _opened(path) if path.exists() else None
 
 
 def single_rows(folder: Path) -> Dataset:
     """Training rows one by one, with `where` and `roles`, for looking at."""
-    return _opened(folder / "train.arrow")
+    return _opened(folder / artifacts.TRAIN_ROWS)
 
 
 def _opened(path: Path) -> Dataset:
@@ -119,7 +121,7 @@ def prepare(
         if packing:
             _pack(partial, stats, max_length, packing)
         stats["seconds"] = round(time.monotonic() - started, 2)
-        write_json(partial / "stats.json", stats)
+        write_json(partial / artifacts.STATS, stats)
     return stats
 
 
@@ -227,13 +229,14 @@ class _Maker:
         self.folder, self.rows, self.seed, self.tick = folder, rows, seed, tick
         self.renderer = _renderer(tokenizer, rows, max_length)
         self.schema = _schema(isinstance(rows, PairOptions))
-        self.bad = BadRows(rows.on_bad_row, folder / "rejects.jsonl")
+        self.bad = BadRows(rows.on_bad_row, folder / artifacts.REJECTS)
         self.leakage = Leakage()
         self.watch = RowWatch()
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
-        train = _Side(self.folder / "train.arrow", self.schema)
-        held_out = _Side(self.folder / "eval.arrow", self.schema) if eval_sources or self.rows.eval_fraction else None
+        train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
+        holds_out = eval_sources or self.rows.eval_fraction
+        held_out = _Side(self.folder / artifacts.EVAL_ROWS, self.schema) if holds_out else None
         for batch in self.rendered(sources, "train" if eval_sources else None):
             self.split(batch, train, held_out)
         if held_out and eval_sources:
@@ -299,9 +302,9 @@ def _pack(folder: Path, stats: dict[str, Any], max_length: int, strategy: str) -
     from trl import pack_dataset
 
     disable_progress_bars()
-    rows = _opened(folder / "train.arrow").select_columns(["input_ids", "labels"])
+    rows = _opened(folder / artifacts.TRAIN_ROWS).select_columns(["input_ids", "labels"])
     packed = pack_dataset(rows, max_length, strategy, map_kwargs={"keep_in_memory": len(rows) < 100_000})
-    packed.save_to_disk(str(folder / "packed"))
+    packed.save_to_disk(str(folder / artifacts.PACKED_ROWS))
     enable_progress_bars()
     stats["train"]["trainer_rows"] = len(packed)
     stats["train"]["fill"] = round(stats["train"]["tokens"] / (len(packed) * max_length), 4)

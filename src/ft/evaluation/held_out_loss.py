@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
 from ft.data.sources.read import Located
@@ -97,7 +98,7 @@ class Losses:
             for place in places
         ]
         lines = [{"where": self.rows[place].where, **loss} for place, loss in zip(places, losses, strict=True)]
-        write_lines(self.job.folder / "losses.jsonl", lines)
+        write_lines(self.job.folder / artifacts.LOSSES, lines)
         means = {
             name: [one.nats / one.tokens for one in (self.found[name][place] for place in places)] for name in names
         }

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.errors import fail
 from ft.files import read_json
 from ft.hub import local_path
@@ -88,7 +89,7 @@ class Result:
         if self.adapter:
             _, _, quantization = parts(self.folder)
             return (quantization or {}).get("bnb_4bit_compute_dtype") or self.held
-        return str((read_json(self.folder / "config.json") or {}).get("dtype") or "float32")
+        return str((read_json(self.folder / artifacts.CONFIG) or {}).get("dtype") or "float32")
 
     @property
     def base(self) -> str:
@@ -109,7 +110,7 @@ class Result:
         """The stages it was made by, the first one first; those whose folders are gone are left out."""
         init = self.job.get("init")
         above = []
-        if init and read_json(Path(init) / "done.json"):
+        if init and read_json(Path(init) / artifacts.DONE):
             above = Result.read(Path(init)).chain
         return [*above, self]
 
@@ -129,7 +130,7 @@ class Result:
     def failures(self) -> Iterator[str]:
         """What went wrong on the way and is worth knowing."""
         for stage in self.chain:
-            stats = (read_json(Path(stage.job["rows"]) / "stats.json") if stage.job.get("rows") else None) or {}
+            stats = (read_json(Path(stage.job["rows"]) / artifacts.STATS) if stage.job.get("rows") else None) or {}
             if stats.get("rejected"):
                 yield f"{stage.name}: {stats['rejected']:,} rows were bad and left out"
             long = stats.get("too_long", {})
@@ -139,7 +140,7 @@ class Result:
         for one in self.evaluations:
             if one.state != "done":
                 yield f"{one.stage}: begun and not finished"
-            for metric, least in (read_json(one.folder / "job.json") or {}).get("require", {}).items():
+            for metric, least in (read_json(one.folder / artifacts.JOB) or {}).get("require", {}).items():
                 value = one.numbers.get(metric)
                 if value is None or value < least:
                     reached = "absent" if value is None else round(value, 4)

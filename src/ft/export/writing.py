@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.errors import fail
 from ft.export.card import card
 from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.result import Result
 from ft.files import atomic, read_json, write_json
-from ft.models.load import LINEAGE, load_tokenizer, parts, share
+from ft.models.load import load_tokenizer, parts, share
 from ft.models.merge import DTYPES, Onto
 from ft.results.ledger import size
 from ft.secrets import refuse
 
 TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *(artifacts.TOKENIZER, artifacts.TOKENIZER_CONFIG, artifacts.CHAT_TEMPLATE),
+    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", LINEAGE)
-RECORD = "export.json"
+ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS, artifacts.LINEAGE)
 Tell = Callable[[str], None]
 
 
@@ -71,9 +71,9 @@ def export(result: Result, wish: Wish, tell: Tell = lambda line: None) -> dict[s
         made = _made(result, wish, partial, script, tell)
         text = card(result, made, wish.license)
         refuse(str(wish.to / "README.md"), text)
-        refuse(str(wish.to / RECORD), made)
+        refuse(str(wish.to / artifacts.EXPORT), made)
         (partial / "README.md").write_text(text, encoding="utf-8")
-        write_json(partial / RECORD, made)
+        write_json(partial / artifacts.EXPORT, made)
     return made
 
 
@@ -131,7 +131,7 @@ def _copy_words(result: Result, folder: Path) -> str | None:
     for name in TOKENIZER:
         if (result.folder / name).exists():
             shutil.copyfile(result.folder / name, folder / name)
-    template = folder / "chat_template.jinja"
+    template = folder / artifacts.CHAT_TEMPLATE
     return hashlib.sha256(template.read_bytes()).hexdigest() if template.exists() else None
 
 
@@ -139,8 +139,8 @@ def _for_ollama(result: Result, wish: Wish, folder: Path, notes: list[str]) -> d
     from ft.encode.conversation import Renderer
 
     renderer = Renderer(load_tokenizer(folder))
-    config: Mapping[str, Any] = read_json(folder / "config.json") or {}
-    adds_bos = bool((read_json(folder / "tokenizer_config.json") or {}).get("add_bos_token"))
+    config: Mapping[str, Any] = read_json(folder / artifacts.CONFIG) or {}
+    adds_bos = bool((read_json(folder / artifacts.TOKENIZER_CONFIG) or {}).get("add_bos_token"))
     weights = "./model.gguf" if wish.gguf else "."
     try:
         text, found = modelfile(renderer, config.get("max_position_embeddings"), adds_bos, weights)

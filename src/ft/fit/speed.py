@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ft import artifacts
 from ft.files import read_json
 from ft.results.store import Plan, Planned
 
@@ -22,8 +23,8 @@ def pace(there: Plan, planned: Planned) -> Pace | None:
     """Of the newest finished stage that trained the same model the same way (kind, adapter or whole, quantised or not);
     None where there is none. Its time counts evaluation and saving as well."""
     found = []
-    for file in there.runs.glob("*/*/done.json"):
-        done, job = read_json(file) or {}, read_json(file.with_name("job.json")) or {}
+    for file in there.runs.glob(f"*/*/{artifacts.DONE}"):
+        done, job = read_json(file) or {}, read_json(file.with_name(artifacts.JOB)) or {}
         tokens, seconds = (done.get("numbers") or {}).get("tokens"), done.get("seconds")
         if tokens and seconds and _alike(there, planned, job):
             found.append((file.stat().st_mtime, tokens / seconds / done.get("processes", 1), file.parent, done))

@@ -6,7 +6,6 @@ quantisation, so whoever loads it gets the model that was trained and no other.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,23 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ft.data.sources.read import file_hash
+from ft import artifacts
 from ft.encode.conversation import template
 from ft.errors import fail
 from ft.files import read_json, write_json
 from ft.imports import uncollected
 from ft.recipe import ModelSource
 
-LINEAGE = "lineage.json"
-
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
+    return (folder / artifacts.ADAPTER_CONFIG).exists()
 
 
 def is_reward(folder: Path) -> bool:
     """Whether the folder holds a reward model, whole or as an adapter, and no model that answers."""
-    adapter, config = (read_json(folder / name) or {} for name in ("adapter_config.json", "config.json"))
+    adapter, config = (read_json(folder / name) or {} for name in (artifacts.ADAPTER_CONFIG, artifacts.CONFIG))
     named = any("ForSequenceClassification" in name for name in config.get("architectures") or ())
     return adapter.get("task_type") == "SEQ_CLS" or named
 
@@ -110,7 +107,7 @@ def parts(folder: Path) -> tuple[ModelSource, Path | None, Mapping[str, Any] | N
     """A finished model folder's whole weights, the adapter on them (None: the folder holds the weights), and how the
     weights were quantised under it."""
     base, adapter = base_of(None, folder)
-    lineage = (read_json(folder / LINEAGE) or {}) if adapter else {}
+    lineage = (read_json(folder / artifacts.LINEAGE) or {}) if adapter else {}
     return base, adapter, lineage.get("quantization")
 
 
@@ -197,30 +194,14 @@ def save_lineage(
 ) -> None:
     """Record the base under an adapter, for whoever loads the folder next."""
     base, _ = base_of(model, init)
-    write_json(folder / LINEAGE, {"base": asdict(base), "quantization": dict(quantization) if quantization else None})
-
-
-def model_fingerprint(source: ModelSource, cache: Path | None) -> dict[str, Any]:
-    """What a model is: the bytes of a folder's weights and tokenizer, or a Hub id at a revision."""
-    folder = source.folder
-    if folder is None:
-        return {"path": source.path, "revision": source.revision}
-    weights = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name.endswith("config.json")]
-    words = [p for p in sorted(folder.iterdir()) if p.name.startswith(("tokenizer", "chat_template", "special_tokens"))]
-    return {"weights": _joint_hash(weights, cache), "tokenizer": _joint_hash(words, cache)}
+    lineage = {"base": asdict(base), "quantization": dict(quantization) if quantization else None}
+    write_json(folder / artifacts.LINEAGE, lineage)
 
 
 def share(folder: Path) -> None:
     """safetensors writes files that only their owner may read (mode 600); a result is for others too."""
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
-
-
-def _joint_hash(files: list[Path], cache: Path | None) -> str:
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.name} {file_hash(file, cache)}\n".encode())
-    return whole.hexdigest()[:16]
 
 
 def base_of(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, Path | None]:
@@ -232,10 +213,10 @@ def base_of(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, 
     if not is_adapter(init):
         how = (model.dtype, model.attn_implementation) if model else (None, None)
         return ModelSource(str(init), None, *how), None
-    lineage = read_json(init / LINEAGE)
+    lineage = read_json(init / artifacts.LINEAGE)
     if lineage:
         return ModelSource(**lineage["base"]), init
-    config = read_json(init / "adapter_config.json")
+    config = read_json(init / artifacts.ADAPTER_CONFIG)
     return ModelSource(config["base_model_name_or_path"], config.get("revision")), init
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.files import read_json, write_json
 from ft.recipe import ModelSource
 
@@ -47,13 +48,13 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / artifacts.CHECKPOINTS
 
     def block(self, name: str) -> Mapping[str, Any]:
         return self.blocks.get(name, {})
 
     def write(self) -> Path:
-        path = self.folder / "job.json"
+        path = self.folder / artifacts.JOB
         write_json(path, asdict(self), allow_nan=True)
         return path
 

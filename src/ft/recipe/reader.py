@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.errors import Problems, UserError
 from ft.hub import local_path
 from ft.recipe.batch import global_batch
@@ -183,7 +184,7 @@ class _Reader:
         if not isinstance(values.get("path"), str):
             return None
         path = self.local(written, "path", values["path"])
-        if path and not (path / "config.json").exists():
+        if path and not (path / artifacts.CONFIG).exists():
             self.problems.add(written.where("path"), f"no model in {path}", self.relative(written, "path"))
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ft import artifacts
 from ft.report.left import Left, words
 from ft.report.numbers import said
 from ft.report.parts import Answered, Answers, Dialogue, Message, Section, Side, Table
@@ -34,7 +35,7 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def before_and_after(left: Left) -> list[Section]:
     """answers.jsonl of an `evaluate` stage."""
-    rows = [row for row in left.lines("answers.jsonl") if "completion" in row]
+    rows = [row for row in left.lines(artifacts.ANSWERS) if "completion" in row]
     if not rows:
         return []
     return [Section("Before and after" if _has_baseline(rows) else "Answers", (_answers(rows, _evaluated),))]
@@ -68,7 +69,7 @@ def _side(name: str, text: Any, score: Any) -> Side:
 
 
 def dialogue(left: Left) -> list[Section]:
-    found = left.json("dialogue.json")
+    found = left.json(artifacts.DIALOGUE)
     if not isinstance(found, list) or not found:
         return []
     messages = tuple(Message(str(m.get("role")), cut(words(m))) for m in found if isinstance(m, Mapping))
@@ -78,7 +79,7 @@ def dialogue(left: Left) -> list[Section]:
 def rollouts(left: Left) -> list[Section]:
     """rollouts.jsonl of a reinforcement stage: the same held-out prompts at its start and its end, where there are
     any; and sampled answers from first to last."""
-    rows = left.lines("rollouts.jsonl")
+    rows = left.lines(artifacts.ROLLOUTS)
     if not rows:
         return []
     ends = _ends([row for row in rows if row.get("set") == "eval"])
@@ -110,10 +111,10 @@ def _rollout(row: Mapping[str, Any]) -> Answered:
 
 def verdicts(left: Left) -> list[Section]:
     """verdicts.jsonl of a judge: both answers, who won, and what the judge said."""
-    rows = left.lines("verdicts.jsonl")
+    rows = left.lines(artifacts.VERDICTS)
     if not rows:
         return []
-    models = left.mapping("metrics.json").get("models")
+    models = left.mapping(artifacts.NUMBERS).get("models")
     names = tuple(map(str, models)) if isinstance(models, list) and len(models) == 2 else SIDES
     return [Section("Judged pairs", (_answers(rows, lambda row: _verdict(row, names)),))]
 
@@ -143,7 +144,7 @@ def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> Answered:
 def sampled(left: Left) -> list[Section]:
     """samples.jsonl of a `sample` stage: the worst and the best answer of a prompt."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in left.lines("samples.jsonl"):
+    for row in left.lines(artifacts.SAMPLES):
         if type(row.get("score")) in (int, float):
             groups.setdefault(words(row.get("prompt")), []).append(row)
     pairs = [sorted(rows, key=lambda row: row["score"]) for rows in groups.values() if len(rows) > 1]
@@ -164,7 +165,7 @@ def sampled(left: Left) -> list[Section]:
 
 def made_rows(left: Left) -> list[Section]:
     """rows.jsonl of a stage that makes rows: a few of them, whatever their columns."""
-    rows = left.lines("rows.jsonl")
+    rows = left.lines(artifacts.ROWS)
     shown = []
     for row in spread(rows, 3):
         messages = row.get("messages") or [*_list(row.get("prompt")), *_list(row.get("completion"))]

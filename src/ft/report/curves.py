@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft import artifacts
 from ft.report.left import Left
 from ft.report.parts import Charts, Lines, Point, Section, Series
 
-METRICS = "metrics.jsonl"
 MOST_POINTS = 120
 BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss")
 
@@ -49,7 +49,7 @@ def curves(left: Left, in_front: int | None) -> tuple[list[Section], list[float]
 
     Of the panels so many stand `in_front`, the others folded away; None: all.
     """
-    values = logged(left.lines(METRICS))
+    values = logged(left.lines(artifacts.METRICS))
     if not values:
         return [], []
     left.taken |= {"loss.png", "preferences.png", "reward.png", "learning.png"}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ft import artifacts
 from ft.recipe.kind import function_at
 from ft.report import answers
 from ft.report.chain import Chain, chain
@@ -25,10 +26,10 @@ MOST_CARDS, FEW_CARDS = 6, 3
 T = TypeVar("T")
 Told = Callable[[Left], list[Section]]
 BY_FILE: dict[str, Told] = {
-    "rollouts.jsonl": answers.rollouts,
-    "verdicts.jsonl": answers.verdicts,
-    "rows.jsonl": answers.made_rows,
-    "dialogue.json": answers.dialogue,
+    artifacts.ROLLOUTS: answers.rollouts,
+    artifacts.VERDICTS: answers.verdicts,
+    artifacts.ROWS: answers.made_rows,
+    artifacts.DIALOGUE: answers.dialogue,
 }
 """What a file is shown as, whatever stage left it, where no section of its kind has shown it."""
 

@@ -7,6 +7,7 @@ import base64
 import io
 from pathlib import Path
 
+from ft import artifacts
 from ft.report.answers import plain
 from ft.report.left import Left
 from ft.report.numbers import Number, said
@@ -15,7 +16,10 @@ from ft.report.parts import Picture, Section, Table
 WIDEST = 1200  # pixels
 MOST_PICTURES = 4
 MOST_BYTES = 220_000  # of a picture in the page
-NEVER_SHOWN = {"job.json", "key.json", "done.json", "metrics.json", "rejects.jsonl", "scores.csv"}
+NEVER_SHOWN = {
+    *(artifacts.JOB, artifacts.KEY, artifacts.DONE),
+    *(artifacts.NUMBERS, artifacts.REJECTS, artifacts.SCORE_TABLE),
+}
 
 
 def numbers_table(numbers: list[Number]) -> Table | None:

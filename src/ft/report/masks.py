@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.report.parts import Masked
 from ft.report.results import Result, Run
@@ -37,7 +38,7 @@ class MaskedRow:
 
 def masked_rows(result: Result, run: Run) -> Masked | str:
     """The first rows; or why there are none to show."""
-    file = result.rows / "train.arrow" if result.rows else None
+    file = result.rows / artifacts.TRAIN_ROWS if result.rows else None
     if file is None or not file.is_file():
         return "The rows are not prepared, or the cache that held them is gone."
     tokenizer = _tokenizer(result, run)
@@ -79,7 +80,7 @@ def _tokenizer(result: Result, run: Run) -> _Spells | None:
     seen: list[str] = []
     while True:
         folders = [result.folder, *([Path(result.model)] if result.model else [])]
-        for file in (folder / "tokenizer.json" for folder in folders):
+        for file in (folder / artifacts.TOKENIZER for folder in folders):
             if file.is_file():
                 return _Spells(file)
         parent = next((name for name, role in result.links if role == "init"), None)

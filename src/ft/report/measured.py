@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ft import artifacts
 from ft.evaluation.statistics import wilson
 from ft.report.answers import cut, prompt_of
 from ft.report.left import Left, number, words
@@ -40,7 +41,7 @@ def by_topic(left: Left) -> list[Section]:
     """Scores of an `evaluate` stage by the column it is split by, before and after, with intervals."""
     left.taken.add("scores.png")
     column = left.blocks.get("evaluate", {}).get("by")
-    rows = [row for row in left.lines("answers.jsonl") if type(row.get("score")) in (int, float)]
+    rows = [row for row in left.lines(artifacts.ANSWERS) if type(row.get("score")) in (int, float)]
     if not column or not rows:
         return []
     groups: dict[str, list[Row]] = {}
@@ -66,7 +67,7 @@ def _before_after(rows: Sequence[Row], share: bool) -> Iterator[Dot]:
 
 def consistency(left: Left) -> list[Section]:
     """Recall by turn with intervals, a chart each cell that several models were asked in, and one of all cells."""
-    rows = left.table("by_turn.csv")
+    rows = left.table(artifacts.RECALL_TABLE)
     left.taken |= {"consistency.png"}
     if not rows:
         return []
@@ -92,7 +93,7 @@ def _by_turn(title: str, lines: Mapping[str, Sequence[Point]], bands: bool = Tru
 
 def _obedience(left: Left) -> Iterator[Answers]:
     """One dialogue of the first cell: what each model said in some turns."""
-    rows = left.lines("answers.jsonl")
+    rows = left.lines(artifacts.ANSWERS)
     first = next(iter(rows), None)
     if first is None or "turn" not in first:
         return
@@ -114,7 +115,7 @@ def _obeys(row: Row) -> Side:
 
 
 def attention(left: Left) -> list[Section]:
-    rows = left.table("attention.csv")
+    rows = left.table(artifacts.ATTENTION_TABLE)
     left.taken |= {"attention.png"}
     charts = []
     for column, title in (("mean", "Mean over the answer's tokens"), ("greatest", "Greatest of the answer's tokens")):
@@ -152,7 +153,7 @@ def _points(rows: Sequence[Row], x: str, y: str) -> tuple[Point, ...]:
 
 def win_rates(left: Left) -> list[Section]:
     """How often a judge prefers the model, of all pairs, by what they are about, and by which answer is longer."""
-    found = left.mapping("metrics.json")
+    found = left.mapping(artifacts.NUMBERS)
     groups = {"all pairs": {**found, "pairs": found.get("pairs")}}
     groups |= {f"{name}": told for name, told in (found.get("by") or {}).items()}
     groups |= {f"ours {name}" + " length" * (name == "like"): t for name, t in (found.get("by_length") or {}).items()}
@@ -182,7 +183,7 @@ def win_rates(left: Left) -> list[Section]:
 
 def card(left: Left) -> list[Section]:
     """Accuracy by rating, calibration, scores, length, and where two reward models disagree."""
-    found = left.mapping("metrics.json")
+    found = left.mapping(artifacts.NUMBERS)
     if not isinstance(found.get("grid"), Mapping):
         return []
     left.taken |= {"card.png", "card-other.png", "two-models.png"}
@@ -261,8 +262,8 @@ def _disagreement(found: Row) -> Dots:
 
 def _hardest(left: Left, models: Sequence[str]) -> list[Section]:
     """The pairs the model is most wrong about: what it does not know."""
-    rows = [row for row in left.lines("scores.jsonl") if isinstance(row.get("scores"), Mapping)]
-    left.taken.add("scores.csv")
+    rows = [row for row in left.lines(artifacts.SCORES) if isinstance(row.get("scores"), Mapping)]
+    left.taken.add(artifacts.SCORE_TABLE)
     if not rows or not models:
         return []
     ahead = {id(row): _ahead(row, models[0]) for row in rows}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ft import __version__
+from ft import __version__, artifacts
 from ft.encode.prepare import rows_folder
 from ft.errors import fail
 from ft.files import digest, read_json
@@ -47,7 +47,7 @@ class Result:
 
     @cached_property
     def done(self) -> Mapping[str, Any]:
-        found = read_json(self.folder / "done.json")
+        found = read_json(self.folder / artifacts.DONE)
         return found if isinstance(found, dict) else {}
 
     @property
@@ -73,7 +73,7 @@ class Result:
     @property
     def finished(self) -> str:
         """'2026-11-22 12:40 UTC', or nothing."""
-        file = self.folder / "done.json"
+        file = self.folder / artifacts.DONE
         if not file.is_file():
             return ""
         return datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -97,7 +97,7 @@ class Run:
     repeat: str = ""
     seed: int | None = None
     skipped: tuple[str, ...] = ()
-    cache: Path | None = None
+    runs: Path | None = None
 
     def get(self, name: str) -> Result | None:
         return next((result for result in self.results if result.name == name), None)
@@ -123,7 +123,7 @@ def of_plan(there: Plan, sets: Sequence[str] = ()) -> Run:
         words.append(f"--runs {there.runs}")
     results = tuple(_planned(p, there) for p in there.stages)
     name, seed = there.recipe.name, there.recipe.seed
-    return Run(name, results, " ".join(words), seed, there.recipe.skipped, there.runs / ".cache")
+    return Run(name, results, " ".join(words), seed, there.recipe.skipped, there.runs)
 
 
 def _planned(planned: Planned, there: Plan) -> Result:
@@ -150,11 +150,15 @@ def _planned(planned: Planned, there: Plan) -> Result:
 
 def of_folder(path: Path) -> Run:
     """The results of a run's folder, the newest of each stage; or of one stage's folder, with those it is made from."""
-    if (path / "job.json").is_file():
+    if (path / artifacts.JOB).is_file():
         found = _with_parents(path.resolve())
-        return Run(path.resolve().name, tuple(_from_job(folder) for folder in found), cache=_cache(path))
+        return Run(
+            path.resolve().name,
+            tuple(_from_job(folder) for folder in found),
+            runs=artifacts.runs_folder(path.resolve()),
+        )
     newest: dict[str, Path] = {}
-    for file in sorted(path.glob("*/job.json"), key=lambda file: (file.stat().st_mtime, file)):
+    for file in sorted(path.glob(f"*/{artifacts.JOB}"), key=lambda file: (file.stat().st_mtime, file)):
         if ".old-" not in file.parent.name:
             newest[_job(file.parent).get("name", file.parent.name)] = file.parent.resolve()
     if not newest:
@@ -162,16 +166,12 @@ def of_folder(path: Path) -> Run:
     ordered: list[Path] = []
     for folder in newest.values():
         ordered += [one for one in _with_parents(folder) if one not in ordered]
-    return Run(path.resolve().name, tuple(_from_job(folder) for folder in ordered), cache=_cache(path / "stage"))
-
-
-def _cache(stage: Path) -> Path:
-    return stage.resolve().parent.parent / ".cache"
+    return Run(path.resolve().name, tuple(_from_job(folder) for folder in ordered), runs=path.resolve().parent)
 
 
 def _job(folder: Path) -> dict[str, Any]:
     """What the stage was given; a broken file counts as none."""
-    found = read_json(folder / "job.json")
+    found = read_json(folder / artifacts.JOB)
     return found if isinstance(found, dict) else {}
 
 
@@ -181,9 +181,9 @@ def _parents(folder: Path) -> list[tuple[Path, str]]:
     found = [(job["init"], "init")] if job.get("init") else []
     found += [(place, name) for name, place in (job.get("inputs") or {}).items()]
     paths = [Path(source.get("path", "")) for source in job.get("data") or ()]
-    found += [(str(path.parent), "data") for path in paths if path.name == "rows.jsonl"]
+    found += [(str(path.parent), "data") for path in paths if path.name == artifacts.ROWS]
     places = [(_beside(folder, Path(place)), role) for place, role in found]
-    return [(place, role) for place, role in places if (place / "job.json").is_file()]
+    return [(place, role) for place, role in places if (place / artifacts.JOB).is_file()]
 
 
 def _beside(folder: Path, place: Path) -> Path:
@@ -211,12 +211,12 @@ def _from_job(folder: Path) -> Result:
         kind=kind,
         folder=folder,
         fingerprint=str(job.get("fingerprint", "")),
-        state="done" if (folder / "done.json").is_file() else "resume",
+        state="done" if (folder / artifacts.DONE).is_file() else "resume",
         links=tuple((names[str(place)], role) for place, role in _parents(folder)),
         blocks=job.get("blocks") or {},
         data=tuple(job.get("data") or ()),
         require=job.get("require") or {},
-        key=read_json(folder / "key.json") or {},
+        key=read_json(folder / artifacts.KEY) or {},
         rows=Path(job["rows"]) if job.get("rows") else None,
         model=(job.get("model") or {}).get("path") if starts else None,
     )

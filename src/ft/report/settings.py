@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ft import artifacts
 from ft.files import read_json
 from ft.recipe.check import Verdicts, defaults
 from ft.report.parts import Table
@@ -24,7 +25,7 @@ def settings_table(result: Result, run: Run) -> Table | None:
 
 
 def _changed(result: Result, run: Run) -> Iterator[tuple[str, Any, Any]]:
-    verdicts = Verdicts(run.cache / "checked.json" if run.cache else None)
+    verdicts = Verdicts(artifacts.verdict_cache(run.runs) if run.runs else None)
     kind = STAGES.get(result.kind)
     for block, values in result.blocks.items():
         owner = kind.blocks.get(block) if kind else None
@@ -71,5 +72,5 @@ def short_path(path: str) -> str:
 
 def stats_of(result: Result) -> dict[str, Any]:
     """What became of the rows prepared for the stage; empty where none were."""
-    found = read_json(result.rows / "stats.json") if result.rows else None
+    found = read_json(result.rows / artifacts.STATS) if result.rows else None
     return found if isinstance(found, dict) and isinstance(found.get("train"), dict) else {}

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ft import artifacts
 from ft.files import read_json
 from ft.report.numbers import number_words
 from ft.results.store import Plan, Planned
@@ -61,7 +62,7 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
         if planned.done:
             console.print(Text(planned.name, style="bold"), Text(", ".join(number_words(_numbers(planned)))))
     model = next((p for p in reversed(stages) if p.done and "model" in p.stage.kind.leaves), None)
-    dialogues = [found for p in stages if (found := read_json(p.folder / "dialogue.json"))]
+    dialogues = [found for p in stages if (found := read_json(p.folder / artifacts.DIALOGUE))]
     if dialogues:
         console.print()
         for message in dialogues[-1]:

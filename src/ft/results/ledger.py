@@ -14,10 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.errors import fail
 from ft.files import read_json
 from ft.recipe.merge import read_name
-from ft.results.store import cache_folder, differences
+from ft.results.store import differences
 
 State = Literal["done", "interrupted", "running", "set aside"]
 NAME = re.compile(r"(?P<stage>[A-Za-z0-9][\w-]*)-(?P<fingerprint>[0-9a-f]{12})(?P<aside>\.old-\d+)?")
@@ -41,7 +42,7 @@ class Entry:
 
     @property
     def key(self) -> Mapping[str, Any]:
-        return read_json(self.folder / "key.json") or {}
+        return read_json(self.folder / artifacts.KEY) or {}
 
     @property
     def ended(self) -> str:
@@ -70,11 +71,11 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _entry(runs: Path, folder: Path, named: re.Match[str]) -> Entry | None:
-    key, done = read_json(folder / "key.json"), read_json(folder / "done.json")
+    key, done = read_json(folder / artifacts.KEY), read_json(folder / artifacts.DONE)
     if key is None and done is None:
         return None  # a folder of something else
     key, made = key or {}, done or {}
-    newest = folder / ("done.json" if done else "key.json")
+    newest = folder / (artifacts.DONE if done else artifacts.KEY)
     return Entry(
         folder=folder,
         recipe=folder.parent.name,
@@ -106,7 +107,7 @@ def _parents(key: Mapping[str, Any]) -> Iterator[str]:
 
 def in_use(runs: Path, folder: Path) -> bool:
     """Whether a command is making this result now."""
-    lock = cache_folder(runs) / "locks" / folder.name
+    lock = artifacts.lock_file(runs, folder.name)
     if not lock.exists():
         return False
     with lock.open() as file:

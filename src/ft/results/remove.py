@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.errors import fail
 from ft.files import read_json
 from ft.results.ledger import Entry, entries, in_use, named, size
-from ft.results.store import cache_folder
 from ft.run.run import locked
 
 
@@ -41,7 +41,7 @@ def removal(runs: Path, words: Sequence[str], cache: bool = False, set_aside: bo
     results = [named(all_, word, runs) for word in words]
     results += [one for one in all_ if set_aside and one.state == "set aside"]
     results = list({one.folder: one for one in results}.values())
-    rows = sorted(cache_folder(runs).glob("rows-*")) if cache else []
+    rows = artifacts.all_prepared_rows(runs) if cache else []
     _unused(runs, all_, results, rows)
     folders = [*(one.folder for one in results), *rows]
     gone = {one.folder for one in results}
@@ -64,7 +64,7 @@ def _resting(all_: Sequence[Entry], results: Sequence[Entry]) -> list[Entry]:
 def _unused(runs: Path, all_: Sequence[Entry], results: Sequence[Entry], rows: Sequence[Path]) -> None:
     """Raises UserError when a running stage makes or reads what is meant."""
     running = [one for one in all_ if one.state == "running"]
-    read = {one.folder: read_json(one.folder / "job.json") or {} for one in running}
+    read = {one.folder: read_json(one.folder / artifacts.JOB) or {} for one in running}
     for one in results:
         user = next((r for r in running if r.folder == one.folder or one.fingerprint in r.parents), None)
         if user:
@@ -88,7 +88,7 @@ def remove(runs: Path, what: Removal, force: bool = False) -> int:
         raise fail(
             str(what.results[0].folder), f"other results were made from it: {made}", "Name these too, or --force."
         )
-    trash = cache_folder(runs) / "removed"
+    trash = artifacts.cache_folder(runs) / "removed"
     trash.mkdir(parents=True, exist_ok=True)
     for folder in what.folders:
         try:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.data.sources.read import Source, file_hash
 from ft.data.sources.read import fingerprint as source_fingerprint
 from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_json
-from ft.models.load import model_fingerprint
+from ft.models.identity import model_fingerprint
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
@@ -54,7 +55,7 @@ class Planned:
 
     @property
     def done(self) -> Mapping[str, Any]:
-        return read_json(self.folder / "done.json") or {}
+        return read_json(self.folder / artifacts.DONE) or {}
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,8 @@ class Plan:
     def _resolved(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """A source with `$stage` replaced by the rows that stage left."""
         name = reference(source["path"])
-        path = str((self.stage(name).folder / "rows.jsonl").absolute()) if name else source["path"]
+        path = str((self.stage(name).folder / artifacts.ROWS).absolute()) if name else source["path"]
         return {**source, "path": path}
-
-
-def cache_folder(runs: Path) -> Path:
-    return runs / ".cache"
 
 
 def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
@@ -144,15 +141,15 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
 
 
 def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
-    hashes = cache_folder(runs) / "hashes.json"
+    hashes = artifacts.hash_cache(runs)
     key = _key(stage, recipe, above, hashes)
     fingerprint = digest(key)
     folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
     state: State = "absent"
     if folder.exists():
-        state = "done" if (folder / "done.json").exists() else "resume"
+        state = "done" if (folder / artifacts.DONE).exists() else "resume"
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
-    prepared = read_json(rows_folder(runs, rows_key) / "stats.json") if rows_key else None
+    prepared = read_json(rows_folder(runs, rows_key) / artifacts.STATS) if rows_key else None
     batch = _batch(stage, processes)
     return Planned(
         stage=stage,
@@ -235,7 +232,7 @@ def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, Planned
 
 
 def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None:
-    found = sorted(runs.glob(f"*/{stage}-{fingerprint}/done.json"))
+    found = sorted(runs.glob(f"*/{stage}-{fingerprint}/{artifacts.DONE}"))
     return found[0].parent if found else None
 
 
@@ -245,7 +242,7 @@ def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
     if any(folder.parent.glob(f"{folder.name}.old-*")):
         return "set aside by --force"
     stage = folder.name.rpartition("-")[0]
-    earlier = [p for p in folder.parent.glob(f"{stage}-*/key.json") if p.parent.name.rpartition("-")[0] == stage]
+    earlier = [p for p in folder.parent.glob(f"{stage}-*/{artifacts.KEY}") if p.parent.name.rpartition("-")[0] == stage]
     if not earlier:
         return "new"
     latest = max(earlier, key=lambda p: p.stat().st_mtime)

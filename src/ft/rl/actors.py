@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ft import artifacts
 from ft.data.formats import BadRow
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.errors import fail
 from ft.files import write_json
 from ft.models.hidden_states import inner_of
-from ft.models.load import LINEAGE, share
+from ft.models.load import share
 from ft.models.reward_head import ScoreHead, ends
 from ft.models.scorer import Message, Scorer
 
@@ -237,13 +238,11 @@ class OneBase(Actors):
         weights = get_peft_model_state_dict(self.policy, adapter_name=CRITIC)
         weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {**weights, HEAD: self.heads[CRITIC].weight.detach().cpu()}, str(folder / "adapter_model.safetensors")
-        )
+        save_file({**weights, HEAD: self.heads[CRITIC].weight.detach().cpu()}, str(folder / artifacts.ADAPTER_WEIGHTS))
         config = shallow(self.policy.peft_config[CRITIC])
         config.task_type, config.modules_to_save, config.inference_mode = "SEQ_CLS", ["score"], True
         config.save_pretrained(str(folder))
-        write_json(folder / LINEAGE, self.origin)
+        write_json(folder / artifacts.LINEAGE, self.origin)
         share(folder)
 
     def load_critic(self, folder: Path) -> None:

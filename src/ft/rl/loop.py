@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.figures.training import learning_curves
 from ft.models.load import adapters_kept, base_of, saved_alone
 from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
-from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, policy, save, train, watched
+from ft.training.loop import arguments, evaluation_has_rows, last_values, policy, save, train, watched
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _watch(trainer: Any, ready: Ready) -> Any:
     guard = Guard(
         options, ready.config.max_completion_length, job.where, lambda text: log.warning("%s: %s", job.name, text)
     )
-    file = RolloutFile(job.folder / "rollouts.jsonl", options.kept, options.shown, job.name)
+    file = RolloutFile(job.folder / artifacts.ROLLOUTS, options.kept, options.shown, job.name)
     saw = [guard.saw, file.saw] if trainer.is_world_process_zero() else [guard.saw]
     if isinstance(trainer, PPOTrainer):
         trainer.saw = saw
@@ -156,7 +157,7 @@ def _end(trainer: Any, job: Job, bound: float | None) -> dict[str, Any]:
     """What became of reward, distance and length; held out and of the checkpoint that is kept, where that is known."""
     from ft.files import read_lines
 
-    lines = read_lines(job.folder / METRICS)
+    lines = read_lines(job.folder / artifacts.METRICS)
     learning_curves(lines, job.folder / "learning.png", job.name, bound)
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     held_out = [line for line in lines if "eval_reward" in line]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, Leakage, eval_side, mixed
 from ft.data.prompts import Prompt, prompt_in
@@ -58,7 +59,7 @@ def read_prompts(
 
     Raises UserError with the lines that cannot be used, or where no prompt is left.
     """
-    bad, found = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), Prompts()
+    bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), Prompts()
     reader = _Reader(renderer, options, longest, check, bad, found)
     leakage = Leakage()
     for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):

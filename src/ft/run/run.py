@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from ft import artifacts
 from ft.encode.prepare import prepare, rows_folder
 from ft.errors import Problems, fail
 from ft.files import write_json
@@ -26,7 +27,7 @@ from ft.models.load import tokenizer_of
 from ft.recipe import Kind, Recipe
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
-from ft.results.store import Plan, Planned, cache_folder, plan
+from ft.results.store import Plan, Planned, plan
 from ft.run.accelerate_config import ALONE, Launch
 from ft.run.distributed import Leader, killed_by, leading
 from ft.run.executor import LEASH, start
@@ -110,10 +111,10 @@ def prepare_rows(there: Plan, planned: Planned) -> None:
     if planned.rows_key is None:
         return
     folder = rows_folder(there.runs, planned.rows_key)
-    if (folder / "stats.json").exists():
+    if (folder / artifacts.STATS).exists():
         return
     with locked(there.runs, folder.name):
-        if (folder / "stats.json").exists():
+        if (folder / artifacts.STATS).exists():
             return
         for partial in folder.parent.glob(f".{folder.name}.*"):
             shutil.rmtree(partial)
@@ -144,7 +145,7 @@ def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
         )
     say.print(f"{planned.name}: {rows_line(stats)}")
     if stats["rejected"]:
-        say.print(f"{planned.name}: rejected rows are in {folder / 'rejects.jsonl'}", style="yellow")
+        say.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
     for note in stats["notes"]:
         say.print(f"{planned.name}: {note}", style="yellow", markup=False)
 
@@ -228,7 +229,7 @@ def _job(there: Plan, planned: Planned, launch: Launch) -> Path:
     folder, work = planned.folder, there.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "key.json", planned.key, allow_nan=True)
+    write_json(folder / artifacts.KEY, planned.key, allow_nan=True)
     job = work.write()
     say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)
@@ -244,7 +245,7 @@ def _raise_for(planned: Planned, code: int) -> None:
     if code < 0:
         raise StageFailed(f"{planned.name}: {killed_by(-code)}. The same command continues.", 1)
     if code:
-        if any((planned.folder / "checkpoints").glob("checkpoint-*")):
+        if artifacts.checkpoints(planned.folder / artifacts.CHECKPOINTS):
             raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
         raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
 
@@ -277,9 +278,9 @@ def only_one(runs: Path, folder: Path) -> Iterator[None]:
 @contextmanager
 def locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
     """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
-    locks = cache_folder(runs) / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / name).open("w") as lock:
+    file = artifacts.lock_file(runs, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
@@ -309,7 +310,7 @@ def make_stage(job_file: Path) -> None:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": {name: version(name) for name in RECORDED},
     }
-    write_json(job.folder / "done.json", done)
+    write_json(job.folder / artifacts.DONE, done)
 
 
 def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
@@ -318,7 +319,7 @@ def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
     for problem in (p for p in found if in_rows(p)):
         say.print(f"{job.name}: {problem}", style="yellow", markup=False)
     Problems(p for p in found if not in_rows(p)).raise_any()
-    refuse(str(job.folder / "done.json"), numbers)
+    refuse(str(job.folder / artifacts.DONE), numbers)
 
 
 def _end_with_parent() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft import artifacts
 from ft.encode.conversation import CODES, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.errors import fail
@@ -70,7 +71,7 @@ def make(job: Job) -> dict[str, Any]:
     if "before" in job.inputs:
         before = Speaker(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
         found = {"before": _Attention.of(before.model, dialogues), **found}
-    _write_csv(job.folder / "attention.csv", found)
+    _write_csv(job.folder / artifacts.ATTENTION_TABLE, found)
     panels = {
         title: {name: attention.line(peak) for name, attention in found.items()}
         for title, peak in (("mean over the answer's tokens", False), ("greatest of the answer's tokens", True))
@@ -84,7 +85,7 @@ def make(job: Job) -> dict[str, Any]:
         for name, attention in found.items()
         for turn, value, _, _ in attention.line(peak=True)
     }
-    write_json(job.folder / "metrics.json", numbers)
+    write_json(job.folder / artifacts.NUMBERS, numbers)
     return numbers
 
 
@@ -101,7 +102,7 @@ def _read_through(job: Job, options: AttentionOptions, speaker: Speaker, place: 
         for one in scripts
     ]
     sampling = Sampling(options.max_new_tokens, temperature=0.0, seed=job.seed)
-    answers = answered(speaker, asked, sampling, options.batch_size, job.folder / "answers.jsonl", job.name)
+    answers = answered(speaker, asked, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
     found = [spans(one, [a or "" for a in answers[one.key]], place, speaker.renderer) for one in scripts]
     whole = [one for one in found if one is not None]
     if not whole:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Source
@@ -102,13 +103,13 @@ def make(job: Job) -> dict[str, Any]:
             speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
             cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
             found += _Asker(job, options, bank, rows, speaker, name).judged(cells)
-    write_lines(job.folder / "answers.jsonl", map(asdict, found))
+    write_lines(job.folder / artifacts.ANSWERS, map(asdict, found))
     table = Recall(found, main_cell(bank).name)
-    table.write_csv(job.folder / "by_turn.csv")
+    table.write_csv(job.folder / artifacts.RECALL_TABLE)
     table.picture(job.folder / "consistency.png")
     table.show(options.shown)
     numbers = table.numbers(options.shown)
-    write_json(job.folder / "metrics.json", numbers | {"cells": table.cells()})
+    write_json(job.folder / artifacts.NUMBERS, numbers | {"cells": table.cells()})
     return numbers
 
 

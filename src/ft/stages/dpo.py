@@ -10,12 +10,13 @@ import logging
 from contextlib import nullcontext
 from typing import Any
 
+from ft import artifacts
 from ft.encode.prepare import eval_rows, train_rows
 from ft.figures.training import preference_curves
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start
 from ft.recipe.job import Job
-from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
+from ft.training.loop import arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def make(job: Job) -> dict[str, Any]:
     trainer = trainer_of(job)
     numbers = train_and_save(trainer, job)
     if trainer.is_world_process_zero():
-        lines = read_lines(job.folder / METRICS)
+        lines = read_lines(job.folder / artifacts.METRICS)
         preference_curves(lines, job.folder / "preferences.png", job.name)
         numbers |= last_values(lines, ENDS)
     return numbers

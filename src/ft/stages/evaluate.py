@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
 from ft.data.prompts import Prompt, prompt_in
@@ -100,7 +101,7 @@ def make(job: Job) -> dict[str, Any]:
     sides = {AFTER: job}
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
-    bad = BadRows(rows_as.on_bad_row, job.folder / "rejects.jsonl")
+    bad = BadRows(rows_as.on_bad_row, job.folder / artifacts.REJECTS)
     rows = held_out(list(mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
     asked = _asked(job, options, rows, bad)
     losses = None
@@ -119,8 +120,8 @@ def make(job: Job) -> dict[str, Any]:
     if options.kl:
         scores |= _kl(sides[AFTER], job.inputs.get("baseline"), [list(one.prompt.messages) for one in asked], options)
     if options.dialogue:
-        write_json(job.folder / "dialogue.json", _dialogue(job, options))
-    write_json(job.folder / "metrics.json", scores)
+        write_json(job.folder / artifacts.DIALOGUE, _dialogue(job, options))
+    write_json(job.folder / artifacts.NUMBERS, scores)
     return scores
 
 
@@ -201,7 +202,7 @@ def _answers(
     scores: dict[str, Any] = {
         f"{PREFIX[name]}{key}": value for name, found in measured.items() for key, value in found.numbers.items()
     }
-    _write_answers(job.folder / "answers.jsonl", asked, measured, options.measures)
+    _write_answers(job.folder / artifacts.ANSWERS, asked, measured, options.measures)
     _picture(job, options, measured)
     if options.by:
         scores["by"] = _by(options, asked, measured, job)

@@ -9,27 +9,29 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow, Message
 from ft.data.mix import BadRows, mixed
 from ft.data.prompts import Prompt, Sample
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import UserError, fail
-from ft.files import append_lines, atomic, read_json
+from ft.files import append_lines, atomic
 from ft.gatt.dialogues import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
 from ft.gatt.instructions import Bank
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import answered
+from ft.models.identity import hashes, model_identity, policy_identity
 from ft.recipe import Stage
 from ft.recipe.job import Job
 from ft.rl.scoring import AnswerScorer
 
-ROWS = "rows.jsonl"
 SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide
 SAMPLED = ("temperature", "top_p", "samples", "sample", "window")  # the options that a row's provenance names
 
@@ -106,11 +108,11 @@ def make(job: Job) -> dict[str, Any]:
     maker = _Maker(job, options, bank, place_of(options.place, speaker.renderer))
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
-    answers = answered(speaker, dialogues, sampling, options.batch_size, job.folder / "answers.jsonl", job.name)
+    answers = answered(speaker, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
     del speaker  # a reward model may need the memory next
     candidates = [found for one in scripts for found in maker.candidates(one, answers)]
     scores = maker.scores([one for found in candidates for one in found])
-    with atomic(job.folder / ROWS) as beside:
+    with atomic(job.folder / artifacts.ROWS) as beside:
         append_lines(beside, maker.rows(candidates, scores))
         if not maker.counts["rows"]:
             what = f"no row is left of {len(scripts)} dialogues: {dict(maker.counts)}"
@@ -134,7 +136,7 @@ def place_of(written: str, renderer: Renderer) -> Place:
 
 def _scripts(job: Job, options: GattOptions, bank: Bank) -> tuple[list[Script], int]:
     """A script a dialogue, each drawn with a seed of its own; and how many rows were bad."""
-    bad = BadRows(options.on_bad_row, job.folder / "rejects.jsonl")
+    bad = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS)
     found = []
     for number, located in enumerate(mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
         chance = random.Random(f"{job.seed} gatt {number}")
@@ -208,6 +210,10 @@ class _Maker:
     place: Place
     counts: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def policy(self) -> str:
+        return policy_identity(self.job)
 
     def dialogues(self, one: Script, sample: int) -> list[Dialogue]:
         """What the policy is asked, in stretches: the newest instruction stands before every user message.
@@ -314,7 +320,7 @@ class _Maker:
                 return None
             messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": answer}]
         messages.append({"role": "user", "content": dialogue.turns[place].user})
-        origin = {"policy": policy_of(self.job), "round": 1, "temperature": self.options.temperature, "k": one.sample}
+        origin = {"policy": self.policy, "round": 1, "temperature": self.options.temperature, "k": one.sample}
         return Sample(Prompt(f"{one.script.key}/{one.turn}", one.script.where, messages, {}), one.answer, origin)
 
     def rows(
@@ -335,13 +341,13 @@ class _Maker:
         made |= self.provenance(one.script, one.turn, one.plain)
         made |= {"obeyed": one.obeyed, "right": one.right, "score": worth}
         scorer = self.job.inputs.get("scorer")
-        return made | ({"scorer": fingerprint_of(scorer)} if scorer else {})
+        return made | ({"scorer": model_identity(scorer, hashes(self.job))} if scorer else {})
 
     def provenance(self, one: Script, turn: int, plain: bool) -> dict[str, Any]:
         """Where the row is from: enough to make it again, and to ask which rows taught what."""
         holding, options = one.holding(turn), self.options
         return {
-            "policy": policy_of(self.job),
+            "policy": self.policy,
             "source": one.where.rpartition("/")[2],
             "instruction": dict(holding.values) if holding else {},
             "terse": one.first.is_terse,
@@ -369,15 +375,3 @@ class _Maker:
         if self.counts["judged"]:
             numbers["obeying"] = self.counts["obeying"] / self.counts["judged"]
         return numbers | {"kinds": dict(self.kinds), "place": self.place, "options": asdict(self.options)}
-
-
-def policy_of(job: Job) -> str:
-    """What the answers were sampled from: the fingerprint of the stage, or the model's name."""
-    if job.init:
-        return fingerprint_of(job.init)
-    return job.model.path if job.model else ""
-
-
-def fingerprint_of(folder: Path) -> str:
-    """That of the finished stage in a folder."""
-    return str((read_json(folder / "done.json") or {}).get("fingerprint", folder.name))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
 from ft.figures.training import before_and_after
@@ -65,9 +66,9 @@ def make(job: Job) -> dict[str, Any]:
     for prefix, side in sides.items():
         found = _asked(side, options)
         write_json(job.folder / f"{prefix}results.json", {key: found[key] for key in ("results", "versions", "n-shot")})
-        _write_samples(job.folder / f"{prefix}samples.jsonl", found["samples"])
+        _write_samples(job.folder / f"{prefix}{artifacts.SAMPLES}", found["samples"])
         numbers |= {f"{prefix}{name}": value for name, value in _numbers(found["results"], found["samples"]).items()}
-    write_json(job.folder / "metrics.json", numbers)
+    write_json(job.folder / artifacts.NUMBERS, numbers)
     scores = {name: value for name, value in numbers.items() if _is_score(name, value)}
     shown = {name: (numbers.get(f"baseline_{name}"), value) for name, value in scores.items()}
     if shown:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from ft import artifacts
 from ft.data.axes import HELPFUL
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
@@ -29,7 +30,8 @@ from ft.hub import local_path
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
-from ft.models.load import model_fingerprint, tokenizer_of
+from ft.models.identity import hashes, model_identity, policy_identity
+from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource, Stage
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
@@ -92,7 +94,6 @@ READ_BY = {
     "revision": ("model",),
     "prompt": ("model", "server"),
 }
-ROWS = "rows.jsonl"
 SIDES = ("answer", "other_answer")
 
 
@@ -124,8 +125,8 @@ def make(job: Job) -> dict[str, Any]:
     found |= {"models": [_called(side) for side in sides], "judge": who}
     _write_verdicts(job, who, answers, said)
     rows = (preference(pair, one) for pair, one in zip(pairs, said, strict=True))
-    write_lines(job.folder / ROWS, filter(None, rows))
-    write_json(job.folder / "metrics.json", found)
+    write_lines(job.folder / artifacts.ROWS, filter(None, rows))
+    write_json(job.folder / artifacts.NUMBERS, found)
     win_rates(found, job.folder / "judge.png", " against ".join(found["models"]))
     show(found)
     return found
@@ -142,7 +143,7 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
         if "scorer" not in job.inputs:
             raise fail(job.where, "no reward model judges", "Write `inputs: {scorer: $reward}`.")
         by_model = AnswerScorer(models={HELPFUL: job.inputs["scorer"]}, rewards={}, name=job.name, **scoring)
-        return ByScore(by_model, options.tie), {"reward": _identity(None, job.inputs["scorer"])}
+        return ByScore(by_model, options.tie), {"reward": model_identity(job.inputs["scorer"], hashes(job))}
     assert options.prompt
     prompt = JudgePrompt.read(Path(options.prompt))
     asked, source, folder, who = _speaking(job, options)
@@ -167,7 +168,9 @@ def _speaking(
     if (folder is None) == (options.model is None):
         raise fail(job.where, "one model is to judge", "Write `inputs: {judge: $stage}`, or `judge: {model: …}`.")
     source = ModelSource(options.model, options.revision) if options.model else None
-    return asked, source, folder, {"model": _identity(source, folder)}
+    judge = folder or source
+    assert judge is not None
+    return asked, source, folder, {"model": model_identity(judge, hashes(job))}
 
 
 # Answers
@@ -178,7 +181,7 @@ def _read(
 ) -> tuple[list[Prompt], list[dict[str, list[int]]], int]:
     """The prompts, each once; the tokens that ask each model, by prompt; how many prompts are left out."""
     renderers = [Renderer(tokenizer_of(side.model, side.init, side.template)) for side in sides]
-    bad, found = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), dict[str, Prompt]()
+    bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), dict[str, Prompt]()
     ids: list[dict[str, list[int]]] = [{} for _ in sides]
     for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
@@ -203,7 +206,7 @@ def _read(
 def _drawn(side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]) -> list[Answer]:
     """One model's answers, in a file named by what decides them: another judge does not draw them again."""
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
-    policy = _identity(side.model, side.init)
+    policy = policy_identity(side)
     decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
     file = side.folder / f"answers-{digest(decided)}.jsonl"
     of_earlier(file)
@@ -216,19 +219,10 @@ def _drawn(side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Map
     return answers
 
 
-def _identity(source: ModelSource | None, folder: Path | None) -> str:
-    """What a model is, whatever its folder is called: the fingerprint of the stage that made it, or of its bytes."""
-    if folder is not None:
-        made = read_json(folder / "done.json") or {}
-        return str(made.get("fingerprint") or digest(model_fingerprint(ModelSource(str(folder)), None)))
-    assert source is not None
-    return digest(model_fingerprint(source, None))
-
-
 def _called(side: Job) -> str:
     """A model's name for people."""
     folder = side.init or Path(side.model.path if side.model else "")
-    return str((read_json(folder / "done.json") or {}).get("stage", folder.name))
+    return str((read_json(folder / artifacts.DONE) or {}).get("stage", folder.name))
 
 
 def _cut(answers: Sequence[Answer]) -> int:
@@ -279,8 +273,8 @@ def _write_verdicts(
         line |= {name: answer.sample.text for name, answer in zip(SIDES, (ours, other), strict=True)}
         line |= {"outcome": one.judged.outcome, "why": one.judged.why, "margin": one.judged.margin}
         lines.append({**line, "judge": who, **one.words})
-    write_lines(job.folder / "verdicts.jsonl", lines)
-    return job.folder / "verdicts.jsonl"
+    write_lines(job.folder / artifacts.VERDICTS, lines)
+    return job.folder / artifacts.VERDICTS
 
 
 def show(found: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft import artifacts
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
 from ft.recipe.kind import Artifact, Display, LaunchOptions, Refused
@@ -359,7 +360,7 @@ STAGES: dict[str, Kind] = {
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
             headline="win_rate",
             shows_answers=True,
-            working_files=frozenset({"rows.jsonl", "scores.jsonl"}),
+            working_files=frozenset({artifacts.ROWS, artifacts.SCORES}),
         ),
         inputs={"other": "model", "scorer": "reward_model", "judge": "model"},
         required=("judge.kind",),
@@ -385,7 +386,7 @@ STAGES: dict[str, Kind] = {
         display=Display(
             sections=("ft.report.answers:made_rows",),
             headline="rows",
-            working_files=frozenset({"answers.jsonl", "scores-scorer.jsonl"}),
+            working_files=frozenset({artifacts.ANSWERS, "scores-scorer.jsonl"}),
         ),
         inputs={"scorer": "reward_model"},
         required=("gatt.bank",),
@@ -403,7 +404,7 @@ STAGES: dict[str, Kind] = {
         memory="ft.fit.answering:sampling",
         display=Display(
             sections=("ft.report.measured:sampling", "ft.report.answers:sampled", "ft.report.answers:made_rows"),
-            working_files=frozenset({"answers.jsonl", "scores.png", "scores.jsonl"}),
+            working_files=frozenset({artifacts.ANSWERS, "scores.png", artifacts.SCORES}),
         ),
         inputs=_JUDGED_BY_AXIS,
         required=("sample",),
@@ -436,7 +437,7 @@ STAGES: dict[str, Kind] = {
             sections=("ft.report.measured:attention",),
             headline=r"attention_turn_\d+",
             is_card=False,
-            working_files=frozenset({"answers.jsonl"}),
+            working_files=frozenset({artifacts.ANSWERS}),
         ),
         inputs={"before": "model"},
         required=("attention.bank",),

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from ft import artifacts
 from ft.data.axes import SAFETY_THRESHOLD
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mixed
@@ -70,7 +71,7 @@ def make(job: Job) -> dict[str, Any]:
     """Write scores.jsonl, scores.csv, metrics.json and the pictures; show the grid, return the numbers."""
     options = CardOptions(**job.block("card"))
     models = models_of(job)
-    bad = BadRows(options.on_bad_row, job.folder / "rejects.jsonl")
+    bad = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS)
     rows = _rows(job, bad)
     scores: dict[str, Mapping[str, float]] = {}
     for name, folder in models.items():
@@ -97,7 +98,7 @@ def models_of(job: Job) -> dict[str, Path]:
     if job.init is None:
         raise fail(job.where, "a report card needs a reward model", "Write `init: $reward`.")
     folders = [job.init, *job.inputs.values()]
-    names = [(read_json(folder / "done.json") or {}).get("stage", folder.name) for folder in folders]
+    names = [(read_json(folder / artifacts.DONE) or {}).get("stage", folder.name) for folder in folders]
     if len(set(names)) < len(names):
         raise fail(job.where, f"the other reward model is '{names[0]}' itself", "Name another one, or none.")
     return dict(zip(names, folders, strict=True))
@@ -185,14 +186,14 @@ def _pairs(rows: Mapping[int, Located], scores: Mapping[str, Mapping[str, float]
 def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[str, Any]) -> None:
     """All files of the folder; the scores kept on the way leave it last."""
     columns = _columns(list(rows.values()), card)
-    with (job.folder / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+    with (job.folder / artifacts.SCORE_TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(columns[0]))
         table.writeheader()
         table.writerows(columns)
     scores = [{side: getattr(pair, side).scores for side in SIDES} for pair in card.pairs]
     lines = [{**row, "where": where, "scores": s} for (where, row), s in zip(rows.values(), scores, strict=True)]
-    write_lines(job.folder / "scores.jsonl", lines)
-    write_json(job.folder / "metrics.json", {**numbers, **card.whole()})
+    write_lines(job.folder / artifacts.SCORES, lines)
+    write_json(job.folder / artifacts.NUMBERS, {**numbers, **card.whole()})
     for place, model in enumerate(card.models):
         overview(card, model, job.folder / ("card.png" if not place else "card-other.png"))
     if len(card.models) == 2:

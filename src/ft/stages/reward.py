@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import SAFETY
 from ft.encode.prepare import eval_rows, train_rows
@@ -22,7 +23,7 @@ from ft.files import finite_or_none, write_json
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start, tokenizer_of
 from ft.recipe.job import Job
-from ft.training.loop import METRICS, arguments, evaluation_has_rows, last_values, train_and_save, watched
+from ft.training.loop import arguments, evaluation_has_rows, last_values, train_and_save, watched
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def make(job: Job) -> dict[str, Any]:
     rows = _checked_rows(trainer)
     scores = trainer.scores([ids for _, ids in rows])
     if trainer.is_world_process_zero():
-        lines = read_lines(job.folder / METRICS)
+        lines = read_lines(job.folder / artifacts.METRICS)
         reward_curves(lines, job.folder / "reward.png", job.name)
         numbers |= last_values(lines, ENDS)
         rough = trainer.args.bf16 or trainer.args.fp16

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import stdev
 from typing import Any, Literal
 
+from ft import artifacts
 from ft.data.axes import AXES, SAFETY_THRESHOLD
 from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
@@ -26,13 +27,11 @@ from ft.files import write_lines
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
 from ft.models.generation.sampler import Answer, Sampler
+from ft.models.identity import policy_identity
 from ft.models.load import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
 from ft.rl.scoring import AnswerScore, AnswerScorer
-from ft.stages.gatt import policy_of
-
-ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def make(job: Job) -> dict[str, Any]:
     temperature, tried = _swept(job, options, read.prompts, sampler, judges)
     known = {answer.sample.prompt.key for answer in tried}
     rest = [prompt for prompt in read.prompts if prompt.key not in known]
-    answers = [*tried, *sampler.answers(rest, temperature, job.folder / "answers.jsonl")]
+    answers = [*tried, *sampler.answers(rest, temperature, job.folder / artifacts.ANSWERS)]
     sampler.rest()
     pool = [*_usable(answers), *read.earlier]
     scored = judges.scores(pool, "scores")
@@ -112,8 +111,8 @@ def make(job: Job) -> dict[str, Any]:
     counts |= {"weak": len(found) - len(rows), "rows": len(rows)}
     if not rows or not any(scored[sample.key].is_readable for sample in _usable(answers)):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
-    write_lines(job.folder / "samples.jsonl", [_audited(one, scored.get(one.sample.key)) for one in answers])
-    write_lines(job.folder / ROWS, rows)
+    write_lines(job.folder / artifacts.SAMPLES, [_audited(one, scored.get(one.sample.key)) for one in answers])
+    write_lines(job.folder / artifacts.ROWS, rows)
     return counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored, rows)
 
 
@@ -134,7 +133,7 @@ class _Read:
 def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
     """The rows of `data`; bad ones are told or set aside. A prompt that stands there twice is asked once."""
     renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
-    bad, read = BadRows(options.on_bad_row, job.folder / "rejects.jsonl"), _Read()
+    bad, read = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), _Read()
     pool: dict[str, Sample] = {}
     for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
@@ -180,7 +179,7 @@ def _judges(job: Job, options: SampleOptions) -> AnswerScorer:
 
 def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
     asked = BackendOptions(**job.block("backend"))
-    policy = asked.model if asked.model and job.init is None else policy_of(job)
+    policy = asked.model if asked.model and job.init is None else policy_identity(job)
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     origin: dict[str, str | int] = {"policy": policy, "round": read.round}
     return Sampler(job, asked, read.ids, origin, sampling, options.samples, options.batch_size)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ft import artifacts
 from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Source
 from ft.encode.conversation import template
@@ -47,7 +48,7 @@ def make(job: Job) -> dict[str, Any]:
 
 
 def _texts(job: Job) -> Iterator[str]:
-    bad = BadRows("error", job.folder / "rejects.jsonl")
+    bad = BadRows("error", job.folder / artifacts.REJECTS)
     for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         messages = located.row.get("messages") or [*located.row.get("prompt", []), *located.row.get("completion", [])]
         yield from [located.row["text"]] if "text" in located.row else [message["content"] for message in messages]

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from ft import artifacts
 from ft.data.formats.messages import BadRow, is_unicode, said
 from ft.encode.truncation import fewest, kept, turn_starts
 from ft.errors import Problem, fail
@@ -62,7 +63,7 @@ def model_at(path: str) -> Found:
     folder = local_path(path)
     if folder is None:
         return Found(path, model=ModelSource(path))
-    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+    if (folder / artifacts.CONFIG).exists() or (folder / artifacts.ADAPTER_CONFIG).exists():
         return Found(path, folder=folder)
     if folder.is_dir():
         inside = sorted(p.parent.name for p in folder.glob("*/*config.json") if "checkpoint" not in p.parent.name)

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.data.sources.read import Source, file_hash
 from ft.errors import fail
 from ft.evaluation.judge_prompt import JudgePrompt
-from ft.files import digest, read_json
-from ft.models.load import is_reward, model_fingerprint
+from ft.files import digest
+from ft.models.identity import model_fingerprint, result_fingerprint
+from ft.models.load import is_reward
 from ft.recipe import ModelSource, Recipe
 from ft.recipe.job import Job
-from ft.results.store import cache_folder, plan
+from ft.results.store import plan
 from ft.rewards import REWARDS
 from ft.run.run import make_stage, only_one
 from ft.tools.chat import is_recipe, model_at, newest_model
@@ -109,9 +111,9 @@ def compare(asked: Comparison, runs: Path) -> Path:
     if asked.judge:
         inputs["scorer" if judge["kind"] == "reward" else "judge"] = asked.judge.absolute()
     _checked(blocks, asked)
-    fingerprint = digest(_key(asked, blocks, inputs, cache_folder(runs) / "hashes.json"))
+    fingerprint = digest(_key(asked, blocks, inputs, artifacts.hash_cache(runs)))
     folder = (runs / "judged" / f"judge-{fingerprint}").absolute()
-    if not (folder / "done.json").exists():
+    if not (folder / artifacts.DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         job = Job("judge", "judge", fingerprint, folder, asked.seed, where="ft judge", inputs=inputs, blocks=blocks)
         given: dict[str, Any] = {"init": asked.ours.absolute(), "data": (_source(asked.prompts),)}
@@ -145,7 +147,7 @@ def _key(asked: Comparison, blocks: Mapping[str, Any], inputs: Mapping[str, Path
     return {
         "kind": "judge",
         "seed": asked.seed,
-        "models": [_identity(asked.ours, hashes), *(_identity(folder, hashes) for folder in inputs.values())],
+        "models": [_model_key(folder, hashes) for folder in (asked.ours, *inputs.values())],
         "data": {**_source(asked.prompts), "path": file_hash(Path(asked.prompts.path), hashes)},
         "judge": {**blocks["judge"], **files},
         "server": server,
@@ -153,9 +155,8 @@ def _key(asked: Comparison, blocks: Mapping[str, Any], inputs: Mapping[str, Path
     }
 
 
-def _identity(folder: Path, hashes: Path) -> Any:
-    made = read_json(folder / "done.json") or {}
-    return made.get("fingerprint") or model_fingerprint(ModelSource(str(folder)), hashes)
+def _model_key(folder: Path, hashes: Path) -> str | dict[str, Any]:
+    return result_fingerprint(folder) or model_fingerprint(ModelSource(str(folder)), hashes)
 
 
 def _source(prompts: Source) -> dict[str, Any]:

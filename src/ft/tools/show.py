@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ft import artifacts
 from ft.encode.conversation import ROLES
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import rows_folder, single_rows
@@ -107,7 +108,7 @@ def shown(there: Plan, stage: str | None, rows: int) -> Shown:
         stage=planned.name,
         folder=folder,
         max_length=planned.rows_key["max_length"],
-        stats=read_json(folder / "stats.json"),
+        stats=read_json(folder / artifacts.STATS),
         rows=tuple(shown_row(kept[place], tokenizer) for place in range(min(rows, len(kept)))),
     )
 

@@ -6,17 +6,18 @@ import json
 import zipfile
 from pathlib import Path
 
+from ft import artifacts
+
 
 def latest(folder: Path) -> tuple[Path, int] | None:
-    """The newest complete checkpoint and its step; one that a kill left half-written is passed over.
+    """The newest complete checkpoint in a folder, and its step; one that a kill left half-written is passed over.
 
     The Trainer writes trainer_state.json last, so after a kill its presence is enough; a full disk or a lost machine
     leaves files cut short, which their own formats tell.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+    for checkpoint in reversed(artifacts.checkpoints(folder)):
         try:
-            state = json.loads((checkpoint / "trainer_state.json").read_text())
+            state = json.loads((checkpoint / artifacts.TRAINER_STATE).read_text())
         except (OSError, ValueError):
             continue
         if all(_whole(file) for file in checkpoint.iterdir()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.figures.training import loss_curve
@@ -12,8 +13,6 @@ from ft.models.device import compute_dtype, device_arguments
 from ft.models.load import save_lineage, share, start, tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
-
-METRICS = "metrics.jsonl"
 
 
 def arguments(job: Job, config: type, **given: Any) -> Any:
@@ -51,7 +50,7 @@ def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> A
     if job.global_batch or job.processes > 1:
         group_by_whole_batch(trainer, job.processes)
     progress = ShownProgress(job.name, shown or LOSSES)
-    for callback in (MetricsFile(job.folder / METRICS), progress):
+    for callback in (MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)
     carry_token_count(trainer)
     trainer.remove_callback(PrinterCallback)  # ShownProgress speaks
@@ -67,7 +66,7 @@ def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
         numbers["eval_loss"] = _final_loss(trainer)
     save(trainer, job)
     if trainer.is_world_process_zero():
-        lines = read_lines(job.folder / METRICS)
+        lines = read_lines(job.folder / artifacts.METRICS)
         loss_curve(lines, job.folder / "loss.png", job.name)
         numbers |= _first_and_last(lines)
     return numbers
@@ -97,7 +96,7 @@ def train(trainer: Any, job: Job) -> int:
         return int(trainer.state.global_step)
     checkpoint, step = found
     trainer.args.eval_on_start = False  # made and written down before the interruption
-    reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    reached = TrainerState.load_from_json(str(checkpoint / artifacts.TRAINER_STATE))
     if step < reached.max_steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return int(trainer.state.global_step)
@@ -107,7 +106,7 @@ def train(trainer: Any, job: Job) -> int:
     for name in ("global_step", "epoch", "max_steps", "log_history"):
         setattr(trainer.state, name, getattr(reached, name))
     if trainer.is_world_process_zero():
-        MetricsFile(job.folder / METRICS).rewrite(reached)
+        MetricsFile(job.folder / artifacts.METRICS).rewrite(reached)
     return step
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.encode.pairs import REFERENCE
 from ft.errors import fail
 from ft.files import atomic, read_json, write_json
@@ -38,7 +39,7 @@ def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
             seen.append(logps - ratio)
         _check_loss(trainer, metrics["loss"], where, exact)
     if trainer.is_world_process_zero():
-        _know_again(folder / "reference.json", seen, where, exact)
+        _know_again(folder / artifacts.REFERENCE, seen, where, exact)
 
 
 def _check_loss(trainer: Any, loss: float, where: str, exact: bool) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.files import read_json
 from ft.models.generation.backends import Asked, BackendOptions, Reply, Tick, seed_of
 from ft.models.generation.generate import Sampling
-from ft.models.load import LINEAGE, is_adapter, tokenizer_of
+from ft.models.load import is_adapter, tokenizer_of
 from ft.recipe import ModelSource
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # room for an adapter comes in these sizes (vllm/config/lora.py)
@@ -46,7 +47,7 @@ class Vllm:
             arguments["quantization"] = "bitsandbytes"
         self.adapter = None
         if adapter:
-            rank = int(read_json(adapter / "adapter_config.json")["r"])
+            rank = int(read_json(adapter / artifacts.ADAPTER_CONFIG)["r"])
             arguments |= {"enable_lora": True, "max_lora_rank": next(room for room in RANKS if room >= rank)}
             self.adapter = LoRARequest("policy", 1, str(adapter))
         self.model = LLM(**arguments)
@@ -79,5 +80,5 @@ def _parts(model: ModelSource | None, folder: Path | None) -> tuple[ModelSource,
         return model, None, None
     if not is_adapter(folder):
         return ModelSource(str(folder)), None, None
-    lineage = read_json(folder / LINEAGE)
+    lineage = read_json(folder / artifacts.LINEAGE)
     return ModelSource(**lineage["base"]), folder, lineage.get("quantization")

@@ -1,0 +1,115 @@
+"""The names of the files in a runs folder, and what each is.
+
+    runs/RECIPE/STAGE-FINGERPRINT/   a result, one stage's
+    runs/RECIPE/report.html          the page of a recipe's results
+    runs/.cache/                     what can be made again: prepared rows, hashes, verdicts, locks
+
+Names are for users as well, who open these files: they stay what they are. A file that a stage writes and another
+module reads has its name here and nowhere else (tests/unit/test_structure.py); a figure's is with the figure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Of every result
+
+KEY = "key.json"
+"""What decides the result; its hash is the fingerprint."""
+JOB = "job.json"
+"""What the stage's process was given: checked values and resolved folders."""
+DONE = "done.json"
+"""Written last: numbers, seconds, device, versions. A result that has it is finished."""
+
+# Of a stage that trains
+
+CHECKPOINTS = "checkpoints"
+"""The Trainer's checkpoints, a folder each."""
+TRAINER_STATE = "trainer_state.json"
+"""The Trainer's own, written last into a checkpoint."""
+METRICS = "metrics.jsonl"
+"""Every logged value, a line a log."""
+REFERENCE = "reference.json"
+"""Log-probabilities of the first pairs by the reference of preference training, known again at a resume."""
+ROLLOUTS = "rollouts.jsonl"
+"""Answers a policy was trained on, with rewards."""
+
+# Of a model
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LINEAGE = "lineage.json"
+"""The base under an adapter, and how it was quantised."""
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+EXPORT = "export.json"
+"""In an exported folder: from which result it is, and what was compared."""
+
+# Of a stage that makes or measures rows
+
+ROWS = "rows.jsonl"
+REJECTS = "rejects.jsonl"
+"""Bad rows and why they are bad."""
+ANSWERS = "answers.jsonl"
+SAMPLES = "samples.jsonl"
+"""Every candidate of rejection sampling."""
+VERDICTS = "verdicts.jsonl"
+NUMBERS = "metrics.json"
+"""All numbers of an evaluation; done.json has the main ones."""
+DIALOGUE = "dialogue.json"
+SCORES = "scores.jsonl"
+SCORE_TABLE = "scores.csv"
+LOSSES = "losses.jsonl"
+RECALL_TABLE = "by_turn.csv"
+ATTENTION_TABLE = "attention.csv"
+
+# Of prepared rows
+
+STATS = "stats.json"
+"""Counts of the prepared rows; written last."""
+TRAIN_ROWS = "train.arrow"
+EVAL_ROWS = "eval.arrow"
+PACKED_ROWS = "packed"
+
+# Of a recipe
+
+REPORT = "report.html"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or cut by a kill, oldest first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+
+
+def cache_folder(runs: Path) -> Path:
+    return runs / ".cache"
+
+
+def hash_cache(runs: Path) -> Path:
+    """Hashes of files by path, size and time."""
+    return cache_folder(runs) / "hashes.json"
+
+
+def verdict_cache(runs: Path) -> Path:
+    """Blocks of recipes that were checked before."""
+    return cache_folder(runs) / "checked.json"
+
+
+def lock_file(runs: Path, name: str) -> Path:
+    """What a command holds while it makes the result or the prepared rows of that name."""
+    return cache_folder(runs) / "locks" / name
+
+
+def prepared_rows(runs: Path, name: str) -> Path:
+    return cache_folder(runs) / f"rows-{name}"
+
+
+def all_prepared_rows(runs: Path) -> list[Path]:
+    return sorted(cache_folder(runs).glob("rows-*"))
+
+
+def runs_folder(result: Path) -> Path:
+    """The runs folder that a result is in."""
+    return result.absolute().parent.parent
