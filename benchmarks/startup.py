@@ -3,9 +3,9 @@
     python benchmarks/startup.py [--repeat 3] [--json]
 
 The recipe is recipes/tiny/chat.yaml as far as its SFT stage, cut to one step so that it is finished soon. "first" is in
-an empty folder of results, with blocks never seen before; "asked of TRL" the same with a key that only TRL's own class
-can judge, so that it is imported; "remembered" is every time after. CPU seconds are those of the command and of its
-children: a busy machine changes them least.
+an empty folder of results, with blocks never seen before; "asked of TRL" the same with a value that the source of TRL's
+class does not decide (a name that might be asked of the machine), so that it is imported; "remembered" is every time
+after. CPU seconds are those of the command and of its children: a busy machine changes them least.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "tiny" / "chat.yaml"
 SHORT = ["--set", "sft.train.max_steps=1", "--set", "sft.data.0.rows=200"]
-RARE = ["--set", "sft.train.hub_strategy=checkpoint"]
+RARE = ["--set", "sft.train.run_name=device"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PEER = "trl sft --help"
 

@@ -1,8 +1,8 @@
 """Tests a block against the class that reads it: names by signature, values by annotation, then its own checks.
 
-There is no schema of ours to drift: `trl.SFTConfig` itself says which keys `train:` may hold. Importing those classes
-takes seconds, so what they say is shipped for the versions in requirements.txt (`ft.recipe.schema`), a usual block is
-known to be right (`ft.recipe.usual`), and any other that was found right is remembered (`Verdicts`) under its text.
+There is no schema of ours to drift: `trl.SFTConfig` itself says which keys `train:` may hold. Importing it takes
+seconds, so the class is first made from its source alone (`ft.recipe.source`); what the source does not decide is asked
+of the imported class. A block found right is remembered under its text (`Verdicts`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from enum import Enum
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
-from ft.recipe.schema import Opaque, Schema, plain, schema_of, shipped
-from ft.recipe.usual import Usual
+from ft.recipe.schema import Schema, plain, schema_of
+from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
 from ft.recipe.yaml import Block, Items
 from ft.secrets import find, look, variables
 
-CHECKED_AGAIN_WHEN_CHANGED = "6"  # raise when this module's rules change, so that remembered verdicts lapse
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+CHECKED_AGAIN_WHEN_CHANGED = "7"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Owner:
     `refused` lists values that the class takes and ft does not, each with the reason.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
     `least` lists the lowest value of keys for which the class takes any number, and would train nothing.
-    `usual` says which blocks the class surely takes; for classes that take seconds to import.
+    `inherits` names the library of which a class of ft inherits.
     """
 
     path: str
@@ -54,32 +57,55 @@ class Owner:
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     least: Mapping[str, float] = field(default_factory=dict)
-    usual: Usual | None = None
-
-    def load(self) -> type:
-        module, name = self.path.split(":")
-        with uncollected():
-            loaded: type = getattr(importlib.import_module(module), name)
-        return loaded
-
-    def schema(self) -> Schema:
-        return (shipped(self.path) if self.usual else None) or schema_of(self.load())
-
-    def default(self, key: str) -> Any:
-        """The class's own default of a key, None where it has none: asked of the class, never written in ft."""
-        return self.schema().defaults.get(key)
-
-    def has(self, key: str) -> bool:
-        return key in self.schema().keys and key not in self.ours
+    inherits: str = ""
 
     @property
     def library(self) -> str:
         return self.path.partition(":")[0].partition(".")[0]
 
     @property
+    def name(self) -> str:
+        return self.path.partition(":")[2]
+
+    def load(self) -> type:
+        """The class itself, imported."""
+        module, name = self.path.split(":")
+        with uncollected():
+            loaded: type = getattr(importlib.import_module(module), name)
+        return loaded
+
+    def source(self) -> type | None:
+        """The class made from its source; None where importing it costs little, or its source does not suffice."""
+        return _from_source(self.path) if self.library != "ft" or self.inherits else None
+
+    def schema(self) -> Schema:
+        return schema_of(self.source() or self.load())
+
+    def default(self, key: str) -> Any:
+        """The class's own default of a key, None where it has none: asked of the class, never written in ft."""
+        return self.schema().defaults.get(key)
+
+    def has(self, key: str) -> bool:
+        return key in self.schema().annotations and key not in self.ours
+
+    @property
     def version(self) -> str:
         """What a remembered verdict is good for; TRL's and PEFT's classes also inherit from transformers or ask it."""
-        return _own_sources() if self.library == "ft" else " ".join(map(version, (self.library, "transformers")))
+        libraries = {self.library, self.inherits} - {"ft", ""}
+        versions = [version(name) for name in (*sorted(libraries), "transformers")] if libraries else []
+        return " ".join([*([_own_sources()] if self.library == "ft" else []), *versions])
+
+
+@cache
+def _from_source(path: str) -> type | None:
+    with nothing_leaks():
+        read = read_class(path)
+        try:
+            if read:
+                schema_of(read)
+        except (Exception, Undecided):  # a default or an annotation that its source does not say
+            return None
+    return read
 
 
 @cache
@@ -132,30 +158,17 @@ def check(
     key = _verdict_key(owner, values) if verdicts else ""
     if verdicts and len(problems) == before and (known := verdicts.get(key)) is not None:
         return known
-    schema, canonical = _checked_values(owner, values, name, problems)
-    if len(problems) == before and not _surely_right(owner, schema, canonical):
+    canonical = _checked_values(owner, values, name, problems)
+    if len(problems) == before:
         _run_own_checks(owner, canonical, values, name, problems)
     if verdicts and len(problems) == before:
-        if not schema.shipped:
-            verdicts.put(_defaults_key(owner), dict(schema.defaults))
         verdicts.put(key, canonical)
     return canonical
 
 
-def _surely_right(owner: Owner, schema: Schema, values: Mapping[str, Any]) -> bool:
-    """Known only of the versions that are shipped, whose classes the tests have asked."""
-    return bool(schema.shipped and owner.usual and owner.usual.surely(schema, values))
-
-
-def defaults(owner: Owner, verdicts: Verdicts) -> dict[str, Any]:
-    """Key → the class's own default: shipped, or as it was when a block was last checked; else none, for nothing is
-    imported to know it."""
-    known = shipped(owner.path) if owner.usual else None
-    return dict(known.defaults) if known else verdicts.get(_defaults_key(owner)) or {}
-
-
-def _defaults_key(owner: Owner) -> str:
-    return f"defaults of {owner.path} {owner.version}"
+def defaults(owner: Owner) -> Mapping[str, Any]:
+    """Key → the class's own default, of those that JSON can hold."""
+    return owner.schema().defaults
 
 
 def build(owner: Owner, values: Mapping[str, Any], **given: Any) -> Any:
@@ -204,34 +217,31 @@ def _no_secrets(values: Block, name: str, problems: Problems) -> None:
             )
 
 
-def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> tuple[Schema, dict[str, Any]]:
-    """The schema that was asked, and values as their annotations take them."""
+def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
+    """Values as their annotations take them."""
     schema = owner.schema()
-    try:
-        annotations = {key: schema.annotation(key) for key in schema.keys if key in values}
-    except Opaque:
+    if any(is_symbolic(schema.annotations.get(key)) for key in values):
         schema = schema_of(owner.load())
-        annotations = {key: schema.annotation(key) for key in schema.keys if key in values}
     canonical = {}
     for key, value in values.items():
-        if key not in annotations:
-            known = [k for k in schema.keys if k not in owner.ours]
-            what = f"{name} has no key" if owner.library == "ft" else f"{schema.name} has no field"
+        if key not in schema.annotations:
+            known = [k for k in schema.annotations if k not in owner.ours]
+            what = f"{name} has no key" if owner.library == "ft" else f"{owner.name} has no field"
             fix = nearest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = _enough(owner.least.get(key), _coerced(annotations[key], value))
+            canonical[key] = _enough(owner.least.get(key), coerce(schema.annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {said(value)}", str(error))
     for key in [k for k in schema.required if k not in owner.ours and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
-    return schema, canonical
+    return canonical
 
 
-def _coerced(annotation: Any, value: Any) -> Any:
+def coerce(annotation: Any, value: Any) -> Any:
     """The value as `annotation` takes it. Raises ValueError with the words that follow 'x is …': what is needed."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ValidationError
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     if annotation is Any:
@@ -239,17 +249,24 @@ def _coerced(annotation: Any, value: Any) -> Any:
     if isinstance(value, bool) and not _takes_bool(annotation):
         raise ValueError(f"Write {_needed(annotation)}.")
     try:
-        config = None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-        return plain(adapter.validate_python(value))
+        return plain(_validator(annotation).validate_python(value))
     except ValidationError:
         raise ValueError(f"Write {_needed(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
         return plain(value)
 
 
+@cache
+def _validator(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(
+        annotation, config=None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
+    )
+
+
 def _enough(least: float | None, value: Any) -> Any:
-    """The value, unless it is a number below `least`. Raises ValueError as `_coerced` does."""
+    """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
     if least is not None and isinstance(value, (int, float)) and value < least:
         raise ValueError(f"Write {least} or more.")
     return value
@@ -291,14 +308,21 @@ def said(value: Any) -> str:
 
 def _run_own_checks(owner: Owner, canonical: dict[str, Any], block: Block, name: str, problems: Problems) -> None:
     """The class's own `__post_init__`, as on a machine without a GPU; its complaint stands at the key it names."""
-    loaded = owner.load()
     try:
-        with _nothing_leaks():
-            loaded(**{**canonical, **_device_free(loaded, canonical)})
+        with nothing_leaks():
+            _construct(owner, canonical, device_free(owner.schema(), canonical))
     except Exception as error:  # whatever it raises, the values made it do so
-        text = " ".join(str(error).split()) or type(error).__name__
-        what = text if owner.library == "ft" else f"{loaded.__name__} refuses {name}: {text}"
+        text = " ".join(str(error).replace(MODULE_PREFIX, "").split()) or type(error).__name__
+        what = text if owner.library == "ft" else f"{owner.name} refuses {name}: {text}"
         problems.add(block.where(_named_in(text, block)), what)
+
+
+def _construct(owner: Owner, values: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
+    if source := owner.source():
+        with suppress(Undecided):
+            construct(source, values, forced)
+            return
+    owner.load()(**{**values, **forced})
 
 
 def _named_in(text: str, block: Block) -> str | None:
@@ -311,9 +335,9 @@ def _named_in(text: str, block: Block) -> str | None:
     return words[0] if words else None
 
 
-def _device_free(loaded: type, canonical: Mapping[str, Any]) -> dict[str, Any]:
+def device_free(schema: Schema, canonical: Mapping[str, Any]) -> dict[str, Any]:
     """What a Trainer's arguments must hold to be built here, whatever machine the recipe is for."""
-    if not {"use_cpu", "bf16"} <= set(schema_of(loaded).keys):
+    if not {"use_cpu", "bf16"} <= schema.annotations.keys():
         return {}
     if canonical.get("fp16") and canonical.get("bf16"):
         return {"use_cpu": True, "output_dir": "unused"}  # refused on every machine
@@ -323,7 +347,7 @@ def _device_free(loaded: type, canonical: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _nothing_leaks() -> Iterator[None]:
+def nothing_leaks() -> Iterator[None]:
     """TrainingArguments write to the environment (ACCELERATE_*) when built; a check must not change the next run."""
     before = dict(os.environ)
     try:

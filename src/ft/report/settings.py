@@ -8,7 +8,7 @@ from typing import Any
 
 from ft import artifacts
 from ft.files import read_json
-from ft.recipe.check import Verdicts, defaults
+from ft.recipe.check import defaults
 from ft.report.parts import Table
 from ft.report.results import Result, Run
 from ft.stages import STAGES
@@ -25,11 +25,10 @@ def settings_table(result: Result, run: Run) -> Table | None:
 
 
 def _changed(result: Result, run: Run) -> Iterator[tuple[str, Any, Any]]:
-    verdicts = Verdicts(artifacts.verdict_cache(run.runs) if run.runs else None)
     kind = STAGES.get(result.kind)
     for block, values in result.blocks.items():
         owner = kind.blocks.get(block) if kind else None
-        usual = defaults(owner, verdicts) if owner else {}
+        usual = defaults(owner) if owner else {}
         for key, value in values.items():
             if key not in usual or usual[key] != value:
                 yield f"{block}.{key}", value, usual.get(key, UNKNOWN)

@@ -12,7 +12,6 @@ from ft import artifacts
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
 from ft.recipe.kind import Artifact, Display, LaunchOptions, Refused
-from ft.stages import usual
 
 if TYPE_CHECKING:
     from ft.recipe import Stage
@@ -105,9 +104,9 @@ _LEAST = {
     **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
 }
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
-_LORA = Owner("peft:LoraConfig", _TASK, least={"r": 1}, usual=usual.LORA)
+_LORA = Owner("peft:LoraConfig", _TASK, least={"r": 1})
 _WIDTHS = ("load_in_4bit", "load_in_8bit")
-_QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=_WIDTHS, usual=usual.QUANTIZATION)
+_QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=_WIDTHS)
 
 
 _MODEL: frozenset[Artifact] = frozenset({"model"})
@@ -221,7 +220,7 @@ def _reinforced(
 
 
 _ROWS = Owner("ft.encode.prepare:RowOptions")
-_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST, usual=usual.TRAINER)
+_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
 _HOW_A_SERVER_IS_ASKED = tuple(
@@ -233,7 +232,7 @@ STAGES: dict[str, Kind] = {
         about="an untrained model and a tokenizer trained on the rows",
         make="ft.stages.scratch:make",
         blocks={
-            "architecture": Owner("transformers:LlamaConfig", usual=usual.ARCHITECTURE),
+            "architecture": Owner("transformers.models.llama:LlamaConfig"),
             "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
         },
         leaves=_MODEL,
@@ -264,7 +263,7 @@ STAGES: dict[str, Kind] = {
     "dpo": _trained(
         "a model trained to prefer the chosen answer of each pair",
         "ft.stages.dpo",
-        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST, usual=usual.TRAINER),
+        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
@@ -274,7 +273,7 @@ STAGES: dict[str, Kind] = {
     "reward": _trained(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward",
-        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST, usual=usual.TRAINER),
+        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_REWARD_UNSUPPORTED,
@@ -285,7 +284,7 @@ STAGES: dict[str, Kind] = {
     "rloo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against the mean of the others",
         "ft.stages.rloo",
-        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
+        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference_unless={"beta": 0},
@@ -293,7 +292,7 @@ STAGES: dict[str, Kind] = {
     "grpo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
         "ft.stages.grpo",
-        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST, usual=usual.REINFORCED),
+        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference_unless={"beta": 0},
@@ -301,9 +300,7 @@ STAGES: dict[str, Kind] = {
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo",
-        train=Owner(
-            "ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, usual=usual.PPO
-        ),
+        train=Owner("ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, inherits="trl"),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_ADAPTERS_REFUSED),
         reference_unless={},

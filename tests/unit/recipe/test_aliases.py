@@ -29,7 +29,7 @@ def keys(block: str) -> set[str]:
         "model": [ModelSource],
         "data": [Owner("ft.data.sources.read:Source").load()],
     }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]
-    return {key for owner in owners for key in schema_of(owner).keys}
+    return {key for owner in owners for key in schema_of(owner).annotations}
 
 
 @pytest.mark.parametrize(("block", "old", "new"), RENAMED, ids=[f"{b}.{o}" for b, o, _ in RENAMED])
