@@ -141,12 +141,12 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     from ft.encode.conversation import Renderer
     from ft.models.load import load_tokenizer, start
     from ft.recipe import ModelSource
-    from ft.rl.actor_setup import on_one_base
+    from ft.rl.actor_setup import share_base
     from ft.rl.ppo import PPOConfig, PPOTrainer
 
     torch.manual_seed(1)
     base = ModelSource(str(folder / "base"))
-    actors = on_one_base(
+    actors = share_base(
         start(base, None, LORA, None, "float32", True),
         Renderer(load_tokenizer(base.path), train_on="last"),
         **{"base": base, "quantization": None, "fresh": True, "rewards": {"helpful": folder / "judge"}},

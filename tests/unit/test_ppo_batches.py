@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from ft.rl.actors import Batch
+from ft.rl.actors import CompletionBatch
 from ft.rl.ppo_config import PPOConfig
-from ft.rl.rollout_batch import Deal, Prompts, Rollouts, side_by_side
+from ft.rl.rollout_batch import MinibatchOrder, PromptSampler, Rollouts, rows_per_pass
 
 CPU = {"use_cpu": True, "bf16": False, "output_dir": "unused"}
 PAPER = {"generation_batch_size": 512, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
@@ -20,15 +20,15 @@ def config(**keys):
 
 
 def rollouts(prompts, answers) -> Rollouts:
-    return Rollouts.of(prompts, answers, [[0.0] * len(answer) for answer in answers], [9], "cpu")
+    return Rollouts.from_completions(prompts, answers, [[0.0] * len(answer) for answer in answers], [9], "cpu")
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 def test_512_answers_in_mini_batches_of_64_are_8_steps():
     args = config(**PAPER)
-    deal = Deal(args.generation_batch_size, 64, args.gradient_accumulation_steps, 1, 0, 1)
-    assert args.steps_per_generation == deal.steps == 32
-    assert deal.steps // args.gradient_accumulation_steps == 8
+    order = MinibatchOrder(args.generation_batch_size, 64, args.gradient_accumulation_steps, 1, 0, 1)
+    assert args.steps_per_generation == order.steps == 32
+    assert order.steps // args.gradient_accumulation_steps == 8
 
 
 def test_defaults_are_safe():
@@ -61,32 +61,32 @@ def test_what_ppo_cannot_do_is_refused(keys, said):
 
 # ---- dealing out ---------------------------------------------------------------------------------------------------
 def test_each_pass_has_every_answer_once_in_an_order_of_its_own():
-    deal, lengths = Deal(24, 8, 2, 1, 0, seed=3), torch.arange(24) % 5
-    passes = [torch.cat([deal.rows(4, step, lengths) for step in range(p * 6, p * 6 + 6)]) for p in range(2)]
+    order, lengths = MinibatchOrder(24, 8, 2, 1, 0, seed=3), torch.arange(24) % 5
+    passes = [torch.cat([order.rows(4, step, lengths) for step in range(p * 6, p * 6 + 6)]) for p in range(2)]
     assert all(Counter(rows.tolist()) == Counter(range(24)) for rows in passes)
     assert passes[0].tolist() != passes[1].tolist()
-    assert not torch.equal(deal.minibatch_rows(4, 0), deal.minibatch_rows(5, 0))
+    assert not torch.equal(order.minibatch_rows(4, 0), order.minibatch_rows(5, 0))
 
 
 @pytest.mark.parametrize(("accumulation", "processes"), [(1, 1), (4, 1), (1, 2), (2, 2)])
 def test_a_mini_batch_is_the_same_answers_however_it_is_shared(accumulation, processes):
-    lengths, alone = torch.arange(24) % 7, Deal(24, 8, 1, 1, 0, seed=3)
-    shares = [Deal(24, 8, accumulation, processes, rank, seed=3) for rank in range(processes)]
+    lengths, alone = torch.arange(24) % 7, MinibatchOrder(24, 8, 1, 1, 0, seed=3)
+    shares = [MinibatchOrder(24, 8, accumulation, processes, rank, seed=3) for rank in range(processes)]
     for number in range(3):
         steps = range(number * accumulation, (number + 1) * accumulation)
-        found = [row for deal in shares for step in steps for row in deal.rows(0, step, lengths).tolist()]
+        found = [row for order in shares for step in steps for row in order.rows(0, step, lengths).tolist()]
         assert sorted(found) == sorted(alone.rows(0, number, lengths).tolist())
 
 
 def test_prompts_repeat_for_each_pass_and_begin_each_epoch_anew():
-    prompts = Prompts(7, batch=2, copies=2, repeats=3, shuffle=True, seed=5)
+    prompts = PromptSampler(7, batch=2, copies=2, repeats=3, shuffle=True, seed=5)
     first = list(prompts)
     assert len(first) == len(prompts) == 36  # the seventh prompt fills no batch
     assert first[:4] == first[4:8] == first[8:12]
     assert first[0] == first[1]
     prompts.set_epoch(1)
     assert list(prompts) != first
-    again = Prompts(7, batch=2, copies=2, repeats=3, shuffle=True, seed=5)
+    again = PromptSampler(7, batch=2, copies=2, repeats=3, shuffle=True, seed=5)
     again.set_epoch(1)
     assert list(again) == list(prompts)
 
@@ -96,33 +96,35 @@ def test_the_end_token_is_learnt_even_where_it_pads():
     found = rollouts([[1, 2], [3]], [[4, 9], [5, 6, 0, 9]])  # 0 and 9 are real tokens here, whatever pads
     batch = found.batch(torch.tensor([0, 1]))
     assert batch.targets.tolist() == [4, 9, 5, 6, 0, 9]
-    assert found.ended.tolist() == [True, True]
-    assert batch.mask.sum(1).tolist() == [3, 4], "the end token itself predicts nothing and is not read"
+    assert found.has_eos.tolist() == [True, True]
+    assert batch.attention_mask.sum(1).tolist() == [3, 4], "the end token itself predicts nothing and is not read"
 
 
 def test_an_answer_token_is_predicted_at_the_place_before_it():
-    batch = Batch.of(torch.tensor([[1, 2, 4, 9, 0], [3, 5, 6, 7, 9]]), torch.tensor([2, 1]), torch.tensor([2, 4]))
-    assert batch.slots.tolist() == [1, 2, 4, 5, 6, 7]
+    batch = CompletionBatch.from_rows(
+        torch.tensor([[1, 2, 4, 9, 0], [3, 5, 6, 7, 9]]), torch.tensor([2, 1]), torch.tensor([2, 4])
+    )
+    assert batch.logit_positions.tolist() == [1, 2, 4, 5, 6, 7]
     assert batch.targets.tolist() == [4, 9, 5, 6, 7, 9]
-    assert batch.filled(torch.arange(1.0, 7.0)).tolist() == [[1, 2, 0, 0], [3, 4, 5, 6]]
+    assert batch.scatter(torch.arange(1.0, 7.0)).tolist() == [[1, 2, 0, 0], [3, 4, 5, 6]]
 
 
 def test_short_rows_are_read_more_at_a_time_than_long_ones():
     lengths = [10] * 12 + [20] * 6 + [40] * 5
-    assert side_by_side(lengths, 4) == [12, 6, 4, 1]
-    assert side_by_side([7], 1) == [1]
+    assert rows_per_pass(lengths, 4) == [12, 6, 4, 1]
+    assert rows_per_pass([7], 1) == [1]
 
 
 def test_a_batch_is_no_wider_than_its_rows():
     found = rollouts([[1], [1, 2, 3]], [[4, 9], [5, 6, 7, 8]])
     narrow = found.batch(torch.tensor([0]))
-    assert narrow.ids.shape == (1, 2)
-    assert found.pick("drawn", torch.tensor([0]), narrow).shape == (1, 2)
+    assert narrow.input_ids.shape == (1, 2)
+    assert found.pick("sampling_logprobs", torch.tensor([0]), narrow).shape == (1, 2)
 
 
 def test_a_batch_kept_in_a_file_is_the_same_batch(tmp_path):
     found = rollouts([[1], [1, 2, 3]], [[4, 9], [5, 6, 7, 8]])
     found.save(tmp_path / "rollouts.safetensors")
     again = Rollouts.load(tmp_path / "rollouts.safetensors", "cpu")
-    assert torch.equal(found.ids, again.ids)
-    assert torch.equal(found.ended, again.ended)
+    assert torch.equal(found.input_ids, again.input_ids)
+    assert torch.equal(found.has_eos, again.has_eos)

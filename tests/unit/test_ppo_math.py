@@ -113,6 +113,6 @@ def test_a_critic_that_knows_explains_all_and_one_that_says_the_mean_nothing():
 
 
 def test_beta_rises_when_kl_is_over_its_target_and_at_most_by_a_fifth():
-    assert ours.adapted(0.1, kl=6.6, target=6.0, share=0.5) == pytest.approx(0.1 * 1.05)
-    assert ours.adapted(0.1, kl=60, target=6.0, share=1) == pytest.approx(0.12)
-    assert ours.adapted(0.1, kl=0, target=6.0, share=1) == pytest.approx(0.08)
+    assert ours.adapt_beta(0.1, kl=6.6, target=6.0, share=0.5) == pytest.approx(0.1 * 1.05)
+    assert ours.adapt_beta(0.1, kl=60, target=6.0, share=1) == pytest.approx(0.12)
+    assert ours.adapt_beta(0.1, kl=0, target=6.0, share=1) == pytest.approx(0.08)

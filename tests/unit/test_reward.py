@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-import players
 import tiny
+import tiny_rl
 from ft.data.prompts import Prompt
 from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.models.load import start, tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
-from ft.rl.actor_setup import judged_apart, judged_on_one_base, score_while_training
+from ft.rl.actor_setup import load_reward_models, score_while_training, share_base_with_reward_models
 from ft.rl.reward import Reward, RewardedOptions, reward_model_share
 
 STOP = 7
@@ -99,17 +99,21 @@ def test_a_function_of_weight_0_only_measures():
 
 @pytest.mark.parametrize("quantization", [None, {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}], ids=["", "4-bit"])
 def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_path, base, quantization, caplog):
-    folders = {name: players.judge(tmp_path / name, base, 2, quantization) for name in ("helpful", "safety")}
+    folders = {
+        name: tiny_rl.save_reward_model(tmp_path / name, base, 2, quantization) for name in ("helpful", "safety")
+    }
     source = ModelSource(str(base))
-    model = players.shaken(start(source, None, tiny.LORA, quantization, "float32", True), 1).train()
+    model = tiny_rl.perturb(start(source, None, tiny.LORA, quantization, "float32", True), 1).train()
     renderer = Renderer(tokenizer_of(source, None, None))
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
-    together = judged_on_one_base(model, renderer, base=source, quantization=quantization, fresh=True, rewards=folders)
-    assert not together.foreign
+    together = share_base_with_reward_models(
+        model, renderer, base=source, quantization=quantization, fresh=True, rewards=folders
+    )
+    assert not together.standalone
     assert "a model of its own" not in caplog.text
     texts, found = ["it is blue", "<|im_start|>user", "no"], []
     said = [[{"role": "assistant", "content": text}] for text in texts]
-    for actors in (together, judged_apart(model, renderer, folders)):
+    for actors in (together, load_reward_models(model, renderer, folders)):
         reward = Reward(folders, RewardedOptions(rewards={"answer": 1.0}), PROMPTS, [STOP])
         reward.score_conversations = partial(score_while_training, actors, batch_size=2)
         found.append(reward([], said, [[STOP]] * 3, [0, 0, 1]))
@@ -122,12 +126,12 @@ def test_reward_models_on_the_policys_base_say_what_models_of_their_own_say(tmp_
 
 
 def test_a_policy_that_trains_its_embeddings_whole_lends_them_to_no_reward_model(tmp_path, base):
-    folder = players.judge(tmp_path / "helpful", base, 2)
+    folder = tiny_rl.save_reward_model(tmp_path / "helpful", base, 2)
     source = ModelSource(str(base))
     model = start(source, None, {**tiny.LORA, "modules_to_save": ["embed_tokens"]}, None, "float32", True)
     renderer = Renderer(tokenizer_of(source, None, None))
     keys = {"base": source, "quantization": None, "fresh": True, "rewards": {"helpful": folder}}
-    actors = judged_on_one_base(players.shaken(model, 1), renderer, **keys)
+    actors = share_base_with_reward_models(tiny_rl.perturb(model, 1), renderer, **keys)
     said = [[*PROMPTS[0].messages, {"role": "assistant", "content": "blue"}]]
     assert score_while_training(actors, said, 1)["helpful"] == pytest.approx(Scorer(folder).scores(said), abs=1e-5)
 

@@ -39,7 +39,7 @@ class Sample:
     text: str
     origin: Mapping[str, Any]
     score: float = 0.0
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

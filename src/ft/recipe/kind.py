@@ -91,7 +91,7 @@ class Kind:
     memory           called with a `fit.standing.Setting`: what it has in a GPU's memory, and when
     display          how a report shows it
     trainer          of a kind that trains: what `ft plan --probe` runs a few steps of, called with a Job, or with a
-                     `rl.loop.Ready` where rows are not prepared
+                     `rl.loop.TrainerInputs` where rows are not prepared
     unsupported      of a kind that trains: way to launch (`run.accelerate_config.WAYS`) → why it does not work
     init             what `init:` must leave; None: it starts from no model
     inputs           name under `inputs:` → what the stage named there must leave

@@ -17,12 +17,12 @@ from ft.models.hidden_states import inner_of, let_select
 from ft.models.load import is_adapter, is_reward, load_tokenizer, parts
 from ft.models.scorer import Message, Scorer
 from ft.recipe import ModelSource
-from ft.rl.actors import CRITIC, POLICY, Actors, Apart, OneBase
+from ft.rl.actors import CRITIC, POLICY, Actors, SeparateModels, SharedBase
 
 log = logging.getLogger(__name__)
 
 
-def judged_on_one_base(
+def share_base_with_reward_models(
     policy: Any,
     renderer: Renderer,
     *,
@@ -30,7 +30,7 @@ def judged_on_one_base(
     quantization: Mapping[str, Any] | None,
     fresh: bool,
     rewards: Mapping[str, Path] | None = None,
-) -> OneBase:
+) -> SharedBase:
     """The policy, a PeftModel as `ft.models.load.start` makes it, joined by reward models.
 
     `fresh` says that its adapter is new; `base` and `quantization` say what it stands on. A reward model that stands on
@@ -43,11 +43,11 @@ def judged_on_one_base(
     )
     whole = policy.peft_config[POLICY].modules_to_save
     ours = {name: folder for name, folder in rewards.items() if _fits(folder, origin, renderer) and not whole}
-    foreign = {name: _scorer(name, folder) for name, folder in rewards.items() if name not in ours}
+    standalone = {name: _scorer(name, folder) for name, folder in rewards.items() if name not in ours}
     inner = inner_of(policy)
     let_select(inner.base_model)
     inner.score_heads = torch.nn.ModuleDict()
-    actors = OneBase(policy, renderer, tuple(rewards), foreign, fresh, origin)
+    actors = SharedBase(policy, renderer, tuple(rewards), standalone, fresh, origin)
     for name, folder in ours.items():
         actors.add(name, _adapter_config(folder))
         actors.copy(name, folder)
@@ -55,7 +55,7 @@ def judged_on_one_base(
     return actors
 
 
-def on_one_base(
+def share_base(
     policy: Any,
     renderer: Renderer,
     *,
@@ -64,10 +64,12 @@ def on_one_base(
     fresh: bool,
     critic: Path | None = None,
     rewards: Mapping[str, Path] | None = None,
-) -> OneBase:
+) -> SharedBase:
     """The policy joined by reward models, as above, and by a critic, which begins as the reward model in the folder
     `critic`, else as the policy with a head of zeros, so that its first values are 0."""
-    actors = judged_on_one_base(policy, renderer, base=base, quantization=quantization, fresh=fresh, rewards=rewards)
+    actors = share_base_with_reward_models(
+        policy, renderer, base=base, quantization=quantization, fresh=fresh, rewards=rewards
+    )
     if critic is None:
         actors.add(CRITIC, policy.peft_config[POLICY])
         for name, value in list(policy.named_parameters()):
@@ -85,7 +87,7 @@ def on_one_base(
     return actors
 
 
-def judged_apart(policy: Any, renderer: Renderer, rewards: Mapping[str, Path]) -> Actors:
+def load_reward_models(policy: Any, renderer: Renderer, rewards: Mapping[str, Path]) -> Actors:
     """The policy beside reward models that are models of their own."""
     return Actors(policy, renderer, tuple(rewards), {name: _scorer(name, folder) for name, folder in rewards.items()})
 
@@ -93,26 +95,27 @@ def judged_apart(policy: Any, renderer: Renderer, rewards: Mapping[str, Path]) -
 def score_while_training(
     actors: Actors, conversations: Sequence[list[Message]], batch_size: int
 ) -> dict[str, list[float | None]]:
-    """`Actors.scored` in the middle of training: without dropout and gradients, and the policy goes on as it was."""
+    """`Actors.score_conversations` in the middle of training: without dropout and gradients; the policy goes on as it
+    was."""
     policy = actors.policy
     was_training = policy.training
     policy.eval()
     with torch.no_grad():
-        found = actors.scored(conversations, batch_size)
+        scores = actors.score_conversations(conversations, batch_size)
     policy.train(was_training)
-    return found
+    return scores
 
 
-def apart(
+def separate_models(
     policy: Any, renderer: Renderer, *, reference: Any, critic: Any, rewards: Mapping[str, Path] | None = None
-) -> Apart:
+) -> SeparateModels:
     """Whole models: `reference` is a second copy of the policy, `critic` a sequence classifier with a ScoreHead."""
     for model in (policy, reference, critic):
         let_select(model.base_model)
     reference.requires_grad_(False).eval()
     policy.critic = critic.requires_grad_(False)
     scorers = {name: _scorer(name, folder) for name, folder in (rewards or {}).items()}
-    return Apart(policy, renderer, scorers, reference)
+    return SeparateModels(policy, renderer, scorers, reference)
 
 
 def _fits(folder: Path, origin: Mapping[str, Any], renderer: Renderer) -> bool:

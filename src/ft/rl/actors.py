@@ -1,12 +1,13 @@
-"""Who takes part in PPO: policy, reference, critic and reward models, on one base or as models of their own.
+"""The roles of PPO: policy, reference, critic and reward models, on one base or as models of their own.
 
-On one base (`OneBase`) each is an adapter with, where it scores, a small head in float32:
+On one base (`SharedBase`) each role is an adapter with, where it scores, a small head in float32:
 
     default   the policy, trained                 critic   its estimate of rewards to come, trained, with a head
     ref       the policy as it began, frozen      NAME     a reward model, frozen, with a head
 
-A policy whose adapter is new began as the bare base, and so is its reference. Apart (`Apart`) they are whole models.
-A trainer asks both for the same: `acting(role)` around a pass of that role, then `logps`, `values` or `scores`.
+A policy whose adapter is new began as the bare base, and so is its reference. With `SeparateModels` they are whole
+models. A trainer asks both for the same: `acting(role)` around a pass of that role, then `logprobs`, `values` or
+scores. ft.rl.actor_setup builds both.
 """
 
 from __future__ import annotations
@@ -38,97 +39,103 @@ HEAD = "base_model.model.score.weight"  # the head's name in the folder of a rew
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B rows of prompt and answer but for its last token, which predicts nothing, padded on the right, where a causal
-    model does not look.
+class CompletionBatch:
+    """B rows of prompt and completion, padded on the right, where a causal model does not look. A row's last token is
+    left out: it predicts nothing.
 
-    ids, mask    (B, L)
-    answer       (B, C), True on the answer's tokens, its end token among them; N are True in all
-    slots        (N,) for each of them the place in the flattened ids whose hidden state predicts it
-    targets      (N,) the tokens themselves
+    input_ids, attention_mask  (B, L)
+    completion_mask            (B, C), True on the completion's tokens, its end token among them; N are True in all
+    logit_positions            (N,) where in the flattened (B * L) positions each of them is predicted
+    targets                    (N,) the tokens themselves
     """
 
-    ids: Tensor
-    mask: Tensor
-    answer: Tensor
-    slots: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+    logit_positions: Tensor
     targets: Tensor
 
     @staticmethod
-    def of(ids: Tensor, prompts: Tensor, answers: Tensor) -> Batch:
-        """Rows of ids (B, L'), the first `prompts[n]` of which are prompt and the next `answers[n]` answer; both
-        (B,)."""
-        read, width = prompts + answers - 1, int(answers.max())
-        length = int(read.max())
-        steps, columns = torch.arange(length, device=ids.device), torch.arange(width, device=ids.device)
-        answer = columns < answers[:, None]
-        rows, last = torch.arange(len(ids), device=ids.device)[:, None], prompts[:, None] - 1  # of the prompt
-        slots = (rows * length + last + columns)[answer]
-        targets = ids[rows.expand_as(answer)[answer], (last + 1 + columns)[answer]]
-        return Batch(ids[:, :length], (steps < read[:, None]).long(), answer, slots, targets)
+    def from_rows(input_ids: Tensor, prompt_lengths: Tensor, completion_lengths: Tensor) -> CompletionBatch:
+        """Rows (B, L') of a prompt and the completion behind it, with the tokens of each, both (B,)."""
+        read, width = prompt_lengths + completion_lengths - 1, int(completion_lengths.max())
+        length, device = int(read.max()), input_ids.device
+        steps, columns = torch.arange(length, device=device), torch.arange(width, device=device)
+        mask = columns < completion_lengths[:, None]
+        # A token is predicted one place before it stands: the first one where the prompt ends.
+        rows, prompt_ends = torch.arange(len(input_ids), device=device)[:, None], prompt_lengths[:, None] - 1
+        logit_positions = (rows * length + prompt_ends + columns)[mask]
+        targets = input_ids[rows.expand_as(mask)[mask], (prompt_ends + 1 + columns)[mask]]
+        attention_mask = (steps < read[:, None]).long()
+        return CompletionBatch(input_ids[:, :length], attention_mask, mask, logit_positions, targets)
 
-    def filled(self, values: Tensor) -> Tensor:
-        """Values of answer tokens (N,) in their places, (B, C), 0 elsewhere."""
-        return values.new_zeros(self.answer.shape).masked_scatter(self.answer, values)
+    def scatter(self, values: Tensor) -> Tensor:
+        """Values of completion tokens (N,) in their places, (B, C), 0 elsewhere."""
+        return values.new_zeros(self.completion_mask.shape).masked_scatter(self.completion_mask, values)
 
 
 class Actors:
     """What both designs share.
 
-    policy    the module a Trainer trains; it holds the critic's parameters too
-    renderer  makes the tokens of prompts and of what is scored; it trains on the last answer
-    rewards   names of the reward models, in the order of their columns
-    foreign   those of them that stand on another base, or speak another template
-    role      who acts now
-    rough     passes over the same tokens differ by more than float32 rounds, with what stands beside them
+    policy            the module a Trainer trains; it holds the critic's parameters too
+    renderer          makes the tokens of prompts and of what is scored; it trains on the last answer
+    reward_models     their names, in the order of their columns
+    standalone        those of them that stand on another base, or speak another template
+    role              who acts now
+    is_low_precision  passes over the same tokens differ by more than float32 rounds, with what stands beside them
     """
 
-    def __init__(self, policy: Any, renderer: Renderer, rewards: Sequence[str], foreign: Mapping[str, Scorer]):
+    def __init__(self, policy: Any, renderer: Renderer, reward_models: Sequence[str], standalone: Mapping[str, Scorer]):
         self.policy, self.renderer = policy, renderer
-        self.rewards, self.foreign = tuple(rewards), foreign
+        self.reward_models, self.standalone = tuple(reward_models), standalone
         self.role = POLICY
-        self.rough = next(policy.parameters()).dtype != torch.float32
+        self.is_low_precision = next(policy.parameters()).dtype != torch.float32
 
     @contextmanager
     def acting(self, role: str) -> Iterator[None]:
-        """Passes of a role and their backward belong inside: with gradient checkpointing the layers run again in
-        backward, and then the same adapter must be active (else gradients are wrong in silence)."""
+        """Forward passes of a role, and their backward, belong inside.
+
+        With gradient checkpointing the layers run again in backward, through whatever adapter is active then. Another
+        one gives wrong gradients and no error.
+        """
         self.role = role
         try:
-            with self._on(role):
+            with self._activate(role):
                 yield
         finally:
             self.role = POLICY
 
-    def _on(self, role: str) -> AbstractContextManager[None]:
+    def _activate(self, role: str) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     @property
     def models(self) -> tuple[Any, ...]:
-        """The models that hold everyone but foreign reward models."""
+        """The models that hold everyone but standalone reward models."""
         return (self.policy,)
 
-    def logps(self, batch: Batch, wrapped: Any = None) -> tuple[Tensor, Tensor]:
-        """Log-probability of each answer token and the entropy there, both (N,), in nats, of the policy or the
-        reference, whichever acts; at the temperature that `at` was given. `wrapped` is the policy inside DDP."""
-        module = self._speaker() if wrapped is None else wrapped
+    def logprobs(self, batch: CompletionBatch, wrapped: torch.nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability of each completion token and the entropy there, both (N,), in nats, of the policy or the
+        reference, whichever acts; at the temperature that `fuse_heads` was given. `wrapped` is the policy inside DDP,
+        which must see the pass to average its gradients."""
+        module = self._causal_model() if wrapped is None else wrapped
+        # TRL's fused head takes logits of `select`ed positions only, and never holds them for the whole vocabulary.
         out = module(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            select=batch.slots,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            select=batch.logit_positions,
             shift_labels=batch.targets[None],
             fused_lm_head=True,
         )
         return out.log_probs[0], out.entropy[0]
 
-    def _speaker(self) -> Any:
+    def _causal_model(self) -> Any:
         return self.policy
 
-    def at(self, temperature: float) -> None:
-        """Fuse the heads that a Trainer does not fuse."""
+    def fuse_heads(self, temperature: float) -> None:
+        """Fuse the heads that a Trainer does not fuse, at the temperature of sampling."""
 
-    def values(self, batch: Batch) -> Tensor:
-        """The critic's value before each answer token, (N,) float32; the critic must act."""
+    def values(self, batch: CompletionBatch) -> Tensor:
+        """The critic's value before each completion token, (N,) float32; the critic must act."""
         raise NotImplementedError
 
     def critic_parameters(self) -> list[torch.nn.Parameter]:
@@ -148,28 +155,33 @@ class Actors:
     def load_critic(self, folder: Path) -> None:
         raise NotImplementedError
 
-    def scored(self, conversations: Sequence[list[Message]], batch_size: int) -> dict[str, list[float | None]]:
+    def score_conversations(
+        self, conversations: Sequence[list[Message]], batch_size: int
+    ) -> dict[str, list[float | None]]:
         """Reward model → raw score of each conversation's last answer; None where it cannot be read."""
-        found: dict[str, list[float | None]] = {}
-        own = [name for name in self.rewards if name not in self.foreign]
-        rows = through_answers(self.renderer, conversations) if own else []
-        for name in self.rewards:
-            if name in own:
-                found[name] = self._scores(name, rows, batch_size)
+        by_model: dict[str, list[float | None]] = {}
+        on_base = [name for name in self.reward_models if name not in self.standalone]
+        rows = through_answers(self.renderer, conversations) if on_base else []  # one template: rendered once for all
+        for name in self.reward_models:
+            if name in on_base:
+                by_model[name] = self._score_rows(name, rows, batch_size)
             else:
-                scorer = self.foreign[name]
-                theirs = scorer.rendered(conversations)
-                good = [row for row in theirs if not isinstance(row, BadRow)]
-                scores = iter(scorer.of_ids(good, batch_size))
-                found[name] = [None if isinstance(row, BadRow) else next(scores) for row in theirs]
-        return found
+                by_model[name] = _score_readable(self.standalone[name], conversations, batch_size)
+        return by_model
 
-    def _scores(self, name: str, rows: Sequence[list[int] | BadRow], batch_size: int) -> list[float | None]:
+    def _score_rows(self, name: str, rows: Sequence[list[int] | BadRow], batch_size: int) -> list[float | None]:
         raise NotImplementedError
 
 
-class OneBase(Actors):
-    """Adapters and heads on one PeftModel, quantised or not; `ft.rl.actor_setup.on_one_base` builds it.
+def _score_readable(scorer: Scorer, conversations: Sequence[list[Message]], batch_size: int) -> list[float | None]:
+    """Raw scores by a model of its own; None where it cannot read the answer."""
+    rows = scorer.rendered(conversations)
+    scores = iter(scorer.of_ids([row for row in rows if not isinstance(row, BadRow)], batch_size))
+    return [None if isinstance(row, BadRow) else next(scores) for row in rows]
+
+
+class SharedBase(Actors):
+    """Adapters and heads on one PeftModel, quantised or not; `ft.rl.actor_setup.share_base` builds it.
 
     fresh   the policy's adapter is new: its reference is the bare base
     origin  what a critic's folder says of the base
@@ -179,16 +191,17 @@ class OneBase(Actors):
         self,
         policy: Any,
         renderer: Renderer,
-        rewards: Sequence[str],
-        foreign: Mapping[str, Scorer],
+        reward_models: Sequence[str],
+        standalone: Mapping[str, Scorer],
         fresh: bool,
         origin: Mapping[str, Any],
     ):
-        super().__init__(policy, renderer, rewards, foreign)
+        super().__init__(policy, renderer, reward_models, standalone)
         self.fresh, self.origin = fresh, origin
         weights = origin["quantization"] or {}
         half = weights.get("bnb_4bit_compute_dtype", "float32") != "float32"
-        self.rough = self.rough or half or bool(weights.get("load_in_8bit"))  # which rounds by a batch's largest values
+        in_8_bit = bool(weights.get("load_in_8bit"))  # which rounds by the largest value of a batch
+        self.is_low_precision = self.is_low_precision or half or in_8_bit
 
     @property
     def heads(self) -> Any:
@@ -196,14 +209,14 @@ class OneBase(Actors):
         return inner_of(self.policy).score_heads
 
     @contextmanager
-    def _on(self, role: str) -> Iterator[None]:
+    def _activate(self, role: str) -> Iterator[None]:
         if role == POLICY:
             yield
         elif role == REFERENCE and self.fresh:
             with self.policy.disable_adapter():
                 yield
         else:
-            self._switch(role)
+            self._switch(role)  # PEFT lets the active adapter alone have gradients
             self.heads.requires_grad_(role == CRITIC)
             try:
                 yield
@@ -212,7 +225,7 @@ class OneBase(Actors):
                 self.heads.requires_grad_(False)
 
     def _switch(self, role: str) -> None:
-        """As the PeftModel's `set_adapter`, which searches the whole model for its layers each time."""
+        """As PEFT 0.21's `PeftModel.set_adapter`, which searches the whole model for its layers each time."""
         if self.policy.peft_config[POLICY].modules_to_save:  # these are no layers of LoRA
             self.policy.set_adapter(role)
             return
@@ -225,8 +238,8 @@ class OneBase(Actors):
 
         return [layer for layer in self.policy.modules() if isinstance(layer, BaseTunerLayer)]
 
-    def values(self, batch: Batch) -> Tensor:
-        return self._heads_read(CRITIC, batch.ids, batch.mask, batch.slots)
+    def values(self, batch: CompletionBatch) -> Tensor:
+        return self._apply_head(CRITIC, batch.input_ids, batch.attention_mask, batch.logit_positions)
 
     def critic_parameters(self) -> list[torch.nn.Parameter]:
         return [value for name, value in self.policy.named_parameters() if f".{CRITIC}." in name]
@@ -272,31 +285,34 @@ class OneBase(Actors):
         weights = load_peft_weights(str(folder), "cpu")
         if role in self.heads:
             self.heads[role].weight.data.copy_(weights.pop(HEAD))
-        found: Any = set_peft_model_state_dict(self.policy, weights, adapter_name=role)
-        wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if f".{role}." in name)]
-        if wrong := [name for name in wrong if "score_heads" not in name]:
-            raise fail(str(folder), f"the adapter does not fit the policy's base: {', '.join(wrong[:3])}")
+        keys: Any = set_peft_model_state_dict(self.policy, weights, adapter_name=role)
+        # The other roles' adapters and the heads are missing in the folder, and that is right.
+        unfit = [*keys.unexpected_keys, *(name for name in keys.missing_keys if f".{role}." in name)]
+        if unfit := [name for name in unfit if "score_heads" not in name]:
+            raise fail(str(folder), f"the adapter does not fit the policy's base: {', '.join(unfit[:3])}")
 
-    def _heads_read(self, role: str, ids: Tensor, mask: Tensor, slots: Tensor) -> Tensor:
+    def _apply_head(self, role: str, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+        """What a role's head makes of the hidden states at N of the flattened positions, (N,) float32."""
         backbone = inner_of(self.policy).base_model
-        hidden = backbone(input_ids=ids, attention_mask=mask, select=slots, use_cache=False).last_hidden_state
-        return self.heads[role](hidden[0])[:, 0]
+        passed = backbone(input_ids=input_ids, attention_mask=attention_mask, select=positions, use_cache=False)
+        values: Tensor = self.heads[role](passed.last_hidden_state[0])[:, 0]
+        return values
 
-    def _scores(self, name: str, rows: Sequence[list[int] | BadRow], batch_size: int) -> list[float | None]:
+    def _score_rows(self, name: str, rows: Sequence[list[int] | BadRow], batch_size: int) -> list[float | None]:
         def read(ids: Tensor, mask: Tensor) -> Tensor:
-            slots = torch.arange(len(ids), device=ids.device) * ids.shape[1] + ends(mask)
-            return self._heads_read(name, ids, mask, slots)
+            last = torch.arange(len(ids), device=ids.device) * ids.shape[1] + ends(mask)
+            return self._apply_head(name, ids, mask, last)
 
         with self.acting(name):
-            return _in_batches(rows, read, batch_size, self.policy.device)
+            return _score_in_batches(rows, read, batch_size, self.policy.device)
 
 
-class Apart(Actors):
+class SeparateModels(Actors):
     """Whole models: the policy, a frozen reference, and a critic that the policy holds as a part, so that one Trainer
-    trains both; `ft.rl.actor_setup.apart` builds it."""
+    trains both; `ft.rl.actor_setup.separate_models` builds it."""
 
-    def __init__(self, policy: Any, renderer: Renderer, rewards: Mapping[str, Scorer], reference: Any):
-        super().__init__(policy, renderer, tuple(rewards), rewards)
+    def __init__(self, policy: Any, renderer: Renderer, reward_models: Mapping[str, Scorer], reference: Any):
+        super().__init__(policy, renderer, tuple(reward_models), reward_models)
         self.reference = reference
 
     @property
@@ -308,24 +324,27 @@ class Apart(Actors):
         return self.policy.critic
 
     @contextmanager
-    def _on(self, role: str) -> Iterator[None]:
+    def _activate(self, role: str) -> Iterator[None]:
         self.critic.requires_grad_(role == CRITIC)  # and otherwise not, so that DDP leaves it alone
         try:
             yield
         finally:
             self.critic.requires_grad_(False)
 
-    def _speaker(self) -> Any:
+    def _causal_model(self) -> Any:
         return self.reference if self.role == REFERENCE else self.policy
 
-    def at(self, temperature: float) -> None:
+    def fuse_heads(self, temperature: float) -> None:
         from trl.trainer import add_fused_lm_head
 
         add_fused_lm_head(self.reference, temperature=temperature, outputs=("log_probs", "entropy"))
 
-    def values(self, batch: Batch) -> Tensor:
+    def values(self, batch: CompletionBatch) -> Tensor:
         out = self.critic.base_model(
-            input_ids=batch.ids, attention_mask=batch.mask, select=batch.slots, use_cache=False
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            select=batch.logit_positions,
+            use_cache=False,
         )
         values: Tensor = self.critic.score(out.last_hidden_state[0])[:, 0]
         return values
@@ -338,36 +357,36 @@ class Apart(Actors):
         self.policy.save_pretrained(str(folder), state_dict=weights)
 
     def load_policy(self, folder: Path) -> None:
-        _read_into(self.policy, folder)
+        _load_weights(self.policy, folder)
 
     def save_critic(self, folder: Path) -> None:
         self.critic.save_pretrained(str(folder))
         share(folder)
 
     def load_critic(self, folder: Path) -> None:
-        _read_into(self.critic, folder)
+        _load_weights(self.critic, folder)
 
 
-def _read_into(model: Any, folder: Path) -> None:
+def _load_weights(model: Any, folder: Path) -> None:
     from safetensors.torch import load_file
 
     for file in sorted(folder.glob("*.safetensors")):
         model.load_state_dict(load_file(str(file)), strict=False)
 
 
-def _in_batches(
+def _score_in_batches(
     rows: Sequence[list[int] | BadRow], read: Callable[[Tensor, Tensor], Tensor], batch_size: int, device: Any
 ) -> list[float | None]:
     """What `read` gives each row; rows of about one length are computed side by side."""
-    found: list[float | None] = [None] * len(rows)
+    scores: list[float | None] = [None] * len(rows)
     good = {place: row for place, row in enumerate(rows) if not isinstance(row, BadRow)}
     order = sorted(good, key=lambda place: len(good[place]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         ids, mask = right_padded([good[place] for place in places], device)
         for place, value in zip(places, read(ids, mask).float().tolist(), strict=True):
-            found[place] = value
-    return found
+            scores[place] = value
+    return scores
 
 
 def right_padded(rows: Sequence[Sequence[float]], device: Any) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ ENDS = {"reward": "reward", "answers/kl": "kl", "answers/length": "length"}
 
 
 @dataclass(frozen=True)
-class Ready:
+class TrainerInputs:
     """Everything a trainer is made of: its arguments, the policy, datasets for TRL, and what rewards."""
 
     job: Job
@@ -47,7 +47,7 @@ class Ready:
     held_out: Any
     reward: Reward
 
-    def given(self) -> dict[str, Any]:
+    def trl_arguments(self) -> dict[str, Any]:
         """As TRL's trainers of sampled answers take them."""
         return {
             "model": self.model,
@@ -59,15 +59,15 @@ class Ready:
         }
 
 
-def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dict[str, Any]:
+def train_on_rewards(job: Job, config: type, trainer_of: Callable[[TrainerInputs], Any]) -> dict[str, Any]:
     """Train with the trainer that `trainer_of` makes; leave a folder that `from_pretrained` opens, its curves, and
     rollouts.jsonl; return the numbers for done.json."""
-    ready, prompts = prepared(job, config)
-    with adapters_kept(ready.model) if "lora" in job.blocks else nullcontext():
-        trainer = trainer_of(ready)
-    guard = _watch(trainer, ready)
+    inputs, prompts = prepared(job, config)
+    with adapters_kept(inputs.model) if "lora" in job.blocks else nullcontext():
+        trainer = trainer_of(inputs)
+    guard = _watch(trainer, inputs)
     if trainer.is_world_process_zero():
-        _say_what_is_learnt(ready, prompts)
+        _say_what_is_learnt(inputs, prompts)
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     save(trainer, job)
     if trainer.is_world_process_zero():
@@ -75,30 +75,30 @@ def reinforce(job: Job, config: type, trainer_of: Callable[[Ready], Any]) -> dic
     return numbers
 
 
-def seat_judges(ready: Ready) -> None:
-    """Let the reward models tell `ready.reward` what answers are worth: from adapters on the policy's base, where they
+def attach_reward_models(inputs: TrainerInputs) -> None:
+    """Let the reward models tell `inputs.reward` what answers are worth: from adapters on the policy's base, where they
     are such, else from models of their own."""
-    from ft.rl.actor_setup import judged_apart, judged_on_one_base, score_while_training
+    from ft.rl.actor_setup import load_reward_models, score_while_training, share_base_with_reward_models
 
-    job, renderer = ready.job, Renderer(ready.tokenizer)
-    if "lora" in job.blocks and not ready.config.use_vllm:  # vLLM is sent all weights that stand on the base
+    job, renderer = inputs.job, Renderer(inputs.tokenizer)
+    if "lora" in job.blocks and not inputs.config.use_vllm:  # vLLM is sent all weights that stand on the base
         base, parent = base_of(job.model, job.init)
-        actors: Any = judged_on_one_base(
-            ready.model,
+        actors: Any = share_base_with_reward_models(
+            inputs.model,
             renderer,
             base=base,
             quantization=job.blocks.get("quantization"),
             fresh=parent is None,
-            rewards=ready.reward.models,
+            rewards=inputs.reward.models,
         )
     else:
-        actors = judged_apart(ready.model, renderer, ready.reward.models)
-    ready.reward.score_conversations = partial(
-        score_while_training, actors, batch_size=ready.config.per_device_eval_batch_size
+        actors = load_reward_models(inputs.model, renderer, inputs.reward.models)
+    inputs.reward.score_conversations = partial(
+        score_while_training, actors, batch_size=inputs.config.per_device_eval_batch_size
     )
 
 
-def prepared(job: Job, config: type) -> tuple[Ready, Prompts]:
+def prepared(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     """Everything a trainer is made of, and the prompts that were read."""
     options, rewarded = PromptOptions(**job.block("rows")), RewardedOptions(**job.block("reward"))
     check_rewards(job, rewarded)
@@ -114,43 +114,43 @@ def prepared(job: Job, config: type) -> tuple[Ready, Prompts]:
     held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None
     evaluation_has_rows(job, held_out)
     reward = Reward(job.inputs, rewarded, [*prompts.train, *prompts.held_out], renderer.stop_ids)
-    return Ready(job, args, model, tokenizer, rows, held_out, reward), prompts
+    return TrainerInputs(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
-def _watch(trainer: Any, ready: Ready) -> Any:
+def _watch(trainer: Any, inputs: TrainerInputs) -> Any:
     from ft.rl.guard import GuardOptions
     from ft.rl.ppo import PPOTrainer
     from ft.rl.rollout_log import Guard, RolloutFile
-    from ft.rl.trl_compat import go_on_with_answers, watch_answers
+    from ft.rl.trl_compat import listen_to_rollouts, resume_rollouts
 
-    job = ready.job
+    job = inputs.job
     options = GuardOptions(**job.block("guard"))
     guard = Guard(
-        options, ready.config.max_completion_length, job.where, lambda text: log.warning("%s: %s", job.name, text)
+        options, inputs.config.max_completion_length, job.where, lambda text: log.warning("%s: %s", job.name, text)
     )
     file = RolloutFile(job.folder / artifacts.ROLLOUTS, options.kept, options.shown, job.name)
     saw = [guard.saw, file.saw] if trainer.is_world_process_zero() else [guard.saw]
     if isinstance(trainer, PPOTrainer):
-        trainer.saw = saw
+        trainer.listeners = saw
     else:
-        go_on_with_answers(trainer)
-        watch_answers(trainer, Renderer(ready.tokenizer), lambda: ready.reward.newest, saw)
+        resume_rollouts(trainer)
+        listen_to_rollouts(trainer, Renderer(inputs.tokenizer), lambda: inputs.reward.newest, saw)
     watched(trainer, job, SHOWN)
     for callback in (guard, file):
         trainer.add_callback(callback)
     return guard
 
 
-def _say_what_is_learnt(ready: Ready, prompts: Prompts) -> None:
+def _say_what_is_learnt(inputs: TrainerInputs, prompts: Prompts) -> None:
     """One line before the first step: from what, for what."""
     from ft.rl.ppo_config import PPOConfig
 
-    parts = [f"the reward model '{axis}'" for axis in ready.reward.models]
-    parts += [f"{weight:g} × {name}" for name, weight in ready.reward.options.rewards.items() if weight]
+    parts = [f"the reward model '{axis}'" for axis in inputs.reward.models]
+    parts += [f"{weight:g} × {name}" for name, weight in inputs.reward.options.rewards.items() if weight]
     counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in prompts.counts.items() if count)
-    if not ready.config.beta and not isinstance(ready.config, PPOConfig):  # PPO has a reference at any beta
-        log.warning("%s: beta is 0, so there is no reference, and nothing watches guard.kl", ready.job.name)
-    print(f"{ready.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
+    if not inputs.config.beta and not isinstance(inputs.config, PPOConfig):  # PPO has a reference at any beta
+        log.warning("%s: beta is 0, so there is no reference, and nothing watches guard.kl", inputs.job.name)
+    print(f"{inputs.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
 
 
 def _end(trainer: Any, job: Job, bound: float | None) -> dict[str, Any]:

@@ -36,14 +36,14 @@ def whiten(values: Tensor, mask: Tensor | None = None, shift_mean: bool = True) 
     return (white if shift_mean else white + mean) * mask
 
 
-def kl_per_token(logps: Tensor, reference: Tensor, estimator: Estimator = "k1") -> Tensor:
+def kl_per_token(logprobs: Tensor, reference: Tensor, estimator: Estimator = "k1") -> Tensor:
     """Estimates of KL(policy || reference) at the sampled tokens, (B, T) (joschu.net/blog/kl-approx.html).
 
     k1, log p - log q, is unbiased; k3, q/p - 1 - log(q/p), is so too, never negative, and of lower variance.
     """
     if estimator == "k1":
-        return logps - reference
-    return (reference - logps).exp() - 1 - (reference - logps)
+        return logprobs - reference
+    return (reference - logprobs).exp() - 1 - (reference - logprobs)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -62,45 +62,45 @@ def advantages_and_returns(
     """
     values = values * mask
     advantages = torch.zeros_like(values)
-    following = torch.zeros_like(values[:, 0])  # the advantage and the value of the next token
-    worth = torch.zeros_like(following)
+    next_advantage = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(next_advantage)
     for step in reversed(range(values.shape[1])):
-        surprise = rewards[:, step] + gamma * worth - values[:, step]
-        following = (surprise + gamma * lam * following) * mask[:, step]
-        worth = values[:, step]
-        advantages[:, step] = following
+        delta = rewards[:, step] + gamma * next_value - values[:, step]  # the residual of eq. 12
+        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, step]  # 0 behind the last token
+        next_value = values[:, step]
+        advantages[:, step] = next_advantage
     return advantages, advantages + values
 
 
 def policy_losses(
-    logps: Tensor, old: Tensor, advantages: Tensor, low: float, high: float
+    logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, high: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each token, its ratio to the policy that sampled, and whether the clip decided it (arXiv:1707.06347,
     eq. 7); `low` and `high` are how far below and above 1 the ratio counts."""
-    ratio = (logps - old).exp()
-    free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high)
-    return torch.max(free, clipped), ratio, clipped > free
+    ratio = (logprobs - old).exp()
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high)
+    return torch.max(unclipped, clipped), ratio, clipped > unclipped  # the maximum of losses is the paper's minimum
 
 
 def value_losses(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Half the squared error of each token's value, where a move of more than `clip` from the old value earns nothing,
     and whether the clip decided it (as in the PPO of OpenAI's baselines and of TRL)."""
-    free = (values - returns) ** 2
+    unclipped = (values - returns) ** 2
     clipped = (old + (values - old).clamp(-clip, clip) - returns) ** 2
-    return 0.5 * torch.max(free, clipped), clipped > free
+    return 0.5 * torch.max(unclipped, clipped), clipped > unclipped
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
     """1 - Var(returns - values) / Var(returns) over real tokens: 1 is a perfect critic, 0 knows no more than the mean.
     None where all returns are equal."""
     real = mask.bool()
-    spread = returns[real].var(correction=0)
-    if not spread > 0:
+    variance = returns[real].var(correction=0)
+    if not variance > 0:
         return None
-    return float(1 - (returns[real] - values[real]).var(correction=0) / spread)
+    return float(1 - (returns[real] - values[real]).var(correction=0) / variance)
 
 
-def adapted(beta: float, kl: float, target: float, share: float) -> float:
+def adapt_beta(beta: float, kl: float, target: float, share: float) -> float:
     """The next beta, so that KL nears `target` (arXiv:1909.08593, section 2.2): at most 20 % of the error counts,
     times `share`, the answers since the last change over the horizon."""
     error = min(max(kl / target - 1, -0.2), 0.2)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,19 +20,21 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Halfway:
-    """Where a process's batch stands, as files of a checkpoint. `uses` are the micro-steps that learn from one batch.
+class RolloutCheckpoint:
+    """Where a process's batch stands, as files of a checkpoint: `answers.json` and a tensor file for each process.
 
     A batch is a list of parts, one for each micro-step of a pass: name → tensor of some answers.
+
+    steps_per_batch  micro-steps that learn from one batch
     """
 
-    uses: int
+    steps_per_batch: int
     process: int
     processes: int
 
     def write(self, folder: Path, step: int, parts: Sequence[Mapping[str, Tensor | None]] | None) -> None:
         """Micro-steps made, and the batch, unless the next one draws another."""
-        if parts is not None and step % self.uses:
+        if parts is not None and step % self.steps_per_batch:
             named = [(f"{place} {name}", value) for place, part in enumerate(parts) for name, value in part.items()]
             whole = torch.contiguous_format  # and nothing shares memory, as safetensors wants it
             tensors = {name: value.cpu().clone(memory_format=whole) for name, value in named if value is not None}
@@ -41,19 +42,19 @@ class Halfway:
         if self.process == 0:
             write_json(folder / "answers.json", {"step": step, "processes": self.processes})
 
-    def read(self, folder: Path, device: Any) -> tuple[int, list[dict[str, Tensor]] | None]:
+    def read(self, folder: Path, device: torch.device) -> tuple[int, list[dict[str, Tensor]] | None]:
         """Micro-steps made, and the batch that is being learnt from."""
-        told = read_json(folder / "answers.json")
-        if not told or told["processes"] != self.processes:
+        state = read_json(folder / "answers.json")
+        if not state or state["processes"] != self.processes:
             log.warning("%s holds no answers of %d processes: new ones are drawn", folder, self.processes)
             return 0, None
-        if told["step"] % self.uses == 0:
-            return told["step"], None
+        if state["step"] % self.steps_per_batch == 0:
+            return state["step"], None
         parts: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(str(self._file(folder)), device=str(device)).items():
             place, _, name = key.partition(" ")
             parts.setdefault(int(place), {})[name] = value
-        return told["step"], [parts[place] for place in sorted(parts)]
+        return state["step"], [parts[place] for place in sorted(parts)]
 
     def _file(self, folder: Path) -> Path:
         return folder / f"answers-{self.process}.safetensors"

@@ -48,7 +48,7 @@ class Rollout:
     ended: bool
 
 
-Saw = Callable[[str, int, Sequence[Rollout]], None]
+RolloutListener = Callable[[str, int, Sequence[Rollout]], None]
 """Is shown every batch of all processes' answers: "train" or "eval", steps trained before they were drawn, answers."""
 
 
@@ -77,28 +77,28 @@ def summary(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return found | ({"answers/kl": fmean(distances)} if distances else {})
 
 
-def rollouts_of(
+def build_rollouts(
     trainer: Any,
     rows: Sequence[Mapping[str, Any]],
     output: Mapping[str, Any],
     told: Sequence[Any],
     passes: Sequence[Any],
-    logps: Callable[..., Any],
+    logprobs: Callable[..., Any],
 ) -> list[Rollout]:
     """A batch that a trainer of TRL has scored, `output`; `told` says of each its `answer`, `reward`, `parts` and
-    `ended`. For `passes` and `logps` see `distances_of`."""
+    `ended`. For `passes` and `logprobs` see `kl_to_reference`."""
     found, lengths = [], output["completion_mask"].sum(1).tolist()
-    distances = distances_of(trainer, output, passes, logps)
+    distances = kl_to_reference(trainer, output, passes, logprobs)
     for row, one, kl, length in zip(rows, told, distances, lengths, strict=True):
         found.append(Rollout(row["prompt"], one.answer, one.reward, dict(one.parts), kl, length, one.ended))
     return found
 
 
-def distances_of(
-    trainer: Any, output: Mapping[str, Any], passes: Sequence[Any], logps: Callable[..., Any]
+def kl_to_reference(
+    trainer: Any, output: Mapping[str, Any], passes: Sequence[Any], logprobs: Callable[..., Any]
 ) -> list[float | None]:
     """log(policy / reference) of each answer in nats, from the passes a trainer of TRL has made while it scored: of the
-    policy, then of the reference. GRPO leaves out the policy's where it steps at once; `logps` makes it."""
+    policy, then of the reference. GRPO leaves out the policy's where it steps at once; `logprobs` makes it."""
     mask = output["completion_mask"]
     if not trainer.beta:
         return [None] * len(mask)
@@ -108,21 +108,21 @@ def distances_of(
         attended = torch.cat([output["prompt_mask"], mask], dim=1)
         with torch.no_grad():
             size = trainer.args.per_device_train_batch_size
-            own = [logps(trainer.model, ids, attended, mask.shape[1], size)[0]]
+            own = [logprobs(trainer.model, ids, attended, mask.shape[1], size)[0]]
     found: list[float | None] = ((own[0] - reference) * mask).sum(1).tolist()
     return found
 
 
 @contextmanager
-def own_luck(seed: int) -> Iterator[None]:
+def isolated_rng(seed: int) -> Iterator[None]:
     """Random numbers that begin anew, and leave those outside as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
 
-class Watch:
-    """Around the methods by which a trainer of TRL scores a batch (`score`), passes it through a model (`logps`) and
+class RolloutHook:
+    """Around the methods by which a trainer of TRL scores a batch (`score`), passes it through a model (`logprobs`) and
     evaluates: everyone's answers, with what is `told` of them, enter its `metrics` and are shown to `saw`.
 
     Held-out answers have random numbers of their own, so that when a run evaluates does not change what it learns.
@@ -132,18 +132,18 @@ class Watch:
         self,
         trainer: Any,
         score: Callable[..., Any],
-        logps: Callable[..., Any],
+        logprobs: Callable[..., Any],
         evaluate: Callable[..., Any],
         metrics: Mapping[str, Any],
         told: Callable[[], Sequence[Any]],
-        saw: Sequence[Saw],
+        saw: Sequence[RolloutListener],
     ):
-        self.trainer, self.score, self.logps, self.evaluate = trainer, score, logps, evaluate
+        self.trainer, self.score, self.logprobs, self.evaluate = trainer, score, logprobs, evaluate
         self.metrics, self.told, self.saw = metrics, told, saw
         self.passes: list[Any] = []
 
     def passed(self, *args: Any, **options: Any) -> Any:
-        found = self.logps(*args, **options)
+        found = self.logprobs(*args, **options)
         self.passes.extend(() if torch.is_grad_enabled() else found[:1])
         return found
 
@@ -151,7 +151,7 @@ class Watch:
         mode = "train" if self.trainer.model.training else "eval"
         self.passes.clear()
         output = self.score(inputs)
-        batch = gather_object(rollouts_of(self.trainer, inputs, output, self.told(), self.passes, self.logps))
+        batch = gather_object(build_rollouts(self.trainer, inputs, output, self.told(), self.passes, self.logprobs))
         for name, value in summary(batch).items():
             self.metrics[mode][name].append(value)
         for one in self.saw:
@@ -159,7 +159,7 @@ class Watch:
         return output
 
     def evaluated(self, rows: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> Any:
-        with own_luck(self.trainer.args.seed):
+        with isolated_rng(self.trainer.args.seed):
             return self.evaluate(rows, ignore_keys, metric_key_prefix)
 
 

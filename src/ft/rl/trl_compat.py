@@ -15,44 +15,47 @@ from trl import RLOOTrainer
 from ft.encode.conversation import Renderer
 from ft.files import read_json, write_json
 from ft.rl.actors import CRITIC, Actors
-from ft.rl.rollout_batch import Prompts, Rollouts
-from ft.rl.rollout_checkpoint import Halfway
-from ft.rl.rollout_log import Saw, Watch
+from ft.rl.rollout_batch import PromptSampler, Rollouts
+from ft.rl.rollout_checkpoint import RolloutCheckpoint
+from ft.rl.rollout_log import RolloutHook, RolloutListener
 
 
-def watch_answers(trainer: Any, renderer: Renderer, told: Callable[[], Sequence[Any]], saw: Sequence[Saw]) -> None:
+def listen_to_rollouts(
+    trainer: Any, renderer: Renderer, told: Callable[[], Sequence[Any]], saw: Sequence[RolloutListener]
+) -> None:
     """Let the trainer ask in our renderer's tokens, and show `saw` every batch of answers with what is `told` of
     them."""
-    score, logps = trainer._generate_and_score_completions, trainer._get_per_token_logps_and_entropies
-    watch = Watch(trainer, score, logps, trainer.evaluate, trainer._metrics, told, saw)
+    score, logprobs = trainer._generate_and_score_completions, trainer._get_per_token_logps_and_entropies
+    watch = RolloutHook(trainer, score, logprobs, trainer.evaluate, trainer._metrics, told, saw)
     trainer._generate_and_score_completions, trainer.evaluate = watch.scored, watch.evaluated
     trainer._get_per_token_logps_and_entropies = watch.passed
     trainer._tokenize_prompts = lambda prompts: ([renderer.prompt(messages) for messages in prompts], None, {})
 
 
-def go_on_with_answers(trainer: Any) -> None:
+def resume_rollouts(trainer: Any) -> None:
     """Let a trainer that goes on learn from the batch of answers it had, and take prompts in the order it had.
 
     TRL 1.16 keeps a batch in no checkpoint, and begins the order of the first epoch again with every process.
     """
     args, accelerator, copies = trainer.args, trainer.accelerator, trainer.num_generations
-    uses = args.steps_per_generation * trainer.num_iterations
-    halfway = Halfway(uses, accelerator.process_index, accelerator.num_processes)
-    asked, rows = args.generation_batch_size // copies, len(trainer.train_dataset)
-    prompts = Prompts(rows, asked, copies, uses, bool(trainer.shuffle_dataset), args.seed)
+    steps_per_batch = args.steps_per_generation * trainer.num_iterations
+    rollouts = RolloutCheckpoint(steps_per_batch, accelerator.process_index, accelerator.num_processes)
+    prompts_per_batch, rows = args.generation_batch_size // copies, len(trainer.train_dataset)
+    order = PromptSampler(rows, prompts_per_batch, copies, steps_per_batch, bool(trainer.shuffle_dataset), args.seed)
     save, load = trainer._save_rng_state, trainer._load_optimizer_and_scheduler
 
-    def saved(folder: str) -> None:
+    # The Trainer calls these two on every process, before it writes trainer_state.json, which makes a checkpoint count.
+    def save_rng_state(folder: str) -> None:
         save(folder)
-        halfway.write(Path(folder), trainer._step, trainer._buffered_inputs)
+        rollouts.write(Path(folder), trainer._step, trainer._buffered_inputs)
 
-    def loaded(checkpoint: str | None) -> None:
+    def load_optimizer_and_scheduler(checkpoint: str | None) -> None:
         load(checkpoint)
         if checkpoint:
-            trainer._step, trainer._buffered_inputs = halfway.read(Path(checkpoint), accelerator.device)
+            trainer._step, trainer._buffered_inputs = rollouts.read(Path(checkpoint), accelerator.device)
 
-    trainer._get_train_sampler = lambda dataset=None: prompts
-    trainer._save_rng_state, trainer._load_optimizer_and_scheduler = saved, loaded
+    trainer._get_train_sampler = lambda dataset=None: order
+    trainer._save_rng_state, trainer._load_optimizer_and_scheduler = save_rng_state, load_optimizer_and_scheduler
 
 
 class RolloutTrainer(RLOOTrainer):
@@ -60,7 +63,7 @@ class RolloutTrainer(RLOOTrainer):
     the subclass's matter (`collect`, `loss`, `measure`), in public names.
 
     Kept of TRL: the `ref` adapter, the fused head, reward functions, the data loader that repeats a batch of prompts,
-    metrics, checkpoints. `rollouts` is the batch being learnt from, `collected` counts such batches.
+    metrics, checkpoints. `rollouts` is the batch being learnt from, `batches_collected` counts such batches.
     """
 
     _tag_names = ["trl", "ppo"]  # noqa: RUF012
@@ -74,13 +77,13 @@ class RolloutTrainer(RLOOTrainer):
     _logs: Any
     actors: Actors
     rollouts: Rollouts | None = None
-    collected = 0
+    batches_collected = 0
 
     def collect(self, rows: list[dict[str, Any]]) -> Rollouts:
         """The answers to this process's rows and to all others', ready to learn from."""
         raise NotImplementedError
 
-    def loss(self, wrapped: Any, rollouts: Rollouts, step: int) -> Any:
+    def loss(self, wrapped: torch.nn.Module, rollouts: Rollouts, step: int) -> Tensor:
         """The policy's loss at this micro-step of the batch; the critic's gradients are made here."""
         raise NotImplementedError
 
@@ -91,23 +94,25 @@ class RolloutTrainer(RLOOTrainer):
     def extra_state(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def take_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: dict[str, Any]) -> None:
         raise NotImplementedError
 
     # Metrics and reward functions
 
-    def note(self, mode: str, values: Mapping[str, float]) -> None:
+    def record(self, mode: str, values: Mapping[str, float]) -> None:
         """Metrics for the next log, which shows their mean since the last."""
         for name, value in values.items():
             self._metrics[mode][name].append(value)
 
-    def valued(self, rows: list[dict[str, Any]], texts: Sequence[str], ids: Sequence[list[int]]) -> Tensor:
+    def function_values(self, rows: list[dict[str, Any]], texts: Sequence[str], ids: Sequence[list[int]]) -> Tensor:
         """What the reward functions give everyone's answers, (R, F), NaN where one does not apply."""
         prompts = [row["prompt"] for row in rows]
         completions = [[{"role": "assistant", "content": text}] for text in texts]
         return self._calculate_rewards(rows, prompts, completions, list(ids))
 
-    def remember(self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], columns: Mapping[str, Tensor]) -> None:
+    def keep_samples(
+        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], columns: Mapping[str, Tensor]
+    ) -> None:
         """Keep everyone's answers, with one number (R,) a column, until the next batch: for `samples`, and for TRL's
         table (`log_completions`)."""
         self._logs["prompt"].extend(gather_object([row["prompt"] for row in rows]))
@@ -133,16 +138,16 @@ class RolloutTrainer(RLOOTrainer):
         """Micro-steps that learn from one batch of answers."""
         return int(self.args.steps_per_generation) * int(self.num_iterations)
 
-    def _get_train_sampler(self, dataset: Any = None) -> Prompts:
+    def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
         copies = int(self.num_generations)
         rows = self.train_dataset if dataset is None else dataset
         batch = self.args.generation_batch_size // copies
-        return Prompts(len(rows), batch, copies, self.steps_per_batch, bool(self.shuffle_dataset), self.args.seed)
+        return PromptSampler(len(rows), batch, copies, self.steps_per_batch, bool(self.shuffle_dataset), self.args.seed)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self.rollouts is None or self._step % self.steps_per_batch == 0:
             self.rollouts = self.collect(generation_batch)
-            self.collected += 1
+            self.batches_collected += 1
         return self.rollouts
 
     def _compute_loss(self, model: Any, inputs: Rollouts) -> Any:
@@ -169,7 +174,7 @@ class RolloutTrainer(RLOOTrainer):
         critic = {id(value): value for value in self.actors.critic_parameters()}
         policy = [value for value in model.parameters() if id(value) not in critic]
         norm = self.accelerator.clip_grad_norm_(critic.values(), self.args.max_grad_norm)
-        self.note("train", {"value/grad_norm": float(norm)})
+        self.record("train", {"value/grad_norm": float(norm)})
         return self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -217,15 +222,15 @@ class RolloutTrainer(RLOOTrainer):
         if self.args.should_save:
             if self.rollouts is not None and self._step % self.steps_per_batch:
                 self.rollouts.save(Path(output_dir) / "rollouts.safetensors")
-            state = {"step": self._step, "collected": self.collected, **self.extra_state()}
+            state = {"step": self._step, "collected": self.batches_collected, **self.extra_state()}
             write_json(Path(output_dir) / "ppo.json", state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         state = read_json(Path(checkpoint) / "ppo.json") if checkpoint else None
         if checkpoint and state:
-            self._step, self.collected = state.pop("step"), state.pop("collected")
-            self.take_extra_state(state)
+            self._step, self.batches_collected = state.pop("step"), state.pop("collected")
+            self.load_extra_state(state)
             file = Path(checkpoint) / "rollouts.safetensors"
             self.rollouts = Rollouts.load(file, self.accelerator.device) if file.exists() else None
 

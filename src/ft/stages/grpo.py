@@ -6,17 +6,17 @@ from __future__ import annotations
 from typing import Any
 
 from ft.recipe.job import Job
-from ft.rl.loop import Ready, reinforce, seat_judges
+from ft.rl.loop import TrainerInputs, attach_reward_models, train_on_rewards
 
 
 def make(job: Job) -> dict[str, Any]:
     from trl import GRPOConfig
 
-    return reinforce(job, GRPOConfig, trainer_of)
+    return train_on_rewards(job, GRPOConfig, trainer_of)
 
 
-def trainer_of(ready: Ready) -> Any:
+def trainer_of(inputs: TrainerInputs) -> Any:
     from trl import GRPOTrainer
 
-    seat_judges(ready)
-    return GRPOTrainer(**ready.given())
+    attach_reward_models(inputs)
+    return GRPOTrainer(**inputs.trl_arguments())

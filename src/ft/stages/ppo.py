@@ -13,50 +13,50 @@ from ft.errors import fail
 from ft.models.device import compute_dtype
 from ft.models.load import base_of, is_adapter, load_scorer, start
 from ft.recipe.job import Job
-from ft.rl.loop import Ready, reinforce
+from ft.rl.loop import TrainerInputs, train_on_rewards
 
 
 def make(job: Job) -> dict[str, Any]:
     from ft.rl.ppo_config import PPOConfig
 
-    return reinforce(job, PPOConfig, trainer_of)
+    return train_on_rewards(job, PPOConfig, trainer_of)
 
 
-def trainer_of(ready: Ready) -> Any:
+def trainer_of(inputs: TrainerInputs) -> Any:
     from ft.rl.ppo import PPOTrainer
 
-    rewards = ready.reward.options.rewards
-    ready.config.reward_weights = list(rewards.values()) or None
-    ready.config.safety_threshold = ready.reward.options.safety_threshold
-    functions = [ready.reward.function(name) for name in rewards]
-    actors = (_adapters if "lora" in ready.job.blocks else _models)(ready)
-    return PPOTrainer(actors, functions, ready.config, ready.rows, ready.held_out, where=ready.job.where)
+    rewards = inputs.reward.options.rewards
+    inputs.config.reward_weights = list(rewards.values()) or None
+    inputs.config.safety_threshold = inputs.reward.options.safety_threshold
+    functions = [inputs.reward.function(name) for name in rewards]
+    actors = (_adapters if "lora" in inputs.job.blocks else _models)(inputs)
+    return PPOTrainer(actors, functions, inputs.config, inputs.rows, inputs.held_out, where=inputs.job.where)
 
 
-def _adapters(ready: Ready) -> Any:
-    from ft.rl.actor_setup import on_one_base
+def _adapters(inputs: TrainerInputs) -> Any:
+    from ft.rl.actor_setup import share_base
 
-    job = ready.job
+    job = inputs.job
     base, parent = base_of(job.model, job.init)
-    return on_one_base(
-        ready.model,
-        Renderer(ready.tokenizer),
+    return share_base(
+        inputs.model,
+        Renderer(inputs.tokenizer),
         base=base,
         quantization=job.blocks.get("quantization"),
         fresh=parent is None,
         critic=job.inputs.get("critic"),
-        rewards=ready.reward.models,
+        rewards=inputs.reward.models,
     )
 
 
-def _models(ready: Ready) -> Any:
-    from ft.rl.actor_setup import apart
+def _models(inputs: TrainerInputs) -> Any:
+    from ft.rl.actor_setup import separate_models
 
-    job, config = ready.job, ready.config
+    job, config = inputs.job, inputs.config
     reference = start(job.model, job.init, None, None, compute_dtype(config), config.use_cpu)
     critic = _critic(job, config, job.inputs.get("critic"))
-    return apart(
-        ready.model, Renderer(ready.tokenizer), reference=reference, critic=critic, rewards=ready.reward.models
+    return separate_models(
+        inputs.model, Renderer(inputs.tokenizer), reference=reference, critic=critic, rewards=inputs.reward.models
     )
 
 

@@ -48,7 +48,7 @@ class MetricsFile(TrainerCallback):
             append_lines(self.path, [_line(state.global_step, logs)])
 
 
-def _line(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
+def _line(step: float, logs: Mapping[str, Any]) -> dict[str, Any]:
     """What is logged at a step; null where a value is no number, as a loss that diverged is."""
     return {"step": step, **{name: finite_or_none(value) for name, value in logs.items()}}
 

@@ -13,7 +13,7 @@ import tiny
 from ft.encode.conversation import Renderer
 from ft.models.load import save_lineage, start, tokenizer_of
 from ft.recipe import ModelSource
-from ft.rl.actor_setup import apart, on_one_base
+from ft.rl.actor_setup import separate_models, share_base
 from ft.rl.ppo import PPOConfig, PPOTrainer
 
 TRAIN = {
@@ -24,7 +24,7 @@ TRAIN = {
 }
 
 
-def shaken(model: Any, seed: int, size: float = 0.05) -> Any:
+def perturb(model: Any, seed: int, size: float = 0.05) -> Any:
     """The model, its trained parameters moved: a LoRA as it is made changes nothing."""
     draw = torch.Generator().manual_seed(seed)
     for value in model.parameters():
@@ -33,40 +33,40 @@ def shaken(model: Any, seed: int, size: float = 0.05) -> Any:
     return model
 
 
-def adapter(folder: Path, base: Path, seed: int, quantization: Any = None, scores: bool = False) -> Path:
+def save_adapter(folder: Path, base: Path, seed: int, quantization: Any = None, scores: bool = False) -> Path:
     """A policy's or a reward model's folder, as a stage leaves it."""
     source = ModelSource(str(base))
-    shaken(start(source, None, tiny.LORA, quantization, "float32", True, scores), seed).save_pretrained(str(folder))
+    perturb(start(source, None, tiny.LORA, quantization, "float32", True, scores), seed).save_pretrained(str(folder))
     tokenizer_of(source, None, None).save_pretrained(str(folder))
     save_lineage(folder, source, None, quantization)
     return folder
 
 
-def judge(folder: Path, base: Path, seed: int, quantization: Any = None) -> Path:
-    return adapter(folder, base, seed, quantization, scores=True)
+def save_reward_model(folder: Path, base: Path, seed: int, quantization: Any = None) -> Path:
+    return save_adapter(folder, base, seed, quantization, scores=True)
 
 
-def whole_judge(folder: Path, base: Path, seed: int) -> Path:
-    model = shaken(start(ModelSource(str(base)), None, None, None, "float32", True, scores=True), seed, 0.02)
+def save_whole_reward_model(folder: Path, base: Path, seed: int) -> Path:
+    model = perturb(start(ModelSource(str(base)), None, None, None, "float32", True, scores=True), seed, 0.02)
     model.save_pretrained(str(folder))
     tokenizer_of(ModelSource(str(base)), None, None).save_pretrained(str(folder))
     return folder
 
 
-def together(
+def shared_base(
     base: Path, init: Path | None = None, quantization: Any = None, critic: Path | None = None, **rewards: Path
 ) -> Any:
-    """Everyone on one base."""
+    """All roles on one base."""
     source = ModelSource(str(base))
     torch.manual_seed(0)
     model = start(source, init, tiny.LORA, quantization, "float32", True)
     renderer = Renderer(tokenizer_of(source, None, None), train_on="last")
-    return on_one_base(
+    return share_base(
         model, renderer, base=source, quantization=quantization, fresh=init is None, critic=critic, rewards=rewards
     )
 
 
-def brief(actors: Any) -> Any:
+def end_early(actors: Any) -> Any:
     """The actors, letting a third of all tokens end an answer: with weights that are drawn, one seldom ends."""
     actors.renderer.stop_ids = (*actors.renderer.stop_ids, *range(80))
     return actors
@@ -79,11 +79,11 @@ def separate(base: Path, **rewards: Path) -> Any:
     policy, reference = (start(source, None, None, None, "float32", True) for _ in range(2))
     critic = start(source, None, None, None, "float32", True, scores=True)
     renderer = Renderer(tokenizer_of(source, None, None), train_on="last")
-    return apart(policy, renderer, reference=reference, critic=critic, rewards=rewards)
+    return separate_models(policy, renderer, reference=reference, critic=critic, rewards=rewards)
 
 
 def prompts(count: int = 16) -> list[dict[str, Any]]:
-    """Every fourth is tagged for safety."""
+    """Every fourth is marked for safety."""
     return [
         {
             "prompt": [{"role": "user", "content": f"{n} {tiny.THINGS[n % 8]}?"}],
@@ -103,7 +103,7 @@ def sum_of_ids(prompts: Any, completions: Any, completion_ids: Sequence[list[int
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
-def trainer(
+def ppo_trainer(
     actors: Any, folder: Path, train: Mapping[str, Any] | None = None, functions: Any = (share_of_e,), count: int = 16
 ) -> PPOTrainer:
     args = PPOConfig(**{**TRAIN, "output_dir": str(folder), **(train or {})})
@@ -111,18 +111,18 @@ def trainer(
     return PPOTrainer(actors, list(functions), args, rows, rows.select(range(5)))
 
 
-def learnt(trainer: Any) -> dict[str, torch.Tensor]:
+def trained_parameters(trainer: Any) -> dict[str, torch.Tensor]:
     """The policy's and the critic's parameters."""
     named = trainer.model.named_parameters()
     return {name: value.detach().clone() for name, value in named if ".default." in name or "critic" in name}
 
 
-def farthest(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+def max_difference(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def logged(trainer: Any) -> list[dict[str, Any]]:
+def log_without_times(trainer: Any) -> list[dict[str, Any]]:
     timed = ("time", "second", "flos", "train_loss")
     lines = trainer.state.log_history
     return [{key: value for key, value in line.items() if not any(word in key for word in timed)} for line in lines]
