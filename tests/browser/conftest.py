@@ -13,7 +13,8 @@ import pytest
 
 from ft.files import write_json
 from ft.report.page import comparison_page, report_page, write
-from ft.report.results import Result, Run
+from ft.report.run import ReportedStage, Run
+from ft.result import Result
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> {{ 7 * 7 }}"
@@ -140,7 +141,7 @@ KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
 
 
 def left(folder: Path) -> Run:
-    results = []
+    stages = []
     for kind, (write_files, parent) in KINDS.items():
         here = folder / f"{kind}-1"
         here.mkdir(parents=True)
@@ -152,14 +153,15 @@ def left(folder: Path) -> Run:
         }
         if kind != "ppo":
             write_json(here / "done.json", done)
-        state = "resume" if kind == "ppo" else "done"
         links, model = (((parent, "init"),), None) if parent != "base" else ((), "base/" + LONG)
         blocks = {"train": {LONG: EVIL}, "evaluate": {"by": "topic"}}
-        results.append(
-            Result(kind, kind, here, f"print-{folder.name}", state, links, blocks, ({"path": LONG},), model=model)
+        stages.append(
+            ReportedStage(
+                kind, kind, Result(here), f"print-{folder.name}", links, blocks, ({"path": LONG},), model=model
+            )
         )
-    results.append(Result("absent", "sft", folder / "absent-1", "1", "absent", (("dpo", "init"),)))
-    return Run("chain-of-everything", tuple(results), repeat=f"ft run {LONG}.yaml", seed=1, skipped=("attention",))
+    stages.append(ReportedStage("absent", "sft", Result(folder / "absent-1"), "1", (("dpo", "init"),)))
+    return Run("chain-of-everything", tuple(stages), repeat=f"ft run {LONG}.yaml", seed=1, skipped=("attention",))
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from ft.export.result import Result
 from peft import AutoPeftModelForCausalLM
 from transformers import BitsAndBytesConfig
 
 import tiny
 from bf16_kernel import switch
-from ft.export.result import Result
 from ft.export.writing import Wish, export
 from ft.models.load import load, load_scorer
 from ft.models.merge import trained

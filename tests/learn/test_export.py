@@ -19,7 +19,7 @@ from ft.cli import app
 from ft.errors import UserError
 from ft.export import hub, weights
 from ft.export.gguf import convert, converter
-from ft.export.result import Result
+from ft.export.trained_model import TrainedModel
 from ft.export.writing import Wish, export
 from ft.files import read_json, write_json
 from ft.models.generation.answerer import Speaker
@@ -86,8 +86,8 @@ def there(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> P
 
 
 @pytest.fixture(scope="module")
-def chat(there: Plan) -> Result:
-    return Result.read(there.stage("sft").folder)
+def chat(there: Plan) -> TrainedModel:
+    return TrainedModel.read(there.stage("sft").folder)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def merged_chat(there: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def merged_reward(there: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("merged") / "reward"
-    export(Result.read(there.stage("reward").folder), Wish(to, dtype="float32"))
+    export(TrainedModel.read(there.stage("reward").folder), Wish(to, dtype="float32"))
     return to
 
 
@@ -118,7 +118,7 @@ def fresh(merged_chat: Path, merged_reward: Path, tmp_path_factory: pytest.TempP
     return found
 
 
-def test_a_qlora_model_merged_has_the_logits_it_was_trained_with(chat: Result, fresh: dict[str, Any]):
+def test_a_qlora_model_merged_has_the_logits_it_was_trained_with(chat: TrainedModel, fresh: dict[str, Any]):
     model, speaker = trained(chat.folder, "float32", use_cpu=True), Speaker(None, chat.folder)
     for text, found in zip(ASKED, fresh["logits"], strict=True):
         ids = torch.tensor([speaker.renderer.prompt([{"role": "user", "content": text}])])
@@ -126,7 +126,7 @@ def test_a_qlora_model_merged_has_the_logits_it_was_trained_with(chat: Result, f
             torch.testing.assert_close(found, model(input_ids=ids).logits, atol=1e-4, rtol=0)
 
 
-def test_a_fresh_process_without_ft_answers_the_same(chat: Result, fresh: dict[str, Any]):
+def test_a_fresh_process_without_ft_answers_the_same(chat: TrainedModel, fresh: dict[str, Any]):
     asked = [[{"role": "user", "content": text}] for text in ASKED]
     said = Speaker(None, chat.folder).answer(asked, Sampling(max_new_tokens=24))
     assert fresh["answers"] == said
@@ -140,19 +140,19 @@ def test_a_reward_model_merged_gives_the_same_scores(there: Plan, fresh: dict[st
 
 
 def test_the_head_of_a_reward_model_stays_in_float32(there: Plan, tmp_path: Path):
-    export(Result.read(there.stage("reward").folder), Wish(tmp_path / "half", dtype="bfloat16"))
+    export(TrainedModel.read(there.stage("reward").folder), Wish(tmp_path / "half", dtype="bfloat16"))
     saved = {name: value.dtype for name, value in tiny.weights(tmp_path / "half").items()}
     assert saved.pop("score.weight") == torch.float32
     assert set(saved.values()) == {torch.bfloat16}
 
 
-def test_the_template_is_the_same_to_the_byte(chat: Result, merged_chat: Path, fresh: dict[str, Any]):
+def test_the_template_is_the_same_to_the_byte(chat: TrainedModel, merged_chat: Path, fresh: dict[str, Any]):
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         assert (merged_chat / name).read_bytes() == (chat.folder / name).read_bytes()
     assert fresh["template"] == (chat.folder / "chat_template.jinja").read_text()
 
 
-def test_what_ends_an_answer_is_told_to_whoever_generates(chat: Result, merged_chat: Path):
+def test_what_ends_an_answer_is_told_to_whoever_generates(chat: TrainedModel, merged_chat: Path):
     stops = list(Speaker(None, chat.folder).renderer.stop_ids)
     assert read_json(merged_chat / "generation_config.json")["eos_token_id"] == stops  # the base has a bare number
 
@@ -168,7 +168,7 @@ def test_the_comparison_is_written_down(merged_chat: Path):
     assert "PARAMETER stop" in (merged_chat / "Modelfile").read_text()
 
 
-def test_half_precision_is_explained_by_rounding(chat: Result, tmp_path: Path):
+def test_half_precision_is_explained_by_rounding(chat: TrainedModel, tmp_path: Path):
     compared = export(chat, Wish(tmp_path / "half", dtype="bfloat16"))["compared"]
     assert compared["merged"]["max_difference"] < 1e-4 < compared["saved"]["max_difference"]
     whole = merged(chat.folder, "float32", use_cpu=True)
@@ -178,7 +178,7 @@ def test_half_precision_is_explained_by_rounding(chat: Result, tmp_path: Path):
 
 
 def test_a_merge_that_makes_another_model_is_refused_and_leaves_nothing(
-    chat: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(weights, "merged", lambda folder, held, cpu, onto: merged(folder, held, cpu, "original"))
     with pytest.raises(UserError, match="the merged model is not the trained one"):
@@ -186,13 +186,13 @@ def test_a_merge_that_makes_another_model_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_merged_onto_the_original_it_is_another_model_and_says_so(chat: Result, tmp_path: Path):
+def test_merged_onto_the_original_it_is_another_model_and_says_so(chat: TrainedModel, tmp_path: Path):
     made = export(chat, Wish(tmp_path / "original", onto="original"))
     assert made["compared"]["saved"]["kl"] > 1e-4
     assert "into the original weights" in made["said"]
 
 
-def test_an_adapter_is_exported_as_it_is(chat: Result, tmp_path: Path):
+def test_an_adapter_is_exported_as_it_is(chat: TrainedModel, tmp_path: Path):
     made = export(chat, Wish(tmp_path / "adapter", adapter=True))
     copied = tmp_path / "adapter" / "adapter_model.safetensors"
     assert copied.read_bytes() == (chat.folder / "adapter_model.safetensors").read_bytes()
@@ -203,7 +203,7 @@ def test_an_adapter_is_exported_as_it_is(chat: Result, tmp_path: Path):
 
 
 def test_whole_weights_are_exported_the_same_way(base: Path, data: Path, tmp_path: Path):
-    result = Result.read(tiny.trained(tmp_path / "whole", base, data, {"max_steps": 1}).folder)
+    result = TrainedModel.read(tiny.trained(tmp_path / "whole", base, data, {"max_steps": 1}).folder)
     made = export(result, Wish(tmp_path / "copy"))
     assert (made["form"], made["dtype"]) == ("whole", "float32")
     assert made["compared"]["saved"]["max_difference"] == 0
@@ -213,7 +213,7 @@ def test_whole_weights_are_exported_the_same_way(base: Path, data: Path, tmp_pat
         export(result, Wish(tmp_path / "adapter", adapter=True))
 
 
-def test_nothing_is_overwritten(chat: Result, tmp_path: Path):
+def test_nothing_is_overwritten(chat: TrainedModel, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is there already, and not empty"):
         export(chat, Wish(tmp_path, adapter=True))
@@ -224,17 +224,17 @@ def test_nothing_is_overwritten(chat: Result, tmp_path: Path):
 
 def test_only_finished_models_are_exported(there: Plan, tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
-        Result.read(tmp_path / "nothing")
-    write_json(tmp_path / "rows" / "done.json", {"kind": "gatt"})
+        TrainedModel.read(tmp_path / "nothing")
+    write_json(tmp_path / "rows" / "done.json", {"kind": "gatt", "numbers": {}})
     write_json(tmp_path / "rows" / "job.json", {})
     with pytest.raises(UserError, match="leaves no model"):
-        Result.read(tmp_path / "rows")
+        TrainedModel.read(tmp_path / "rows")
 
 
 # The card
 
 
-def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: Result, there: Plan):
+def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: TrainedModel, there: Plan):
     text = (merged_chat / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front) == {
@@ -243,7 +243,7 @@ def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: Resu
         "tags": ["ft", "sft"],
         "license": "mit",
     }
-    assert f"Result `{chat.fingerprint}`" in body
+    assert f"TrainedModel `{chat.fingerprint}`" in body
     assert "learning_rate: 0.01" in body
     assert "| sft | `rows.jsonl` | all | not stated |" in body
     assert "| questions | evaluate | answer 50.0% (95% interval 40.0% to 60.0%) |" in body
@@ -258,7 +258,7 @@ def test_the_hub_reads_the_front_matter(merged_chat: Path):
     assert (found.license, found.library_name, found.pipeline_tag) == ("mit", "transformers", "text-generation")
 
 
-def test_no_token_gets_into_a_card(chat: Result, tmp_path: Path):
+def test_no_token_gets_into_a_card(chat: TrainedModel, tmp_path: Path):
     with pytest.raises(UserError, match="Hugging Face token"):
         export(chat, Wish(tmp_path / "x", adapter=True, license="hf_" + "abcdefghijklmnopqrstuvwxyz"))
     assert list(tmp_path.iterdir()) == []
@@ -310,7 +310,7 @@ def test_a_push_takes_its_token_from_the_environment_alone(tmp_path: Path, monke
     assert len(Api.calls) == 3
 
 
-def test_gguf_is_made_by_the_converter_of_a_checkout(chat: Result, tmp_path: Path):
+def test_gguf_is_made_by_the_converter_of_a_checkout(chat: TrainedModel, tmp_path: Path):
     with pytest.raises(UserError, match=r"holds no convert_hf_to_gguf\.py.*git clone"):
         export(chat, Wish(tmp_path / "x", gguf=True, llama_cpp=tmp_path))
     script = "import sys, pathlib; pathlib.Path(sys.argv[3]).write_text(' '.join(sys.argv[2:]))"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import write_json
-from ft.results.ledger import difference, entries, named
+from ft.results.ledger import difference, entries, find_result, status
 from ft.results.remove import removal, remove
 
 Key = Mapping[str, Any]
@@ -61,7 +61,7 @@ def ft(*words: object) -> tuple[int, str]:
 
 
 def test_every_result_is_listed_with_its_state(runs: Path):
-    found = [(one.recipe, one.stage, one.fingerprint[:2], one.state) for one in entries(runs)]
+    found = [(one.recipe, one.stage, one.fingerprint[:2], status(one)) for one in entries(runs)]
     assert sorted(found) == [
         ("chat", "dpo", "bb", "done"),
         ("chat", "facts", "cc", "done"),
@@ -78,7 +78,7 @@ def test_a_recipes_file_means_the_results_under_the_name_it_gives_itself(runs: P
     fork.write_text("extends: long.yaml\n")  # a parent's name is not its fork's
     result(runs, f"{tmp_path.name}-fork", "sft", "e" * 12, numbers={})
     assert {row["recipe"] for row in json.loads(ft("--runs", runs, "--recipe", parent, "--json")[1])} == {"chat"}
-    assert named(entries(runs), f"{parent}:facts", runs).fingerprint == "c" * 12
+    assert find_result(entries(runs), f"{parent}:facts", runs).fingerprint == "c" * 12
     assert [row["stage"] for row in json.loads(ft("--runs", runs, "--recipe", fork, "--json")[1])] == ["sft"]
     assert "no such recipe" in ft("--runs", runs, "--recipe", tmp_path / "gone.yaml")[1]
 
@@ -103,7 +103,7 @@ def test_the_list_as_json_is_filtered_and_sorted(runs: Path):
 
 def test_a_result_being_made_is_told_from_an_interrupted_one(runs: Path):
     with held(runs, f"dpo-{'d' * 12}"):
-        assert {one.stage for one in entries(runs) if one.state == "running"} == {"dpo"}
+        assert {one.stage for one in entries(runs) if status(one) == "running"} == {"dpo"}
 
 
 class held:
@@ -124,19 +124,19 @@ def test_a_result_is_named_by_fingerprint_folder_or_recipe_and_stage(runs: Path)
     all_ = entries(runs)
     sft = runs / "chat" / f"sft-{'a' * 12}"
     for word in ("aaa", str(sft), "chat:sft", "a" * 12):
-        assert named(all_, word, runs).folder == sft
-    assert named(all_, "a" * 12 + ".old-1", runs).state == "set aside"
+        assert find_result(all_, word, runs).folder == sft
+    assert status(find_result(all_, "a" * 12 + ".old-1", runs)) == "set aside"
     for word in ("fff", "chat:ppo", str(runs)):
         with pytest.raises(UserError, match="no such result"):
-            named(all_, word, runs)
+            find_result(all_, word, runs)
     result(runs, "chat", "sft", "a" * 11 + "b", numbers={})
     with pytest.raises(UserError, match="2 results are meant"):
-        named(entries(runs), "aaa", runs)
+        find_result(entries(runs), "aaa", runs)
 
 
 def test_a_difference_is_told_key_by_key_in_full(runs: Path):
     all_ = entries(runs)
-    one, other = named(all_, "chat:sft", runs), named(all_, "mine:sft", runs)
+    one, other = find_result(all_, "chat:sft", runs), find_result(all_, "mine:sft", runs)
     assert difference(one, other, all_) == [
         ("seed", 1, 2),
         ("data.0.weight", 1.0, 2.0),
@@ -146,7 +146,7 @@ def test_a_difference_is_told_key_by_key_in_full(runs: Path):
 
 def test_a_difference_of_parents_is_followed_to_its_cause(runs: Path):
     all_ = entries(runs)
-    found = difference(named(all_, "chat:dpo", runs), named(all_, "mine:dpo", runs), all_)
+    found = difference(find_result(all_, "chat:dpo", runs), find_result(all_, "mine:dpo", runs), all_)
     assert [key for key, _, _ in found] == ["init", "init › seed", "init › data.0.weight", "init › train.beta"]
 
 
@@ -173,12 +173,12 @@ def test_nothing_goes_that_other_results_were_made_from(runs: Path):
 
 def test_results_go_together_with_what_was_made_from_them(runs: Path):
     assert ft("rm", "chat:sft", "chat:dpo", "chat:facts", "--yes", "--runs", runs)[0] == 0
-    assert {one.recipe for one in entries(runs) if one.state == "done"} == {"mine"}
+    assert {one.recipe for one in entries(runs) if status(one) == "done"} == {"mine"}
 
 
 def test_one_of_two_equal_results_may_go(runs: Path):
     result(runs, "copy", "sft", "a" * 12, numbers={"steps": 7})
-    assert removal(runs, [str(runs / "copy" / f"sft-{'a' * 12}")]).resting == ()
+    assert removal(runs, [str(runs / "copy" / f"sft-{'a' * 12}")]).dependents == ()
 
 
 def test_nothing_goes_that_is_in_use(runs: Path):

@@ -19,7 +19,8 @@ from ft.report.gather import gathered
 from ft.report.numbers import duration, main_number, numbers_of, said
 from ft.report.page import comparison_page, report_page, write
 from ft.report.parts import Answers, Charts, Dots, Lines, Masked
-from ft.report.results import Result, Run, is_current, of_folder, of_plan
+from ft.report.run import ReportedStage, Run, is_current, of_folder, of_plan
+from ft.result import Result
 from ft.stages import STAGES
 
 EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
@@ -78,7 +79,7 @@ def test_curves_are_the_lines_of_the_metrics_file(run):
 
 
 def test_counts_of_rows_and_tokens_are_those_of_the_prepared_rows(run):
-    stats = read_json(run().results[0].rows / "stats.json")
+    stats = read_json(run().stages[0].rows / "stats.json")
     page = report_page(run())
     for count in (stats["train"]["tokens"], stats["train"]["trained_tokens"], stats["eval"]["trained_tokens"]):
         assert f">{count:,}<" in page
@@ -173,7 +174,7 @@ def test_no_token_stands_in_it_whoever_said_it(run, monkeypatch):
 
 def test_no_folder_of_this_machine_stands_in_it(run, tmp_path):
     result = run()
-    assert str(tmp_path) not in report_page(Run(result.name, result.results))  # the command names what was typed
+    assert str(tmp_path) not in report_page(Run(result.name, result.stages))  # the command names what was typed
 
 
 # Any state
@@ -223,7 +224,7 @@ def test_a_broken_file_is_named_and_costs_nothing_else(run, name, text, warning)
 def test_an_empty_folder_of_any_kind_is_a_page(tmp_path, kind):
     (tmp_path / "stage-1").mkdir()
     write_json(tmp_path / "stage-1" / "done.json", {"numbers": {"score": 0.5}, "seconds": 1})
-    result = Result("stage", kind, tmp_path / "stage-1", "1", "done")
+    result = ReportedStage("stage", kind, Result(tmp_path / "stage-1"), "1")
     assert ">0.500<" in report_page(Run("run", (result,)))
 
 
@@ -231,14 +232,14 @@ def test_files_of_a_kind_nobody_knows_are_shown(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {}})
     (tmp_path / "own.csv").write_text("day,rain\nmonday,3\n")
     (tmp_path / "notes.jsonl").write_text('{"said": "so be it"}\n')
-    page = report_page(Run("run", (Result("stage", "of tomorrow", tmp_path, "1", "done"),)))
+    page = report_page(Run("run", (ReportedStage("stage", "of tomorrow", Result(tmp_path), "1"),)))
     assert ">monday<" in page
     assert ">so be it<" in page
 
 
 def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {"accuracy": 0.5}})
-    result = Result("card", "report-card", tmp_path, "1", "done", require={"accuracy": 0.65, "other": 1})
+    result = ReportedStage("card", "report-card", Result(tmp_path), "1", require={"accuracy": 0.65, "other": 1})
     assert gathered(Run("run", (result,))).problems[:2] == (
         ("card", "The recipe requires accuracy of at least 0.65; it is 0.5. The chain stops here."),
         ("card", "The recipe requires other of at least 1; it is None. The chain stops here."),
@@ -253,7 +254,7 @@ def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
         for side in ("train", "eval")
     ]
     (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = Run("run", (Result("ppo", "ppo", tmp_path, "1", "resume"),))
+    run = Run("run", (ReportedStage("ppo", "ppo", Result(tmp_path), "1"),))
     ends, sampled = parts(run, 0, Answers)
     assert [(side.name, side.text) for side in ends.rows[0].sides] == [("step 0", "eval 0"), ("step 9", "eval 9")]
     assert [row.sides[0].text for row in sampled.rows] == ["train 0", "train 5", "train 9"]
@@ -268,7 +269,7 @@ def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
         tmp_path / "metrics.json",
         {"models": ["dpo", "sft"], "win_rate": 0.25, "by_length": {"like": {"win_rate": 0.5}}},
     )
-    run = Run("run", (Result("judge", "judge", tmp_path, "1", "done"),))
+    run = Run("run", (ReportedStage("judge", "judge", Result(tmp_path), "1"),))
     (shown,) = parts(run, 0, Answers)
     assert [(side.name, side.text, side.judged) for side in shown.rows[0].sides] == [
         ("dpo", "yes", "lost"),
@@ -361,10 +362,11 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 
 def test_a_folder_tells_the_same_of_its_stages_as_the_recipe_does(run):
-    planned = run().results[0]
-    (found,) = of_folder(planned.folder.parent).results
-    for name in ("name", "kind", "fingerprint", "state", "blocks", "links", "model", "numbers"):
+    planned = run().stages[0]
+    (found,) = of_folder(planned.result.folder.parent).stages
+    for name in ("name", "kind", "fingerprint", "state", "blocks", "links", "model"):
         assert getattr(found, name) == getattr(planned, name)
+    assert found.result.numbers == planned.result.numbers != {}
 
 
 # Several runs
@@ -379,7 +381,7 @@ def two(run, made, tmp_path) -> list[Run]:
     done = read_json(first.results[0].folder / "done.json")
     done["numbers"] |= {"eval_loss": done["numbers"]["eval_loss"] + 0.25}
     write_json(other.results[0].folder / "done.json", done)
-    write_json(other.results[0].folder / "key.json", other.results[0].key)
+    write_json(other.results[0].folder / "key.json", other.stages[0].key)
     return [first, of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"]))]
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from ft.report.chain import chain, drawn
 from ft.report.parts import Dot, Dots, Histogram, Lines, Point, Series
-from ft.report.results import Result
+from ft.report.run import ReportedStage
 from ft.report.svg import Scale, colours, legend, path, scales, sparkline, ticks
 from ft.report.svg import drawn as chart_drawn
+from ft.result import Result
 
 KNOWN = Lines("Loss", "step", "nats", (Series("held out", (Point(0, 2.0), Point(50, 1.0), Point(100, 0.0))),))
 
@@ -103,8 +104,13 @@ def test_names_in_charts_are_escaped():
 # The chain
 
 
-def stage(name: str, kind: str, *links: tuple[str, str], model: str | None = None, state: str = "done") -> Result:
-    return Result(name, kind, Path("runs") / name, name, state, links, model=model)
+FINISHED = Path(__file__).parents[1] / "data" / "old_runs" / "tiny-chat" / "sft-61806cf09908"
+
+
+def stage(
+    name: str, kind: str, *links: tuple[str, str], model: str | None = None, folder: Path = FINISHED
+) -> ReportedStage:
+    return ReportedStage(name, kind, Result(folder), name, links, model=model)
 
 
 CHAIN = (
@@ -113,7 +119,7 @@ CHAIN = (
     stage("gatt", "gatt", ("sft", "init")),
     stage("gatt-sft", "sft", ("sft", "init"), ("gatt", "data")),
     stage("recall", "consistency", ("gatt-sft", "init"), ("sft", "before")),
-    stage("dpo", "dpo", ("sft", "init"), state="absent"),
+    stage("dpo", "dpo", ("sft", "init"), folder=Path("not-made")),
 )
 
 

@@ -207,7 +207,7 @@ def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Pat
     with pytest.raises(UserError) as error:
         newest_model(there)
     assert str(error.value) == f"{file}: none of its models is made. Make one: ft run {file} --to more"
-    write_json(there.stage("sft").folder / "done.json", {"stage": "sft"})
+    write_json(there.stage("sft").folder / "done.json", {"stage": "sft", "numbers": {}})
     assert newest_model(tiny.planned(file, tmp_path / "runs")).folder == there.stage("sft").folder
 
 

@@ -15,7 +15,7 @@ from ft.errors import fail
 from ft.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ft.report.results import Run
+    from ft.report.run import Run
 
 MOST_RUNS = 6  # as many as there are colours
 
@@ -41,7 +41,7 @@ def report_command(
 
 
 def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
-    from ft.report.results import of_folder, of_plan
+    from ft.report.run import of_folder, of_plan
     from ft.results.store import plan
 
     if path.endswith((".yaml", ".yml")):
@@ -73,7 +73,7 @@ def reported(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
 
 def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
     """Where the page is; None where nothing is made, or it cannot be written."""
-    from ft.report.results import is_current, of_plan
+    from ft.report.run import is_current, of_plan
     from ft.results.store import plan
 
     path = runs / recipe.name / artifacts.REPORT

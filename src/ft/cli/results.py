@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from ft.cli.app import AsJson, Runs, Sets, app, out, print_json, read_recipe, talk
 from ft.errors import fail
+from ft.result import Result
 
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff` and `rm`.")
@@ -36,8 +38,8 @@ def runs_command(
     from ft.results.ledger import entries, recipe_meant
 
     name = recipe and recipe_meant(recipe)
-    found = [one for one in entries(runs) if kind in (None, one.kind) and name in (None, one.recipe)]
-    rows = _sorted([_row(one) for one in found], sort)
+    results = [one for one in entries(runs) if kind in (None, one.kind) and name in (None, one.recipe)]
+    rows = _sorted([_row(result) for result in results], sort)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -46,20 +48,20 @@ def runs_command(
         out.print(_table(rows))
 
 
-def _row(one: Any) -> dict[str, Any]:
-    from ft.results.ledger import size
+def _row(result: Result) -> dict[str, Any]:
+    from ft.results.ledger import size, status
 
     return {
-        "recipe": one.recipe,
-        "stage": one.stage,
-        "kind": one.kind,
-        "fingerprint": one.fingerprint,
-        "state": one.state,
-        "when": one.ended,
-        "seconds": one.seconds,
-        "bytes": size(one.folder),
-        "folder": str(one.folder),
-        "numbers": dict(one.numbers),
+        "recipe": result.recipe,
+        "stage": result.stage,
+        "kind": result.kind,
+        "fingerprint": result.fingerprint,
+        "state": status(result),
+        "when": datetime.fromtimestamp(result.timestamp).isoformat(" ", "minutes"),
+        "seconds": result.seconds,
+        "bytes": size(result.folder),
+        "folder": str(result.folder),
+        "numbers": dict(result.numbers),
     }
 
 
@@ -103,17 +105,19 @@ def _size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-Result = Annotated[str, typer.Argument(metavar="RESULT", help="a fingerprint's beginning, a folder, or RECIPE:STAGE")]
+ResultName = Annotated[
+    str, typer.Argument(metavar="RESULT", help="a fingerprint's beginning, a folder, or RECIPE:STAGE")
+]
 
 
 @runs_app.command("diff")
-def diff_command(one: Result, other: Result, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+def diff_command(one: ResultName, other: ResultName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """What decided the difference of two results, key by key, and their numbers side by side."""
-    from ft.results.ledger import difference, entries, named
+    from ft.results.ledger import difference, entries, find_result
 
-    all_ = entries(runs)
-    a, b = named(all_, one, runs), named(all_, other, runs)
-    keys = [{"key": key, "here": here, "there": there} for key, here, there in difference(a, b, all_)]
+    results = entries(runs)
+    a, b = find_result(results, one, runs), find_result(results, other, runs)
+    keys = [{"key": key, "here": here, "there": there} for key, here, there in difference(a, b, results)]
     names = [*dict.fromkeys([*a.numbers, *b.numbers])]
     numbers = [{"number": name, "here": a.numbers.get(name), "there": b.numbers.get(name)} for name in names]
     if as_json:
@@ -122,21 +126,21 @@ def diff_command(one: Result, other: Result, runs: Runs = Path("runs"), as_json:
     if not keys:
         out.print("nothing that decides a result differs" if a.key else "what decided them was not written down")
     for line in keys:
-        out.print(f"{line['key']}: {_said(line['here'])} → {_said(line['there'])}", markup=False)
+        out.print(f"{line['key']}: {_shown(line['here'])} → {_shown(line['there'])}", markup=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("number")
-    for entry in (a, b):
-        table.add_column(entry.fingerprint[:8], justify="right")
+    for result in (a, b):
+        table.add_column(result.fingerprint[:8], justify="right")
     for line in numbers:
         style = "bold" if line["here"] != line["there"] else ""
-        table.add_row(line["number"], _said(line["here"]), _said(line["there"]), style=style)
+        table.add_row(line["number"], _shown(line["here"]), _shown(line["there"]), style=style)
     if numbers:
         out.print()
         out.print(table)
     return None
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "(absent)" if value is None else str(value)
 
 
@@ -157,12 +161,12 @@ def rm_command(
     found = removal(runs, results or [], cache, set_aside)
     for folder in found.folders:
         out.print(f"{_size(found.sizes[folder]):>9}  {folder}", markup=False)
-    for one in found.resting:
+    for one in found.dependents:
         talk.print(f"{one} was made from it", style="yellow", markup=False)
     if not found.folders:
         talk.print("there is nothing of that to remove")
         return
-    if found.resting and not force:
+    if found.dependents and not force:
         remove(runs, found)  # refuses, and says why
     question = f"Remove {len(found.folders)} folders, {_size(sum(found.sizes.values()))}, for good?"
     if not yes and not sys.stdin.isatty():
@@ -215,26 +219,26 @@ def export_command(
     from ft import artifacts
     from ft.export.hub import push as upload
     from ft.export.hub import ready
-    from ft.export.result import Result
+    from ft.export.trained_model import TrainedModel
     from ft.export.writing import Wish, export
     from ft.files import read_json
     from ft.run.run import quiet_libraries
 
     if onto not in ("trained", "original"):
         raise fail("--onto", f"it is '{onto}'", "Write trained or original.")
-    result = Result.read(_folder(path, stage, set_, runs))
+    model = TrainedModel.read(_folder(path, stage, set_, runs))
     if push:
         ready(push)
-        if adapter and not result.hub_base:
+        if adapter and not model.hub_base:
             raise fail("--push", "the adapter's base is a folder of this machine", "Push the merged model.")
-    place = to or runs / "export" / f"{result.recipe}-{result.name}-{result.fingerprint}{'-adapter' * adapter}"
+    place = to or runs / "export" / f"{model.recipe}-{model.stage}-{model.fingerprint}{'-adapter' * adapter}"
     wish = Wish(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
     made = read_json(place / artifacts.EXPORT) if to is None else None
     if made and made["asked"] == wish.asked:
         talk.print("exported before; what was compared then:")
     else:
         quiet_libraries()
-        made = export(result, wish, lambda line: talk.print(f"{result.name}: {line}", markup=False))
+        made = export(model, wish, lambda line: talk.print(f"{model.stage}: {line}", markup=False))
     if as_json:
         print_json({"folder": str(place), **made})
     else:

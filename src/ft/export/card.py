@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from ft.export.result import Result, shown
+from ft.export.trained_model import TrainedModel, shown
 from ft.hub import local_path
 from ft.report.numbers import number_words
-from ft.results.ledger import NAME
+from ft.result import FOLDER_NAME
 from ft.stages import STAGES
 
 NOT_STATED = "not stated"
@@ -19,7 +19,7 @@ SHOWN = 8  # numbers of an evaluation
 PART = ("split", "revision", "rows", "weight", "share")  # what a source says of how much of it is taken
 
 
-def card(result: Result, made: Mapping[str, Any], license: str | None) -> str:
+def card(result: TrainedModel, made: Mapping[str, Any], license: str | None) -> str:
     """README.md: front matter the Hub reads, then the sections. `made` is what export.json says."""
     body = [
         *_opening(result, made),
@@ -34,7 +34,7 @@ def card(result: Result, made: Mapping[str, Any], license: str | None) -> str:
     return f"---\n{_front(result, made, license)}---\n\n" + "\n".join(body).rstrip() + "\n"
 
 
-def _front(result: Result, made: Mapping[str, Any], license: str | None) -> str:
+def _front(result: TrainedModel, made: Mapping[str, Any], license: str | None) -> str:
     adapter = made["form"] == "adapter"
     found: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
@@ -52,7 +52,7 @@ def _front(result: Result, made: Mapping[str, Any], license: str | None) -> str:
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
-def _opening(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
+def _opening(result: TrainedModel, made: Mapping[str, Any]) -> Iterator[str]:
     what = "A reward model: it gives a conversation's last answer one number" if result.scores else "A language model"
     how = {
         "merged": "adapter merged into its base",
@@ -60,13 +60,13 @@ def _opening(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
         "adapter": "the adapter alone; it needs its base",
     }[made["form"]]
     steps = "one stage" if len(result.chain) == 1 else f"{len(result.chain)} stages"
-    yield f"# {result.recipe} · {result.name}"
+    yield f"# {result.recipe} · {result.stage}"
     yield ""
     yield f"{what}, made by `ft` from **{result.base}** in {steps} ({how}, {made['dtype']})."
     yield ""
 
 
-def _loading(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
+def _loading(result: TrainedModel, made: Mapping[str, Any]) -> Iterator[str]:
     name = "FOLDER_OR_ID"
     auto = "AutoModelForSequenceClassification" if result.scores else "AutoModelForCausalLM"
     yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
@@ -99,14 +99,14 @@ def _loading(result: Result, made: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _stages(result: Result) -> Iterator[str]:
+def _stages(result: TrainedModel) -> Iterator[str]:
     yield from ("## How it was made", "")
     first = result.chain[0]
     if first.job.get("init"):
-        yield f"Earlier stages are no longer on disk; `{first.name}` started from result `{first.key.get('init')}`."
+        yield f"Earlier stages are no longer on disk; `{first.stage}` started from result `{first.key.get('init')}`."
         yield ""
     for number, stage in enumerate(result.chain, 1):
-        yield f"### {number}. {stage.name} ({stage.kind})"
+        yield f"### {number}. {stage.stage} ({stage.kind})"
         yield ""
         seconds, device = stage.done.get("seconds"), stage.done.get("device")
         yield f"Result `{stage.fingerprint}`, seed {stage.job['seed']}, {seconds} s on {device}."
@@ -121,7 +121,7 @@ def _stages(result: Result) -> Iterator[str]:
             yield from ("```yaml", yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True).rstrip(), "```", "")
 
 
-def _data(result: Result) -> Iterator[str]:
+def _data(result: TrainedModel) -> Iterator[str]:
     yield from ("## Data", "", "| stage | source | part | licence |", "| --- | --- | --- | --- |")
     for stage in result.chain:
         for source in stage.job["data"]:
@@ -131,18 +131,18 @@ def _data(result: Result) -> Iterator[str]:
             part = ", ".join(
                 f"{k} {source[k]}" for k in ("split", "revision", "rows", "weight", "share") if k in source
             )
-            yield f"| {stage.name} | {name} | {part or 'all'} | {source.get('license', NOT_STATED)} |"
+            yield f"| {stage.stage} | {name} | {part or 'all'} | {source.get('license', NOT_STATED)} |"
     yield ""
 
 
 def shown_file(path: str) -> str:
     """A data file without the folders of this machine; rows of another stage by that stage's folder."""
     parts = path.split("/")
-    made_here = len(parts) > 1 and NAME.fullmatch(parts[-2])
+    made_here = len(parts) > 1 and FOLDER_NAME.fullmatch(parts[-2])
     return "/".join(parts[-2:]) if made_here else shown(path)
 
 
-def _numbers(result: Result) -> Iterator[str]:
+def _numbers(result: TrainedModel) -> Iterator[str]:
     yield from ("## What was measured", "")
     finished = [one for one in result.evaluations if one.state == "done"]
     if finished:
@@ -173,7 +173,7 @@ def _exported(made: Mapping[str, Any]) -> Iterator[str]:
         yield from (note, "")
 
 
-def _limits(result: Result, license: str | None) -> Iterator[str]:
+def _limits(result: TrainedModel, license: str | None) -> Iterator[str]:
     yield from ("## Limits", "")
     yield "It was trained on the data above and measured as told above; nothing else was tried. It may state what is"
     yield "false, and repeat what its data and its base hold. It is meant for research and for the languages and"
@@ -184,6 +184,6 @@ def _limits(result: Result, license: str | None) -> Iterator[str]:
     yield ""
 
 
-def _versions(result: Result) -> Iterator[str]:
+def _versions(result: TrainedModel) -> Iterator[str]:
     versions = result.done.get("versions", {})
     yield from ("## Versions", "", ", ".join(f"{name} {version}" for name, version in versions.items()))

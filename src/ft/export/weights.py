@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.errors import fail
 from ft.export.compare import TOLERANCE, Behaviour, Rows, behaviour, difference, rows_of, same
-from ft.export.result import Result
+from ft.export.trained_model import TrainedModel
 from ft.models.device import has_gpu
 from ft.models.load import load_tokenizer, parts
 from ft.models.merge import is_scorer, merged, plain, save, trained, unequal
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ft.export.writing import Tell, Wish
 
 
-def write_weights(result: Result, folder: Path, dtype: str, wish: Wish, tell: Tell) -> dict[str, Any]:
+def write_weights(result: TrainedModel, folder: Path, dtype: str, wish: Wish, tell: Tell) -> dict[str, Any]:
     """The weights' files in `folder`, and the comparison. Raises UserError where it is another model than the trained
     one and rounding to `dtype` does not explain it."""
     use_cpu = wish.use_cpu or not has_gpu()
@@ -46,7 +46,7 @@ def write_weights(result: Result, folder: Path, dtype: str, wish: Wish, tell: Te
     return {"compared": compared, "said": said(compared, dtype, wish.onto)}
 
 
-def _reference(result: Result, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
+def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
     """What the trained model makes of the fixed rows; it is let go before the next model is loaded."""
     model = trained(result.folder, result.held, use_cpu)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -56,7 +56,7 @@ def _reference(result: Result, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Beh
     return rows, behaviour(model, rows)
 
 
-def _onto(result: Result, wish: Wish) -> str:
+def _onto(result: TrainedModel, wish: Wish) -> str:
     if wish.onto == "original":
         return "original weights"
     return "dequantised base it was trained on" if parts(result.folder)[2] else "base it was trained on"
@@ -68,7 +68,7 @@ def _padding(model: Any, tokenizer: Any, rows: Rows) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id if apart else None
 
 
-def _gate(found: dict[str, Any], gated: bool, result: Result, what: str) -> None:
+def _gate(found: dict[str, Any], gated: bool, result: TrainedModel, what: str) -> None:
     if gated and not same(found):
         told = f"{what} is not the trained one: {found['max_difference']:.3g} in the largest difference of logits"
         fix = f"Allowed is {TOLERANCE:g} of the largest logit ({found['largest']:.3g}). Export the adapter: --adapter."

@@ -14,7 +14,7 @@ from ft.errors import fail
 from ft.export.card import card
 from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
-from ft.export.result import Result
+from ft.export.trained_model import TrainedModel
 from ft.files import atomic, read_json, write_json
 from ft.models.load import load_tokenizer, parts, share
 from ft.models.merge import DTYPES, Onto
@@ -61,7 +61,7 @@ class Wish:
         }
 
 
-def export(result: Result, wish: Wish, tell: Tell = lambda line: None) -> dict[str, Any]:
+def export(result: TrainedModel, wish: Wish, tell: Tell = lambda line: None) -> dict[str, Any]:
     """Write the folder and return what its export.json says. Raises UserError, and leaves nothing, where it exists, the
     wish cannot be met, or the copy is another model than the one that was trained."""
     _possible(result, wish)
@@ -77,7 +77,7 @@ def export(result: Result, wish: Wish, tell: Tell = lambda line: None) -> dict[s
     return made
 
 
-def _possible(result: Result, wish: Wish) -> None:
+def _possible(result: TrainedModel, wish: Wish) -> None:
     where = str(result.folder)
     if wish.to.exists() and (not wish.to.is_dir() or any(wish.to.iterdir())):
         raise fail(str(wish.to), "is there already, and not empty", "Name a new folder; nothing is overwritten.")
@@ -93,13 +93,13 @@ def _possible(result: Result, wish: Wish) -> None:
         raise fail(where, "a reward model scores and does not answer, so Ollama has no use for it", "Leave that out.")
 
 
-def _made(result: Result, wish: Wish, folder: Path, script: Path | None, tell: Tell) -> dict[str, Any]:
+def _made(result: TrainedModel, wish: Wish, folder: Path, script: Path | None, tell: Tell) -> dict[str, Any]:
     """The folder's files, all but the card; what was done, for export.json."""
     _, _, quantization = parts(result.folder)
     form = "adapter" if wish.adapter else "merged" if result.adapter else "whole"
     dtype = result.held if wish.adapter else wish.dtype or result.dtype
     made: dict[str, Any] = {
-        "result": {"recipe": result.recipe, "stage": result.name, "fingerprint": result.fingerprint},
+        "result": {"recipe": result.recipe, "stage": result.stage, "fingerprint": result.fingerprint},
         "asked": wish.asked,
         "form": form,
         "onto": wish.onto if form == "merged" else None,
@@ -126,7 +126,7 @@ def _made(result: Result, wish: Wish, folder: Path, script: Path | None, tell: T
     return made
 
 
-def _copy_words(result: Result, folder: Path) -> str | None:
+def _copy_words(result: TrainedModel, folder: Path) -> str | None:
     """Tokenizer and template as they are, byte by byte; the template's SHA-256."""
     for name in TOKENIZER:
         if (result.folder / name).exists():
@@ -135,7 +135,7 @@ def _copy_words(result: Result, folder: Path) -> str | None:
     return hashlib.sha256(template.read_bytes()).hexdigest() if template.exists() else None
 
 
-def _for_ollama(result: Result, wish: Wish, folder: Path, notes: list[str]) -> dict[str, Any]:
+def _for_ollama(result: TrainedModel, wish: Wish, folder: Path, notes: list[str]) -> dict[str, Any]:
     from ft.encode.conversation import Renderer
 
     renderer = Renderer(load_tokenizer(folder))

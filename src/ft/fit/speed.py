@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft import artifacts
-from ft.files import read_json
+from ft.result import Result
+from ft.results.ledger import entries
 from ft.results.store import Plan, Planned
 
 
@@ -22,25 +22,18 @@ class Pace:
 def pace(there: Plan, planned: Planned) -> Pace | None:
     """Of the newest finished stage that trained the same model the same way (kind, adapter or whole, quantised or not);
     None where there is none. Its time counts evaluation and saving as well."""
-    found = []
-    for file in there.runs.glob(f"*/*/{artifacts.DONE}"):
-        done, job = read_json(file) or {}, read_json(file.with_name(artifacts.JOB)) or {}
-        tokens, seconds = (done.get("numbers") or {}).get("tokens"), done.get("seconds")
-        if tokens and seconds and _alike(there, planned, job):
-            found.append((file.stat().st_mtime, tokens / seconds / done.get("processes", 1), file.parent, done))
-    if not found:
-        return None
-    _, rate, folder, done = max(found, key=lambda one: one[0])
-    return Pace(rate, folder, str(done.get("device", "an unnamed device")))
+    for result in reversed(entries(there.runs)):
+        tokens, seconds = result.numbers.get("tokens"), result.seconds
+        if tokens and seconds and _trained_alike(result, there, planned):
+            return Pace(tokens / seconds / result.processes, result.folder, result.device)
+    return None
 
 
-def _alike(there: Plan, planned: Planned, job: dict[str, object]) -> bool:
-    blocks, model = job.get("blocks") or {}, job.get("model") or {}
-    assert isinstance(blocks, dict)
-    assert isinstance(model, dict)
-    same = job.get("kind") == planned.stage.kind_name
-    same = same and model.get("path") == (there.recipe.model.path if there.recipe.model else None)
-    return same and all((name in blocks) == (name in planned.stage.blocks) for name in ("lora", "quantization"))
+def _trained_alike(result: Result, there: Plan, planned: Planned) -> bool:
+    model = (result.job.get("model") or {}).get("path")
+    same = result.kind == planned.stage.kind_name
+    same = same and model == (there.recipe.model.path if there.recipe.model else None)
+    return same and all((name in result.blocks) == (name in planned.stage.blocks) for name in ("lora", "quantization"))
 
 
 def tokens(planned: Planned) -> int | None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ft import artifacts
 from ft.data.sources.read import file_hash
-from ft.files import digest, read_mapping
+from ft.files import digest
 from ft.recipe import ModelSource
 from ft.recipe.job import Job
+from ft.result import Result
 
 TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens")
 
@@ -32,7 +33,7 @@ def model_fingerprint(source: ModelSource, cache: Path | None) -> dict[str, Any]
 
 def result_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the finished stage in a folder, None where there is none."""
-    return read_mapping(folder / artifacts.DONE).get("fingerprint")
+    return Result(folder).done.get("fingerprint")
 
 
 def model_identity(model: ModelSource | Path, cache: Path | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ft.report.results import Result
+from ft.report.run import ReportedStage
 
 LANE, ROW, EDGE = 18, 60, 14
 
@@ -69,12 +69,12 @@ class _Lanes:
             self.taken[(lane, row)] = owner
 
 
-def chain(results: Sequence[Result], model: str | None) -> Chain:
+def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
     """Lanes of stages and lines: a model goes on in the lane of what it starts from, what only reads stands beside."""
     base = [(model, "done", "model")] if model else []
-    nodes = [*base, *((r.name, r.state, r.leaves) for r in results)]
+    nodes = [*base, *((stage.name, stage.state, stage.leaves) for stage in stages)]
     rows = {name: place for place, (name, _, _) in enumerate(nodes)}
-    parents = [_parents(result, rows, bool(model)) for result in results]
+    parents = [_parents(stage, rows, bool(model)) for stage in stages]
     cells, lanes, edges = _Lanes(), [0] * len(base), []
     for row in range(len(base)):
         cells.take(0, row, row, -1 - row)
@@ -90,10 +90,10 @@ def chain(results: Sequence[Result], model: str | None) -> Chain:
     return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves))
 
 
-def _parents(result: Result, rows: dict[str, int], has_model: bool) -> list[tuple[int, bool]]:
+def _parents(stage: ReportedStage, rows: dict[str, int], has_model: bool) -> list[tuple[int, bool]]:
     """(row, whether the stage starts from it), what it starts from first."""
-    found = [(rows[name], role == "init") for name, role in result.links if name in rows]
-    if result.model and has_model:
+    found = [(rows[name], role == "init") for name, role in stage.links if name in rows]
+    if stage.model and has_model:
         found.insert(0, (0, True))
     return sorted(dict(reversed(found)).items(), key=lambda pair: (not pair[1], pair[0]))
 

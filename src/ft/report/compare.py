@@ -11,7 +11,7 @@ from ft.report.facts import energy, hardware, seconds
 from ft.report.gather import Report, StageView, gathered
 from ft.report.numbers import Number, duration, numbers_of, said
 from ft.report.parts import Answered, Answers, Chart, Charts, Dot, Dots, Lines, Section, Table
-from ft.report.results import Run
+from ft.report.run import Run
 from ft.report.settings import UNKNOWN, told
 
 MOST_CHARTS = 8
@@ -143,7 +143,7 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
     """Every number of all runs, and by how much the others differ from the first."""
-    found = [{n.name: n for n in numbers_of(stage.result.numbers)} for _, stage in views]
+    found = [{n.name: n for n in numbers_of(stage.result.result.numbers)} for _, stage in views]
     names = dict.fromkeys(name for numbers in found for name in numbers)
     letters = [letter for letter, _ in views]
     rows = []

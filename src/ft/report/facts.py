@@ -8,8 +8,9 @@ from typing import Any
 
 from ft.report.numbers import duration
 from ft.report.parts import Table, Words
-from ft.report.results import Result
+from ft.report.run import ReportedStage
 from ft.report.settings import stats_of
+from ft.result import Result
 
 # Board power in watts as the makers' data sheets give it, the first name that fits; a CPU by its threads.
 BOARDS = (
@@ -38,8 +39,7 @@ def power(device: str) -> int:
 
 
 def seconds(result: Result) -> float | None:
-    found = result.done.get("seconds")
-    return float(found) if isinstance(found, (int, float)) else None
+    return float(result.seconds) if isinstance(result.seconds, (int, float)) else None
 
 
 def watt_hours(result: Result) -> float | None:
@@ -47,7 +47,7 @@ def watt_hours(result: Result) -> float | None:
     took = seconds(result)
     if took is None:
         return None
-    return took * int(result.done.get("processes", 1)) * power(str(result.done.get("device", ""))) / 3600
+    return took * result.processes * power(str(result.done.get("device", ""))) / 3600
 
 
 def energy(results: Sequence[Result]) -> str:
@@ -69,7 +69,7 @@ def hardware(results: Sequence[Result]) -> str:
 
 
 def _device(result: Result) -> str:
-    count = int(result.done.get("processes", 1))
+    count = result.processes
     return (f"{count} × " if count > 1 else "") + str(result.done["device"])
 
 
@@ -79,7 +79,7 @@ def versions(results: Sequence[Result]) -> Table | None:
     for result in results:
         told = result.done.get("versions")
         if isinstance(told, Mapping):
-            found.setdefault(tuple((str(k), str(v)) for k, v in told.items()), []).append(result.name)
+            found.setdefault(tuple((str(k), str(v)) for k, v in told.items()), []).append(result.stage)
     if not found:
         return None
     sets = [dict(told) for told in found]
@@ -89,9 +89,9 @@ def versions(results: Sequence[Result]) -> Table | None:
     return Table(head, rows, "Versions")
 
 
-def rows_part(result: Result) -> list[Table | Words]:
+def rows_part(stage: ReportedStage) -> list[Table | Words]:
     """What became of the rows: counts, tokens by role, and what was left out."""
-    stats = stats_of(result)
+    stats = stats_of(stage)
     if not stats:
         return []
     train, held_out = stats["train"], stats.get("eval")

@@ -17,10 +17,10 @@ from ft.report.left import Left
 from ft.report.masks import masked_rows
 from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, said
 from ft.report.parts import Answers, Dialogue, Section, Table, Words
-from ft.report.results import Result, Run
+from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
 
-STATES = {"done": "done", "resume": "begun, not finished", "absent": "not made yet"}
+STATES = {"done": "done", "unfinished": "begun, not finished", "absent": "not made yet"}
 MOST_CARDS, FEW_CARDS = 6, 3
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Card:
 class StageView:
     """Everything to say of a stage."""
 
-    result: Result
+    result: ReportedStage
     number: Number | None
     numbers: Table | None
     sections: tuple[Section, ...]
@@ -62,7 +62,7 @@ class StageView:
 
     @property
     def took(self) -> str:
-        return duration(seconds(self.result)) if self.result.done else ""
+        return duration(seconds(self.result.result)) if self.result.result.done else ""
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ class Report:
 
     def share_of_time(self, stage: StageView) -> float:
         """From 0 to 1, of the longest stage."""
-        longest = max((seconds(s.result) or 0.0 for s in self.stages), default=0.0)
-        return (seconds(stage.result) or 0.0) / longest if longest else 0.0
+        longest = max((seconds(s.result.result) or 0.0 for s in self.stages), default=0.0)
+        return (seconds(stage.result.result) or 0.0) / longest if longest else 0.0
 
 
 def gathered(run: Run) -> Report:
     """What there is to say of the run, whatever state it is in."""
-    model = next((short_path(r.model) for r in run.results if r.model), "")
-    stages = tuple(_stage(result, run) for result in run.results)
+    model = next((short_path(r.model) for r in run.stages if r.model), "")
+    stages = tuple(_stage(result, run) for result in run.stages)
     return Report(
         run=run,
         model=model,
-        chain=chain(run.results, model),
+        chain=chain(run.stages, model),
         stages=stages,
         cards=tuple(_cards(stages)),
         samples=tuple(_samples(stages)),
@@ -106,10 +106,10 @@ def gathered(run: Run) -> Report:
     )
 
 
-def _stage(result: Result, run: Run) -> StageView:
-    left = Left(result.folder, result.blocks)
+def _stage(result: ReportedStage, run: Run) -> StageView:
+    left = Left(result.result.folder, result.blocks)
     sections, curve = _sections(result, left, run)
-    numbers = numbers_of(result.numbers)
+    numbers = numbers_of(result.result.numbers)
     warnings = [*result.unmet(), *left.problems, *_unfinished(result)]
     return StageView(
         result=result,
@@ -123,15 +123,13 @@ def _stage(result: Result, run: Run) -> StageView:
     )
 
 
-def _unfinished(result: Result) -> list[str]:
-    if result.state == "resume":
+def _unfinished(result: ReportedStage) -> list[str]:
+    if result.state == "unfinished":
         return ["This stage was begun and is not finished: it runs now, was interrupted, or failed."]
-    if result.state == "done" and not result.numbers:
-        return ["done.json holds no numbers."]
     return []
 
 
-def _sections(result: Result, left: Left, run: Run) -> tuple[list[Section], list[float]]:
+def _sections(result: ReportedStage, left: Left, run: Run) -> tuple[list[Section], list[float]]:
     """The sections of a stage; one whose files are not as expected is named and left out."""
     left.taken |= result.display.working_files
     sections, curve = _safely(left, "curves", lambda: curves(left, result.display.front_curves)) or ([], [])
@@ -157,21 +155,21 @@ def _safely(left: Left, name: str, told: Callable[[], T]) -> T | None:
         return None
 
 
-def _settings(result: Result, run: Run) -> list[Section]:
+def _settings(result: ReportedStage, run: Run) -> list[Section]:
     tables = [found for found in (settings_table(result, run), sources_table(result)) if found]
     return [Section("Settings and data", tuple(tables))] if tables else []
 
 
-def _stage_facts(result: Result) -> list[tuple[str, str]]:
-    took, wh = seconds(result), watt_hours(result)
+def _stage_facts(result: ReportedStage) -> list[tuple[str, str]]:
+    took, wh = seconds(result.result), watt_hours(result.result)
     found = [
-        ("made", result.finished),
+        ("made", result.result.finished),
         ("time", duration(took) if took is not None else ""),
         ("energy, estimated", f"{wh:.2g} Wh" if wh is not None else ""),
         ("on", hardware([result])),
         ("from", ", ".join(f"{name} ({role})" for name, role in result.links) or short_path(result.model or "")),
         ("fingerprint", result.fingerprint),
-        ("folder", "/".join(result.folder.parts[-3:])),
+        ("folder", "/".join(result.result.folder.parts[-3:])),
     ]
     model = result.key.get("model")
     if isinstance(model, dict) and model.get("weights"):

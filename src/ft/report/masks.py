@@ -11,7 +11,7 @@ from typing import Any
 from ft import artifacts
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.report.parts import Masked
-from ft.report.results import Result, Run
+from ft.report.run import ReportedStage, Run
 from ft.tools.show import ShownRow, shown_row, visible_tokens
 
 ROWS = 2
@@ -36,12 +36,12 @@ class MaskedRow:
     hidden: int  # tokens of its end that are not shown
 
 
-def masked_rows(result: Result, run: Run) -> Masked | str:
+def masked_rows(stage: ReportedStage, run: Run) -> Masked | str:
     """The first rows; or why there are none to show."""
-    file = result.rows / artifacts.TRAIN_ROWS if result.rows else None
+    file = stage.rows / artifacts.TRAIN_ROWS if stage.rows else None
     if file is None or not file.is_file():
         return "The rows are not prepared, or the cache that held them is gone."
-    tokenizer = _tokenizer(result, run)
+    tokenizer = _tokenizer(stage, run)
     if tokenizer is None:
         return "No tokenizer is at hand that could spell the rows; `ft show` does."
     try:
@@ -75,20 +75,20 @@ class _Spells:
         return text
 
 
-def _tokenizer(result: Result, run: Run) -> _Spells | None:
+def _tokenizer(stage: ReportedStage, run: Run) -> _Spells | None:
     """Of the stage, or of the nearest one up the chain that has any; tokenizers travel down unchanged."""
     seen: list[str] = []
     while True:
-        folders = [result.folder, *([Path(result.model)] if result.model else [])]
+        folders = [stage.result.folder, *([Path(stage.model)] if stage.model else [])]
         for file in (folder / artifacts.TOKENIZER for folder in folders):
             if file.is_file():
                 return _Spells(file)
-        parent = next((name for name, role in result.links if role == "init"), None)
+        parent = next((name for name, role in stage.links if role == "init"), None)
         above = run.get(parent) if parent and parent not in seen else None
         if above is None:
             return None
         seen.append(above.name)
-        result = above
+        stage = above
 
 
 def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:

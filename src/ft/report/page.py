@@ -20,7 +20,7 @@ from ft.report.facts import hardware, seconds
 from ft.report.gather import Card, gathered, headline
 from ft.report.numbers import duration, said
 from ft.report.parts import Chart
-from ft.report.results import Run
+from ft.report.run import Run
 from ft.run.run import rows_line
 from ft.secrets import hide, variables
 from ft.tools.show import Shown, visible_tokens

@@ -10,23 +10,23 @@ from ft import artifacts
 from ft.files import read_json
 from ft.recipe.check import defaults
 from ft.report.parts import Table
-from ft.report.results import Result, Run
+from ft.report.run import ReportedStage, Run
 from ft.stages import STAGES
 
 UNKNOWN = object()
 
 
-def settings_table(result: Result, run: Run) -> Table | None:
+def settings_table(stage: ReportedStage, run: Run) -> Table | None:
     """A line each key that is not at its class's default; where the default is not known, every written key."""
-    rows = tuple((name, told(value), told(usual)) for name, value, usual in _changed(result, run))
+    rows = tuple((name, told(value), told(usual)) for name, value, usual in _changed(stage, run))
     if not rows:
         return None
     return Table(("setting", "here", "default"), rows, "Settings that differ from the defaults", numeric=False)
 
 
-def _changed(result: Result, run: Run) -> Iterator[tuple[str, Any, Any]]:
-    kind = STAGES.get(result.kind)
-    for block, values in result.blocks.items():
+def _changed(stage: ReportedStage, run: Run) -> Iterator[tuple[str, Any, Any]]:
+    kind = STAGES.get(stage.kind)
+    for block, values in stage.blocks.items():
         owner = kind.blocks.get(block) if kind else None
         usual = defaults(owner) if owner else {}
         for key, value in values.items():
@@ -45,11 +45,11 @@ def told(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def sources_table(result: Result) -> Table | None:
+def sources_table(stage: ReportedStage) -> Table | None:
     """Where rows come from, and how they are read; the hash of each source that is a file."""
-    keys = result.key.get("data") or [{}] * len(result.data)
+    keys = stage.key.get("data") or [{}] * len(stage.data)
     rows = []
-    for source, key in zip(result.data, keys, strict=False):
+    for source, key in zip(stage.data, keys, strict=False):
         files = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
         told_as = ", ".join(
             f"{k} {told(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
@@ -69,7 +69,7 @@ def short_path(path: str) -> str:
     return "/".join(path.rsplit("/", 2)[-2:]) if path.startswith("/") else path
 
 
-def stats_of(result: Result) -> dict[str, Any]:
+def stats_of(stage: ReportedStage) -> dict[str, Any]:
     """What became of the rows prepared for the stage; empty where none were."""
-    found = read_json(result.rows / artifacts.STATS) if result.rows else None
+    found = read_json(stage.rows / artifacts.STATS) if stage.rows else None
     return found if isinstance(found, dict) and isinstance(found.get("train"), dict) else {}

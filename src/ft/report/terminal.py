@@ -14,6 +14,7 @@ from ft.files import read_json
 from ft.report.numbers import number_words
 from ft.results.store import Plan, Planned
 
+STATES = {"unfinished": "resume"}  # what `ft run` would do, in the word that `ft plan` has always had
 COUNTS = ("rows", "trained_tokens", "batch", "steps")
 
 
@@ -23,11 +24,11 @@ def plan_rows(there: Plan) -> list[dict[str, Any]]:
         {
             "stage": p.name,
             "kind": p.stage.kind_name,
-            "state": p.state,
+            "state": STATES.get(p.state, p.state),
             "rows": p.prepared["train"]["rows"] if p.prepared else None,
             "trained_tokens": p.prepared["train"]["trained_tokens"] if p.prepared else None,
             "batch": p.batch,
-            "steps": p.done.get("numbers", {}).get("steps") or p.steps,
+            "steps": p.result.numbers.get("steps") or p.steps,
             "folder": str(p.folder),
             "why": p.why,
         }
@@ -53,7 +54,7 @@ def show_plan(there: Plan, console: Console) -> None:
 
 def result_rows(stages: Sequence[Planned]) -> list[dict[str, Any]]:
     """What finished stages left, as plain values."""
-    return [{"stage": p.name, "folder": str(p.folder), "seconds": p.done.get("seconds"), **_numbers(p)} for p in stages]
+    return [{"stage": p.name, "folder": str(p.folder), "seconds": p.result.seconds, **_numbers(p)} for p in stages]
 
 
 def show_results(stages: Sequence[Planned], console: Console) -> None:
@@ -73,5 +74,5 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
 
 
 def _numbers(planned: Planned) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = planned.done.get("numbers", {})
+    found: Mapping[str, Any] = planned.result.numbers
     return found

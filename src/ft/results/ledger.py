@@ -8,59 +8,27 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ft import artifacts
 from ft.errors import fail
-from ft.files import read_json
 from ft.recipe.merge import read_name
+from ft.result import FOLDER_NAME, Result
 from ft.results.store import differences
 
-State = Literal["done", "interrupted", "running", "set aside"]
-NAME = re.compile(r"(?P<stage>[A-Za-z0-9][\w-]*)-(?P<fingerprint>[0-9a-f]{12})(?P<aside>\.old-\d+)?")
-SHORT = 8  # characters of a fingerprint that are shown
+Status = Literal["done", "interrupted", "running", "set aside"]
+LENGTH = 12  # characters of a fingerprint
+SHORT = 8  # of them are shown
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One result. `parents` are the fingerprints it was made from; `when` it ended (else: began), as a timestamp."""
-
-    folder: Path
-    recipe: str
-    stage: str
-    fingerprint: str
-    kind: str
-    state: State
-    when: float
-    seconds: float | None
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    parents: frozenset[str] = frozenset()
-
-    @property
-    def key(self) -> Mapping[str, Any]:
-        return read_json(self.folder / artifacts.KEY) or {}
-
-    @property
-    def ended(self) -> str:
-        return datetime.fromtimestamp(self.when).isoformat(" ", "minutes")
-
-    def __str__(self) -> str:
-        return f"{self.recipe}:{self.stage} ({self.folder.name.removeprefix(self.stage + '-')})"
-
-
-def entries(runs: Path) -> list[Entry]:
+def entries(runs: Path) -> list[Result]:
     """Every result there, newest last: finished, interrupted and set aside."""
-    found = []
-    for recipe in _folders(runs):
-        for folder in _folders(recipe):
-            named = NAME.fullmatch(folder.name)
-            if named and (entry := _entry(runs, folder, named)):
-                found.append(entry)
-    return sorted(found, key=lambda one: (one.when, str(one.folder)))
+    folders = [folder for recipe in _folders(runs) for folder in _folders(recipe)]
+    results = [Result(folder) for folder in folders if FOLDER_NAME.fullmatch(folder.name)]
+    results = [result for result in results if result.key or result.done]  # else a folder of something else
+    return sorted(results, key=lambda result: (result.timestamp, str(result.folder)))
 
 
 def _folders(place: Path) -> list[Path]:
@@ -70,39 +38,13 @@ def _folders(place: Path) -> list[Path]:
         return sorted(Path(one.path) for one in inside if one.is_dir() and not one.name.startswith("."))
 
 
-def _entry(runs: Path, folder: Path, named: re.Match[str]) -> Entry | None:
-    key, done = read_json(folder / artifacts.KEY), read_json(folder / artifacts.DONE)
-    if key is None and done is None:
-        return None  # a folder of something else
-    key, made = key or {}, done or {}
-    newest = folder / (artifacts.DONE if done else artifacts.KEY)
-    return Entry(
-        folder=folder,
-        recipe=folder.parent.name,
-        stage=named["stage"],
-        fingerprint=named["fingerprint"],
-        kind=made.get("kind") or key.get("kind", "?"),
-        state=_state(runs, folder, named, done is not None),
-        when=newest.stat().st_mtime,
-        seconds=made.get("seconds"),
-        numbers=made.get("numbers", {}),
-        parents=frozenset(_parents(key)),
-    )
-
-
-def _state(runs: Path, folder: Path, named: re.Match[str], done: bool) -> State:
-    if named["aside"]:
+def status(result: Result) -> Status:
+    """What a result of the ledger is now."""
+    if result.set_aside:
         return "set aside"
-    if done:
+    if result.done:
         return "done"
-    return "running" if in_use(runs, folder) else "interrupted"
-
-
-def _parents(key: Mapping[str, Any]) -> Iterator[str]:
-    """The fingerprints that a key names where a stage's result can stand."""
-    sources = [source for name in ("data", "eval_data") for source in key.get(name, [])]
-    named = [key.get("init"), *key.get("inputs", {}).values(), *(source.get("path") for source in sources)]
-    yield from (value for value in named if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{12}", value))
+    return "running" if in_use(result.runs, result.folder) else "interrupted"
 
 
 def in_use(runs: Path, folder: Path) -> bool:
@@ -130,32 +72,40 @@ def size(folder: Path) -> int:
     return total
 
 
-def named(all_: Sequence[Entry], word: str, runs: Path) -> Entry:
+def find_result(results: Sequence[Result], word: str, runs: Path) -> Result:
     """The result meant by the beginning of its fingerprint, its folder, or RECIPE:STAGE (the newest finished one).
 
     Raises UserError where none or several are meant.
     """
-    folder = Path(word)
-    found = [one for one in all_ if folder.exists() and one.folder.resolve() == folder.resolve()]
-    recipe, colon, stage = word.partition(":")
-    if not found and colon:
-        found = [one for one in all_ if (one.recipe, one.stage) == (recipe_meant(recipe), stage)]
-        found = ([one for one in found if one.state == "done"] or found)[-1:]
-    if not found and re.fullmatch(r"[0-9a-f]{3,12}(\.old-\d+)?", word):
-        found = [one for one in all_ if f"{one.fingerprint}{_aside(one)}" == word] or [
-            one for one in all_ if one.fingerprint.startswith(word)
-        ]
-        found = [one for one in found if one.state != "set aside"] or found
-    if not found:
+    meant = _at_folder(results, Path(word)) or _of_recipe(results, word) or _by_beginning(results, word)
+    if not meant:
         fix = f"`ft runs --runs {runs}` lists them; name a fingerprint, a folder or RECIPE:STAGE."
         raise fail(word, f"no such result in {runs}", fix)
-    if len({one.folder for one in found}) > 1:
-        raise fail(word, f"{len(found)} results are meant: {', '.join(map(str, found[:4]))}", "Name one by its folder.")
-    return found[0]
+    if len({result.folder for result in meant}) > 1:
+        what = f"{len(meant)} results are meant: {', '.join(map(str, meant[:4]))}"
+        raise fail(word, what, "Name one by its folder.")
+    return meant[0]
 
 
-def _aside(one: Entry) -> str:
-    return one.folder.name.partition(".")[2] and "." + one.folder.name.partition(".")[2]
+def _at_folder(results: Sequence[Result], folder: Path) -> list[Result]:
+    return [result for result in results if folder.exists() and result.folder.resolve() == folder.resolve()]
+
+
+def _of_recipe(results: Sequence[Result], word: str) -> list[Result]:
+    recipe, colon, stage = word.partition(":")
+    if not colon:
+        return []
+    name = recipe_meant(recipe)
+    meant = [result for result in results if (result.recipe, result.stage) == (name, stage)]
+    return ([result for result in meant if status(result) == "done"] or meant)[-1:]
+
+
+def _by_beginning(results: Sequence[Result], word: str) -> list[Result]:
+    if not re.fullmatch(r"[0-9a-f]{3,12}(\.old-\d+)?", word):
+        return []
+    meant = [result for result in results if result.folder.name.endswith(f"-{word}") and len(word) >= LENGTH]
+    meant = meant or [result for result in results if result.fingerprint.startswith(word)]
+    return [result for result in meant if not result.set_aside] or meant
 
 
 def recipe_meant(word: str) -> str:
@@ -166,15 +116,15 @@ def recipe_meant(word: str) -> str:
 # What decided a difference
 
 
-def difference(one: Entry, other: Entry, all_: Sequence[Entry]) -> list[tuple[str, Any, Any]]:
-    """(key, here, there) for each value that differs, in full; where parents differ, what differs in these as well."""
-    found = []
+def difference(one: Result, other: Result, results: Sequence[Result]) -> list[tuple[str, Any, Any]]:
+    """(key, here, there) of each value that differs, in full; where parents differ, what differs in these as well."""
+    lines = []
     for key, here, there in differences(one.key, other.key):
-        found += _into_lists(key, here, there)
-        above, beside = (_by_fingerprint(all_, value) for value in (here, there))
-        if above and beside and above.fingerprint != beside.fingerprint:
-            found += [(f"{key} › {inner}", a, b) for inner, a, b in difference(above, beside, all_)]
-    return found
+        lines += _into_lists(key, here, there)
+        mine, theirs = (_by_fingerprint(results, value) for value in (here, there))
+        if mine and theirs and mine.fingerprint != theirs.fingerprint:
+            lines += [(f"{key} › {inner}", a, b) for inner, a, b in difference(mine, theirs, results)]
+    return lines
 
 
 def _into_lists(key: str, here: Any, there: Any) -> list[tuple[str, Any, Any]]:
@@ -191,5 +141,7 @@ def _into_lists(key: str, here: Any, there: Any) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _by_fingerprint(all_: Sequence[Entry], value: Any) -> Entry | None:
-    return next((one for one in reversed(all_) if one.fingerprint == value), None) if isinstance(value, str) else None
+def _by_fingerprint(results: Sequence[Result], value: Any) -> Result | None:
+    if not isinstance(value, str):
+        return None
+    return next((result for result in reversed(results) if result.fingerprint == value), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ft import artifacts
 from ft.data.sources.read import Source, file_hash
@@ -17,14 +17,13 @@ from ft.data.sources.read import fingerprint as source_fingerprint
 from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
-from ft.files import digest, read_json
+from ft.files import digest, read_mapping
 from ft.models.identity import model_fingerprint
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
 from ft.recipe.reader import reference
-
-State = Literal["done", "resume", "absent"]
+from ft.result import Result, State
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,13 @@ class Planned:
         return self.stage.name
 
     @property
+    def result(self) -> Result:
+        """The folder as it is now."""
+        return Result(self.folder)
+
+    @property
     def done(self) -> Mapping[str, Any]:
-        return read_json(self.folder / artifacts.DONE) or {}
+        return self.result.done
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,9 @@ def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Plann
     key = _key(stage, recipe, above, hashes)
     fingerprint = digest(key)
     folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
-    state: State = "absent"
-    if folder.exists():
-        state = "done" if (folder / artifacts.DONE).exists() else "resume"
+    state = Result(folder).state
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
-    prepared = read_json(rows_folder(runs, rows_key) / artifacts.STATS) if rows_key else None
+    prepared = read_mapping(rows_folder(runs, rows_key) / artifacts.STATS) if rows_key else None
     batch = _batch(stage, processes)
     return Planned(
         stage=stage,
@@ -159,7 +161,7 @@ def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Plann
         state=state,
         why="" if state == "done" else _why(state, folder, key),
         rows_key=rows_key,
-        prepared=prepared,
+        prepared=prepared or None,
         inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
         init=above[stage.init].folder if stage.init else None,
         batch=batch,
@@ -232,21 +234,22 @@ def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, Planned
 
 
 def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None:
-    found = sorted(runs.glob(f"*/{stage}-{fingerprint}/{artifacts.DONE}"))
-    return found[0].parent if found else None
+    folders = sorted(runs.glob(f"*/{stage}-{fingerprint}"))
+    return next((folder for folder in folders if Result(folder).state == "done"), None)
 
 
 def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
-    if state == "resume":
+    if state == "unfinished":
         return "was interrupted; continues"
     if any(folder.parent.glob(f"{folder.name}.old-*")):
         return "set aside by --force"
     stage = folder.name.rpartition("-")[0]
-    earlier = [p for p in folder.parent.glob(f"{stage}-*/{artifacts.KEY}") if p.parent.name.rpartition("-")[0] == stage]
+    keys = folder.parent.glob(f"{stage}-*/{artifacts.KEY}")
+    earlier = [file for file in keys if file.parent.name.rpartition("-")[0] == stage]
     if not earlier:
         return "new"
-    latest = max(earlier, key=lambda p: p.stat().st_mtime)
-    return ", ".join(changed(read_json(latest) or {}, key)[:4])
+    latest = max(earlier, key=lambda file: file.stat().st_mtime)
+    return ", ".join(changed(Result(latest.parent).key, key)[:4])
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft import artifacts
 from ft.errors import Problems, UserError
-from ft.files import read_json
 from ft.models.device import device_arguments, gpus
 from ft.recipe import Stage
 from ft.recipe.kind import function_at
@@ -60,8 +58,8 @@ def _machine(launch: Launch, problems: Problems) -> None:
 
 def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> None:
     """An interrupted run goes on with the rows a step it began with."""
-    started = (read_json(planned.folder / artifacts.JOB) or {}).get("processes", launch.processes)
-    begun = planned.state == "resume" and bool(artifacts.checkpoints(planned.folder / artifacts.CHECKPOINTS))
+    started = planned.result.job.get("processes", launch.processes)
+    begun = planned.state == "unfinished" and bool(planned.result.checkpoints)
     if begun and started != launch.processes and not planned.stage.global_batch:
         what = f"'{planned.name}' was begun by {started} processes, and {launch.processes} see other rows a step"
         fix = f"Go on with {started}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."

@@ -245,7 +245,7 @@ def _raise_for(planned: Planned, code: int) -> None:
     if code < 0:
         raise StageFailed(f"{planned.name}: {killed_by(-code)}. The same command continues.", 1)
     if code:
-        if artifacts.checkpoints(planned.folder / artifacts.CHECKPOINTS):
+        if planned.result.checkpoints:
             raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
         raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
 
@@ -351,7 +351,7 @@ def quiet_libraries() -> None:
 
 def _gate(planned: Planned) -> None:
     """`require:` names the least a result must reach for the chain to go on."""
-    numbers = planned.done.get("numbers", {})
+    numbers = planned.result.numbers
     for metric, least in planned.stage.require.items():
         value = numbers.get(metric)
         if value is None:

@@ -25,7 +25,7 @@ from ft.evaluation.judge_prompt import JudgePrompt
 from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earlier
 from ft.evaluation.win_rate import Judged, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
-from ft.files import digest, read_json, write_json, write_lines
+from ft.files import digest, write_json, write_lines
 from ft.hub import local_path
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
@@ -34,6 +34,7 @@ from ft.models.identity import hashes, model_identity, policy_identity
 from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource, Stage
 from ft.recipe.job import Job
+from ft.result import Result
 from ft.rewards import REWARDS
 from ft.rl.scoring import AnswerScorer
 
@@ -222,7 +223,7 @@ def _drawn(side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Map
 def _called(side: Job) -> str:
     """A model's name for people."""
     folder = side.init or Path(side.model.path if side.model else "")
-    return str((read_json(folder / artifacts.DONE) or {}).get("stage", folder.name))
+    return Result(folder).stage
 
 
 def _cut(answers: Sequence[Answer]) -> int:

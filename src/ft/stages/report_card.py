@@ -26,11 +26,12 @@ from ft.data.sources.read import Located, Source
 from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
 from ft.figures.reward_report import overview, two_models
-from ft.files import read_json, write_json, write_lines
+from ft.files import write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import load_tokenizer
 from ft.models.scorer import Scorer
 from ft.recipe.job import Job
+from ft.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def models_of(job: Job) -> dict[str, Path]:
     if job.init is None:
         raise fail(job.where, "a report card needs a reward model", "Write `init: $reward`.")
     folders = [job.init, *job.inputs.values()]
-    names = [(read_json(folder / artifacts.DONE) or {}).get("stage", folder.name) for folder in folders]
+    names = [Result(folder).stage for folder in folders]
     if len(set(names)) < len(names):
         raise fail(job.where, f"the other reward model is '{names[0]}' itself", "Name another one, or none.")
     return dict(zip(names, folders, strict=True))

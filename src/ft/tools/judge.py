@@ -16,6 +16,7 @@ from ft.models.identity import model_fingerprint, result_fingerprint
 from ft.models.load import is_reward
 from ft.recipe import ModelSource, Recipe
 from ft.recipe.job import Job
+from ft.result import Result
 from ft.results.store import plan
 from ft.rewards import REWARDS
 from ft.run.run import make_stage, only_one
@@ -113,7 +114,7 @@ def compare(asked: Comparison, runs: Path) -> Path:
     _checked(blocks, asked)
     fingerprint = digest(_key(asked, blocks, inputs, artifacts.hash_cache(runs)))
     folder = (runs / "judged" / f"judge-{fingerprint}").absolute()
-    if not (folder / artifacts.DONE).exists():
+    if Result(folder).state != "done":
         folder.mkdir(parents=True, exist_ok=True)
         job = Job("judge", "judge", fingerprint, folder, asked.seed, where="ft judge", inputs=inputs, blocks=blocks)
         given: dict[str, Any] = {"init": asked.ours.absolute(), "data": (_source(asked.prompts),)}

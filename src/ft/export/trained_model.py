@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ft import artifacts
 from ft.errors import fail
@@ -14,50 +12,25 @@ from ft.files import read_json
 from ft.hub import local_path
 from ft.models.load import is_adapter, is_reward, parts
 from ft.recipe.precision import dtype_of_stage
-from ft.results.ledger import Entry, entries
+from ft.result import Result
+from ft.results.ledger import entries
 from ft.stages import STAGES
 
 
-@dataclass(frozen=True)
-class Result:
-    """A stage's folder with what its `done.json`, `job.json` and `key.json` say."""
+class TrainedModel(Result):
+    """A finished stage's folder that holds a model."""
 
-    folder: Path
-    done: Mapping[str, Any]
-    job: Mapping[str, Any]
-    key: Mapping[str, Any]
-
-    @staticmethod
-    def read(folder: Path) -> Result:
+    @classmethod
+    def read(cls, folder: Path) -> TrainedModel:
         """Raises UserError where the folder is no finished model of ft."""
-        done, job, key = (read_json(folder / f"{name}.json") for name in ("done", "job", "key"))
-        if done is None or job is None:
+        model = cls(folder)
+        if not model.done or not model.job:
             what = "this is no finished result" if folder.is_dir() else "there is no such folder"
             raise fail(str(folder), what, "Name a stage's folder (`ft runs` lists them), or a recipe and its stage.")
-        kind = STAGES.get(done["kind"])
+        kind = STAGES.get(model.kind)
         if kind is None or not kind.leaves_weights:
-            raise fail(str(folder), f"a stage of kind '{done['kind']}' leaves no model", "Name one that does.")
-        return Result(folder, done, job, key or {})
-
-    @property
-    def recipe(self) -> str:
-        return self.folder.absolute().parent.name
-
-    @property
-    def name(self) -> str:
-        return str(self.job["name"])
-
-    @property
-    def kind(self) -> str:
-        return str(self.done["kind"])
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.done["fingerprint"])
-
-    @property
-    def runs(self) -> Path:
-        return self.folder.absolute().parent.parent
+            raise fail(str(folder), f"a stage of kind '{model.kind}' leaves no model", "Name one that does.")
+        return model
 
     @property
     def adapter(self) -> bool:
@@ -66,11 +39,6 @@ class Result:
     @property
     def scores(self) -> bool:
         return is_reward(self.folder)
-
-    @property
-    def blocks(self) -> Mapping[str, Mapping[str, Any]]:
-        found: Mapping[str, Mapping[str, Any]] = self.job["blocks"]
-        return found
 
     @property
     def held(self) -> str:
@@ -106,45 +74,40 @@ class Result:
         return bottom["path"] if bottom and local_path(bottom["path"]) is None else None
 
     @cached_property
-    def chain(self) -> list[Result]:
+    def chain(self) -> list[TrainedModel]:
         """The stages it was made by, the first one first; those whose folders are gone are left out."""
-        init = self.job.get("init")
-        above = []
-        if init and read_json(Path(init) / artifacts.DONE):
-            above = Result.read(Path(init)).chain
+        above = TrainedModel.read(self.init).chain if self.init and Result(self.init).done else []
         return [*above, self]
 
     @cached_property
-    def evaluations(self) -> list[Entry]:
+    def evaluations(self) -> list[Result]:
         """Results that judge this one, finished or not, each once. One that starts from another model and takes this
         one to compare with judges the other."""
-        made = [one for one in entries(self.runs) if one.state != "set aside" and self._judged_by(one)]
-        made.sort(key=lambda one: one.state == "done")  # of two with one name the finished one stays
-        return list({(one.stage, one.fingerprint): one for one in made}.values())
+        results = [result for result in entries(self.runs) if not result.set_aside and self._is_judged_by(result)]
+        results.sort(key=lambda result: result.state == "done")  # of two with one name the finished one stays
+        return list({(result.stage, result.fingerprint): result for result in results}.values())
 
-    def _judged_by(self, one: Entry) -> bool:
-        if self.fingerprint not in one.parents or one.kind not in STAGES or "metrics" not in STAGES[one.kind].leaves:
-            return False
-        return one.key.get("init", self.fingerprint) == self.fingerprint
+    def _is_judged_by(self, result: Result) -> bool:
+        measures = result.kind in STAGES and "metrics" in STAGES[result.kind].leaves
+        of_this = bool(result.key.get("init", self.fingerprint) == self.fingerprint)
+        return measures and of_this and self.fingerprint in result.parents
 
     def failures(self) -> Iterator[str]:
         """What went wrong on the way and is worth knowing."""
         for stage in self.chain:
-            stats = (read_json(Path(stage.job["rows"]) / artifacts.STATS) if stage.job.get("rows") else None) or {}
-            if stats.get("rejected"):
-                yield f"{stage.name}: {stats['rejected']:,} rows were bad and left out"
-            long = stats.get("too_long", {})
+            if stage.prepared.get("rejected"):
+                yield f"{stage.stage}: {stage.prepared['rejected']:,} rows were bad and left out"
+            long = stage.prepared.get("too_long", {})
             if long.get("rows"):
                 left = f"{long['dropped']:,} left out, {long['turns']:,} old turns cut"
-                yield f"{stage.name}: {long['rows']:,} rows were too long ({left})"
-        for one in self.evaluations:
-            if one.state != "done":
-                yield f"{one.stage}: begun and not finished"
-            for metric, least in (read_json(one.folder / artifacts.JOB) or {}).get("require", {}).items():
-                value = one.numbers.get(metric)
-                if value is None or value < least:
-                    reached = "absent" if value is None else round(value, 4)
-                    yield f"{one.stage}: {metric} is {reached}, required was {least}"
+                yield f"{stage.stage}: {long['rows']:,} rows were too long ({left})"
+        for result in self.evaluations:
+            if result.state != "done":
+                yield f"{result.stage}: begun and not finished"
+            require = result.job.get("require", {})
+            for metric, value in result.unmet(require).items():
+                reached = "absent" if value is None else round(value, 4)
+                yield f"{result.stage}: {metric} is {reached}, required was {require[metric]}"
 
 
 def shown(path: str) -> str:

@@ -1,0 +1,164 @@
+"""A result: the folder of one stage, and what its own small files say of it.
+
+Everybody who asks a folder whether it is finished, what it was made from or what came of it, asks a `Result`. Files are
+read when they are first asked for and then remembered; make a new `Result` to look again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ft import artifacts
+from ft.files import read_mapping
+
+State = Literal["absent", "unfinished", "done"]
+FOLDER_NAME = re.compile(r"(?P<stage>[A-Za-z0-9][\w-]*)-(?P<fingerprint>[0-9a-f]{12})(?P<aside>\.old-\d+)?")
+FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stage's folder `runs/RECIPE/STAGE-FINGERPRINT`, in whatever state; `STAGE-FINGERPRINT.old-1` was set aside.
+
+    Nothing raises: a file that is absent or broken has no values.
+    """
+
+    folder: Path
+
+    @cached_property
+    def key(self) -> Mapping[str, Any]:
+        """What decides the result, as JSON."""
+        return read_mapping(self.folder / artifacts.KEY)
+
+    @cached_property
+    def job(self) -> Mapping[str, Any]:
+        """What the stage's process was given."""
+        return read_mapping(self.folder / artifacts.JOB)
+
+    @cached_property
+    def done(self) -> Mapping[str, Any]:
+        """What the finished stage left; empty until then. A file without numbers is none that a stage has written."""
+        values = read_mapping(self.folder / artifacts.DONE)
+        return values if isinstance(values.get("numbers"), dict) else {}
+
+    @property
+    def state(self) -> State:
+        if self.done:
+            return "done"
+        return "unfinished" if self.folder.exists() else "absent"
+
+    # What it is
+
+    @property
+    def _name(self) -> re.Match[str] | None:
+        return FOLDER_NAME.fullmatch(self.folder.name)
+
+    @property
+    def stage(self) -> str:
+        """The stage's name: as the folder is called, else as the job has it."""
+        return self._name["stage"] if self._name else str(self.job.get("name", self.folder.name))
+
+    @property
+    def fingerprint(self) -> str:
+        if self._name:
+            return self._name["fingerprint"]
+        return str(self.done.get("fingerprint") or self.job.get("fingerprint", ""))
+
+    @property
+    def kind(self) -> str:
+        return str(self.done.get("kind") or self.key.get("kind") or self.job.get("kind") or "?")
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe that made it."""
+        return self.folder.absolute().parent.name
+
+    @property
+    def runs(self) -> Path:
+        return artifacts.runs_folder(self.folder)
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether `--force` has renamed it."""
+        return bool(self._name and self._name["aside"])
+
+    # What it was made from
+
+    @property
+    def blocks(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.job.get("blocks") or {}
+
+    @property
+    def init(self) -> Path | None:
+        """The folder of the stage it started from."""
+        return Path(self.job["init"]) if self.job.get("init") else None
+
+    @property
+    def parents(self) -> frozenset[str]:
+        """Fingerprints of the results it was made from."""
+        return frozenset(self._parents())
+
+    def _parents(self) -> Iterator[str]:
+        """The fingerprints that a key names where a stage's result can stand."""
+        sources = [source for name in ("data", "eval_data") for source in self.key.get(name, [])]
+        values = [self.key.get("init"), *self.key.get("inputs", {}).values()]
+        values += [source.get("path") for source in sources]
+        yield from (value for value in values if isinstance(value, str) and FINGERPRINT.fullmatch(value))
+
+    @property
+    def prepared(self) -> Mapping[str, Any]:
+        """Counts of the rows that were prepared for it, where they still are."""
+        return read_mapping(Path(self.job["rows"]) / artifacts.STATS) if self.job.get("rows") else {}
+
+    # What came of it
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        return self.done.get("numbers", {})
+
+    @property
+    def seconds(self) -> float | None:
+        return self.done.get("seconds")
+
+    @property
+    def device(self) -> str:
+        return str(self.done.get("device", "an unnamed device"))
+
+    @property
+    def processes(self) -> int:
+        return int(self.done.get("processes", 1))
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return artifacts.checkpoints(self.folder / artifacts.CHECKPOINTS)
+
+    @property
+    def timestamp(self) -> float:
+        """When it ended, else when it began, in seconds since 1970; 0 where nothing is there."""
+        for name in (artifacts.DONE, artifacts.KEY) if self.done else (artifacts.KEY,):
+            if (file := self.folder / name).is_file():
+                return file.stat().st_mtime
+        return 0.0
+
+    @property
+    def finished(self) -> str:
+        """'2026-11-22 12:40 UTC', or nothing."""
+        return datetime.fromtimestamp(self.timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC") if self.done else ""
+
+    def unmet(self, require: Mapping[str, float]) -> dict[str, Any]:
+        """The metrics that are below what `require:` asks for, or absent, with their values."""
+        values = {name: self.numbers.get(name) for name in require} if self.done else {}
+        return {name: value for name, value in values.items() if not _reaches(value, require[name])}
+
+    def __str__(self) -> str:
+        return f"{self.recipe}:{self.stage} ({self.folder.name.removeprefix(self.stage + '-')})"
+
+
+def _reaches(value: Any, least: float) -> bool:
+    return isinstance(value, (int, float)) and value >= least
