@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import tiny
-from ft.progress import LINES, moving
+from ft.progress import LINES, on_terminal
 from ft.run import executor as start
 from ft.run import fork_server as warm
 from ft.run.executor import Started, threads
@@ -41,9 +41,9 @@ def test_stages_at_once_share_the_threads_and_speak_in_lines():
 
 def test_a_bar_moves_on_the_stages_own_terminal_only(monkeypatch):
     monkeypatch.setattr(sys, "stderr", type("Terminal", (), {"isatty": lambda self: True})())
-    assert moving()
+    assert on_terminal()
     monkeypatch.setenv(LINES, "1")
-    assert not moving()
+    assert not on_terminal()
 
 
 @pytest.mark.parametrize(("device", "shown"), [("nvidia0", True), ("kfd", True), ("nvram", False), ("null", False)])

@@ -23,6 +23,7 @@ from ft.cli.app import (
 )
 from ft.cli.reports import reported
 from ft.errors import Problems, fail
+from ft.progress import Progress
 
 if TYPE_CHECKING:
     from ft.results.store import Plan
@@ -172,21 +173,16 @@ def stats_command(
     from ft.tools.stats import as_json as json_of
     from ft.tools.stats import file_source, of_file, of_recipe, show_stats
 
-    rows = 0
-    with talk.status("reading rows") as status:
-
-        def tick(count: int) -> None:
-            nonlocal rows
-            rows += count
-            status.update(f"{rows:,} rows read")
-
+    with Progress("reading rows", unit="rows") as progress:
         if path.endswith((".yaml", ".yml")):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
             there = plan(read_recipe(Path(path), set_, runs), runs)
-            found = of_recipe(there, stage, tick, lambda note: talk.print(note, style="yellow", markup=False))
+            found = of_recipe(
+                there, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
+            )
         else:
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
-            found = [of_file(file_source(path, format_, columns or []), model, tick)]
+            found = [of_file(file_source(path, format_, columns or []), model, progress.advance)]
     if as_json:
         return print_json([json_of(one) for one in found])
     for one in found:

@@ -8,14 +8,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ft import artifacts
 from ft.encode.prepare import prepare, rows_folder
@@ -24,6 +23,7 @@ from ft.files import write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
 from ft.models.load import tokenizer_of
+from ft.progress import Progress
 from ft.recipe import Kind, Recipe
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
@@ -131,7 +131,7 @@ def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
     assert planned.rows_key is not None
     stage = planned.stage
     tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
-    with _counting(f"{planned.name}: preparing rows") as tick:
+    with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,
             there.sources(stage.data),
@@ -141,7 +141,7 @@ def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
             max_length=planned.rows_key["max_length"],
             packing=planned.rows_key["packing"],
             seed=there.recipe.seed,
-            tick=tick,
+            tick=progress.advance,
         )
     say.print(f"{planned.name}: {rows_line(stats)}")
     if stats["rejected"]:
@@ -167,16 +167,6 @@ def rows_line(stats: Mapping[str, Any]) -> str:
             f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"
         )
     return "; ".join(words)
-
-
-@contextmanager
-def _counting(text: str) -> Iterator[Callable[[int], None]]:
-    bar = Progress(
-        TextColumn(text), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn(), console=say, transient=True
-    )
-    with bar:
-        task = bar.add_task(text, total=None)
-        yield lambda count: bar.update(task, advance=count)
 
 
 def _parents_are_there(there: Plan, planned: Planned) -> None:

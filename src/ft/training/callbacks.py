@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ft.files import append_lines, finite_or_none, write_lines
-from ft.progress import moving
+from ft.progress import Progress
 
 LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
 
@@ -85,38 +82,25 @@ class ChosenFalls(TrainerCallback):
 
 
 class ShownProgress(TrainerCallback):
-    """A bar with what is logged and the time left on a terminal; one line per logged step elsewhere. On stderr.
+    """The steps trained, with what is logged. Where there is no terminal each log is a line.
 
     `shown` says what is shown of the log, and under which names.
     """
 
     def __init__(self, name: str, shown: Mapping[str, str] = LOSSES):
-        self.name, self.said, self.shown = name, "", shown
-        self.bar: Progress | None = None
-        self.first = (0, 0.0)
+        self.name, self.shown = name, shown
+        self.progress: Progress | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.first = (state.global_step, time.monotonic())
-        if not state.is_world_process_zero or not moving():
-            return
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
-        self.bar.start()
+        quiet = not state.is_world_process_zero
+        self.progress = Progress(f"{self.name}: step", state.max_steps, state.global_step, quiet=quiet)
+        self.progress.__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=state.global_step, said=self.said)
+        if self.progress:
+            self.progress.reach(state.global_step)
 
     def on_log(
         self,
@@ -126,25 +110,14 @@ class ShownProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        given = logs or {}
-        shown = {name: given[key] for key, name in self.shown.items() if given.get(key) is not None}
-        if not shown or not state.is_world_process_zero:
-            return
-        self.said = "  ".join(f"{name} {float(value):.3f}" for name, value in shown.items())
-        if not self.bar:
-            print(
-                f"{self.name}: step {state.global_step}/{state.max_steps}  {self.said}{self.left(state)}",
-                file=sys.stderr,
-            )
-
-    def left(self, state: TrainerState) -> str:
-        steps, seconds = state.global_step - self.first[0], time.monotonic() - self.first[1]
-        if not steps or state.global_step >= state.max_steps:
-            return ""
-        return f"  {seconds / steps * (state.max_steps - state.global_step):.0f} s left"
+        values = logs or {}
+        shown = {name: values[key] for key, name in self.shown.items() if values.get(key) is not None}
+        if shown and self.progress:
+            note = "  ".join(f"{name} {float(value):.3f}" for name, value in shown.items())
+            self.progress.reach(state.global_step, note, line=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        if self.progress:
+            self.progress.__exit__(None, None, None)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ft.files import json_line, read_lines, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Transcript, rollout
 from ft.models.generation.generate import Sampling
-from ft.progress import moving
-
-SECONDS_BETWEEN_LINES = 10.0
+from ft.progress import Progress
 
 Tick = Callable[[int, int], None]
 Entry = Mapping[str, Any]
@@ -71,9 +63,10 @@ def kept(
     done = {item.key: done[item.key] for item in items if item.key not in again}
     # without the batch that the kill cut, and without half a line
     write_lines(file, ({"key": key, **entry} for key, entry in done.items()))
-    with file.open("a", encoding="utf-8") as out, _bar(name, len(items), len(done)) as bar:
+    progress = Progress(name, len(items), len(done), unit=name.rpartition(" ")[2])
+    with file.open("a", encoding="utf-8") as out, progress:
         for batch in todo:
-            for key, entry in work(batch, bar.tick):
+            for key, entry in work(batch, progress.advance):
                 done[key] = entry
                 out.write(json_line({"key": key, **entry}, file))
                 if batch_size is None:
@@ -93,46 +86,3 @@ def _texts(transcript: Transcript) -> list[str | None]:
 
 def _read(file: Path) -> dict[str, Entry]:
     return {entry.pop("key"): entry for entry in read_lines(file)}
-
-
-class _Bar:
-    """Items done, items and tokens per second, time left: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, name: str, total: int, done: int):
-        self.name, self.total, self.done, self.before, self.tokens = name, total, done, done, 0
-        self.unit = name.rpartition(" ")[2]
-        self.started = self.said = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-        )
-        self.shown = Progress(
-            *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)
-        )
-        self.task = self.shown.add_task(name, total=total, completed=done, said="")
-
-    def tick(self, finished: int, tokens: int) -> None:
-        self.done, self.tokens = self.done + finished, self.tokens + tokens
-        seconds = time.monotonic() - self.started
-        speed = (self.done - self.before) / seconds if seconds else 0.0
-        said = f"{speed:.1f} {self.unit}/s"
-        if self.tokens and seconds:
-            said += f"  {self.tokens / seconds:,.0f} tokens/s"
-        if moving():
-            self.shown.update(self.task, completed=self.done, said=said)
-        elif finished and speed and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
-            self.said = time.monotonic()
-            left = (self.total - self.done) / speed
-            print(f"{self.name} {self.done:,}/{self.total:,}  {said}  {left:.0f} s left", file=sys.stderr)
-
-
-@contextmanager
-def _bar(name: str, total: int, done: int) -> Iterator[_Bar]:
-    bar = _Bar(name, total, done)
-    if moving():
-        with bar.shown:
-            yield bar
-    else:
-        yield bar

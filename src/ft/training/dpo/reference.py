@@ -15,6 +15,7 @@ from ft import artifacts
 from ft.encode.pairs import REFERENCE
 from ft.errors import fail
 from ft.files import atomic, read_json, write_json
+from ft.progress import Progress
 
 CHECKED = 4  # pairs looked at before training
 EXACT = 1e-3  # nats a sequence, float32
@@ -106,20 +107,20 @@ def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
 
 def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[float]]:
     import torch
-    from rich.console import Console
-    from rich.progress import track
     from torch.utils.data import DataLoader
 
     ids = rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
     loader = DataLoader(ids, batch_size=batch_size, collate_fn=trainer.data_collator)
     batches = trainer.accelerator.prepare(loader)
-    quiet = not trainer.is_world_process_zero()
-    shown = track(batches, "reference", len(batches), console=Console(stderr=True), transient=True, disable=quiet)
     sides: tuple[list[Any], list[Any]] = ([], [])
-    for batch in shown:
-        logps = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
-        for side, values in zip(sides, trainer.accelerator.gather_for_metrics(logps), strict=True):
-            side.append(values.float().cpu())
+    quiet = not trainer.is_world_process_zero()
+    with Progress("reference: pairs", len(rows), unit="pairs", quiet=quiet) as progress:
+        for batch in batches:
+            logps = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+            gathered = [values.float().cpu() for values in trainer.accelerator.gather_for_metrics(logps)]
+            for side, values in zip(sides, gathered, strict=True):
+                side.append(values)
+            progress.advance(len(gathered[0]))
     return {name: torch.cat(side).tolist() for name, side in zip(REFERENCE, sides, strict=True)}
 
 
