@@ -20,7 +20,7 @@ from ft.errors import UserError
 from ft.export import hub, weights
 from ft.export.gguf import convert, converter
 from ft.export.trained_model import TrainedModel
-from ft.export.writing import Wish, export
+from ft.export.writing import ExportOptions, export
 from ft.files import read_json, write_json
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.generate import Sampling
@@ -103,7 +103,7 @@ def merged_chat(there: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def merged_reward(there: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("merged") / "reward"
-    export(TrainedModel.read(there.stage("reward").folder), Wish(to, dtype="float32"))
+    export(TrainedModel.read(there.stage("reward").folder), ExportOptions(to, dtype="float32"))
     return to
 
 
@@ -140,7 +140,7 @@ def test_a_reward_model_merged_gives_the_same_scores(there: Plan, fresh: dict[st
 
 
 def test_the_head_of_a_reward_model_stays_in_float32(there: Plan, tmp_path: Path):
-    export(TrainedModel.read(there.stage("reward").folder), Wish(tmp_path / "half", dtype="bfloat16"))
+    export(TrainedModel.read(there.stage("reward").folder), ExportOptions(tmp_path / "half", dtype="bfloat16"))
     saved = {name: value.dtype for name, value in tiny.weights(tmp_path / "half").items()}
     assert saved.pop("score.weight") == torch.float32
     assert set(saved.values()) == {torch.bfloat16}
@@ -169,7 +169,7 @@ def test_the_comparison_is_written_down(merged_chat: Path):
 
 
 def test_half_precision_is_explained_by_rounding(chat: TrainedModel, tmp_path: Path):
-    compared = export(chat, Wish(tmp_path / "half", dtype="bfloat16"))["compared"]
+    compared = export(chat, ExportOptions(tmp_path / "half", dtype="bfloat16"))["compared"]
     assert compared["merged"]["max_difference"] < 1e-4 < compared["saved"]["max_difference"]
     whole = merged(chat.folder, "float32", use_cpu=True)
     saved = tiny.weights(tmp_path / "half")
@@ -182,18 +182,18 @@ def test_a_merge_that_makes_another_model_is_refused_and_leaves_nothing(
 ):
     monkeypatch.setattr(weights, "merged", lambda folder, held, cpu, onto: merged(folder, held, cpu, "original"))
     with pytest.raises(UserError, match="the merged model is not the trained one"):
-        export(chat, Wish(tmp_path / "wrong"))
+        export(chat, ExportOptions(tmp_path / "wrong"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_merged_onto_the_original_it_is_another_model_and_says_so(chat: TrainedModel, tmp_path: Path):
-    made = export(chat, Wish(tmp_path / "original", onto="original"))
+    made = export(chat, ExportOptions(tmp_path / "original", onto="original"))
     assert made["compared"]["saved"]["kl"] > 1e-4
     assert "into the original weights" in made["said"]
 
 
 def test_an_adapter_is_exported_as_it_is(chat: TrainedModel, tmp_path: Path):
-    made = export(chat, Wish(tmp_path / "adapter", adapter=True))
+    made = export(chat, ExportOptions(tmp_path / "adapter", adapter=True))
     copied = tmp_path / "adapter" / "adapter_model.safetensors"
     assert copied.read_bytes() == (chat.folder / "adapter_model.safetensors").read_bytes()
     assert made["quantization"]["bnb_4bit_quant_type"] == "nf4"
@@ -204,21 +204,21 @@ def test_an_adapter_is_exported_as_it_is(chat: TrainedModel, tmp_path: Path):
 
 def test_whole_weights_are_exported_the_same_way(base: Path, data: Path, tmp_path: Path):
     result = TrainedModel.read(tiny.trained(tmp_path / "whole", base, data, {"max_steps": 1}).folder)
-    made = export(result, Wish(tmp_path / "copy"))
+    made = export(result, ExportOptions(tmp_path / "copy"))
     assert (made["form"], made["dtype"]) == ("whole", "float32")
     assert made["compared"]["saved"]["max_difference"] == 0
     before, after = tiny.weights(result.folder), tiny.weights(tmp_path / "copy")
     assert all(torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(UserError, match="holds whole weights, no adapter"):
-        export(result, Wish(tmp_path / "adapter", adapter=True))
+        export(result, ExportOptions(tmp_path / "adapter", adapter=True))
 
 
 def test_nothing_is_overwritten(chat: TrainedModel, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is there already, and not empty"):
-        export(chat, Wish(tmp_path, adapter=True))
+        export(chat, ExportOptions(tmp_path, adapter=True))
     (tmp_path / "empty").mkdir()
-    export(chat, Wish(tmp_path / "empty", adapter=True))
+    export(chat, ExportOptions(tmp_path / "empty", adapter=True))
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -260,7 +260,7 @@ def test_the_hub_reads_the_front_matter(merged_chat: Path):
 
 def test_no_token_gets_into_a_card(chat: TrainedModel, tmp_path: Path):
     with pytest.raises(UserError, match="Hugging Face token"):
-        export(chat, Wish(tmp_path / "x", adapter=True, license="hf_" + "abcdefghijklmnopqrstuvwxyz"))
+        export(chat, ExportOptions(tmp_path / "x", adapter=True, license="hf_" + "abcdefghijklmnopqrstuvwxyz"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,10 +312,10 @@ def test_a_push_takes_its_token_from_the_environment_alone(tmp_path: Path, monke
 
 def test_gguf_is_made_by_the_converter_of_a_checkout(chat: TrainedModel, tmp_path: Path):
     with pytest.raises(UserError, match=r"holds no convert_hf_to_gguf\.py.*git clone"):
-        export(chat, Wish(tmp_path / "x", gguf=True, llama_cpp=tmp_path))
+        export(chat, ExportOptions(tmp_path / "x", gguf=True, llama_cpp=tmp_path))
     script = "import sys, pathlib; pathlib.Path(sys.argv[3]).write_text(' '.join(sys.argv[2:]))"
     (tmp_path / "convert_hf_to_gguf.py").write_text(script)
-    made = export(chat, Wish(tmp_path / "x", gguf=True, llama_cpp=tmp_path, dtype="float16"))
+    made = export(chat, ExportOptions(tmp_path / "x", gguf=True, llama_cpp=tmp_path, dtype="float16"))
     assert made["gguf"] == "model.gguf"
     assert (tmp_path / "x" / "model.gguf").read_text().endswith("--outtype f16")
     assert (tmp_path / "x" / "Modelfile").read_text().startswith("FROM ./model.gguf\n")

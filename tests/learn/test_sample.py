@@ -17,7 +17,7 @@ from ft.models.identity import model_identity
 from ft.models.scorer import Scorer
 from ft.results.store import Planned
 from ft.rl.scoring import AnswerScore, AnswerScorer
-from ft.run.run import chosen
+from ft.run.run import choose_stages
 from ft.stages.sample import make
 from serving import serving
 
@@ -317,7 +317,7 @@ def test_what_is_required_of_a_judge_stands_before_the_sampling(tmp_path, ending
     stages = [tiny.sft(data), card | {"require": {"answer": 0.65}}, stage(prompts(tmp_path / "p.jsonl"))]
     stages[2]["init"] = "$sft"
     there = tiny.planned(tiny.recipe(tmp_path, stages, model=str(ending)), tmp_path / "runs")
-    assert [planned.name for planned in chosen(there, "sample", None)] == ["sft", "card", "sample"]
+    assert [planned.name for planned in choose_stages(there, "sample", None)] == ["sft", "card", "sample"]
 
 
 # A server

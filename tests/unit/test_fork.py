@@ -10,7 +10,7 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.run.run import prepare_rows
-from ft.tools.new import Fork, Wish, columns_of, fork, told
+from ft.tools.new import Fork, ForkOptions, columns_of, fork, fork_lines
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 ALPACA = [{"instruction": f"{n} sky?", "output": "blue"} for n in range(40)]
@@ -38,10 +38,10 @@ def parent(base: Path, data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forks(parent: Path, tmp_path: Path) -> Forks:
-    def made(rows: list[dict[str, Any]] | str, name: str = "own", file: str = "own.jsonl", **wish: Any) -> Fork:
+    def made(rows: list[dict[str, Any]] | str, name: str = "own", file: str = "own.jsonl", **options: Any) -> Fork:
         path = rows if isinstance(rows, str) else str(written(tmp_path / file, rows))
         there = tiny.planned(parent, tmp_path / "runs")
-        return fork(there, Wish(str(tmp_path / f"new/{name}.yaml"), path, **wish), tiny.checked)
+        return fork(there, ForkOptions(str(tmp_path / f"new/{name}.yaml"), path, **options), tiny.checked)
 
     return made
 
@@ -64,7 +64,7 @@ def test_a_fork_says_only_what_differs(forks: Forks) -> None:
         "  # These judge on rows of the recipe it extends; give them `data:` of your own to have them back.\n"
         "  - {name: score, skip: true}\n"
     )
-    assert list(told(made)) == [
+    assert list(fork_lines(made)) == [
         "The first rows tell the format: alpaca.",
         f"{made.source.path}: 40 good rows",
         "1,270 tokens, 200 of them trained; longest row 32",
@@ -98,7 +98,7 @@ def test_bad_rows_are_shown_and_nothing_is_written(forks: Forks, tmp_path: Path)
 def test_reject_sets_bad_rows_aside(forks: Forks) -> None:
     made = forks([*ALPACA, {"instruction": "sky?", "output": ""}], reject=True)
     assert "    rows: {eval_fraction: 0.1, on_bad_row: reject}\n" in made.path.read_text()
-    assert f"{made.source.path}: 40 good rows, 1 bad ones will be set aside" in list(told(made))
+    assert f"{made.source.path}: 40 good rows, 1 bad ones will be set aside" in list(fork_lines(made))
 
 
 def test_reject_is_not_written_where_every_row_is_good(forks: Forks) -> None:
@@ -130,7 +130,7 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
         "data: [{path: ../own.jsonl, format: prompt_completion, "
         'columns: {prompt: question, completion: "reply to: it"}}]'
     ) in made.path.read_text()
-    assert (made.looked.good, made.looked.trained) == (40, 200)
+    assert (made.summary.good, made.summary.trained) == (40, 200)
     assert refused(lambda: forks(rows, name="b", columns={"prompt": "quest"})) == (
         f"{tmp_path}/own.jsonl:1: no column 'quest'. There are: question, reply to: it."
     )
@@ -184,7 +184,7 @@ def test_rows_of_another_kind_are_refused_with_the_way_out(
 def test_the_way_out_of_pairs_works(forks: Forks) -> None:
     rows = [{"prompt": f"{n} sky?", "chosen": "blue", "rejected": "red"} for n in range(40)]
     made = forks(rows, format="prompt_completion", columns={"completion": "chosen"})
-    assert (made.looked.good, made.looked.trained) == (40, 200)
+    assert (made.summary.good, made.summary.trained) == (40, 200)
 
 
 def test_an_evaluation_can_be_forked_with_prompts(forks: Forks, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_held_out_rows_of_the_parent_do_not_stay(base: Path, data: Path, tmp_pat
     parent = tiny.recipe(tmp_path / "p", [tiny.sft(data, eval_data=[{"path": str(held_out)}])], model=str(base))
     own = written(tmp_path / "own.jsonl", ALPACA)
     there = tiny.planned(parent, tmp_path / "runs")
-    made = fork(there, Wish(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
+    made = fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
     assert "    eval_data: [] # rows are held out of the data instead\n" in made.path.read_text()
     assert tiny.planned(made.path, tmp_path / "runs").stage("sft").stage.eval_data == ()
 
@@ -272,4 +272,4 @@ def test_the_command_prints_the_diff_and_what_to_type_next(parent: Path, tmp_pat
 @pytest.mark.skipif(not SHARED.exists(), reason="the hh-rlhf file is not beside the repository")
 def test_real_transcripts(forks: Forks) -> None:
     made = forks(str(SHARED), reject=True, too_long="drop_turns")
-    assert (made.looked.good, made.looked.bad) == (2300, 12)
+    assert (made.summary.good, made.summary.bad) == (2300, 12)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ft.report.results import of_plan
 
 import ft.stages
 import tiny
@@ -20,6 +19,7 @@ from ft.fit.standing import Setting
 from ft.recipe import Kind, Owner
 from ft.recipe.kind import Display, Refused
 from ft.report.gather import gathered
+from ft.report.run import of_plan
 from ft.run.accelerate_config import Launch, support_table
 from ft.run.preflight import preflight
 from ft.stages import STAGES

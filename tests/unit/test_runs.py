@@ -14,7 +14,7 @@ import tiny
 from ft.errors import UserError
 from ft.files import write_json
 from ft.results.store import changed
-from ft.run.run import chosen
+from ft.run.run import choose_stages
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_stage_is_absent_then_interrupted_then_done(chain, tmp_path):
     assert first.folder == tmp_path / "runs" / "recipes-tiny" / f"first-{first.fingerprint}"
     first.folder.mkdir(parents=True)
     again = tiny.planned(chain, tmp_path / "runs").stage("first")
-    assert (again.state, again.why) == ("resume", "was interrupted; continues")
+    assert (again.state, again.why) == ("unfinished", "was interrupted; continues")
     finish(first)
     done = tiny.planned(chain, tmp_path / "runs").stage("first")
     assert (done.state, done.why) == ("done", "")
@@ -226,18 +226,18 @@ def test_a_result_begun_under_another_recipes_name_is_not_touched(chain, tmp_pat
 )
 def test_to_takes_what_a_stage_is_made_from_and_the_evaluations_of_these(to, stages, chain, tmp_path):
     there = tiny.planned(chain, tmp_path / "runs")
-    assert [p.name for p in chosen(there, to, None)] == stages
+    assert [p.name for p in choose_stages(there, to, None)] == stages
 
 
 def test_only_takes_one_stage(chain, tmp_path):
     there = tiny.planned(chain, tmp_path / "runs")
-    assert [p.name for p in chosen(there, None, "second")] == ["second"]
+    assert [p.name for p in choose_stages(there, None, "second")] == ["second"]
 
 
 def test_a_stage_that_is_not_there_is_named(chain, tmp_path):
     there = tiny.planned(chain, tmp_path / "runs")
     with pytest.raises(UserError) as refused:
-        chosen(there, "fist", None)
+        choose_stages(there, "fist", None)
     names = "first, judge-first, second, judge-second, third"
     assert str(refused.value) == f"{chain}: no stage 'fist'. There are: {names}."
 

@@ -12,7 +12,7 @@ import tiny
 from ft.progress import LINES, on_terminal
 from ft.run import executor as start
 from ft.run import fork_server as warm
-from ft.run.executor import Started, threads
+from ft.run.executor import StageProcess, threads
 from ft.stages import STAGES
 
 
@@ -24,11 +24,11 @@ def test_a_fork_that_is_killed_ends_with_the_code_of_a_process_that_is_killed():
     fork = multiprocessing.get_context("fork").Process(target=killed)
     fork.start()
     cold = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
-    assert Started(fork).code() == Started(cold).code() == -signal.SIGKILL
+    assert StageProcess(fork).code() == StageProcess(cold).code() == -signal.SIGKILL
 
 
 def test_ctrl_c_before_there_is_a_process_is_an_interruption():
-    assert Started(None).code() == 130
+    assert StageProcess(None).code() == 130
 
 
 def test_stages_at_once_share_the_threads_and_speak_in_lines():

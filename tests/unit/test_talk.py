@@ -18,7 +18,7 @@ from ft.files import write_json
 from ft.models.generation.answerer import NF4, Speaker
 from ft.models.generation.generate import Sampling
 from ft.models.load import is_adapter
-from ft.tools.chat import Answers, Dialogue, model_at, newest_model
+from ft.tools.chat import AnswerOptions, ChatSession, model_at, newest_model
 
 GREEDY = Sampling(max_new_tokens=16)
 Says = Callable[..., Path]
@@ -66,7 +66,7 @@ class Talk:
     def __init__(self, model: Path, out: io.StringIO | None = None, chat_template: str | None = None):
         self.out, self.notes = out or io.StringIO(), io.StringIO()
         speaker = Speaker(None, model, chat_template)
-        self.dialogue = Dialogue(speaker, GREEDY, self.out, Console(file=self.notes, width=400))
+        self.dialogue = ChatSession(speaker, GREEDY, self.out, Console(file=self.notes, width=400))
 
     def take(self, *lines: str) -> bool:
         return [self.dialogue.take(line) for line in lines][-1]
@@ -244,22 +244,22 @@ def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        (Answers("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
-        (Answers(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
-        (Answers(top_p=1.5), "--top-p: it is 1.5. Write a share above 0, up to 1."),
-        (Answers(longest=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
+        (AnswerOptions("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
+        (AnswerOptions(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
+        (AnswerOptions(top_p=1.5), "--top-p: it is 1.5. Write a share above 0, up to 1."),
+        (AnswerOptions(longest=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
     ],
 )
-def test_what_was_typed_is_checked(answers: Answers, said: str) -> None:
+def test_what_was_typed_is_checked(answers: AnswerOptions, said: str) -> None:
     with pytest.raises(UserError) as error:
         answers.sampling(128)
     assert str(error.value) == said
 
 
 def test_presets_and_what_goes_over_them() -> None:
-    assert Answers().sampling(4096) == Sampling(512, 0.6, 0.9)
-    assert Answers("greedy", top_p=0.5).sampling(128) == Sampling(64, 0.0, 0.5)
-    assert Answers("creative", temperature=0.2, longest=7).sampling(None) == Sampling(7, 0.2, 0.95)
+    assert AnswerOptions().sampling(4096) == Sampling(512, 0.6, 0.9)
+    assert AnswerOptions("greedy", top_p=0.5).sampling(128) == Sampling(64, 0.0, 0.5)
+    assert AnswerOptions("creative", temperature=0.2, longest=7).sampling(None) == Sampling(7, 0.2, 0.95)
 
 
 def test_pieces_of_tokens_join_to_the_text_and_keep_characters_whole() -> None:

@@ -36,19 +36,19 @@ def judge_command(
     """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
     from ft.files import read_json
     from ft.report.numbers import number_words
-    from ft.tools.judge import Comparison, Who, compare, place
+    from ft.tools.judge import JudgeChoice, JudgeRequest, compare, find_model
     from ft.tools.stats import file_source
 
-    who = Who(by, prompt, base_url, key_env)
+    who = JudgeChoice(by, prompt, base_url, key_env)
     who.blocks()  # what was typed is checked before models are looked for
 
     def found(what: str) -> Path:
-        return place(what, runs, lambda file: read_recipe(file, None, runs))
+        return find_model(what, runs, lambda file: read_recipe(file, None, runs))
 
     options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "tie": tie}
     options |= {"batch_size": batch_size} | ({"by": column} if column else {})
     kind, _, judge = by.partition(":")
-    asked = Comparison(
+    request = JudgeRequest(
         ours=found(ours),
         other=found(other),
         prompts=file_source(str(prompts), format_, []),
@@ -58,7 +58,7 @@ def judge_command(
         seed=seed,
         chat_template=chat_template,
     )
-    folder = compare(asked, runs)
+    folder = compare(request, runs)
     numbers = read_json(folder / artifacts.NUMBERS)
     if as_json:
         print_json({"folder": str(folder), **numbers})

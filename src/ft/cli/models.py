@@ -26,10 +26,10 @@ def chat_command(
 ) -> None:
     """Talk to a model; /help tells the commands. Works from a pipe too."""
     from ft.results.store import plan
-    from ft.tools.chat import Answers, chat, is_recipe, model_at, newest_model
+    from ft.tools.chat import AnswerOptions, chat, is_recipe, model_at, newest_model
 
     found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
-    chat(found, Answers(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
+    chat(found, AnswerOptions(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
 
 
 @app.command("gatt-bank")

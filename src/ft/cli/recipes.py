@@ -119,7 +119,7 @@ def run_command(
     from ft.report.terminal import result_rows, show_results
     from ft.run.distributed import follows
     from ft.run.executor import follow_leader
-    from ft.run.run import chosen, run
+    from ft.run.run import choose_stages, run
 
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
@@ -127,7 +127,7 @@ def run_command(
     found = read_recipe(recipe, set_, runs)
     with reported(found, set_ or (), runs):
         there = run(found, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
-    stages = chosen(there, to, only)
+    stages = choose_stages(there, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)
 
 
@@ -211,14 +211,16 @@ def new_command(
 ) -> None:
     """A recipe for your own rows: looked at first, then written, with what differs and what to type next."""
     from ft.results.store import plan
-    from ft.tools.new import Wish, columns_of, fork, told
+    from ft.tools.new import ForkOptions, columns_of, fork, fork_lines
 
-    wish = Wish(name, data, stage, format_, columns_of(columns or []), reject, too_long, force)
-    made = fork(plan(read_recipe(recipe, None, runs), runs), wish, lambda path: read_recipe(path, None, runs))
-    for line in told(made):
+    options = ForkOptions(name, data, stage, format_, columns_of(columns or []), reject, too_long, force)
+    parent = plan(read_recipe(recipe, None, runs), runs)
+    new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs))
+    for line in fork_lines(new_recipe):
         talk.print(line, markup=False)
-    _diff(made.path, as_json=False)
-    out.print(f"\nlook at the rows: ft show {made.path}\ntrain on them:    ft run {made.path} --to {made.stage}")
+    _diff(new_recipe.path, as_json=False)
+    path = new_recipe.path
+    out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage}")
 
 
 @app.command("stage", hidden=True)

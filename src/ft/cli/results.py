@@ -220,7 +220,7 @@ def export_command(
     from ft.export.hub import push as upload
     from ft.export.hub import ready
     from ft.export.trained_model import TrainedModel
-    from ft.export.writing import Wish, export
+    from ft.export.writing import ExportOptions, export
     from ft.files import read_json
     from ft.run.run import quiet_libraries
 
@@ -232,17 +232,17 @@ def export_command(
         if adapter and not model.hub_base:
             raise fail("--push", "the adapter's base is a folder of this machine", "Push the merged model.")
     place = to or runs / "export" / f"{model.recipe}-{model.stage}-{model.fingerprint}{'-adapter' * adapter}"
-    wish = Wish(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
-    made = read_json(place / artifacts.EXPORT) if to is None else None
-    if made and made["asked"] == wish.asked:
+    options = ExportOptions(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
+    record = read_json(place / artifacts.EXPORT) if to is None else None
+    if record and record["asked"] == options.asked:
         talk.print("exported before; what was compared then:")
     else:
         quiet_libraries()
-        made = export(model, wish, lambda line: talk.print(f"{model.stage}: {line}", markup=False))
+        record = export(model, options, lambda line: talk.print(f"{model.stage}: {line}", markup=False))
     if as_json:
-        print_json({"folder": str(place), **made})
+        print_json({"folder": str(place), **record})
     else:
-        _tell(place, made)
+        _show_export(place, record)
     if push:
         out.print(upload(place, push, private), markup=False)
 
@@ -267,11 +267,11 @@ def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) ->
     return planned.folder
 
 
-def _tell(place: Path, made: dict[str, Any]) -> None:
-    out.print(f"{place}: {made['form']}, {made['dtype']}, {_size(made['bytes'])}", markup=False)
-    for line in (made["said"], *made["notes"]):
+def _show_export(place: Path, record: dict[str, Any]) -> None:
+    out.print(f"{place}: {record['form']}, {record['dtype']}, {_size(record['bytes'])}", markup=False)
+    for line in (record["said"], *record["notes"]):
         out.print(line, markup=False)
-    if made.get("ollama") == "Modelfile":
+    if record.get("ollama") == "Modelfile":
         out.print(f"with Ollama: ollama create NAME -f {place}/Modelfile", markup=False)
-    elif made.get("ollama"):
-        out.print(made["ollama"], markup=False)
+    elif record.get("ollama"):
+        out.print(record["ollama"], markup=False)

@@ -19,81 +19,81 @@ SHOWN = 8  # numbers of an evaluation
 PART = ("split", "revision", "rows", "weight", "share")  # what a source says of how much of it is taken
 
 
-def card(result: TrainedModel, made: Mapping[str, Any], license: str | None) -> str:
+def card(result: TrainedModel, record: Mapping[str, Any], license: str | None) -> str:
     """README.md: front matter the Hub reads, then the sections. `made` is what export.json says."""
     body = [
-        *_opening(result, made),
-        *_loading(result, made),
+        *_opening(result, record),
+        *_loading(result, record),
         *_stages(result),
         *_data(result),
         *_numbers(result),
-        *_exported(made),
+        *_exported(record),
         *_limits(result, license),
         *_versions(result),
     ]
-    return f"---\n{_front(result, made, license)}---\n\n" + "\n".join(body).rstrip() + "\n"
+    return f"---\n{_front(result, record, license)}---\n\n" + "\n".join(body).rstrip() + "\n"
 
 
-def _front(result: TrainedModel, made: Mapping[str, Any], license: str | None) -> str:
-    adapter = made["form"] == "adapter"
-    found: dict[str, Any] = {
+def _front(result: TrainedModel, record: Mapping[str, Any], license: str | None) -> str:
+    adapter = record["form"] == "adapter"
+    values: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification" if result.scores else "text-generation",
         "tags": ["ft", *dict.fromkeys(stage.kind for stage in result.chain)],
     }
     if license:
-        found["license"] = license
+        values["license"] = license
     if result.hub_base:
-        found |= {"base_model": result.hub_base, "base_model_relation": "adapter" if adapter else "finetune"}
+        values |= {"base_model": result.hub_base, "base_model_relation": "adapter" if adapter else "finetune"}
     sources = [source["path"] for stage in result.chain for source in stage.job["data"]]
     sets = [path for path in sources if local_path(path) is None]
     if sets:
-        found["datasets"] = [*dict.fromkeys(sets)]
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+        values["datasets"] = [*dict.fromkeys(sets)]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _opening(result: TrainedModel, made: Mapping[str, Any]) -> Iterator[str]:
+def _opening(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
     what = "A reward model: it gives a conversation's last answer one number" if result.scores else "A language model"
     how = {
         "merged": "adapter merged into its base",
         "whole": "whole weights",
         "adapter": "the adapter alone; it needs its base",
-    }[made["form"]]
+    }[record["form"]]
     steps = "one stage" if len(result.chain) == 1 else f"{len(result.chain)} stages"
     yield f"# {result.recipe} · {result.stage}"
     yield ""
-    yield f"{what}, made by `ft` from **{result.base}** in {steps} ({how}, {made['dtype']})."
+    yield f"{what}, made by `ft` from **{result.base}** in {steps} ({how}, {record['dtype']})."
     yield ""
 
 
-def _loading(result: TrainedModel, made: Mapping[str, Any]) -> Iterator[str]:
+def _loading(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
     name = "FOLDER_OR_ID"
     auto = "AutoModelForSequenceClassification" if result.scores else "AutoModelForCausalLM"
     yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
-    if made["form"] == "adapter":
+    if record["form"] == "adapter":
         yield "from peft import PeftModel"
-        words = [f'"{result.hub_base or "THE_BASE"}"', f'dtype="{made["dtype"]}"', *["num_labels=1"] * result.scores]
-        if made["quantization"]:
+        words = [f'"{result.hub_base or "THE_BASE"}"', f'dtype="{record["dtype"]}"', *["num_labels=1"] * result.scores]
+        if record["quantization"]:
             yield "from transformers import BitsAndBytesConfig"
             yield ""
-            yield f"trained_on = {made['quantization']}"
+            yield f"trained_on = {record['quantization']}"
             words.append("quantization_config=BitsAndBytesConfig(**trained_on)")
         yield f"base = {auto}.from_pretrained({', '.join(words)})"
         yield f'model = PeftModel.from_pretrained(base, "{name}")'
     else:
-        yield f'model = {auto}.from_pretrained("{name}", dtype="{made["dtype"]}")'
+        yield f'model = {auto}.from_pretrained("{name}", dtype="{record["dtype"]}")'
     yield f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
     if result.scores:
         yield 'ids = tokenizer.apply_chat_template([{"role": "user", "content": "…"}, {"role": "assistant", '
         yield '    "content": "…"}], return_tensors="pt", return_dict=True)'
         yield "score = model(**ids).logits[0, 0]"
-    elif made["template"]:
+    elif record["template"]:
         yield 'ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hello!"}], return_tensors="pt",'
         yield "    add_generation_prompt=True, return_dict=True)"
         yield "answer = model.generate(**ids, max_new_tokens=128)"
     yield from ("```", "")
-    if made["template"]:
-        yield f"The chat template is the one of training (`chat_template.jinja`, SHA-256 `{made['template'][:16]}…`)."
+    if record["template"]:
+        yield f"The chat template is the one of training (`chat_template.jinja`, SHA-256 `{record['template'][:16]}…`)."
     else:
         yield "It has no chat template: it continues text."
     yield ""
@@ -164,12 +164,12 @@ def _most(numbers: Mapping[str, Any]) -> str:
     return ", ".join(words[:SHOWN]) + more or "no numbers"
 
 
-def _exported(made: Mapping[str, Any]) -> Iterator[str]:
-    compared = made.get("compared")
+def _exported(record: Mapping[str, Any]) -> Iterator[str]:
+    compared = record.get("compared")
     if not compared:
         return
-    yield from ("## This copy and the trained model", "", made["said"], "")
-    for note in made["notes"]:
+    yield from ("## This copy and the trained model", "", record["said"], "")
+    for note in record["notes"]:
         yield from (note, "")
 
 

@@ -31,11 +31,11 @@ def converter(checkout: Path | None) -> Path:
     return checkout / SCRIPT
 
 
-def convert(script: Path, folder: Path, dtype: str, tell: Callable[[str], None]) -> Path:
+def convert(script: Path, folder: Path, dtype: str, log: Callable[[str], None]) -> Path:
     """folder/model.gguf, made by llama.cpp's converter. Raises UserError with the end of what it said."""
     file = folder / "model.gguf"
     command = [sys.executable, str(script), str(folder), "--outfile", str(file), "--outtype", TYPES[dtype]]
-    tell(f"converting to GGUF: {script.name} --outtype {TYPES[dtype]}")
+    log(f"converting to GGUF: {script.name} --outtype {TYPES[dtype]}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not file.exists():
         said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])

@@ -13,29 +13,29 @@ from ft.models.load import load_tokenizer, parts
 from ft.models.merge import is_scorer, merged, plain, save, trained, unequal
 
 if TYPE_CHECKING:
-    from ft.export.writing import Tell, Wish
+    from ft.export.writing import ExportOptions, Log
 
 
-def write_weights(result: TrainedModel, folder: Path, dtype: str, wish: Wish, tell: Tell) -> dict[str, Any]:
+def write_weights(result: TrainedModel, folder: Path, dtype: str, options: ExportOptions, log: Log) -> dict[str, Any]:
     """The weights' files in `folder`, and the comparison. Raises UserError where it is another model than the trained
     one and rounding to `dtype` does not explain it."""
-    use_cpu = wish.use_cpu or not has_gpu()
+    use_cpu = options.use_cpu or not has_gpu()
     tokenizer = load_tokenizer(result.folder)
-    tell("computing what the trained model answers")
+    log("computing what the trained model answers")
     rows, reference = _reference(result, tokenizer, use_cpu)
     if result.adapter:
-        tell(f"merging the adapter into the {_onto(result, wish)}")
-    whole = merged(result.folder, result.held, use_cpu, wish.onto)
+        log(f"merging the adapter into the {_onto(result, options)}")
+    whole = merged(result.folder, result.held, use_cpu, options.onto)
     if is_scorer(whole):
         _padding(whole, tokenizer, rows)
     elif tokenizer.chat_template:
         whole.generation_config.eos_token_id = list(rows.stop_ids)  # the base knows no turns, so not where one ends
     in_memory = difference(reference, behaviour(whole, rows, reference))
-    gated = wish.onto == "trained" and not (parts(result.folder)[2] or {}).get("load_in_8bit")
+    gated = options.onto == "trained" and not (parts(result.folder)[2] or {}).get("load_in_8bit")
     _gate(in_memory, gated, result, "the merged model")
-    tell(f"writing {sum(p.numel() for p in whole.parameters()):,} weights in {dtype}")
+    log(f"writing {sum(p.numel() for p in whole.parameters()):,} weights in {dtype}")
     save(whole.to("cpu"), folder, dtype)
-    tell("opening what was written, as transformers does")
+    log("opening what was written, as transformers does")
     read = plain(folder, result.scores, use_cpu)
     if wrong := unequal(whole, read):
         what = f"{len(wrong)} weights were not saved as they are, the first of them {wrong[0]}"
@@ -43,7 +43,7 @@ def write_weights(result: TrainedModel, folder: Path, dtype: str, wish: Wish, te
     saved = difference(reference, behaviour(read, rows, reference))
     _gate(saved, gated and dtype == "float32", result, "what was written")
     compared = {"rows": len(rows.ids), "tolerance": TOLERANCE, "gated": gated, "merged": in_memory, "saved": saved}
-    return {"compared": compared, "said": said(compared, dtype, wish.onto)}
+    return {"compared": compared, "said": said(compared, dtype, options.onto)}
 
 
 def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
@@ -56,8 +56,8 @@ def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Row
     return rows, behaviour(model, rows)
 
 
-def _onto(result: TrainedModel, wish: Wish) -> str:
-    if wish.onto == "original":
+def _onto(result: TrainedModel, options: ExportOptions) -> str:
+    if options.onto == "original":
         return "original weights"
     return "dequantised base it was trained on" if parts(result.folder)[2] else "base it was trained on"
 

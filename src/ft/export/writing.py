@@ -26,11 +26,11 @@ TOKENIZER = (
     *("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
 ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS, artifacts.LINEAGE)
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportOptions:
     """What is asked for.
 
     to         the new folder
@@ -61,69 +61,71 @@ class Wish:
         }
 
 
-def export(result: TrainedModel, wish: Wish, tell: Tell = lambda line: None) -> dict[str, Any]:
+def export(result: TrainedModel, options: ExportOptions, log: Log = lambda line: None) -> dict[str, Any]:
     """Write the folder and return what its export.json says. Raises UserError, and leaves nothing, where it exists, the
     wish cannot be met, or the copy is another model than the one that was trained."""
-    _possible(result, wish)
-    script = converter(wish.llama_cpp) if wish.gguf else None
-    with atomic(wish.to.absolute()) as partial:
+    _refuse_impossible(result, options)
+    script = converter(options.llama_cpp) if options.gguf else None
+    with atomic(options.to.absolute()) as partial:
         partial.mkdir()
-        made = _made(result, wish, partial, script, tell)
-        text = card(result, made, wish.license)
-        refuse(str(wish.to / "README.md"), text)
-        refuse(str(wish.to / artifacts.EXPORT), made)
+        record = _write_files(result, options, partial, script, log)
+        text = card(result, record, options.license)
+        refuse(str(options.to / "README.md"), text)
+        refuse(str(options.to / artifacts.EXPORT), record)
         (partial / "README.md").write_text(text, encoding="utf-8")
-        write_json(partial / artifacts.EXPORT, made)
-    return made
+        write_json(partial / artifacts.EXPORT, record)
+    return record
 
 
-def _possible(result: TrainedModel, wish: Wish) -> None:
+def _refuse_impossible(result: TrainedModel, options: ExportOptions) -> None:
     where = str(result.folder)
-    if wish.to.exists() and (not wish.to.is_dir() or any(wish.to.iterdir())):
-        raise fail(str(wish.to), "is there already, and not empty", "Name a new folder; nothing is overwritten.")
-    if wish.dtype not in (None, *DTYPES):
-        raise fail("--dtype", f"it is '{wish.dtype}'", f"There are: {', '.join(DTYPES)}.")
-    for option, asked in (("--adapter", wish.adapter), ("--onto original", wish.onto == "original")):
+    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
+        raise fail(str(options.to), "is there already, and not empty", "Name a new folder; nothing is overwritten.")
+    if options.dtype not in (None, *DTYPES):
+        raise fail("--dtype", f"it is '{options.dtype}'", f"There are: {', '.join(DTYPES)}.")
+    for option, asked in (("--adapter", options.adapter), ("--onto original", options.onto == "original")):
         if asked and not result.adapter:
             raise fail(option, f"{where} holds whole weights, no adapter", "Leave it out.")
-    whole = {"--dtype": wish.dtype, "--onto original": wish.onto == "original", "--gguf": wish.gguf}
-    for option in (name for name, asked in whole.items() if asked and wish.adapter):
+    whole = {"--dtype": options.dtype, "--onto original": options.onto == "original", "--gguf": options.gguf}
+    for option in (name for name, asked in whole.items() if asked and options.adapter):
         raise fail(option, "is for a merged model", "Leave out --adapter.")
-    if result.scores and (wish.gguf or wish.ollama):
+    if result.scores and (options.gguf or options.ollama):
         raise fail(where, "a reward model scores and does not answer, so Ollama has no use for it", "Leave that out.")
 
 
-def _made(result: TrainedModel, wish: Wish, folder: Path, script: Path | None, tell: Tell) -> dict[str, Any]:
+def _write_files(
+    result: TrainedModel, options: ExportOptions, folder: Path, script: Path | None, log: Log
+) -> dict[str, Any]:
     """The folder's files, all but the card; what was done, for export.json."""
     _, _, quantization = parts(result.folder)
-    form = "adapter" if wish.adapter else "merged" if result.adapter else "whole"
-    dtype = result.held if wish.adapter else wish.dtype or result.dtype
-    made: dict[str, Any] = {
+    form = "adapter" if options.adapter else "merged" if result.adapter else "whole"
+    dtype = result.held if options.adapter else options.dtype or result.dtype
+    record: dict[str, Any] = {
         "result": {"recipe": result.recipe, "stage": result.stage, "fingerprint": result.fingerprint},
-        "asked": wish.asked,
+        "asked": options.asked,
         "form": form,
-        "onto": wish.onto if form == "merged" else None,
+        "onto": options.onto if form == "merged" else None,
         "dtype": dtype,
         "quantization": dict(quantization) if quantization else None,
         "base": result.base,
         "template": _copy_words(result, folder),
         "notes": [],
     }
-    if wish.adapter:
+    if options.adapter:
         for name in (name for name in ADAPTER if (result.folder / name).exists()):
             shutil.copyfile(result.folder / name, folder / name)
-        made["said"] = "The adapter's files are those of the run, byte by byte."
+        record["said"] = "The adapter's files are those of the run, byte by byte."
     else:
         from ft.export.weights import write_weights
 
-        made |= write_weights(result, folder, dtype, wish, tell)
+        record |= write_weights(result, folder, dtype, options, log)
     share(folder)
     if script:
-        made["gguf"] = convert(script, folder, dtype, tell).name
+        record["gguf"] = convert(script, folder, dtype, log).name
     if form != "adapter" and not result.scores:
-        made |= _for_ollama(result, wish, folder, made["notes"])
-    made["bytes"] = size(folder)
-    return made
+        record |= _for_ollama(result, options, folder, record["notes"])
+    record["bytes"] = size(folder)
+    return record
 
 
 def _copy_words(result: TrainedModel, folder: Path) -> str | None:
@@ -135,20 +137,20 @@ def _copy_words(result: TrainedModel, folder: Path) -> str | None:
     return hashlib.sha256(template.read_bytes()).hexdigest() if template.exists() else None
 
 
-def _for_ollama(result: TrainedModel, wish: Wish, folder: Path, notes: list[str]) -> dict[str, Any]:
+def _for_ollama(result: TrainedModel, options: ExportOptions, folder: Path, notes: list[str]) -> dict[str, Any]:
     from ft.encode.conversation import Renderer
 
     renderer = Renderer(load_tokenizer(folder))
     config: Mapping[str, Any] = read_json(folder / artifacts.CONFIG) or {}
     adds_bos = bool((read_json(folder / artifacts.TOKENIZER_CONFIG) or {}).get("add_bos_token"))
-    weights = "./model.gguf" if wish.gguf else "."
+    weights = "./model.gguf" if options.gguf else "."
     try:
-        text, found = modelfile(renderer, config.get("max_position_embeddings"), adds_bos, weights)
+        text, values = modelfile(renderer, config.get("max_position_embeddings"), adds_bos, weights)
     except Underivable as reason:
-        if wish.ollama:
+        if options.ollama:
             fix = "Leave out --ollama; a GGUF (--gguf) carries the Jinja template itself."
             raise fail(str(result.folder), f"no Modelfile can say its template: {reason}", fix) from reason
         return {"ollama": f"no Modelfile: {reason}"}
     (folder / "Modelfile").write_text(text, encoding="utf-8")
-    notes += [f"Ollama: {note}" for note in found.notes]
+    notes += [f"Ollama: {note}" for note in values.notes]
     return {"ollama": "Modelfile"}

@@ -92,7 +92,7 @@ class Report:
 def gathered(run: Run) -> Report:
     """What there is to say of the run, whatever state it is in."""
     model = next((short_path(r.model) for r in run.stages if r.model), "")
-    stages = tuple(_stage(result, run) for result in run.stages)
+    stages = tuple(_stage(stage, run) for stage in run.stages)
     return Report(
         run=run,
         model=model,
@@ -106,43 +106,43 @@ def gathered(run: Run) -> Report:
     )
 
 
-def _stage(result: ReportedStage, run: Run) -> StageView:
-    left = Left(result.result.folder, result.blocks)
-    sections, curve = _sections(result, left, run)
-    numbers = numbers_of(result.result.numbers)
-    warnings = [*result.unmet(), *left.problems, *_unfinished(result)]
+def _stage(stage: ReportedStage, run: Run) -> StageView:
+    left = Left(stage.result.folder, stage.blocks)
+    sections, curve = _sections(stage, left, run)
+    numbers = numbers_of(stage.result.numbers)
+    warnings = [*stage.unmet(), *left.problems, *_unfinished(stage)]
     return StageView(
-        result=result,
-        number=main_number(result.display.headline, numbers),
+        result=stage,
+        number=main_number(stage.display.headline, numbers),
         numbers=numbers_table(numbers),
         sections=tuple(sections),
-        settings=tuple(_settings(result, run)),
-        facts=tuple(_stage_facts(result)),
+        settings=tuple(_settings(stage, run)),
+        facts=tuple(_stage_facts(stage)),
         warnings=tuple(dict.fromkeys(warnings)),
         curve=tuple(curve),
     )
 
 
-def _unfinished(result: ReportedStage) -> list[str]:
-    if result.state == "unfinished":
+def _unfinished(stage: ReportedStage) -> list[str]:
+    if stage.state == "unfinished":
         return ["This stage was begun and is not finished: it runs now, was interrupted, or failed."]
     return []
 
 
-def _sections(result: ReportedStage, left: Left, run: Run) -> tuple[list[Section], list[float]]:
+def _sections(stage: ReportedStage, left: Left, run: Run) -> tuple[list[Section], list[float]]:
     """The sections of a stage; one whose files are not as expected is named and left out."""
-    left.taken |= result.display.working_files
-    sections, curve = _safely(left, "curves", lambda: curves(left, result.display.front_curves)) or ([], [])
-    told: list[Told] = [function_at(path) for path in result.display.sections]
+    left.taken |= stage.display.working_files
+    sections, curve = _safely(left, "curves", lambda: curves(left, stage.display.front_curves)) or ([], [])
+    told: list[Told] = [function_at(path) for path in stage.display.sections]
     told += [
         found for name, found in BY_FILE.items() if name not in left.taken and left.has(name) and found not in told
     ]
     for one in told:
         sections += _safely(left, getattr(one, "__name__", "scores"), lambda one=one: one(left)) or []  # type: ignore[misc]
-    if result.rows is not None:
-        masked = masked_rows(result, run)
+    if stage.rows is not None:
+        masked = masked_rows(stage, run)
         shown = Words((masked,)) if isinstance(masked, str) else masked
-        sections.append(Section("Rows and what is trained", (*rows_part(result), shown)))
+        sections.append(Section("Rows and what is trained", (*rows_part(stage), shown)))
     return [*sections, *(_safely(left, "files", lambda: untold(left)) or [])], curve
 
 
@@ -155,23 +155,23 @@ def _safely(left: Left, name: str, told: Callable[[], T]) -> T | None:
         return None
 
 
-def _settings(result: ReportedStage, run: Run) -> list[Section]:
-    tables = [found for found in (settings_table(result, run), sources_table(result)) if found]
+def _settings(stage: ReportedStage, run: Run) -> list[Section]:
+    tables = [found for found in (settings_table(stage, run), sources_table(stage)) if found]
     return [Section("Settings and data", tuple(tables))] if tables else []
 
 
-def _stage_facts(result: ReportedStage) -> list[tuple[str, str]]:
-    took, wh = seconds(result.result), watt_hours(result.result)
+def _stage_facts(stage: ReportedStage) -> list[tuple[str, str]]:
+    took, wh = seconds(stage.result), watt_hours(stage.result)
     found = [
-        ("made", result.result.finished),
+        ("made", stage.result.finished),
         ("time", duration(took) if took is not None else ""),
         ("energy, estimated", f"{wh:.2g} Wh" if wh is not None else ""),
-        ("on", hardware([result])),
-        ("from", ", ".join(f"{name} ({role})" for name, role in result.links) or short_path(result.model or "")),
-        ("fingerprint", result.fingerprint),
-        ("folder", "/".join(result.result.folder.parts[-3:])),
+        ("on", hardware([stage.result])),
+        ("from", ", ".join(f"{name} ({role})" for name, role in stage.links) or short_path(stage.model or "")),
+        ("fingerprint", stage.fingerprint),
+        ("folder", "/".join(stage.result.folder.parts[-3:])),
     ]
-    model = result.key.get("model")
+    model = stage.key.get("model")
     if isinstance(model, dict) and model.get("weights"):
         found.append(("hash of the base's weights", str(model["weights"])))
     return [(name, value) for name, value in found if value]

@@ -56,22 +56,22 @@ class Leader:
     """The first of several processes: tells the others which stage to start. Without others it tells nobody."""
 
     def __init__(self, store: Any):
-        self.store, self.told = store, 0
+        self.store, self.orders = store, 0
 
     def tell(self, job: Path) -> int:
         """Let every other process start this job; the port at which all of them meet."""
         with socket.socket() as free:
             free.bind(("", 0))
             port = int(free.getsockname()[1])
-        self._say({"job": str(job), "digest": digest(job.read_text()), "port": port})
+        self._send({"job": str(job), "digest": digest(job.read_text()), "port": port})
         return port
 
-    def _say(self, order: dict[str, Any]) -> None:
-        self.store.set(f"ft/{self.told}", json.dumps(order))
-        self.told += 1
+    def _send(self, order: dict[str, Any]) -> None:
+        self.store.set(f"ft/{self.orders}", json.dumps(order))
+        self.orders += 1
 
     def end(self) -> None:
-        self._say({})
+        self._send({})
 
 
 @contextmanager
@@ -89,15 +89,15 @@ def leading() -> Iterator[Leader | None]:
 
 def follow(start: Callable[[Path, int], int]) -> int:
     """Start each stage that the leader tells, and wait for the next; the exit code of the first that failed, or 0."""
-    store, told = _store(), 0
-    while order := json.loads(store.get(f"ft/{told}")):
+    store, orders = _store(), 0
+    while order := json.loads(store.get(f"ft/{orders}")):
         job = Path(order["job"])
         if not job.exists() or digest(job.read_text()) != order["digest"]:
             fix = "Give `--runs` a folder that all machines share under the same path."
             raise fail(str(job), "this machine does not see what the first one has written", fix)
         if code := start(job, order["port"]):
             return code
-        told += 1
+        orders += 1
     return 0
 
 
@@ -123,7 +123,7 @@ def start_ranks(config: Path, job: Path) -> int:
     try:
         launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as error:
-        return _told({rank: failure.exitcode for rank, failure in error.failures.items()}, Job.read(job).name)
+        return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, Job.read(job).name)
     except CalledProcessError as error:  # a config of one process
         return error.returncode
     except SignalException as error:
@@ -131,7 +131,7 @@ def start_ranks(config: Path, job: Path) -> int:
     return 0
 
 
-def _told(codes: dict[int, int], name: str) -> int:
+def _exit_code(codes: dict[int, int], name: str) -> int:
     """Say which process was killed; what refused (2) or failed has said why itself. Others were ended because of it."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code not in ENDED_BY_US}
     for rank, number in killed.items():

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from ft.progress import LINES
 from ft.recipe import Kind
-from ft.run import fork_server as warm
+from ft.run import fork_server
 from ft.run.accelerate_config import ALONE, Launch
 from ft.run.distributed import Leader, alone, follow, together
 
-LEASH = "FT_STDIN_ENDS_WITH_PARENT"
+ENDS_WITH_PARENT = "FT_STDIN_ENDS_WITH_PARENT"
 THREADS = "OMP_NUM_THREADS"
 
 
-class Started:
+class StageProcess:
     """A stage's process, or none where Ctrl-C came before there was one."""
 
     def __init__(self, process: subprocess.Popen[bytes] | BaseProcess | None):
@@ -32,51 +32,53 @@ class Started:
         interrupted = False
         while True:
             try:
-                code = _waited(self.process)
+                code = _wait(self.process)
             except KeyboardInterrupt:  # the child got it too and ends by itself
                 interrupted = True
             else:
                 return 130 if interrupted and code else code  # a launcher makes another code of it
 
 
-def start(job: Path, kind: Kind, launch: Launch, leader: Leader | None, kinds: Collection[Kind], count: int) -> Started:
+def start(
+    job: Path, kind: Kind, launch: Launch, leader: Leader | None, kinds: Collection[Kind], count: int
+) -> StageProcess:
     """Start a stage as a process of its own, or as several; `kinds` are those of all stages that this run makes, and
     `count` of them work at this time."""
     given = shared(environment(), count)
-    if launch == ALONE and not leader and warm.worth_it(kinds) and (forked := _forked(job, given, kinds)):
-        return forked
+    if launch == ALONE and not leader and fork_server.worth_it(kinds) and (process := _fork(job, given, kinds)):
+        return process
     if launch.processes == 1 or not kind.trains:
         given = alone(given)
     elif leader:
         given = together(given, leader.tell(job))
     if launch.file and kind.trains:
-        return _begun(["ranks", str(launch.file), str(job)], given)
-    return _begun(["stage", str(job)], given)
+        return _start_ft(["ranks", str(launch.file), str(job)], given)
+    return _start_ft(["stage", str(job)], given)
 
 
 def follow_leader() -> int:
     """One of several processes that `accelerate launch` has started, and not the first: start what that one tells."""
-    return follow(lambda job, port: _begun(["stage", str(job)], together(environment(), port)).code())
+    return follow(lambda job, port: _start_ft(["stage", str(job)], together(environment(), port)).code())
 
 
-def _begun(arguments: list[str], given: dict[str, str]) -> Started:
+def _start_ft(arguments: list[str], given: dict[str, str]) -> StageProcess:
     command = [sys.executable, "-m", "ft", *arguments]
-    return Started(subprocess.Popen(command, env=given, stdin=subprocess.PIPE))
+    return StageProcess(subprocess.Popen(command, env=given, stdin=subprocess.PIPE))
 
 
-def _forked(job: Path, given: dict[str, str], kinds: Collection[Kind]) -> Started | None:
+def _fork(job: Path, given: dict[str, str], kinds: Collection[Kind]) -> StageProcess | None:
     """The same from a process that has imported the libraries, or None where there can be none. Its stdin is closed: it
     watches who asked for it."""
-    own, server = ({k: v for k, v in alone(every).items() if k != LEASH} for every in (given, environment()))
+    own, server = ({k: v for k, v in alone(every).items() if k != ENDS_WITH_PARENT} for every in (given, environment()))
     try:
-        return Started(warm.start(job, own, server, kinds))
+        return StageProcess(fork_server.start(job, own, server, kinds))
     except KeyboardInterrupt:
-        return Started(None)
+        return StageProcess(None)
     except (OSError, EOFError):  # no socket, no room for it
         return None
 
 
-def _waited(process: subprocess.Popen[bytes] | BaseProcess) -> int:
+def _wait(process: subprocess.Popen[bytes] | BaseProcess) -> int:
     if isinstance(process, subprocess.Popen):
         return process.wait()
     process.join()
@@ -88,7 +90,7 @@ def environment() -> dict[str, str]:
     """No telemetry, no advertising, from any library a stage imports."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     quiet |= {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1"}
-    return {**quiet, **os.environ, LEASH: "1"}
+    return {**quiet, **os.environ, ENDS_WITH_PARENT: "1"}
 
 
 def shared(given: dict[str, str], stages: int) -> dict[str, str]:

@@ -45,7 +45,7 @@ def start(job: Path, own: Mapping[str, str], server: Mapping[str, str], kinds: C
     context = get_context("forkserver")
     context.set_forkserver_preload(["ft.run.preload"])
     resource_tracker.ensure_running()  # which else is started with the server, and lets Ctrl-C through again
-    with _environment({**server, "FT_PRELOAD": " ".join(names)}), _deaf_to_ctrl_c():
+    with _environment({**server, "FT_PRELOAD": " ".join(names)}), _ctrl_c_blocked():
         forkserver.ensure_running()
     process = context.Process(target=_stage, args=(str(job), dict(own)))
     process.start()
@@ -65,7 +65,7 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _ctrl_c_blocked() -> Iterator[None]:
     """Who is started here ignores Ctrl-C while it imports: it is the stage's, and ft's own, to end by it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

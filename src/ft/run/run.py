@@ -30,7 +30,7 @@ from ft.recipe.kind import function_at
 from ft.results.store import Plan, Planned, plan
 from ft.run.accelerate_config import ALONE, Launch
 from ft.run.distributed import Leader, killed_by, leading
-from ft.run.executor import LEASH, start
+from ft.run.executor import ENDS_WITH_PARENT, start
 from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
 from ft.secrets import clean, in_rows, refuse
@@ -48,13 +48,13 @@ class StageFailed(Exception):
         self.code = code
 
 
-def chosen(there: Plan, to: str | None, only: str | None) -> list[Planned]:
+def choose_stages(there: Plan, to: str | None, only: str | None) -> list[Planned]:
     """The stages meant: `--to S` is S, what it is made from, and the evaluations of these up to and behind S."""
     if only:
         return [there.stage(only)]
     if not to:
         return list(there.stages)
-    needed = _needed(there, to)
+    needed = _ancestry(there, to)
     last = there.stages.index(there.stage(to)) + 1
     while last < len(there.stages) and "metrics" in there.stages[last].stage.kind.leaves:
         last += 1
@@ -62,14 +62,14 @@ def chosen(there: Plan, to: str | None, only: str | None) -> list[Planned]:
     return [p for p in there.stages if p.name in needed or p in judged]
 
 
-def _needed(there: Plan, name: str) -> set[str]:
+def _ancestry(there: Plan, name: str) -> set[str]:
     """The stage and everything it is made from."""
-    found, todo = set(), [name]
+    stages, todo = set(), [name]
     while todo:
         stage = todo.pop()
-        found.add(stage)
-        todo += [parent for parent in there.stage(stage).stage.parents if parent not in found]
-    return found
+        stages.add(stage)
+        todo += [parent for parent in there.stage(stage).stage.parents if parent not in stages]
+    return stages
 
 
 def run(
@@ -85,11 +85,11 @@ def run(
     """Make the chosen stages, in order; finished ones are skipped. Of those that need nothing of each other, up to
     `jobs` are made at the same time. Returns the plan as it stands at the end."""
     there = plan(recipe, runs, launch.processes)
-    wanted = [p.name for p in chosen(there, to, only)]
+    names = [p.name for p in choose_stages(there, to, only)]
     for name in force:
         _set_aside(there, name)
         there = plan(recipe, runs, launch.processes)
-    todo = [p for p in there.stages if p.name in wanted]
+    todo = [p for p in there.stages if p.name in names]
     missing = [p for p in todo if p.state != "done"]
     preflight(missing, launch)
     kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
@@ -187,13 +187,13 @@ def at_once(jobs: int, launch: Launch) -> int:
 def side_by_side(there: Plan, todo: Sequence[Planned], most: int) -> list[Planned]:
     """The first stage of `todo`, and those right behind it that can be made at the same time: what they are made from
     is there, and no `require:` before them is still to be met."""
-    found = [todo[0]]
+    stages = [todo[0]]
     for planned in todo[1:most]:
         lacking = [name for name in planned.stage.parents if not there.stage(name).done]
-        if planned.state == "done" or lacking or found[-1].stage.require:
+        if planned.state == "done" or lacking or stages[-1].stage.require:
             break
-        found.append(planned)
-    return found
+        stages.append(planned)
+    return stages
 
 
 def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader | None, kinds: Sequence[Kind]) -> None:
@@ -278,7 +278,7 @@ def locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
 def make_stage(job_file: Path) -> None:
     """A stage's own process: do the work, then write done.json, last and by rename."""
     job = Job.read(job_file)
-    if os.environ.get(LEASH):
+    if os.environ.get(ENDS_WITH_PARENT):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     _import_libraries(STAGES[job.kind])
     quiet_libraries()
@@ -305,10 +305,10 @@ def make_stage(job_file: Path) -> None:
 
 def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
     """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
-    found = clean(job.folder)
-    for problem in (p for p in found if in_rows(p)):
+    problems = clean(job.folder)
+    for problem in (p for p in problems if in_rows(p)):
         say.print(f"{job.name}: {problem}", style="yellow", markup=False)
-    Problems(p for p in found if not in_rows(p)).raise_any()
+    Problems(p for p in problems if not in_rows(p)).raise_any()
     refuse(str(job.folder / artifacts.DONE), numbers)
 
 
@@ -356,7 +356,7 @@ def _set_aside(there: Plan, name: str) -> None:
     """Rename the stage's folder and those made from it: nothing is overwritten, nothing is deleted."""
     there.stage(name)
     for planned in there.stages:
-        if name in _needed(there, planned.name) and planned.folder.exists():
+        if name in _ancestry(there, planned.name) and planned.folder.exists():
             count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
             with only_one(there.runs, planned.folder):
                 planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

@@ -31,7 +31,7 @@ A message that begins with / is typed with a blank before it."""
 
 
 @dataclass(frozen=True)
-class Found:
+class ChatModel:
     """What to talk to: a finished folder, or a model by its name."""
 
     label: str
@@ -44,7 +44,7 @@ def is_recipe(path: str) -> bool:
     return path.endswith((".yaml", ".yml")) or Path(path).is_file()
 
 
-def newest_model(there: Plan) -> Found:
+def newest_model(there: Plan) -> ChatModel:
     """The last model of the recipe that is made. Raises UserError with the command that makes one."""
     models = [p for p in there.stages if "model" in p.stage.kind.leaves]
     made = [p for p in models if p.done]
@@ -55,16 +55,16 @@ def newest_model(there: Plan) -> Found:
         last = models[-1]
         changed = "" if last.why == "new" else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
-    return Found(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
+    return ChatModel(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
 
 
-def model_at(path: str) -> Found:
+def model_at(path: str) -> ChatModel:
     """A model's folder or a Hub id. Raises UserError where the path is neither."""
     folder = local_path(path)
     if folder is None:
-        return Found(path, model=ModelSource(path))
+        return ChatModel(path, model=ModelSource(path))
     if (folder / artifacts.CONFIG).exists() or (folder / artifacts.ADAPTER_CONFIG).exists():
-        return Found(path, folder=folder)
+        return ChatModel(path, folder=folder)
     if folder.is_dir():
         inside = sorted(p.parent.name for p in folder.glob("*/*config.json") if "checkpoint" not in p.parent.name)
         fix = f"These folders in it do: {', '.join(dict.fromkeys(inside))}." if inside else "Name one with config.json."
@@ -73,7 +73,7 @@ def model_at(path: str) -> Found:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerOptions:
     """How answers are made: a preset, and what is given beside it."""
 
     preset: str = "llama2"
@@ -103,7 +103,7 @@ class Answers:
         return self.longest
 
 
-class Dialogue:
+class ChatSession:
     """What has been said, and who answers. Everything reaches the model through `Renderer.prompt`."""
 
     def __init__(self, speaker: Speaker, how: Sampling, out: TextIO, notes: Console):
@@ -228,14 +228,14 @@ class Dialogue:
         return found[1]
 
 
-def talk(dialogue: Dialogue, lines: TextIO) -> None:
+def talk(dialogue: ChatSession, lines: TextIO) -> None:
     """Until /quit, Ctrl-D or the end of the input."""
     for line in _typed(dialogue) if lines.isatty() else lines:
         if not dialogue.take(line.rstrip("\r\n")):
             return
 
 
-def _typed(dialogue: Dialogue) -> Iterator[str]:
+def _typed(dialogue: ChatSession) -> Iterator[str]:
     """Lines typed at a terminal, with editing and history."""
     import readline  # noqa: F401  its import gives input() line editing
 
@@ -252,7 +252,11 @@ def _typed(dialogue: Dialogue) -> Iterator[str]:
 
 
 def chat(
-    found: Found, answers: Answers, system: str | None = None, load_4bit: bool = False, chat_template: str | None = None
+    model: ChatModel,
+    answers: AnswerOptions,
+    system: str | None = None,
+    load_4bit: bool = False,
+    chat_template: str | None = None,
 ) -> None:
     """Load the model and talk, until /quit or the end of the input."""
     import transformers
@@ -260,11 +264,11 @@ def chat(
     answers.sampling(None)  # what was typed is checked before anything is loaded
     transformers.utils.logging.disable_progress_bar()
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    template = chat_template or found.chat_template
-    speaker = Speaker(found.model, found.folder, template, NF4 if load_4bit else None)
-    dialogue = Dialogue(speaker, answers.sampling(speaker.positions), sys.stdout, notes)
+    template = chat_template or model.chat_template
+    speaker = Speaker(model.model, model.folder, template, NF4 if load_4bit else None)
+    dialogue = ChatSession(speaker, answers.sampling(speaker.positions), sys.stdout, notes)
     how = dialogue.how
-    dialogue.note(f"{found.label}: {answers.preset}, temperature {how.temperature:g}, top_p {how.top_p:g}")
+    dialogue.note(f"{model.label}: {answers.preset}, temperature {how.temperature:g}, top_p {how.top_p:g}")
     try:
         dialogue.set_system(system or "")
     except BadRow as refused:

@@ -27,7 +27,7 @@ RECIPE_MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Who:
+class JudgeChoice:
     """`--by`: a function of ft.rewards, `reward:MODEL`, `model:MODEL`, or `server:MODEL` under an address."""
 
     by: str
@@ -55,7 +55,7 @@ class Who:
         return judge, {name: value for name, value in backend.items() if value is not None}
 
 
-def place(what: str, runs: Path, read: Any) -> Path:
+def find_model(what: str, runs: Path, read: Any) -> Path:
     """The folder of a model: one given, a Hub id's (fetched), or a recipe's stage, RECIPE or RECIPE:STAGE.
 
     `read` makes a Recipe of a file. RECIPE alone is its newest model.
@@ -91,39 +91,39 @@ def _fetched(model: ModelSource) -> Path:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class JudgeRequest:
     """What `ft judge` was asked for; `options` are further keys of the block `judge:`."""
 
     ours: Path
     other: Path
     prompts: Source
-    who: Who
+    who: JudgeChoice
     judge: Path | None = None
     options: Mapping[str, Any] | None = None
     seed: int = 1
     chat_template: str | None = None
 
 
-def compare(asked: Comparison, runs: Path) -> Path:
+def compare(request: JudgeRequest, runs: Path) -> Path:
     """Make the comparison, or find it made; the folder of its result."""
-    judge, backend = asked.who.blocks()
-    blocks = {"judge": {**judge, **(asked.options or {})}} | ({"backend": backend} if backend else {})
-    inputs = {"other": asked.other.absolute()}
-    if asked.judge:
-        inputs["scorer" if judge["kind"] == "reward" else "judge"] = asked.judge.absolute()
-    _checked(blocks, asked)
-    fingerprint = digest(_key(asked, blocks, inputs, artifacts.hash_cache(runs)))
+    judge, backend = request.who.blocks()
+    blocks = {"judge": {**judge, **(request.options or {})}} | ({"backend": backend} if backend else {})
+    inputs = {"other": request.other.absolute()}
+    if request.judge:
+        inputs["scorer" if judge["kind"] == "reward" else "judge"] = request.judge.absolute()
+    _checked(blocks, request)
+    fingerprint = digest(_key(request, blocks, inputs, artifacts.hash_cache(runs)))
     folder = (runs / "judged" / f"judge-{fingerprint}").absolute()
     if Result(folder).state != "done":
         folder.mkdir(parents=True, exist_ok=True)
-        job = Job("judge", "judge", fingerprint, folder, asked.seed, where="ft judge", inputs=inputs, blocks=blocks)
-        given: dict[str, Any] = {"init": asked.ours.absolute(), "data": (_source(asked.prompts),)}
+        job = Job("judge", "judge", fingerprint, folder, request.seed, where="ft judge", inputs=inputs, blocks=blocks)
+        given: dict[str, Any] = {"init": request.ours.absolute(), "data": (_source(request.prompts),)}
         with only_one(runs, folder):
-            make_stage(replace(job, **given, template=asked.chat_template).write())
+            make_stage(replace(job, **given, template=request.chat_template).write())
     return folder
 
 
-def _checked(blocks: Mapping[str, Any], asked: Comparison) -> None:
+def _checked(blocks: Mapping[str, Any], request: JudgeRequest) -> None:
     """Raises UserError for what the stage's process would refuse."""
     from ft.models.generation.backends import BackendOptions
     from ft.stages.judge import JudgeOptions
@@ -134,25 +134,25 @@ def _checked(blocks: Mapping[str, Any], asked: Comparison) -> None:
     except ValueError as error:
         text = str(error)
         raise fail("ft judge", text, "See ft judge --help.") from error
-    if asked.who.prompt:
-        JudgePrompt.read(asked.who.prompt)
-    for name, folder in (("A", asked.ours), ("B", asked.other)):
+    if request.who.prompt:
+        JudgePrompt.read(request.who.prompt)
+    for name, folder in (("A", request.ours), ("B", request.other)):
         if is_reward(folder):
             raise fail(f"{name}, {folder}", "this is a reward model, which scores and does not answer", "Name another.")
 
 
-def _key(asked: Comparison, blocks: Mapping[str, Any], inputs: Mapping[str, Path], hashes: Path) -> dict[str, Any]:
+def _key(request: JudgeRequest, blocks: Mapping[str, Any], inputs: Mapping[str, Path], hashes: Path) -> dict[str, Any]:
     """What decides the result: models and prompts by their bytes, never by their paths."""
-    files = {"prompt": file_hash(asked.who.prompt, hashes)} if asked.who.prompt else {}
+    files = {"prompt": file_hash(request.who.prompt, hashes)} if request.who.prompt else {}
     server = {"model": blocks["backend"]["model"]} if "backend" in blocks else {}
     return {
         "kind": "judge",
-        "seed": asked.seed,
-        "models": [_model_key(folder, hashes) for folder in (asked.ours, *inputs.values())],
-        "data": {**_source(asked.prompts), "path": file_hash(Path(asked.prompts.path), hashes)},
+        "seed": request.seed,
+        "models": [_model_key(folder, hashes) for folder in (request.ours, *inputs.values())],
+        "data": {**_source(request.prompts), "path": file_hash(Path(request.prompts.path), hashes)},
         "judge": {**blocks["judge"], **files},
         "server": server,
-        "chat_template": asked.chat_template,
+        "chat_template": request.chat_template,
     }
 
 

@@ -40,7 +40,7 @@ CONVERSATIONS = ("conversations", "documents")  # rows of kinds that train on wh
 
 
 @dataclass(frozen=True)
-class Wish:
+class ForkOptions:
     """What the user asks for."""
 
     name: str
@@ -54,7 +54,7 @@ class Wish:
 
 
 @dataclass
-class Looked:
+class DataSummary:
     """What the rows of a file are like.
 
     long       rows over the stage's max_length; `first_long` names one
@@ -87,25 +87,25 @@ class Fork:
     path: Path
     stage: str
     source: Source
-    looked: Looked
+    summary: DataSummary
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def fork(there: Plan, wish: Wish, check: Callable[[Path], Recipe]) -> Fork:
+def fork(there: Plan, options: ForkOptions, check: Callable[[Path], Recipe]) -> Fork:
     """Look at the rows and write the recipe. Raises UserError, and writes nothing, where the rows would not train."""
-    if wish.too_long not in (None, "drop_turns", "drop"):
-        raise fail("--too-long", f"'{wish.too_long}'", "Write drop_turns (whole oldest turns leave) or drop.")
-    path = _place(there.recipe, wish)
-    stage = _stage(there.recipe, wish.stage)
-    source, notes = _source(wish, stage)
-    looked = look(there, stage, source)
-    _usable(looked, stage, source, wish)
+    if options.too_long not in (None, "drop_turns", "drop"):
+        raise fail("--too-long", f"'{options.too_long}'", "Write drop_turns (whole oldest turns leave) or drop.")
+    path = _place(there.recipe, options)
+    stage = _stage(there.recipe, options.stage)
+    source, notes = _source(options, stage)
+    summary = summarize(there, stage, source)
+    _usable(summary, stage, source, options)
     behind = there.recipe.stages[there.recipe.stages.index(stage) + 1 :]
     skipped = tuple(s.name for s in behind if "metrics" in s.kind.leaves)
-    text = _yaml(path, there.recipe, stage, source, skipped, _rows_block(stage, looked, source, wish))
+    text = _yaml(path, there.recipe, stage, source, skipped, _rows_block(stage, summary, source, options))
     _write(path, text, check)
-    return Fork(path, stage.name, source, looked, skipped, tuple(notes))
+    return Fork(path, stage.name, source, summary, skipped, tuple(notes))
 
 
 def columns_of(words: Sequence[str]) -> dict[str, str]:
@@ -119,11 +119,11 @@ def columns_of(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _place(recipe: Recipe, wish: Wish) -> Path:
-    path = Path(wish.name) if wish.name.endswith((".yaml", ".yml")) else Path("recipes") / f"{wish.name}.yaml"
+def _place(recipe: Recipe, options: ForkOptions) -> Path:
+    path = Path(options.name) if options.name.endswith((".yaml", ".yml")) else Path("recipes") / f"{options.name}.yaml"
     if path.resolve() == recipe.file.resolve():
         raise fail(str(path), "that is the recipe to start from", "Give the new one another name.")
-    if path.exists() and not wish.force:
+    if path.exists() and not options.force:
         raise fail(str(path), "is there already", "Give another name, or --force to overwrite it.")
     return path
 
@@ -147,24 +147,24 @@ def _stage(recipe: Recipe, name: str | None) -> Stage:
 # The file
 
 
-def _source(wish: Wish, stage: Stage) -> tuple[Source, list[str]]:
+def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
     """The data as a source with its format, told from the first rows where it is not given."""
-    if local_path(wish.data) is None:
-        raise fail("--data", f"'{wish.data}' is no local file", "Name a .jsonl, .json, .csv or .parquet file.")
-    if absent := missing(Source(wish.data), "--data"):
+    if local_path(options.data) is None:
+        raise fail("--data", f"'{options.data}' is no local file", "Name a .jsonl, .json, .csv or .parquet file.")
+    if absent := missing(Source(options.data), "--data"):
         raise UserError([absent])
-    if wish.format is not None and wish.format not in FORMATS:
-        raise fail("--format", f"no format '{wish.format}'", f"There are: {', '.join(FORMATS)}.")
-    name, notes = wish.format, []
+    if options.format is not None and options.format not in FORMATS:
+        raise fail("--format", f"no format '{options.format}'", f"There are: {', '.join(FORMATS)}.")
+    name, notes = options.format, []
     if name is None:
-        name = _detected(wish.data, dict(wish.columns))
+        name = _detected(options.data, dict(options.columns))
         notes.append(f"The first rows tell the format: {name}.")
         if name == "hh_pairs" and stage.kind.rows in CONVERSATIONS:
             name = "hh"
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
     if stage.kind.rows in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
-        raise _not_conversations(wish.data, name, stage)
-    return Source(wish.data, format=name, columns=dict(wish.columns)), notes
+        raise _not_conversations(options.data, name, stage)
+    return Source(options.data, format=name, columns=dict(options.columns)), notes
 
 
 def _detected(path: str, columns: dict[str, str]) -> str:
@@ -207,23 +207,23 @@ def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
 # The rows
 
 
-def look(there: Plan, stage: Stage, source: Source) -> Looked:
+def summarize(there: Plan, stage: Stage, source: Source) -> DataSummary:
     """Read every row as the stage would: format, template, masks and length."""
-    looked = Looked()
+    summary = DataSummary()
     renderer = _renderer(there, stage)
-    looked.rendered = renderer is not None
+    summary.rendered = renderer is not None
     limit = stage.blocks["train"]["max_length"] if renderer else None
-    rows = formatted(source, looked.refuse)
+    rows = formatted(source, summary.refuse)
     while batch := list(islice(rows, BATCH)):
         rendered = renderer.render_batch([located.row for located in batch]) if renderer else [None] * len(batch)
         for located, row in zip(batch, rendered, strict=True):
             if isinstance(row, BadRow):
-                looked.refuse(located.where, located.row, row)
+                summary.refuse(located.where, located.row, row)
                 continue
-            _counted(looked, located, there.recipe.seed, stage)
+            _counted(summary, located, there.recipe.seed, stage)
             if isinstance(row, Rendered):
-                _measured(looked, located, row, limit)
-    return looked
+                _measured(summary, located, row, limit)
+    return summary
 
 
 def _renderer(there: Plan, stage: Stage) -> Renderer | None:
@@ -238,42 +238,42 @@ def _renderer(there: Plan, stage: Stage) -> Renderer | None:
     return Renderer(tokenizer, train_on=RowOptions(**stage.blocks["rows"]).train_on)
 
 
-def _counted(looked: Looked, located: Located, seed: int, stage: Stage) -> None:
-    looked.good += 1
+def _counted(summary: DataSummary, located: Located, seed: int, stage: Stage) -> None:
+    summary.good += 1
     if stage.kind.rows:
-        looked.held_out.update(share for share in _shares(stage) if eval_side(located.row, share, seed))
+        summary.held_out.update(share for share in _shares(stage) if eval_side(located.row, share, seed))
 
 
-def _measured(looked: Looked, located: Located, row: Rendered, limit: int | None) -> None:
+def _measured(summary: DataSummary, located: Located, row: Rendered, limit: int | None) -> None:
     length = len(row.input_ids)
-    looked.tokens += length
-    looked.trained += sum(label != IGNORE_INDEX for label in row.labels)
-    looked.longest = max(looked.longest, length)
+    summary.tokens += length
+    summary.trained += sum(label != IGNORE_INDEX for label in row.labels)
+    summary.longest = max(summary.longest, length)
     if limit is not None and length > limit:
-        looked.long += 1
-        looked.first_long = looked.first_long or located.where
+        summary.long += 1
+        summary.first_long = summary.first_long or located.where
 
 
-def _usable(looked: Looked, stage: Stage, source: Source, wish: Wish) -> None:
+def _usable(summary: DataSummary, stage: Stage, source: Source, options: ForkOptions) -> None:
     """Raise UserError where the stage would refuse these rows, with the option that sets the bad ones aside."""
     problems = Problems()
-    if looked.bad and not wish.reject:
-        problems += looked.problems
-        first = f", the first {SHOWN} of them above" if looked.bad > SHOWN else ""
-        count = f"{looked.bad:,} of {looked.bad + looked.good:,} rows are bad{first}"
+    if summary.bad and not options.reject:
+        problems += summary.problems
+        first = f", the first {SHOWN} of them above" if summary.bad > SHOWN else ""
+        count = f"{summary.bad:,} of {summary.bad + summary.good:,} rows are bad{first}"
         problems.add(source.path, count, "Mend them, or set them aside with --reject.")
     limit = stage.blocks.get("train", {}).get("max_length")
-    if looked.long and _on_too_long(stage, wish) == "error":
-        what = f"{looked.long:,} of {looked.good:,} rows are longer than max_length {limit:,}"
-        what += f", the first at {looked.first_long}, the longest of {looked.longest:,} tokens"
+    if summary.long and _on_too_long(stage, options) == "error":
+        what = f"{summary.long:,} of {summary.good:,} rows are longer than max_length {limit:,}"
+        what += f", the first at {summary.first_long}, the longest of {summary.longest:,} tokens"
         problems.add(source.path, what, "Say --too-long drop_turns (whole oldest turns leave) or --too-long drop.")
-    if not looked.good:
+    if not summary.good:
         problems.add(source.path, "no row is good", "Is it another --format?")
     problems.raise_any()
 
 
-def _on_too_long(stage: Stage, wish: Wish) -> str:
-    return wish.too_long or RowOptions(**stage.blocks.get("rows", {})).on_too_long
+def _on_too_long(stage: Stage, options: ForkOptions) -> str:
+    return options.too_long or RowOptions(**stage.blocks.get("rows", {})).on_too_long
 
 
 def _shares(stage: Stage) -> list[float]:
@@ -285,16 +285,16 @@ def _shares(stage: Stage) -> list[float]:
 # The recipe
 
 
-def _rows_block(stage: Stage, looked: Looked, source: Source, wish: Wish) -> dict[str, Any]:
+def _rows_block(stage: Stage, summary: DataSummary, source: Source, options: ForkOptions) -> dict[str, Any]:
     if not stage.kind.trains:
         return {}
-    share = next((s for s in _shares(stage) if 0 < looked.held_out[s] < looked.good), None)
+    share = next((s for s in _shares(stage) if 0 < summary.held_out[s] < summary.good), None)
     if share is None:
         raise fail(source.path, "its rows open all alike, so none can be held out", "Give it more conversations.")
     block: dict[str, Any] = {"eval_fraction": share}
-    if wish.too_long:
-        block["on_too_long"] = wish.too_long
-    if looked.bad:
+    if options.too_long:
+        block["on_too_long"] = options.too_long
+    if summary.bad:
         block["on_bad_row"] = "reject"
     return block
 
@@ -344,14 +344,14 @@ def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:
         check(beside)
 
 
-def told(made: Fork) -> Iterator[str]:
+def fork_lines(made: Fork) -> Iterator[str]:
     """What to tell the user, line by line."""
     yield from made.notes
-    looked = made.looked
-    bad = f", {looked.bad:,} bad ones will be set aside" if looked.bad else ""
-    yield f"{made.source.path}: {looked.good:,} good rows{bad}"
-    if looked.rendered:
-        long = f", {looked.long:,} rows too long" if looked.long else ""
-        yield f"{looked.tokens:,} tokens, {looked.trained:,} of them trained; longest row {looked.longest:,}{long}"
-    yield from map(str, looked.problems)
+    summary = made.summary
+    bad = f", {summary.bad:,} bad ones will be set aside" if summary.bad else ""
+    yield f"{made.source.path}: {summary.good:,} good rows{bad}"
+    if summary.rendered:
+        long = f", {summary.long:,} rows too long" if summary.long else ""
+        yield f"{summary.tokens:,} tokens, {summary.trained:,} of them trained; longest row {summary.longest:,}{long}"
+    yield from map(str, summary.problems)
     yield f"wrote {made.path}"
