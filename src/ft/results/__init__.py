@@ -1,1 +1,1 @@
-"""What is made: folders, plans, records."""
+"""Which results a recipe has, which a runs folder holds, and what may be removed of them."""
