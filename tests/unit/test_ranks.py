@@ -11,7 +11,7 @@ from torch.distributed import TCPStore
 
 from ft.errors import UserError
 from ft.files import digest
-from ft.run.distributed import _told, alone, follow, follows, killed_by, launched, leading, together
+from ft.run.distributed import _exit_code, alone, follow, follows, killed_by, launched, leading, together
 
 RANK = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
 
@@ -91,8 +91,8 @@ def test_processes_of_a_stage_meet_at_its_port():
 
 
 def test_the_process_that_was_killed_is_named_and_those_ended_after_it_are_not(capsys):
-    assert _told({0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}, "sft") == 1
+    assert _exit_code({0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}, "sft") == 1
     assert capsys.readouterr().err == "sft: process 1 was killed by SIGKILL (out of memory, or from outside)\n"
-    assert _told({0: 2, 1: -signal.SIGTERM}, "sft") == 2  # what refuses has said why
+    assert _exit_code({0: 2, 1: -signal.SIGTERM}, "sft") == 2  # what refuses has said why
     assert capsys.readouterr().err == ""
     assert killed_by(signal.SIGSEGV) == "its process was killed by SIGSEGV"
