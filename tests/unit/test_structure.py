@@ -130,7 +130,6 @@ OTHER_MEANINGS = {
     ("rl", "ppo"): "a tag of the saved model, and where an error says it is from",
     ("tools", "judge"): "`ft judge` makes a stage of this kind outside of any recipe",
     ("tools", "reward"): "who judges: a reward model",
-    **{("fit", name): "until fit asks the kind" for name in STAGES},
 }
 """(room, name of a kind) → what the word means there, where it does not tell kinds apart."""
 

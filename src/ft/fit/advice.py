@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ft.fit.answering import answer_block
 from ft.fit.gpus import GPUS
 from ft.fit.kinds import stage_fit
 from ft.fit.memory import StageFit
@@ -23,7 +24,6 @@ NF4 = {
 }
 LORA = {"r": 64, "lora_alpha": 16, "target_modules": "all-linear"}
 SHORTEST = 256  # tokens; below it hardly a conversation fits
-ANSWERS = ("evaluate", "gatt", "consistency", "attention", "sample", "card")
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def _without_same(taken: list[Change], change: Change) -> list[Change]:
 
 
 def _checkpointing(setting: Setting) -> Change | None:
-    if "train" not in setting.stage.blocks or setting.train.get("gradient_checkpointing", True):
+    if "train" not in setting.stage.blocks or setting.train["gradient_checkpointing"]:
         return None
     return Change("train", {"gradient_checkpointing": True}, "a quarter to a third more time")
 
 
 def _batch(setting: Setting) -> Change | None:
     """Half as many rows side by side, twice as many times: the same rows a step."""
-    rows = int(setting.train.get("per_device_train_batch_size", 8))
-    if "train" not in setting.stage.blocks or rows < 2 or rows % 2:
+    rows = int(setting.train.get("per_device_train_batch_size", 0))
+    if rows < 2 or rows % 2:
         return None
     keys = {"per_device_train_batch_size": rows // 2}
     if not setting.stage.global_batch:
@@ -107,31 +107,27 @@ def _batch(setting: Setting) -> Change | None:
 
 
 def _eval_batch(setting: Setting) -> Change | None:
-    rows = int(setting.train.get("per_device_eval_batch_size", 8))
-    if "train" not in setting.stage.blocks or rows < 2:
+    rows = int(setting.train.get("per_device_eval_batch_size", 0))
+    if rows < 2:
         return None
     return Change("train", {"per_device_eval_batch_size": rows // 2}, "evaluation takes longer")
 
 
 def _rollouts(setting: Setting) -> Change | None:
-    rows = int(setting.train.get("rollout_batch_size", 64))
-    if setting.stage.kind_name != "ppo" or rows < 2:
+    rows = int(setting.train.get("rollout_batch_size", 0))
+    if rows < 2:
         return None
     return Change("train", {"rollout_batch_size": rows // 2}, "answers take longer")
 
 
 def _answers(setting: Setting) -> Change | None:
-    for block in ANSWERS:
-        if block in setting.stage.blocks:
-            rows = int(setting.block(block).get("batch_size", 64))
-            return Change(block, {"batch_size": rows // 2}, "answers take longer") if rows > 1 else None
-    return None
+    block = answer_block(setting)
+    rows = int(setting.block(block).get("batch_size", 0))
+    return Change(block, {"batch_size": rows // 2}, "answers take longer") if rows > 1 else None
 
 
 def _reference(setting: Setting) -> Change | None:
-    if setting.stage.kind_name != "dpo" or "lora" in setting.stage.blocks:
-        return None
-    if setting.train.get("precompute_ref_log_probs"):
+    if "lora" in setting.stage.blocks or setting.train.get("precompute_ref_log_probs", True):
         return None
     return Change("train", {"precompute_ref_log_probs": True}, "one pass over the rows before the first step")
 
@@ -145,8 +141,8 @@ def _eight_bit(setting: Setting) -> Change | None:
 
 
 def _optimizer(setting: Setting, name: str, price: str) -> Change | None:
-    now = str(setting.train.get("optim", "adamw_torch_fused"))
-    if "train" not in setting.stage.blocks or "adamw" not in now or now == name or now == "paged_adamw_8bit":
+    now = str(setting.train.get("optim"))
+    if "adamw" not in now or now == name or now == "paged_adamw_8bit":
         return None
     return Change("train", {"optim": name}, price)
 
@@ -175,7 +171,7 @@ def _shorter(setting: Setting) -> Change | None:
 
 
 def _shorter_answers(setting: Setting) -> Change | None:
-    for block, key in [("train", "max_completion_length"), *((name, "max_new_tokens") for name in ANSWERS)]:
+    for block, key in (("train", "max_completion_length"), (answer_block(setting), "max_new_tokens")):
         length = int(setting.block(block).get(key, 0))
         if length >= 64:
             return Change(block, {key: length // 2}, "longer answers are cut")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ft.fit.activations import Batch, Regime, final_norm, head, key_value_cache, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts
 from ft.fit.memory import Moment, moment
@@ -15,34 +18,43 @@ DRAWN = 40
 """Bytes a word of the vocabulary while a token is drawn: logits, probabilities, sorted and summed (float32, int64)."""
 
 
+def answer_block(setting: Setting) -> str:
+    """The name of the block that says how many answers are made, or scored, side by side."""
+    return next((name for name in setting.stage.kind.blocks if "batch_size" in setting.block(name)), "")
+
+
+def answer_options(setting: Setting) -> Mapping[str, Any]:
+    return setting.block(answer_block(setting))
+
+
 def answering(setting: Setting) -> Found:
-    options = setting.block("evaluate")
+    options = answer_options(setting)
     length, said = row_length(setting)
     standing = finished(setting, setting.stage.init)
-    rows, new = int(options.get("batch_size", 64)), int(options.get("max_new_tokens", 64))
+    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
     return standing, [generation(standing, rows, length, new, setting)], [said]
 
 
 def dialogues(setting: Setting) -> Found:
     """Whole dialogues: they grow until the model's positions are full, at worst."""
-    options = setting.block(setting.stage.kind_name)
+    options = answer_options(setting)
     standing = finished(setting, setting.stage.init)
     positions = standing.shape.positions or row_length(setting)[0]
-    rows, new = int(options.get("batch_size", 64)), int(options.get("max_new_tokens", 64))
+    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
     found = generation(standing, rows, positions - new, new, setting)
     return standing, [found], [f"dialogues as long as the model's {positions:,} positions"]
 
 
 def sampling(setting: Setting) -> Found:
-    options, backend = setting.block("sample"), setting.block("backend").get("kind", "transformers")
+    options, backend = answer_options(setting), setting.block("backend")["kind"]
     standing = finished(setting, setting.stage.init)
     length, said = row_length(setting)
-    rows, new = int(options.get("batch_size", 64)), int(options.get("max_new_tokens", 64))
+    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
     moments, notes = [], [said]
     if backend == "transformers":
         moments.append(generation(standing, rows, length, new, setting))
     elif backend == "vllm":
-        share = float(setting.block("backend").get("gpu_memory", 0.9))
+        share = float(setting.block("backend")["gpu_memory"])
         moments.append(moment("generation", weights=standing.weights, cache=0, activations=0))
         notes.append(f"vLLM takes {share:.0%} of the GPU, weights and cache together")
     else:
@@ -53,24 +65,24 @@ def sampling(setting: Setting) -> Found:
 
 
 def scoring(setting: Setting) -> Found:
-    options = setting.block("card")
+    options = answer_options(setting)
     standing = finished(setting, setting.stage.init)
     length, said = row_length(setting)
-    return standing, [_scored(setting, standing, int(options.get("batch_size", 64)), length)], [said]
+    return standing, [_scored(setting, standing, int(options["batch_size"]), length)], [said]
 
 
-def _scored(setting: Setting, standing: Standing, rows: int, length: int) -> Moment:
+def _scored(setting: Setting, standing: Standing, rows: int, length: int, autocast: bool = False) -> Moment:
     length = min(length, standing.shape.positions or length)
     batch = Batch(rows, length, rows > 1 and setting.padded)
     return moment(
         "scoring",
         weights=standing.weights,
         adapters=standing.adapters,
-        activations=layer_forward(standing.shape, batch, inference(setting, standing)),
+        activations=layer_forward(standing.shape, batch, inference(setting, standing, autocast)),
     )
 
 
-def inference(setting: Setting, standing: Standing) -> Regime:
+def inference(setting: Setting, standing: Standing, autocast: bool = False) -> Regime:
     """How a model answers or scores: outside of autocast, but for PPO's rollouts."""
     model = setting.recipe.model
     return Regime(
@@ -79,14 +91,16 @@ def inference(setting: Setting, standing: Standing) -> Regime:
         attention=(model.attn_implementation if model else None) or "sdpa",
         adapter=standing.adapter,
         unpacks=standing.unpacks("bfloat16"),
-        autocast=setting.stage.kind_name == "ppo",
+        autocast=autocast,
     )
 
 
-def generation(standing: Standing, rows: int, prompt: int, new: int, setting: Setting) -> Moment:
+def generation(
+    standing: Standing, rows: int, prompt: int, new: int, setting: Setting, autocast: bool = False
+) -> Moment:
     """Reading the prompts, or the last token of the longest answers: whichever is fuller. A layer's cache stands there
     twice when it grows."""
-    shape, regime = standing.shape, inference(setting, standing)
+    shape, regime = standing.shape, inference(setting, standing, autocast)
     limit = shape.positions or prompt + new
     prompt, length = min(prompt, limit), min(prompt + new, limit)
     cache = key_value_cache(shape, rows, length, regime.compute)
@@ -101,28 +115,37 @@ def generation(standing: Standing, rows: int, prompt: int, new: int, setting: Se
 
 
 def reinforcing(setting: Setting) -> Found:
-    """A policy that answers, is scored, and learns from it.
+    """A policy that answers by TRL's trainer, is scored, and learns from it."""
+    return _reinforcing(setting, has_critic=False)
 
-    With an adapter all parts stand on one base: policy, reference, critic (PPO) and reward models are adapters. Without
+
+def ppo(setting: Setting) -> Found:
+    """The same by ft's own trainer, with a critic."""
+    return _reinforcing(setting, has_critic=True)
+
+
+def _reinforcing(setting: Setting, has_critic: bool) -> Found:
+    """With an adapter all parts stand on one base: policy, reference, critic and reward models are adapters. Without
     one each is a model of its own. Answers are drawn, then scored, then learnt from; only weights and states stay.
     """
-    train, stage = setting.train, setting.stage
+    train = setting.train
     standing = trained(setting)
     stands, regime = kept(setting, standing), regime_of(setting, standing)
     prompt, said = _prompt(setting)
-    new = int(train.get("max_completion_length") or 256)
+    new = int(train["max_completion_length"])
     others, more = _others(setting, standing)
-    critic = _critic(setting, standing)
+    critic = _critic(standing) if has_critic else {"weights": 0, "adapters": 0, "times": 1}
     full = {
         "weights": stands.weights + others + critic["weights"],
         "adapters": stands.adapters + more + critic["adapters"],
         "optimiser": 0 if paged(stands.optimizer) else stands.states * critic["times"],
     }
-    rows = int(train.get("per_device_train_batch_size", 8))
-    drawn = _answers(setting)
-    answers = generation(standing, drawn, prompt, new, setting)
-    if stage.kind_name == "ppo":  # critic and reward models then read all of them at once
-        answers = max(answers, _scored(setting, standing, drawn, prompt + new), key=lambda one: one.total)
+    rows = int(train["per_device_train_batch_size"])
+    side_by_side = _answers(setting)
+    answers = generation(standing, side_by_side, prompt, new, setting, autocast=has_critic)
+    if has_critic:  # it and the reward models then read all of them at once
+        read = _scored(setting, standing, side_by_side, prompt + new, autocast=True)
+        answers = max(answers, read, key=lambda one: one.total)
     rollout = {**answers.parts, **full}
     batch = Batch(rows, prompt + new, rows > 1 and setting.padded)
     stay, working = trained_forward(standing.shape, batch, regime)
@@ -151,16 +174,15 @@ def reinforcing(setting: Setting) -> Found:
 def _answers(setting: Setting) -> int:
     """How many answers a GPU draws side by side: TRL all of a generation batch, PPO at most `rollout_batch_size`."""
     train, processes = setting.train, setting.sharding.processes
-    rows = int(train.get("per_device_train_batch_size", 8))
+    rows = int(train["per_device_train_batch_size"])
     rounds = int(train.get("steps_per_generation") or setting.accumulation)
     batch = train.get("generation_batch_size")
     answers = -(-int(batch) // processes) if batch else rows * rounds
-    return min(answers, int(train.get("rollout_batch_size", 64))) if setting.stage.kind_name == "ppo" else answers
+    return min(answers, int(train.get("rollout_batch_size", answers)))
 
 
 def _prompt(setting: Setting) -> tuple[int, str]:
     asked = setting.longest or setting.block("rows").get("max_prompt_length")
-    asked = asked or setting.train.get("max_prompt_length")
     if asked:
         return int(asked), f"prompts of {int(asked):,} tokens"
     return row_length(setting)
@@ -169,20 +191,18 @@ def _prompt(setting: Setting) -> tuple[int, str]:
 def _others(setting: Setting, standing: Standing) -> tuple[int, int]:
     """(weights, adapters) of the reward models: adapters on the policy's base where they can stand there."""
     weights = adapters = 0
-    for name, stage in setting.stage.inputs.items():
-        if name == "critic":
+    for name in setting.stage.kind.objectives:
+        if name not in setting.stage.inputs:
             continue
-        model = finished(setting, stage)
+        model = finished(setting, setting.stage.inputs[name])
         shared = model.adapter is not None and standing.adapter is not None and not setting.train.get("use_vllm")
         weights += 0 if shared else model.weights
         adapters += model.adapters
     return weights, adapters
 
 
-def _critic(setting: Setting, standing: Standing) -> dict[str, int]:
-    """PPO trains a critic beside the policy: as large as it, an adapter or a model."""
-    if setting.stage.kind_name != "ppo":
-        return {"weights": 0, "adapters": 0, "times": 1}
+def _critic(standing: Standing) -> dict[str, int]:
+    """Beside the policy PPO trains a critic as large as it, an adapter or a model."""
     if standing.adapter is None:
         return {"weights": standing.weights, "adapters": 0, "times": 2}
     return {"weights": 0, "adapters": standing.adapters, "times": 2}

@@ -43,17 +43,17 @@ def pairs(setting: Setting) -> Found:
 def _training(setting: Setting, batch: Callable[[int], Batch]) -> Found:
     standing = trained(setting)
     stands, regime = kept(setting, standing), regime_of(setting, standing)
-    rows = int(setting.train.get("per_device_train_batch_size", 8))
+    rows = int(setting.train["per_device_train_batch_size"])
     moments = [step(setting, standing, stands, regime, batch(rows)), optimizer_step(setting, standing, stands)]
     if evaluates(setting):
-        rows = int(setting.train.get("per_device_eval_batch_size", 8))
+        rows = int(setting.train["per_device_eval_batch_size"])
         moments.append(evaluation(setting, standing, stands, regime, batch(rows)))
     moments.append(_loading(standing, stands))
     return standing, moments, _notes(setting)
 
 
 def evaluates(setting: Setting) -> bool:
-    asked = setting.train.get("eval_strategy", "no") != "no" or setting.train.get("eval_on_start")
+    asked = setting.train["eval_strategy"] != "no" or setting.train.get("eval_on_start")
     return bool(asked or setting.stage.eval_data or setting.block("rows").get("eval_fraction"))
 
 
@@ -68,7 +68,7 @@ def step(setting: Setting, standing: Standing, stands: Kept, regime: Regime, bat
     scores = "reward_model" in setting.stage.kind.leaves
     loss = 0 if scores else head(shape, batch.tokens, regime, gradients=True)
     casts = 0 if setting.sharding.gathers else casts_of_forward(shape, regime)
-    if setting.stage.kind_name == "dpo":
+    if setting.stage.kind.reference:
         working = max(working, layer_forward(shape, batch, regime))
     at_head = casts + final_norm(shape, batch, regime)
     acts, logits = (stay + at_head, loss) if at_head + loss > working else (stay + working, 0)

@@ -94,13 +94,13 @@ def _steps(job: Job) -> int:
     them meets these."""
     if STAGES[job.kind].rows:
         return 2
-    train = job.block("train")
-    rows = int(train.get("per_device_train_batch_size", 8))
-    rounds = int(train.get("gradient_accumulation_steps", 1))
+    train = {**STAGES[job.kind].blocks["train"].schema().defaults, **job.block("train")}
+    rows = int(train["per_device_train_batch_size"])
+    rounds = int(train["gradient_accumulation_steps"])
     if job.global_batch:
         rounds = accumulation(job.global_batch, rows, 1)
-    answers = int(train.get("generation_batch_size") or rows * int(train.get("steps_per_generation") or rounds))
-    return -(-answers // (rows * rounds)) * int(train.get("num_iterations", 1)) + 1
+    answers = int(train["generation_batch_size"] or rows * int(train["steps_per_generation"] or rounds))
+    return -(-answers // (rows * rounds)) * int(train["num_iterations"]) + 1
 
 
 def one(file: str) -> None:

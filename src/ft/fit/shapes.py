@@ -15,10 +15,11 @@ from urllib.request import getproxies
 
 from ft.errors import fail
 from ft.fit.known import KNOWN
-from ft.recipe import ModelSource
+from ft.recipe import ModelSource, Owner
 
 REACHED = 3.0  # seconds in which the Hub's host answers, if it does
 
+LORA = Owner("peft:LoraConfig")
 PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
 """Keys of a `lora:` block with which its parameters are rank times rows and columns."""
 
@@ -296,9 +297,9 @@ def _counted(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter:
     """
     names = lora["target_modules"]
     taken = [one for one in shape.layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
-    rank = int(lora.get("r", 8))
+    rank = int(lora.get("r", LORA.default("r")))
     each = sum(rank * (one.columns + one.rows) for one in taken)
-    dropout = float(lora.get("lora_dropout", 0.0))
+    dropout = float(lora.get("lora_dropout", LORA.default("lora_dropout")))
     return Adapter(shape.layers * each, shape.width if scores else 0, {one.name: rank for one in taken}, dropout)
 
 

@@ -40,11 +40,12 @@ def tokens(planned: Planned) -> int | None:
     """Tokens the stage reads in all, where its rows are prepared."""
     if not planned.prepared:
         return None
-    train = planned.stage.blocks.get("train", {})
+    train = planned.stage.complete("train")
     rows = planned.prepared["train"]
-    if train.get("max_steps", -1) > 0:
-        return int(rows["tokens"] / rows["trainer_rows"] * (planned.batch or 8) * train["max_steps"])
-    return int(rows["tokens"] * train.get("num_train_epochs", 3))
+    if train["max_steps"] > 0:
+        batch = planned.batch or train["per_device_train_batch_size"] * train["gradient_accumulation_steps"]
+        return int(rows["tokens"] / rows["trainer_rows"] * batch * train["max_steps"])
+    return int(rows["tokens"] * train["num_train_epochs"])
 
 
 def seconds(planned: Planned, found: Pace, processes: int) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ft.errors import fail
@@ -33,9 +34,10 @@ class Setting:
     padded: bool = True
 
     def block(self, name: str) -> Mapping[str, Any]:
-        return self.stage.blocks.get(name, {})
+        """As `Stage.complete`: what a library decides is asked of its class."""
+        return self.stage.complete(name)
 
-    @property
+    @cached_property
     def train(self) -> Mapping[str, Any]:
         return self.block("train")
 
@@ -45,7 +47,7 @@ class Setting:
         if self.stage.global_batch:
             rows = int(self.train["per_device_train_batch_size"])
             return accumulation(self.stage.global_batch, rows, self.sharding.processes)
-        return int(self.train.get("gradient_accumulation_steps", 1))
+        return int(self.train["gradient_accumulation_steps"])
 
     @property
     def compute(self) -> str:

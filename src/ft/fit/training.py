@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ft.fit.activations import Regime
 from ft.fit.standing import Setting, Standing, bytes_of, finished
@@ -67,21 +69,24 @@ def _gathered(setting: Setting, standing: Standing) -> int:
 
 
 def reference(setting: Setting, standing: Standing) -> int:
-    """A second model, for a whole policy that is held against itself as it began; none under an adapter, and none where
-    its log-probabilities are computed first."""
-    needs = setting.stage.kind_name == "dpo" and not setting.train.get("precompute_ref_log_probs")
-    needs = needs or (setting.stage.kind_name in ("rloo", "grpo", "ppo") and setting.train.get("beta", 0.05) != 0)
-    if standing.adapter is not None or not needs:
+    """A second model, for a whole policy that is held against itself as it began; none under an adapter."""
+    held = setting.stage.kind.reference
+    if standing.adapter is not None or held is None or _is_set(setting.train, held.model_unless):
         return 0
     return setting.sharding.slice(standing.weights, "weights")
 
 
 def _reference_adapter(setting: Setting, standing: Standing) -> int:
     """A frozen copy of the adapter the stage starts from; without one the reference is the bare base."""
-    if standing.adapter is None or setting.stage.kind_name not in ("dpo", "ppo", "rloo", "grpo"):
+    held = setting.stage.kind.reference
+    if standing.adapter is None or held is None or _is_set(setting.train, held.adapter_unless):
         return 0
     parent = finished(setting, setting.stage.init) if setting.stage.init else None
     return 4 * standing.adapter.parameters if parent and parent.adapter else 0
+
+
+def _is_set(train: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return any(train[key] == value for key, value in values.items())
 
 
 def regime_of(setting: Setting, standing: Standing) -> Regime:
@@ -95,5 +100,5 @@ def regime_of(setting: Setting, standing: Standing) -> Regime:
         attention=(model.attn_implementation if model else None) or "sdpa",
         adapter=standing.adapter,
         unpacks=standing.unpacks(compute),
-        checkpoint=bool(train.get("gradient_checkpointing", True)),
+        checkpoint=bool(train["gradient_checkpointing"]),
     )

@@ -56,7 +56,7 @@ def quantised_bytes(linear: Linear, quantization: Mapping[str, Any]) -> int:
 
 
 def optimizer_of(train: Mapping[str, Any]) -> str:
-    return str(train.get("optim", "adamw_torch_fused"))
+    return str(train["optim"])
 
 
 def paged(optimizer: str) -> bool:

@@ -81,6 +81,18 @@ class Display:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a kind holds in memory to compare the policy with itself as it began.
+
+    A whole policy has a second model, and a policy that goes on with an adapter a frozen copy of it, each unless
+    `train:` has one of these values.
+    """
+
+    model_unless: Mapping[str, Any] = field(default_factory=dict)
+    adapter_unless: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Kind:
     """What a recipe may write under `kind: NAME`, and everything that is done with such a stage.
 
@@ -99,8 +111,7 @@ class Kind:
     rows             what it trains on, prepared (rendered, tokenised) before it starts; "": nothing is prepared
     reads_data       whether it reads `data:`, which must then be written
     reads_eval_data  whether it reads `eval_data:`
-    reference_unless of a kind that compares the policy with itself as it began: values of `train:` under which no
-                     second model is held for that
+    reference        what it compares the policy with, where it does
     required         blocks, or keys "block.key", that must be written
     defaults         block → values where the recipe writes none, other than the class's own; {} for an optional block
     cosmetic         patterns "block.key" that do not change what the stage leaves
@@ -121,7 +132,7 @@ class Kind:
     rows: Literal["", "documents", "conversations", "pairs"] = ""
     reads_data: bool = True
     reads_eval_data: bool = False
-    reference_unless: Mapping[str, Any] | None = None
+    reference: Reference | None = None
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cosmetic: tuple[str, ...] = ()

@@ -66,6 +66,11 @@ class Stage:
     require: Mapping[str, float] = field(default_factory=dict)
     global_batch: int | None = None  # rows per optimizer step over all processes; None: the train block says them
 
+    def complete(self, block: str) -> Mapping[str, Any]:
+        """A block's values, where none is written its class's own defaults; {} for a kind without such a block."""
+        owner = self.kind.blocks.get(block)
+        return {**owner.schema().defaults, **self.blocks.get(block, {})} if owner else {}
+
     @property
     def compute_dtype(self) -> Dtype:
         """What it computes in on a GPU."""

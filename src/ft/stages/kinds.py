@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft import artifacts
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
-from ft.recipe.kind import Artifact, Display, LaunchOptions, Refused
+from ft.recipe.kind import Artifact, Display, LaunchOptions, Reference, Refused
 
 if TYPE_CHECKING:
     from ft.recipe import Stage
@@ -150,7 +150,7 @@ def _trained(
     own: Mapping[str, Owner] | None = None,
     front_curves: int | None = None,
     row_defaults: Mapping[str, Any] | None = None,
-    reference_unless: Mapping[str, Any] | None = None,
+    reference: Reference | None = None,
     cosmetic: tuple[str, ...] = (),
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
@@ -171,7 +171,7 @@ def _trained(
         unsupported=unsupported,
         rows=rows,
         reads_eval_data=True,
-        reference_unless=reference_unless,
+        reference=reference,
         required=("train.max_length",),
         defaults={"rows": row_defaults or {}, **{name: {} for name in own}},
         cosmetic=(*_COSMETIC, *cosmetic),
@@ -184,7 +184,7 @@ def _reinforced(
     train: Owner,
     memory: str,
     unsupported: Mapping[str, Refused],
-    reference_unless: Mapping[str, Any],
+    reference: Reference,
     inputs: Mapping[str, Artifact] | None = None,
     ours: Mapping[str, str] | None = None,
 ) -> Kind:
@@ -209,7 +209,7 @@ def _reinforced(
         inputs={**_JUDGED_BY_AXIS, **(inputs or {})},
         objectives=AXES,
         reads_eval_data=True,
-        reference_unless=reference_unless,
+        reference=reference,
         required=("train.max_completion_length",),
         defaults={
             "train": {"eval_strategy": "steps", "eval_on_start": True, "disable_dropout": True, **best},
@@ -267,7 +267,7 @@ STAGES: dict[str, Kind] = {
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
-        reference_unless={"precompute_ref_log_probs": True},
+        reference=Reference(model_unless={"precompute_ref_log_probs": True}),
         cosmetic=("train.precompute_ref_batch_size",),
     ),
     "reward": _trained(
@@ -287,7 +287,7 @@ STAGES: dict[str, Kind] = {
         train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
-        reference_unless={"beta": 0},
+        reference=Reference(model_unless={"beta": 0}),
     ),
     "grpo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
@@ -295,15 +295,15 @@ STAGES: dict[str, Kind] = {
         train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
-        reference_unless={"beta": 0},
+        reference=Reference(model_unless={"beta": 0}, adapter_unless={"beta": 0}),
     ),
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo",
         train=Owner("ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, inherits="trl"),
-        memory="ft.fit.answering:reinforcing",
+        memory="ft.fit.answering:ppo",
         unsupported=_in_slices(_ADAPTERS_REFUSED),
-        reference_unless={},
+        reference=Reference(),
         inputs={"critic": "reward_model"},
         ours=_OURS_PPO_REWARD,
     ),

@@ -152,14 +152,40 @@ def test_ppo_has_four_roles_on_one_base_or_four_models(tmp_path, data):
     assert {m.name for m in one.moments} == {"rollout", "training step", "optimizer step"}
 
 
-@pytest.mark.parametrize("kind", ["rloo", "grpo"])
-def test_without_a_critic_there_are_three_roles_on_one_base(tmp_path, data, kind):
+@pytest.mark.parametrize(
+    ("kind", "train", "models"),
+    [
+        ("grpo", {}, 1),
+        ("grpo", {"beta": 0.04}, 2),
+        ("rloo", {}, 2),
+        ("rloo", {"beta": 0.0}, 1),
+        ("ppo", {"beta": 0}, 3),
+    ],
+)
+def test_a_whole_policy_has_a_reference_where_its_trainer_makes_one(tmp_path, data, kind, train, models):
+    """GRPO's own beta is 0, which makes none; PPO has a critic too, and its reference at any beta."""
+    there = planned(tmp_path, sft(data), {**sft(data), "kind": "reward", "name": "helpful"})
+    asked = reinforced(there, kind)
+    asked.stage.blocks["train"].update(train)
+    step = next(one.parts for one in stage_fit(asked).moments if one.name == "training step")
+    model = 6_738_415_616
+    reward_model = 2 * (model - 32000 * 4096 + 4096)  # in bfloat16, a head of one number instead of all words
+    assert step["weights"] == models * 4 * model + reward_model
+
+
+@pytest.mark.parametrize(("kind", "train"), [("rloo", {"beta": 0.0}), ("grpo", {"beta": 0.04})])
+def test_without_a_critic_there_are_three_roles_on_one_base(tmp_path, data, kind, train):
     reward = {**sft(data, **QLORA), "kind": "reward", "name": "helpful"}
     there = planned(tmp_path, sft(data, **QLORA), reward)
-    parts = {one.name: one.parts for one in stage_fit(reinforced(there, kind, **QLORA)).moments}
+    asked = reinforced(there, kind, **QLORA)
+    asked.stage.blocks["train"].update(train)
+    parts = {one.name: one.parts for one in stage_fit(asked).moments}
     alone = stage_fit(setting(there, "sft")).moments[0].parts["weights"]
     assert parts["training step"]["adapters"] == 4 * (3 * 39_976_960 + 4096)
     assert parts["training step"]["weights"] == alone
+    if kind == "grpo":  # at beta 0, its default, TRL makes no copy of the adapter
+        copied = stage_fit(reinforced(there, kind, **QLORA)).moments[1].parts["adapters"]
+        assert copied == 4 * (2 * 39_976_960 + 4096)
     by_vllm = reinforced(there, kind, **QLORA)
     by_vllm.stage.blocks["train"]["use_vllm"] = True
     assert stage_fit(by_vllm).moments[1].parts["weights"] > 1.5 * alone  # a base for the reward model
