@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from ft.export.result import Result
 from peft import AutoPeftModelForCausalLM
 from transformers import BitsAndBytesConfig
 
 import tiny
 from bf16_kernel import switch
-from ft.export.writing import Wish, export
+from ft.export.trained_model import TrainedModel
+from ft.export.writing import ExportOptions, export
 from ft.models.load import load, load_scorer
 from ft.models.merge import trained
 
@@ -93,7 +93,7 @@ def test_a_reward_model_scores_the_same_to_the_bit(tmp_path, base, monkeypatch):
 
 def test_an_export_is_the_model_that_was_trained(chat, tmp_path, monkeypatch):
     switch(monkeypatch, True)
-    compared = export(Result.read(chat), Wish(tmp_path / "merged", dtype="float32"))["compared"]
+    compared = export(TrainedModel.read(chat), ExportOptions(tmp_path / "merged", dtype="float32"))["compared"]
     assert compared["gated"]
     assert compared["saved"]["max_difference"] < 1e-4
 

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 import tiny
-from ft.export.result import Result
+from ft.export.trained_model import TrainedModel
 from ft.files import write_json
 from ft.fit.gpus import gpu
 from ft.fit.sharding import Sharding
@@ -84,8 +84,8 @@ def test_an_export_holds_the_base_as_the_run_on_a_gpu_held_it(train, dtype, stag
     write_json(folder / "lineage.json", {"base": {"path": "hub/name"}, "quantization": None})
     write_json(folder / "job.json", {"name": "sft", "blocks": dict(sft.blocks)})
     for device, held in {"NVIDIA H100": dtype, "CPU, 2 threads": "float32"}.items():
-        write_json(folder / "done.json", {"kind": "sft", "device": device})
-        assert Result.read(folder).held == held
+        write_json(folder / "done.json", {"kind": "sft", "numbers": {}, "device": device})
+        assert TrainedModel.read(folder).held == held
 
 
 def test_a_stage_that_only_answers_computes_in_bfloat16(stage, tmp_path, base, data):
