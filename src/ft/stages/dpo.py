@@ -61,7 +61,7 @@ def trainer_of(job: Job) -> Any:
 
 
 def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
-    from ft.training.dpo.reference import brings_reference, with_reference
+    from ft.training.dpo.reference import brings_reference, drop_reference_that_adds_nothing, with_reference
     from ft.training.trl_compat import PairTrainer
 
     whole = "lora" not in job.blocks
@@ -81,6 +81,8 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
+    if not whole:
+        drop_reference_that_adds_nothing(trainer.model)
     _share(trainer)
     if kept and not whole:
         size = config.precompute_ref_batch_size or config.per_device_eval_batch_size

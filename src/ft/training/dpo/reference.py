@@ -17,9 +17,22 @@ from ft.errors import fail
 from ft.files import atomic, read_json, write_json
 from ft.progress import Progress
 
+REFERENCE_ADAPTER = "ref"  # TRL's name for it
 CHECKED = 4  # pairs looked at before training
 EXACT = 1e-3  # nats a sequence, float32
 ROUGH = 1e-2  # share of the log-probability: half precision, or numbers made on another machine
+
+
+def drop_reference_that_adds_nothing(model: Any) -> None:
+    """Let the bare base be the reference of a new LoRA, which begins as a change of nothing.
+
+    TRL 1.16 copies the policy's adapter as `ref`; a copy whose B matrices are 0 costs memory, and a pass through every
+    adapted layer a step. Where no `ref` is, TRL reads the base with adapters off.
+    """
+    copied = {name: value for name, value in model.named_parameters() if f".{REFERENCE_ADAPTER}." in name}
+    low_rank = all(".lora_A." in name or ".lora_B." in name for name in copied)  # no DoRA magnitude, no saved module
+    if copied and low_rank and not any(value.any() for name, value in copied.items() if ".lora_B." in name):
+        model.delete_adapter(REFERENCE_ADAPTER)
 
 
 def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
