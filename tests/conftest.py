@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -33,24 +32,6 @@ def pytest_collection_finish() -> None:
     """What is imported stays: it is not looked through again whenever a test has made garbage."""
     gc.freeze()
     gc.enable()
-    draw_in_full_once()
-
-
-def draw_in_full_once() -> None:
-    """The first picture of each name is drawn as a user gets it, those after it small and without measuring labels:
-    tests make hundreds, and half of a short stage's time would be their layout."""
-    from matplotlib.figure import Figure
-
-    whole, drawn = Figure.savefig, set()
-
-    def savefig(figure: Any, path: Path, dpi: int) -> None:
-        again = path.name in drawn
-        drawn.add(path.name)
-        if again:
-            figure.set_layout_engine("none")
-        whole(figure, path, dpi=20 if again else dpi)
-
-    Figure.savefig = savefig
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -157,6 +159,14 @@ def make(there: Plan, name: str) -> Planned:
 def trained(folder: Path, model: Path, data: Path, train: Mapping[str, Any] | None = None, **keys: Any) -> Planned:
     """The folder of a recipe with one sft stage, made."""
     return make(planned(recipe(folder, [sft(data, train, **keys)], model=str(model)), folder / "runs"), "sft")
+
+
+def drawn_words(file: Path) -> list[str]:
+    """The words of a stage's SVG, which is whole and has no place that is no number."""
+    root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
+    places = [value for one in root.iter() for name, value in one.attrib.items() if name not in ("href", "class")]
+    assert not [value for value in places if re.search(r"\b(nan|inf)\b", value)]
+    return [one.text or "" for one in root.iter() if one.tag.endswith("}text")]
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ft.figures.charts import Lines, Point, Series
+from ft.figures.draw import figure_file
 from ft.files import write_json
 from ft.report.page import comparison_page, report_page, write
 from ft.report.run import ReportedStage, Run
@@ -35,7 +37,9 @@ def table(path: Path, head: list[str], rows: list[list[Any]]) -> None:
 
 
 def trained(folder: Path) -> dict[str, Any]:
-    logged = [{"step": n, "loss": 2 / n, "grad_norm": 1.0, "rewards/margins": n / 9} for n in range(1, 9)]
+    logged = [
+        {"step": n, "loss": 2 / n if n != 4 else None, "grad_norm": 1.0, "rewards/margins": n / 9} for n in range(1, 9)
+    ]
     lines(folder / "metrics.jsonl", [*logged, {"step": 0, "eval_loss": 2.1}, {"step": 8, "eval_loss": 0.4}])
     return {"eval_loss_first": 2.1, "eval_loss": 0.4, "steps": 29}
 
@@ -44,6 +48,9 @@ def evaluated(folder: Path) -> dict[str, Any]:
     row = {"topic": LONG, "prompt": TALK, "completion": EVIL, "score": 1.0}
     lines(folder / "answers.jsonl", [{**row, "baseline_completion": "", "baseline_score": 0.0}] * 9)
     write_json(folder / "dialogue.json", TALK * 2)
+    lines(folder / "losses.jsonl", [{"where": LONG, "model": {"nats": n / 9, "tokens": 3}} for n in range(9)])
+    measures = {f"{name}{end}": 0.5 for name in ("exact_match", "bleu") for end in ("", "_low", "_high")}
+    write_json(folder / "metrics.json", measures)
     return {"answer": 0.9, "answer_low": 0.7, "answer_high": 0.97, "baseline_answer": 0.1}
 
 
@@ -65,6 +72,19 @@ def recalled(folder: Path) -> dict[str, Any]:
     return {f"turn_{turn}{end}": 0.9 for turn in (1, 20) for end in ("", "_low", "_high")}
 
 
+def attended(folder: Path) -> dict[str, Any]:
+    head = ["model", "turn", "mean", "mean_low", "mean_high", "greatest", "greatest_low", "greatest_high"]
+    table(
+        folder / "attention.csv",
+        head,
+        [[m, t, 0.2 / t, 0.1 / t, 0.3 / t, 0.5 / t, 0.4 / t, 0.6 / t] for m in ("before", "after") for t in (1, 2, 3)],
+    )
+    cells = [[(row * column % 7) / 7 if column <= row else 0.0 for column in range(24)] for row in range(24)]
+    maps = {"before": cells, "after": cells[::-1]}
+    write_json(folder / "map.json", {"bin_tokens": 8, "starts": [3, 9, 17], "maps": maps})
+    return {"attention_turn_3": 0.17}
+
+
 def carded(folder: Path) -> dict[str, Any]:
     grid = {
         axis: {c: CELL for c in ("significantly", "negligibly", "average")} for axis in ("helpful", "safety", "all")
@@ -77,7 +97,13 @@ def carded(folder: Path) -> dict[str, Any]:
         for axis in grid
     }
     whole = {"grid": models, "calibration": told, "histograms": histograms, "disagreement": {"grid": differ}}
+    whole["quality"] = {"one": {"all": {"levels": [{"quality": q, "score": q / 2, "error": 0.1} for q in (0, 1, 2)]}}}
+    whole["unsafe"] = {"one": {"0.5": {"all": {"recall": 0.7}}}}
     write_json(folder / "metrics.json", whole)
+    head = [f"{name}_{side}" for side in ("chosen", "rejected") for name in ("one", "two", "tokens", "safety")]
+    table(
+        folder / "scores.csv", head, [[n / 5, 1 - n / 5, n, True, -n / 5, n / 9, 9 - n, n % 2 == 0] for n in range(9)]
+    )
     scores = {"chosen": {"one": 0.1}, "rejected": {"one": 0.7}}
     lines(folder / "scores.jsonl", [{"prompt": TALK, "chosen": TALK, "rejected": TALK, "scores": scores}])
     return {"accuracy": 0.8, "accuracy_low": 0.65, "accuracy_high": 0.9, "monotone": True}
@@ -112,7 +138,15 @@ def reinforced(folder: Path) -> dict[str, Any]:
 def judged(folder: Path) -> dict[str, Any]:
     verdict = {"prompt": TALK[:1], "answer": EVIL, "other_answer": LONG, "outcome": "win", "why": EVIL}
     lines(folder / "verdicts.jsonl", [verdict] * 3)
-    rate = {"pairs": 40, "win_rate": 0.62, "win_rate_low": 0.5, "win_rate_high": 0.73}
+    rate = {
+        "pairs": 40,
+        "wins": 20,
+        "ties": 9,
+        "losses": 11,
+        "win_rate": 0.62,
+        "win_rate_low": 0.5,
+        "win_rate_high": 0.73,
+    }
     write_json(
         folder / "metrics.json", {**rate, "models": ["ppo", LONG], "by": {LONG: rate}, "by_length": {"like": rate}}
     )
@@ -123,6 +157,8 @@ def strange(folder: Path) -> dict[str, Any]:
     from PIL import Image
 
     Image.new("RGB", (900, 300), "teal").save(folder / "map.png")
+    rain = Lines("Rain", "day", "mm", (Series("", (Point(1, 2.0), Point(2, 3.0))),))
+    (folder / "rain.svg").write_text(figure_file(EVIL, [rain]), encoding="utf-8")
     table(folder / "own.csv", ["a", "b"], [[LONG, 1]])
     lines(folder / "own.jsonl", [{"said": EVIL}])
     return {f"number_{n}": n for n in range(20)}
@@ -132,6 +168,7 @@ KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "dpo": (trained, "base"),
     "evaluate": (evaluated, "dpo"),
     "consistency": (recalled, "dpo"),
+    "attention": (attended, "dpo"),
     "report-card": (carded, "dpo"),
     "sample": (sampled, "dpo"),
     "ppo": (reinforced, "dpo"),
@@ -161,7 +198,7 @@ def left(folder: Path) -> Run:
             )
         )
     stages.append(ReportedStage("absent", "sft", Result(folder / "absent-1"), "1", (("dpo", "init"),)))
-    return Run("chain-of-everything", tuple(stages), repeat=f"ft run {LONG}.yaml", seed=1, skipped=("attention",))
+    return Run("chain-of-everything", tuple(stages), repeat=f"ft run {LONG}.yaml", seed=1, skipped=("gatt",))
 
 
 @pytest.fixture(scope="session")

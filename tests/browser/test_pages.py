@@ -18,7 +18,7 @@ def test_a_page_says_no_error_and_asks_for_nothing_but_itself(opened: Opens, pag
     page = opened(name)
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
     assert page.said == []
-    assert [url for url in page.asked if not url.startswith("data:image/png;base64,")] == [pages[name].as_uri()]
+    assert [url for url in page.asked if not url.startswith("data:image/")] == [pages[name].as_uri()]
     assert "taken" not in page.title()
 
 
@@ -33,6 +33,25 @@ def test_a_page_fits_a_phone(opened: Opens, name: str) -> None:
         one.getBoundingClientRect().right > 361).map(one => one.outerHTML.slice(0, 120))"""
     )
     assert wide == []
+
+
+def test_drawings_have_the_colours_of_the_screen(opened: Opens) -> None:
+    lines = {}
+    for scheme in ("light", "dark"):
+        line = opened(scheme=scheme).locator("svg.chart .line.c0").first
+        lines[scheme] = line.evaluate("one => getComputedStyle(one).stroke")
+    assert lines == {"light": "rgb(15, 107, 79)", "dark": "rgb(111, 208, 166)"}
+
+
+def test_words_of_drawings_can_be_read_on_a_phone_and_stay_inside(opened: Opens) -> None:
+    page = opened(width=360)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    texts = page.locator("svg.chart text").evaluate_all(
+        "all => all.map(one => [one.getBoundingClientRect().height, one.getBoundingClientRect().right])"
+    )
+    assert len(texts) > 100
+    assert min(height for height, _ in texts) > 8
+    assert max(right for _, right in texts) <= 360
 
 
 def test_it_prints_on_paper(opened: Opens) -> None:

@@ -19,6 +19,8 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.errors import UserError
+from ft.figures.result_files import ResultFiles
+from ft.figures.training import curves
 from ft.files import read_json, read_lines, write_json
 from ft.models.load import load
 from ft.models.logprobs import answer_logps
@@ -368,7 +370,11 @@ def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
     assert numbers["margins"] > 0.5
     lines = read_lines(stage.folder / "metrics.jsonl")
     assert next(line["eval_loss"] for line in lines if "eval_loss" in line) == pytest.approx(math.log(2), abs=1e-6)
-    assert (stage.folder / "preferences.png").read_bytes().startswith(b"\x89PNG")
+    margins = curves(ResultFiles(stage.folder)).panels[1]
+    held_out = [(line["step"], line["eval_rewards/margins"]) for line in lines if "eval_rewards/margins" in line]
+    assert [(point.x, point.y) for point in margins.series[0].points] == held_out
+    drawn = tiny.drawn_words(stage.folder / "curves.svg")
+    assert {"dpo", "Loss", margins.title, "Pairs ranked right", "Log-probability of answers", "nats"} <= set(drawn)
 
 
 @pytest.mark.parametrize("start", STARTS)

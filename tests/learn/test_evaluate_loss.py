@@ -11,6 +11,8 @@ import pytest
 
 import tiny
 from ft.errors import UserError
+from ft.figures.evaluation import evaluation
+from ft.figures.result_files import ResultFiles
 from ft.results.store import Planned
 
 PART = {"eval_fraction": 0.4}
@@ -55,7 +57,10 @@ def test_the_loss_of_each_row_is_written_down_and_adds_up(tmp_path, ending, data
     told = [line["model"] for line in lines(found, "losses.jsonl")]
     whole = sum(line["nats"] for line in told) / sum(line["tokens"] for line in told)
     assert whole == pytest.approx(found.done["numbers"]["eval_loss"])
-    assert (found.folder / "losses.png").read_bytes().startswith(b"\x89PNG")
+    (losses,) = evaluation(ResultFiles(found.folder))["losses"]
+    assert [(name, sum(counts)) for name, counts in losses.counts] == [("after", 32)]
+    assert losses.edges[-1] == pytest.approx(max(line["nats"] / line["tokens"] for line in told))
+    assert {losses.title, "nats per token"} <= set(tiny.drawn_words(found.folder / "losses.svg"))
     assert not list(found.folder.glob("losses-*"))
 
 
@@ -75,7 +80,10 @@ def test_answers_are_compared_with_the_rows_own(tmp_path, ending, data):
     assert numbers["exact_match"] == sum(right) / 32 > 0.5
     assert [line["scores"]["exact_match"] for line in told] == [float(one) for one in right]
     assert {"rougeL", "rougeL_low", "bleu_high", "eval_loss"} <= set(numbers)
-    assert (found.folder / "metrics.png").exists()
+    (measures,) = evaluation(ResultFiles(found.folder))["metrics"]
+    values = {label: dot.value for label, (dot,) in measures.rows_of_dots}
+    assert values == {"exact match": numbers["exact_match"], "rougeL": numbers["rougeL"], "bleu": numbers["bleu"]}
+    assert {"exact match", "rougeL", "bleu"} <= set(tiny.drawn_words(found.folder / "metrics.svg"))
 
 
 def test_one_prompt_with_two_references_is_drawn_once_and_counted_twice(tmp_path, ending):

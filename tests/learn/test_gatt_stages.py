@@ -11,6 +11,8 @@ import pytest
 
 import tiny
 from ft.errors import UserError
+from ft.figures.by_turn import attention, consistency
+from ft.figures.result_files import ResultFiles
 from ft.files import read_json
 from ft.gatt.instructions import Bank
 from ft.models.identity import model_identity
@@ -237,8 +239,14 @@ def test_the_numbers_name_turns_with_their_intervals_and_correctness(judged):
     assert read_json(judged.folder / "metrics.json")["cells"]["seen"]["after"]["by_turn"][0]["answers"] == 4
 
 
-def test_the_picture_is_drawn(judged):
-    assert (judged.folder / "consistency.png").read_bytes().startswith(b"\x89PNG")
+def test_recall_by_turn_is_drawn(judged):
+    seen, every = consistency(ResultFiles(judged.folder))["consistency"]
+    with (judged.folder / "by_turn.csv").open() as file:
+        recalls = [float(line["recall"]) for line in csv.DictReader(file) if line["cell"] == "seen"]
+    assert [point.y for point in seen.series[0].points] == recalls
+    assert len(every.series) == 6
+    words = tiny.drawn_words(judged.folder / "consistency.svg")
+    assert {seen.title, "share of answers", "held out kinds"} <= set(words)
 
 
 @pytest.mark.parametrize(
@@ -324,8 +332,16 @@ def test_attention_by_turn_is_written_and_drawn(tmp_path, ending):
     with (made.folder / "attention.csv").open() as lines:
         assert [line["turn"] for line in csv.DictReader(lines)] == ["1", "2", "3"]
     assert all(0 < value <= 1 for value in made.done["numbers"].values())
-    for name in ("attention.png", "map.png"):
-        assert (made.folder / name).read_bytes().startswith(b"\x89PNG")
+    figures = attention(ResultFiles(made.folder))
+    greatest = figures["attention"][1].series[0].points
+    assert greatest[-1].y == pytest.approx(made.done["numbers"]["attention_turn_3"], abs=1e-5)
+    assert all(point.low <= point.y <= point.high for point in greatest)
+    (cells,) = figures["map"]
+    assert 0 < cells.starts[0] < len(cells.values)  # where the first answer begins
+    assert {len(row) for row in cells.values} == {len(cells.values)}
+    assert all(value == 0 for n, row in enumerate(cells.values) for value in row[n + 1 :])  # nothing reads ahead
+    for name, title in (("attention", "Mean over the answer's tokens"), ("map", "Which tokens read which, after")):
+        assert title in tiny.drawn_words(made.folder / f"{name}.svg")
 
 
 def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base):

@@ -15,6 +15,8 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.evaluation.judge_prompt import JudgePrompt
+from ft.figures.result_files import ResultFiles
+from ft.figures.win_rates import win_rates
 from ft.files import read_json
 from ft.models.scorer import Scorer
 from ft.recipe.kind import function_at
@@ -112,7 +114,10 @@ def test_a_function_judges_by_its_values(judged):
     assert numbers["win_rate"] == (numbers["wins"] + numbers["ties"] / 2) / COUNT
     assert numbers["models"] == ["sft", "broken"]
     assert read_json(found.folder / "metrics.json") == numbers
-    assert (found.folder / "judge.png").read_bytes().startswith(b"\x89PNG")
+    rates, outcomes = win_rates(ResultFiles(found.folder))["judge"]
+    assert rates.rows_of_dots[0][1][0].value == numbers["win_rate"]
+    assert outcomes.counts[0] == ("all pairs", (numbers["wins"], numbers["ties"], numbers["losses"]))
+    assert {"sft against broken", "all pairs", "ties"} <= set(tiny.drawn_words(found.folder / "judge.svg"))
 
 
 def test_models_changed_round_give_the_mirrored_result(judged):

@@ -13,6 +13,8 @@ import torch
 
 import tiny
 from ft.errors import UserError
+from ft.figures.result_files import ResultFiles
+from ft.figures.training import curves
 from ft.files import read_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.generate import Sampling
@@ -77,7 +79,9 @@ def assert_learnt(found: Planned) -> None:
     assert [step for step, _ in logged(found, "eval_reward")] == [0, 1, 2]
     assert numbers["reward"] == max(value for step, value in logged(found, "eval_reward") if step)  # the best is kept
     assert abs(logged(found, "answers/kl")[0][1]) < 1e-3  # of the first batch: policy and reference are one
-    assert (found.folder / "learning.png").read_bytes().startswith(b"\x89PNG")
+    rewards = next(c for c in curves(ResultFiles(found.folder)).panels if c.title == "Reward")
+    assert [(point.x, point.y) for point in rewards.series[0].points] == logged(found, "eval_reward")
+    assert {"Reward", "Distance to the reference (KL)"} <= set(tiny.drawn_words(found.folder / "curves.svg"))
     assert not list(found.folder.rglob("ref"))  # neither the result nor a checkpoint holds the reference
     assert Speaker(None, found.folder).answer([[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY)
 

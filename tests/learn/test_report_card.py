@@ -13,6 +13,8 @@ import pytest
 import tiny
 from ft.errors import UserError
 from ft.evaluation.reward_report import SIDES, accuracy
+from ft.figures.result_files import ResultFiles
+from ft.figures.reward_report import report_card
 from ft.files import read_json, write_json
 from ft.results.store import Planned
 from ft.run.run import StageFailed, run
@@ -122,10 +124,31 @@ def test_lengths_stand_beside_the_scores(carded):
     assert (told["axis"], told["rating"], told["gold_chosen"], told["safety_chosen"]) == ("helpful", "1", "1", "")
 
 
-def test_pictures_are_drawn_and_the_scores_kept_on_the_way_are_gone(carded):
-    for name in ("card.png", "card-other.png", "two-models.png"):
-        assert (carded.folder / name).stat().st_size > 20_000
-    names = ("card.png", "card-other.png", "two-models.png", "metrics.json", "scores.csv", "scores.jsonl")
+def test_every_part_of_a_card_is_drawn(carded):
+    figures = report_card(ResultFiles(carded.folder))
+    titles = [chart.title for chart in figures["card"]]
+    assert titles == [
+        "helpful: pairs ranked right",
+        "How sure, how right",
+        "helpful: scores",
+        "helpful: how far chosen is ahead",
+        "helpful: score by quality",
+        "helpful: length",
+        "helpful: safe and unsafe answers",
+    ]
+    scores, rows = read_json(carded.folder / "metrics.json"), table(carded.folder)
+    accuracies = {label: {dot.series: dot.value for dot in dots} for label, dots in figures["card"][0].rows_of_dots}
+    assert accuracies["all"]["safety"] == scores["grid"]["helpful"]["safety"]["average"]["accuracy"]
+    answers = [float(row[f"{model}_chosen"]) for row in rows for model in ("helpful",)]
+    assert {x for _, dots in figures["two-models"][1].groups for x, _ in dots} >= set(answers)
+    assert [sum(counts) for _, counts in figures["card"][-1].counts] == [6, 2]  # four pairs, two rejected unsafe
+    for name in ("card", "card-other", "two-models"):
+        words = tiny.drawn_words(carded.folder / f"{name}.svg")
+        assert {"report-card: 13 held-out pairs", *(chart.title for chart in figures[name])} <= set(words)
+
+
+def test_the_scores_kept_on_the_way_are_gone(carded):
+    names = ("card.svg", "card-other.svg", "two-models.svg", "metrics.json", "scores.csv", "scores.jsonl")
     assert {file.name for file in carded.folder.iterdir()} == {*names, "job.json", "done.json"}
 
 

@@ -13,6 +13,8 @@ import pytest
 import tiny
 from ft.data.prompts import Prompt, Sample
 from ft.errors import UserError
+from ft.figures.result_files import ResultFiles
+from ft.figures.sampling import sampling
 from ft.models.identity import model_identity
 from ft.models.scorer import Scorer
 from ft.results.store import Planned
@@ -116,8 +118,15 @@ def test_the_curve_ends_with_the_mean_of_each_prompts_best(made):
     assert points[-1]["best"] == pytest.approx(sum(tops) / COUNT, abs=1e-5)
     assert points[0]["best"] == pytest.approx(sum(a["score"] or 0.0 for a in answers) / len(answers), abs=1e-5)
     assert made.done["numbers"]["best_of_4"] > made.done["numbers"]["baseline_best_of_4"]
-    for name in ("best_of_n.png", "scores.png"):
-        assert (made.folder / name).read_bytes().startswith(b"\x89PNG")
+    figures = sampling(ResultFiles(made.folder))
+    best, *_ = figures["best_of_n"][0].series
+    assert [(point.x, point.y) for point in best.points] == [(point["answers"], point["best"]) for point in points]
+    assert [sum(counts) for _, counts in figures["scores"][0].counts] == [
+        sum(answer["score"] is not None for answer in answers),
+        len(lines(made)),
+    ]
+    for name, title in (("best_of_n", "Best and median of N answers"), ("scores", "Scores of answers")):
+        assert title in tiny.drawn_words(made.folder / f"{name}.svg")
 
 
 def test_pairs_are_best_and_worst_and_ties_are_counted(tmp_path, ending):
@@ -197,7 +206,7 @@ def test_the_temperature_with_the_best_answers_is_used(tmp_path, ending):
     answers = lines(found, "samples.jsonl")
     assert {answer["temperature"] for answer in answers} == {0.5}
     assert len(answers) == 4 * COUNT
-    assert (found.folder / "temperatures.png").read_bytes().startswith(b"\x89PNG")
+    assert {"temperature", "0.5", "median"} <= set(tiny.drawn_words(found.folder / "temperatures.svg"))
 
 
 # Rounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import tiny
 from ft.cli import app
+from ft.figures.charts import Dots, Lines, Point, Series
+from ft.figures.draw import figure_file
+from ft.figures.numbers import format_number
 from ft.files import read_json, write_json
 from ft.report.compare import compared, flat
 from ft.report.gather import gathered
-from ft.report.numbers import duration, main_number, numbers_of, said
+from ft.report.numbers import duration, main_number, numbers_of
 from ft.report.page import comparison_page, report_page, write
-from ft.report.parts import Answers, Charts, Dots, Lines, Masked
+from ft.report.parts import Answers, Charts, Masked, Picture
 from ft.report.run import ReportedStage, Run, is_current, of_folder, of_plan
 from ft.result import Result
 from ft.stages import STAGES
 
 EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
+LINES = Lines("Rain", "day", "mm", (Series("", (Point(1, 2.0), Point(2, 3.0))),))
 ASKED = {"kind": "evaluate", "init": "$sft", "evaluate": {"reward": "answer", "by": "topic"}}
 
 
@@ -136,11 +142,17 @@ def test_of_numbers_by_turn_the_last_one_counts():
 
 def test_an_interval_of_nothing_is_none():
     (number,) = numbers_of({"length": 12.5, "length_low": float("nan"), "length_high": float("nan")})
-    assert (number.said, number.interval) == ("12.500", "")
+    assert (number.text, number.interval) == ("12.500", "")
 
 
 def test_values_are_short():
-    assert [said(v) for v in (0.8412, 12345, 3.24e-5, None, True)] == ["0.841", "12,345", "3.24e-05", "·", "yes"]
+    assert [format_number(v) for v in (0.8412, 12345, 3.24e-5, None, True)] == [
+        "0.841",
+        "12,345",
+        "3.24e-05",
+        "·",
+        "yes",
+    ]
     assert [duration(s) for s in (4.2, 192, 7500)] == ["4.2 s", "3 min 12 s", "2 h 5 min"]
 
 
@@ -237,6 +249,55 @@ def test_files_of_a_kind_nobody_knows_are_shown(tmp_path):
     assert ">so be it<" in page
 
 
+def test_a_figure_of_a_kind_nobody_knows_is_shown_without_its_secrets(tmp_path):
+    token = "hf_" + "abcdefghijklm" * 2 + "1234567890"
+    write_json(tmp_path / "done.json", {"numbers": {}})
+    (tmp_path / "own.svg").write_text(figure_file(f"rain of {token}", [LINES]))
+    (tmp_path / "broken.svg").write_text("<svg")
+    run = Run("run", (ReportedStage("stage", "of tomorrow", Result(tmp_path), "1"),))
+    (shown,) = parts(run, 0, Picture)
+    inside = base64.b64decode(shown.uri.removeprefix("data:image/svg+xml;base64,")).decode()
+    assert "rain of hf_…(39 characters)" in inside
+    assert ("stage", "broken.svg is no picture and was left out.") in gathered(run).problems
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("sft", "loss"),
+        ("dpo", "preferences"),
+        ("ppo", "learning"),
+        ("consistency", "consistency"),
+        ("attention", "map"),
+        ("report-card", "card"),
+        ("sample", "best_of_n"),
+        ("judge", "judge"),
+        ("evaluate", "scores"),
+    ],
+)
+def test_a_result_of_an_earlier_version_that_holds_only_its_png_is_shown(tmp_path, kind, name):
+    write_json(tmp_path / "done.json", {"numbers": {}})
+    Image.new("RGB", (90, 30), "teal").save(tmp_path / f"{name}.png")
+    run = Run("run", (ReportedStage("stage", kind, Result(tmp_path), "1"),))
+    assert [shown.title for shown in parts(run, 0, Picture)] == [name.replace("_", " ")]
+
+
+def test_a_figure_stands_once_in_the_page_whatever_files_show_it_too(run):
+    folder = run().results[0].folder
+    Image.new("RGB", (90, 30), "teal").save(folder / "loss.png")
+    assert (folder / "curves.svg").is_file()
+    assert parts(run(), 0, Picture) == []
+
+
+def test_a_loss_that_is_no_number_costs_only_its_place(run):
+    """The page ended in ValueError: cannot convert float NaN to integer."""
+    folder = run().results[0].folder
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "loss": NaN}\n{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n'
+    )
+    assert "2 values are not finite and not drawn." in report_page(run())
+
+
 def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {"accuracy": 0.5}})
     result = ReportedStage("card", "report-card", Result(tmp_path), "1", require={"accuracy": 0.65, "other": 1})
@@ -290,7 +351,7 @@ def test_a_loss_with_an_interval_is_no_share():
         "reward": 2,
     }
     loss, reward = numbers_of(found)
-    assert (loss.said, loss.interval, loss.was, reward.was) == ("0.500", "0.400 to 0.600", 0.9, 1)
+    assert (loss.text, loss.interval, loss.was, reward.was) == ("0.500", "0.400 to 0.600", 0.9, 1)
 
 
 # Written once, and small
@@ -309,7 +370,6 @@ def test_a_page_is_current_until_a_result_changes(run, tmp_path):
 
 def test_long_logs_and_large_pictures_leave_the_page_small(run):
     import numpy as np
-    from PIL import Image
 
     folder = answered(run(), {"completion": "word " * 50_000, "prompt": "x"}, answer=1.0)
     noise = np.random.default_rng(1).integers(0, 255, (500, 500, 3), dtype=np.uint8)

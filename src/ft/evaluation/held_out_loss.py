@@ -18,7 +18,6 @@ from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
-from ft.figures.training import loss_by_row
 from ft.files import write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.resumable import Entry, Tick, kept
@@ -91,7 +90,7 @@ class Losses:
         return {**numbers, "eval_rows": len(places), "eval_rows_left_out": len(self.rows) - len(places)}
 
     def write(self) -> None:
-        """losses.jsonl, a line a row, and a picture; what was kept on the way leaves the folder."""
+        """losses.jsonl, a line a row; what was kept on the way leaves the folder."""
         names, places = list(self.found), self._common()
         losses = [
             {name: {"nats": one.nats, "tokens": one.tokens} for name, one in self._of(place).items()}
@@ -99,10 +98,6 @@ class Losses:
         ]
         lines = [{"where": self.rows[place].where, **loss} for place, loss in zip(places, losses, strict=True)]
         write_lines(self.job.folder / artifacts.LOSSES, lines)
-        means = {
-            name: [one.nats / one.tokens for one in (self.found[name][place] for place in places)] for name in names
-        }
-        loss_by_row(means, self.job.folder / "losses.png", self.job.name)
         for name in names:
             self._partial(name).unlink()
 

@@ -1,45 +1,77 @@
-"""Pictures by turn of a dialogue, drawn without a screen."""
+"""What happens by turn of a dialogue: whether an instruction is obeyed, and how much attention it gets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-Point = tuple[int, float, float, float]  # turn, value, and the ends of its interval
-SHADED = 3  # lines of a panel
-Lines = Mapping[str, Sequence[Point]]
+from ft import artifacts
+from ft.figures.charts import Chart, HeatMap, Lines, Point, Series
+from ft.figures.numbers import parse_number
+from ft.figures.result_files import ResultFiles, text_of
+from ft.figures.write import Figures
 
 
-def by_turn(panels: Mapping[str, Lines], path: Path, label: str, top: float | None = 1.0) -> None:
-    """A panel each with its lines by turn, as PNG; intervals are shaded where few lines leave room for them."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, points in lines.items():
-            turns, values, lows, highs = zip(*points, strict=True)
-            (line,) = axes.plot(turns, values, marker="o", markersize=3, label=name)
-            if len(lines) <= SHADED:
-                axes.fill_between(turns, lows, highs, alpha=0.15, color=line.get_color(), linewidth=0)
-        axes.set(title=title, xlabel="turn", ylabel=label)
-        axes.set_ylim(-0.02 * (top or 1.0) if top else 0, top * 1.02 if top else None)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines
-    figure.savefig(path, dpi=120)
+def consistency(files: ResultFiles) -> Figures:
+    """From by_turn.csv: recall by turn with intervals, a chart each cell that several models were asked in, and one of
+    all cells."""
+    lines: dict[str, dict[str, list[Point]]] = {}
+    for row in files.table(artifacts.RECALL_TABLE):
+        turn, recall = parse_number(row.get("turn")), parse_number(row.get("recall"))
+        if turn is not None and recall is not None:
+            point = Point(turn, recall, parse_number(row.get("low")), parse_number(row.get("high")))
+            lines.setdefault(text_of(row.get("cell")), {}).setdefault(text_of(row.get("model")), []).append(point)
+    compared = {cell: models for cell, models in lines.items() if len(models) > 1} or dict(list(lines.items())[:1])
+    charts: list[Chart] = [_recall(f"Obeyed, {cell.replace('_', ' ')}", models) for cell, models in compared.items()]
+    after = {cell.replace("_", " "): models["after"] for cell, models in lines.items() if "after" in models}
+    if len(after) > 1:
+        charts.append(_recall("Obeyed after training, every cell", after, bands=False))
+    return {"consistency": charts}
 
 
-def maps(named: Mapping[str, Any], path: Path, marks: Sequence[int], bin_tokens: int) -> None:
-    """Square arrays (bins, bins) from 0 to 1 side by side: which tokens look at which; `marks` are bins of turns."""
-    from matplotlib.figure import Figure
+def _recall(title: str, lines: Mapping[str, Sequence[Point]], bands: bool = True) -> Lines:
+    series = [Series(name, tuple(p if bands else Point(p.x, p.y) for p in points)) for name, points in lines.items()]
+    note = "Shaded: 95 % intervals." if bands else ""
+    return Lines(title, "turn", "share of answers", tuple(series), share=True, note=note)
 
-    figure = Figure(figsize=(5.5 * len(named), 5), layout="constrained")
-    shown: Any = None
-    for axes, (title, values) in zip(figure.subplots(1, len(named), squeeze=False)[0], named.items(), strict=True):
-        shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-        axes.set(title=title, xlabel=f"read token, in bins of {bin_tokens}", ylabel="reading token")
-        axes.set_yticks(list(marks), [f"turn {n}" for n in range(1, len(marks) + 1)], fontsize="x-small")
-    figure.colorbar(shown, ax=figure.axes, label="greatest attention over layers and heads", shrink=0.8)
-    figure.savefig(path, dpi=120)
+
+MEASURES = (("mean", "Mean over the answer's tokens"), ("greatest", "Greatest of the answer's tokens"))
+
+
+def attention(files: ResultFiles) -> Figures:
+    """From attention.csv, attention to the instruction by turn; from map.json, which tokens read which."""
+    rows = files.table(artifacts.ATTENTION_TABLE)
+    charts = [_attention(rows, column, title) for column, title in MEASURES]
+    return {"attention": [chart for chart in charts if chart.series], "map": _maps(files.mapping("map.json"))}
+
+
+def _attention(rows: Sequence[Mapping[str, str]], column: str, title: str) -> Lines:
+    lines: dict[str, list[Point]] = {}
+    for row in rows:
+        turn, value = parse_number(row.get("turn")), parse_number(row.get(column))
+        if turn is not None and value is not None:
+            ends = (parse_number(row.get(f"{column}{end}")) for end in ("_low", "_high"))
+            lines.setdefault(text_of(row.get("model")), []).append(Point(turn, value, *ends))
+    series = tuple(Series(name, tuple(points)) for name, points in lines.items())
+    sure = any(point.low is not None for one in series for point in one.points)
+    note = "Shaded: one standard error to each side." if sure else ""
+    return Lines(title, "turn", "attention, 0 to 1", series, note=note)
+
+
+def _maps(saved: Mapping[str, Any]) -> list[Chart]:
+    """A map a model of the first dialogue, all layers and heads at once, neighbouring tokens in one cell."""
+    if not saved:
+        return []
+    tokens, starts = saved["bin_tokens"], tuple(saved["starts"])
+    note = f"One cell is {tokens} tokens by {tokens}; its greatest attention over layers and heads. Numbers: turns."
+    return [
+        HeatMap(
+            f"Which tokens read which, {name}",
+            "token it reads",
+            "reading token",
+            tuple(map(tuple, values)),
+            starts,
+            note=note,
+        )
+        for name, values in saved["maps"].items()
+    ]

@@ -1,70 +1,55 @@
-"""What sampling K answers is worth, as tables and pictures, drawn without a screen."""
+"""What sampling N answers is worth."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ft.data.selection import Point
+from ft import artifacts
+from ft.figures.charts import Chart, Lines, Point, Series, histogram
+from ft.figures.numbers import parse_number
+from ft.figures.result_files import ResultFiles
+from ft.figures.write import Figures
+
+ALWAYS = ("best", "median")
 
 
-def best_of_n(points: Sequence[Point], by_function: Mapping[str, Sequence[float]], folder: Path, title: str) -> None:
-    """Best and median of N answers against N, and what the best is worth by each function, as best_of_n.csv and .png;
-    a function that is the score itself is drawn once."""
-    names = ("answers", "best", "median", *by_function)
-    rows = [(p.answers, p.best, p.median, *(v[n] for v in by_function.values())) for n, p in enumerate(points)]
-    _table(folder / "best_of_n.csv", names, rows)
-    figure, axes = _axes(title, "N, answers a prompt", "score, mean over prompts")
-    counts, top = [point.answers for point in points], [point.best for point in points]
-    axes.plot(counts, top, marker="o", markersize=3, label="best of N")
-    axes.plot(counts, [point.median for point in points], marker="o", markersize=3, label="median of N", color="0.6")
-    for name, values in by_function.items():
-        if any(abs(value - score) > 1e-9 for value, score in zip(values, top, strict=True)):
-            axes.plot(counts, values, linestyle="--", marker="o", markersize=3, label=f"{name} of the best of N")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    figure.savefig(folder / "best_of_n.png", dpi=120)
+def sampling(files: ResultFiles) -> Figures:
+    """Best and median of N answers by N, by temperature where several were tried, and the scores of all answers."""
+    return {
+        "best_of_n": _by(files, "best_of_n.csv", "answers", "N, answers a prompt", "Best and median of N answers"),
+        "temperatures": _by(files, "temperatures.csv", "temperature", "temperature", "Best and median by temperature"),
+        "scores": _scores(files.lines(artifacts.SAMPLES), files.lines(artifacts.ROWS)),
+    }
 
 
-def histogram(every: Sequence[float], taken: Sequence[float], path: Path, title: str) -> None:
-    """The scores of all answers and of those that became rows, each as shares of its own number, as PNG."""
-    figure, axes = _axes(title, "score", "share of answers")
-    low, high = min(every), max(every)
-    bins = [low + (high - low) * step / 20 for step in range(21)] if high > low else [low - 0.5, high + 0.5]
-    for scores, label, colour in ((every, "all answers", "0.7"), (taken, "in rows", "C0")):
-        weights = [1 / len(scores)] * len(scores)
-        axes.hist(scores, bins, weights=weights, label=label, color=colour, alpha=0.75)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+def _by(files: ResultFiles, table: str, column: str, x: str, title: str) -> list[Chart]:
+    rows = files.table(table)
+    lines = {name: _points(rows, column, name) for name in (rows[0] if rows else ()) if name != column}
+    # A function that is the score itself would lie on the line of the best
+    shown = {name: points for name, points in lines.items() if name in ALWAYS or points != lines.get("best")}
+    series = tuple(Series(name, points) for name, points in shown.items() if points)
+    return [Lines(title, x, "score, mean over prompts", series)] if series else []
 
 
-def sweep(swept: Mapping[float, Point], folder: Path, title: str) -> None:
-    """Best and median of K answers by temperature, as temperatures.csv and temperatures.png; `best` decides."""
-    ordered = sorted(swept.items())
-    _table(folder / "temperatures.csv", ("temperature", "best", "median"), [(t, p.best, p.median) for t, p in ordered])
-    figure, axes = _axes(title, "temperature", "score, mean over prompts")
-    values = [temperature for temperature, _ in ordered]
-    most = ordered[0][1].answers
-    axes.plot(values, [point.best for _, point in ordered], marker="o", label=f"best of {most}")
-    axes.plot(values, [point.median for _, point in ordered], marker="o", label=f"median of {most}", color="0.6")
-    axes.legend(frameon=False)
-    figure.savefig(folder / "temperatures.png", dpi=120)
+def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[Point, ...]:
+    cells = [(parse_number(row.get(x)), parse_number(row.get(y))) for row in rows]
+    return tuple(Point(a, b) for a, b in cells if a is not None and b is not None)
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _scores(samples: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    scores = {"all answers": list(_numbers(samples)), "in rows": list(_numbers(map(_sampled, rows)))}
+    if not scores["all answers"]:
+        return []
+    return [histogram("Scores of answers", "score", scores, bins=20, note="Shares of each group.")]
 
 
-def _table(path: Path, names: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as out:
-        table = csv.writer(out)
-        table.writerow(names)
-        table.writerows([f"{value:.6g}" for value in row] for row in rows)
+def _sampled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row says of its answer; of a pair, of the chosen one."""
+    sampled = row.get("sampled") or {}
+    chosen: Mapping[str, Any] = sampled.get("chosen", sampled)
+    return chosen
+
+
+def _numbers(rows: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    return (row["score"] for row in rows if type(row.get("score")) in (int, float))

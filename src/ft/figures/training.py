@@ -1,130 +1,126 @@
-"""Pictures of a result, drawn without a screen."""
+"""Curves of a stage that trains, from metrics.jsonl."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ft import artifacts
+from ft.figures.charts import Chart, Lines, Point, Series, thin_out
+from ft.figures.result_files import ResultFiles
+from ft.figures.write import Figures
 
-def loss_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Training and evaluation loss (nats per token) by optimizer step, as PNG; nothing when nothing was logged."""
-    series = {
-        name: [(line["step"], line[key]) for line in lines if key in line]
-        for name, key in (("training rows", "loss"), ("held-out rows", "eval_loss"))
-    }
-    if not any(series.values()):
-        return
-    figure, axes = _axes(title, "optimizer step", "loss (nats per token)")
-    for name, points in series.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
-    axes.legend(frameon=False)
-    _save(figure, path)
+MOST_POINTS = 120
+BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss")
+
+Values = Mapping[str, tuple[Point, ...]]
+"""Key → what is logged under it, by step."""
 
 
-def preference_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Margin, accuracy and log-probabilities (nats an answer) of pairs by optimizer step, as PNG: a margin that grows
-    while both answers fall is seen at once."""
-    panels = {
-        "reward margin": {"margin": "rewards/margins"},
-        "share of pairs ranked right": {"accuracy": "rewards/accuracies"},
-        "log-probability (nats)": {"chosen": "logps/chosen", "rejected": "logps/rejected"},
-    }
-    _by_step(lines, panels, path, title)
+@dataclass(frozen=True)
+class Panel:
+    """A chart of what is logged under `keys` (name in the legend → key), of training and of held-out rows."""
+
+    title: str
+    y: str
+    keys: Mapping[str, str]
+    share: bool = False
+    level: float | None = None
 
 
-def reward_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Loss, accuracy and scores of pairs by optimizer step, as PNG: held-out loss that turns tells of overfitting."""
-    panels = {
-        "loss (nats a pair)": {"loss": "loss", "safety": "safety_loss"},
-        "share of pairs ranked right": {"accuracy": "accuracy"},
-        "score": {"mean": "mean_reward", "chosen less rejected": "margin"},
-    }
-    _by_step(lines, panels, path, title)
+KL = Panel("Distance to the reference (KL)", "nats an answer", {"answers": "answers/kl", "trainer": "kl"}, level=0.0)
+PANELS = (
+    Panel("Loss", "nats", {"": "loss"}),
+    Panel("Margin of chosen over rejected", "reward", {"": "rewards/margins"}),
+    Panel("Pairs ranked right", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
+    Panel("Log-probability of answers", "nats", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
+    Panel("Pairs ranked right", "share", {"": "accuracy"}, share=True, level=0.5),
+    Panel("Score", "score", {"mean": "mean_reward", "chosen less rejected": "margin"}),
+    Panel("Safety loss", "nats", {"": "safety_loss"}),
+    Panel("Reward", "reward", {"": "reward"}),
+    KL,
+    Panel("Length of answers", "tokens", {"": "answers/length"}),
+    Panel("Answers cut, empty, repeating", "share", {w: f"answers/{w}" for w in ("cut", "empty", "repetition")}, True),
+    Panel("Explained variance of the critic", "", {"": "value/explained_variance"}),
+    Panel("Entropy", "nats a token", {"": "entropy"}),
+)
 
 
-def learning_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str, bound: float | None = None) -> None:
-    """Reward, distance from the reference and length of sampled answers by optimizer step, as PNG, and what a critic
-    knows, where there is one; `bound` is drawn where the distance comes near. A reward that rises with length or
-    distance alone is seen at once."""
-    panels = {
-        "reward": {"reward": "reward"},
-        "KL (nats an answer)": {"kl": "answers/kl"},
-        "tokens an answer": {"length": "answers/length"},
-    }
-    critic = "value/explained_variance"
-    if any(critic in line for line in lines):
-        panels["explained variance"] = {"critic": critic}
-    far = max((line.get("answers/kl") or 0.0 for line in lines), default=0.0)
-    _by_step(lines, panels, path, title, {list(panels)[1]: bound} if bound and far > bound / 2 else {})
+@dataclass(frozen=True)
+class Curves:
+    """`panels`: charts of what every stage of the kind logs. `others`: of everything else. `values`: of the line that
+    stands for all, held-out loss, else reward, else loss."""
+
+    panels: tuple[Chart, ...] = ()
+    others: tuple[Chart, ...] = ()
+    values: tuple[float, ...] = ()
 
 
-def _by_step(
-    lines: Sequence[Mapping[str, Any]],
-    panels: Mapping[str, Mapping[str, str]],
-    path: Path,
-    title: str,
-    bounds: Mapping[str, float] | None = None,
-) -> None:
-    """A panel each with what is logged under its keys, training rows thin and held-out rows thick; `bounds` are drawn
-    across."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
-    figure.suptitle(title)
-    for axes, (label, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for colour, (name, key) in enumerate(series.items()):
-            for prefix, width in (("", 1.0), ("eval_", 2.5)):
-                points = [(line["step"], line[prefix + key]) for line in lines if prefix + key in line]
-                shown = name if not prefix else f"{name}, held out"
-                if points:
-                    axes.plot(*zip(*points, strict=True), color=f"C{colour}", linewidth=width, label=shown)
-        if label in (bounds or {}):
-            axes.axhline((bounds or {})[label], color="0.5", linestyle="--", linewidth=1, label="bound")
-        axes.set(xlabel="optimizer step", ylabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.has_data():  # below: lines leave no corner free in every run
-            axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    _save(figure, path)
+def curves(files: ResultFiles) -> Curves:
+    """Everything that metrics.jsonl says by step."""
+    values = logged(files.lines(artifacts.METRICS))
+    panels = [chart for panel in _panels(values, files.blocks) if (chart := _chart(panel, values))]
+    others = [chart for key in _others(values) if (chart := _chart(Panel(key, "", {"": key}), values))]
+    held_out = values.get("eval_loss", ())
+    line = held_out if len(held_out) > 1 else values.get("reward") or values.get("loss", ())
+    return Curves(tuple(panels), tuple(others), tuple(point.y for point in thin_out(line, MOST_POINTS)))
 
 
-def before_and_after(scores: Mapping[str, tuple[float | None, float]], path: Path, title: str, label: str) -> None:
-    """Horizontal bars per topic: the score before and after, each from 0 to 1, as PNG."""
-    figure, axes = _axes(title, label, "")
-    places = range(len(scores))
-    before = [value or 0.0 for value, _ in scores.values()]
-    if any(value is not None for value, _ in scores.values()):
-        axes.barh([place + 0.2 for place in places], before, height=0.38, label="before", color="0.75")
-    axes.barh(
-        [place - 0.2 for place in places], [v for _, v in scores.values()], height=0.38, label="after", color="C0"
-    )
-    axes.set_yticks(list(places), list(scores))
-    axes.set_xlim(0, 1)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # above stands the title
-    _save(figure, path)
+def curve_files(files: ResultFiles) -> Figures:
+    found = curves(files)
+    return {"curves": [*found.panels, *found.others]}
 
 
-def loss_by_row(losses: Mapping[str, Sequence[float]], path: Path, title: str) -> None:
-    """How many rows have which loss (nats per supervised token), by model, as PNG: few rows far out carry a mean."""
-    figure, axes = _axes(title, "loss of a row (nats per token)", "share of rows")
-    top = max(max(values) for values in losses.values()) or 1.0
-    bins = [top * step / 40 for step in range(41)]
-    for colour, (name, values) in zip(("C0", "0.6", "C1"), losses.items(), strict=False):
-        axes.hist(values, bins, weights=[1 / len(values)] * len(values), alpha=0.6, color=colour, label=name)
-    axes.legend(frameon=False)
-    _save(figure, path)
+def _panels(values: Values, blocks: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
+    """The panels, with the bound that a stage watches drawn where the distance comes near it."""
+    from ft.rl.guard import GuardOptions
+
+    bound = (blocks.get("guard") or {}).get("kl", GuardOptions.kl)
+    distances = [point.y for point in values.get("answers/kl", ())]
+    if bound is None or not any(distance > bound / 2 for distance in distances):
+        return list(PANELS)
+    bounded = replace(KL, title=f"{KL.title}; line: guard.kl {bound:g}", level=float(bound))
+    return [bounded if panel is KL else panel for panel in PANELS]
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
+def logged(lines: Sequence[Mapping[str, Any]]) -> Values:
+    """Every number of the lines that have a step; null, as JSON has it for a loss that diverged, is NaN."""
+    by_key: dict[str, list[Point]] = {}
+    for line in lines:
+        step = line.get("step")
+        if not isinstance(step, (int, float)):
+            continue
+        for key, value in line.items():
+            if (value is None or type(value) in (int, float)) and not BOOKKEEPING.fullmatch(key):
+                by_key.setdefault(key, []).append(Point(step, math.nan if value is None else value))
+    return {key: tuple(points) for key, points in by_key.items()}
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+
+def _chart(panel: Panel, values: Values) -> Lines | None:
+    series = []
+    for name, key in panel.keys.items():
+        held_out, trained = values.get(f"eval_{key}"), values.get(key)
+        if held_out:
+            series.append(Series(", ".join(filter(None, (name, "held out"))), thin_out(held_out, MOST_POINTS)))
+        if trained:
+            label = ", ".join(filter(None, (name, "training rows"))) if held_out or not name else name
+            series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out)))
+    if not series:
+        return None
+    return Lines(panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=_thinned(panel, values))
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=120)
+def _thinned(panel: Panel, values: Values) -> str:
+    most = max(len(values.get(f"{side}{key}", ())) for key in panel.keys.values() for side in ("", "eval_"))
+    every = -(-most // MOST_POINTS)
+    return f"Every {every}th of {most:,} logged values." if every > 1 else ""
+
+
+def _others(values: Values) -> list[str]:
+    """Keys that no panel shows, without their prefix of held-out rows."""
+    in_panels = {key for panel in PANELS for key in panel.keys.values()}
+    keys = dict.fromkeys(key.removeprefix("eval_") for key in values)
+    return [key for key in keys if key not in in_panels]

@@ -1,42 +1,43 @@
-"""A comparison in one picture, drawn without a screen."""
+"""How often a judge prefers one model's answers to the other's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-COLOURS = {"wins": "C0", "ties": "0.75", "losses": "C1"}
-LENGTHS = {"shorter": "ours shorter", "like": "of like length", "longer": "ours longer"}
+from ft import artifacts
+from ft.figures.charts import Chart, Dot, Dots, Shares
+from ft.figures.numbers import parse_number
+from ft.figures.result_files import ResultFiles
+from ft.figures.write import Figures
+
+OUTCOMES = ("wins", "ties", "losses")
 
 
-def win_rates(found: Mapping[str, Any], path: Path, title: str) -> None:
-    """Win rates with 95 % intervals of all pairs, by column and by length, and the shares of wins, ties and losses."""
-    from matplotlib.figure import Figure
+def win_rates(files: ResultFiles) -> Figures:
+    """From metrics.json: win rates and outcomes of all pairs, by what they are about, and by which answer is longer."""
+    groups = _groups(files.mapping(artifacts.NUMBERS))
+    dots = tuple(
+        (name, (Dot("win rate", g["win_rate"], g.get("win_rate_low"), g.get("win_rate_high"), g.get("pairs")),))
+        for name, g in groups.items()
+        if parse_number(g.get("win_rate")) is not None
+    )
+    if not dots:
+        return {}
+    note = "Ties count as half. Line: no difference. Bars: 95 % intervals."
+    charts: list[Chart] = [Dots("Win rate", "share of pairs", dots, share=True, level=0.5, note=note)]
+    counts = tuple(
+        (name, tuple(float(g[outcome]) for outcome in OUTCOMES))
+        for name, g in groups.items()
+        if all(type(g.get(outcome)) in (int, float) for outcome in OUTCOMES)
+    )
+    if counts:
+        charts.append(Shares("Wins, ties and losses", "share of pairs with an outcome", OUTCOMES, counts))
+    return {"judge": charts}
 
-    rows = {f"all, {found['pairs']:,} pairs": found}
-    rows |= {f"{name}, {part['pairs']:,}": part for name, part in found.get("by", {}).items()}
-    rows |= {f"{LENGTHS[name]}, {part['pairs']:,}": part for name, part in found["by_length"].items()}
-    rows = {name: part for name, part in rows.items() if part["win_rate"] is not None}
-    figure = Figure(figsize=(11, 1.6 + 0.42 * len(rows)), layout="constrained")
-    figure.suptitle(title)
-    rates, shares = figure.subplots(1, 2, sharey=True)
-    places = range(len(rows))
-    for place, part in zip(places, rows.values(), strict=True):
-        rates.plot([part["win_rate_low"], part["win_rate_high"]], [place, place], color="C0", linewidth=2)
-        rates.plot(part["win_rate"], place, "o", color="C0", markersize=6)
-        left = 0.0
-        total = sum(part[name] for name in COLOURS)
-        for name, colour in COLOURS.items():
-            share = part[name] / total
-            shares.barh(place, share, left=left, color=colour, height=0.7, label=name if not place else None)
-            left += share
-    rates.axvline(0.5, color="0.5", linewidth=1, linestyle=":")
-    rates.set(xlim=(-0.02, 1.02), xlabel="win rate (wins and half of the ties), 95 % interval")
-    rates.set_yticks(list(places), list(rows))
-    rates.invert_yaxis()
-    shares.set(xlim=(0, 1), xlabel="share of pairs with an outcome")
-    shares.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    for axes in (rates, shares):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+
+def _groups(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    groups: dict[str, Mapping[str, Any]] = {"all pairs": metrics}
+    groups |= {str(name): group for name, group in (metrics.get("by") or {}).items()}
+    by_length = (metrics.get("by_length") or {}).items()
+    return groups | {f"ours {name}" + " length" * (name == "like"): group for name, group in by_length}

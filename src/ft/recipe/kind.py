@@ -63,7 +63,7 @@ class Refused:
 class Display:
     """How a report shows a stage; with nothing said, by its files: numbers, pictures, tables, lines.
 
-    sections       functions of a `report.left.Left` that return sections
+    sections       functions of a `figures.result_files.ResultFiles` that return sections
     headline       pattern of the number that matters, of several the last, which is the hardest; "": the first that has
                    an interval, or where the loss ended
     is_card        whether that number stands among those at the top of the page

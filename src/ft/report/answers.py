@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ft import artifacts
-from ft.report.left import Left, words
-from ft.report.numbers import said
+from ft.figures.numbers import format_number
+from ft.figures.result_files import ResultFiles, text_of
 from ft.report.parts import Answered, Answers, Dialogue, Message, Section, Side, Table
 
 SHOWN = 6
@@ -29,13 +29,13 @@ def cut(text: str) -> str:
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     value = row.get("prompt", row.get("question", ""))
     if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
-        return tuple(Message(str(one.get("role", "user")), cut(words(one))) for one in value)
-    return (Message("user", cut(words(value))),)
+        return tuple(Message(str(one.get("role", "user")), cut(text_of(one))) for one in value)
+    return (Message("user", cut(text_of(value))),)
 
 
-def before_and_after(left: Left) -> list[Section]:
+def before_and_after(files: ResultFiles) -> list[Section]:
     """answers.jsonl of an `evaluate` stage."""
-    rows = [row for row in left.lines(artifacts.ANSWERS) if "completion" in row]
+    rows = [row for row in files.lines(artifacts.ANSWERS) if "completion" in row]
     if not rows:
         return []
     return [Section("Before and after" if _has_baseline(rows) else "Answers", (_answers(rows, _evaluated),))]
@@ -62,24 +62,24 @@ def _evaluated(row: Mapping[str, Any]) -> Answered:
 
 def _side(name: str, text: Any, score: Any) -> Side:
     if type(score) not in (int, float):
-        return Side(name, cut(words(text)))
+        return Side(name, cut(text_of(text)))
     if score in (0, 1):
-        return Side(name, cut(words(text)), "right" if score else "wrong", bool(score))
-    return Side(name, cut(words(text)), f"score {said(score)}")
+        return Side(name, cut(text_of(text)), "right" if score else "wrong", bool(score))
+    return Side(name, cut(text_of(text)), f"score {format_number(score)}")
 
 
-def dialogue(left: Left) -> list[Section]:
-    found = left.json(artifacts.DIALOGUE)
+def dialogue(files: ResultFiles) -> list[Section]:
+    found = files.json(artifacts.DIALOGUE)
     if not isinstance(found, list) or not found:
         return []
-    messages = tuple(Message(str(m.get("role")), cut(words(m))) for m in found if isinstance(m, Mapping))
+    messages = tuple(Message(str(m.get("role")), cut(text_of(m))) for m in found if isinstance(m, Mapping))
     return [Section("A dialogue", (Dialogue(messages),))]
 
 
-def rollouts(left: Left) -> list[Section]:
+def rollouts(files: ResultFiles) -> list[Section]:
     """rollouts.jsonl of a reinforcement stage: the same held-out prompts at its start and its end, where there are
     any; and sampled answers from first to last."""
-    rows = left.lines(artifacts.ROLLOUTS)
+    rows = files.lines(artifacts.ROLLOUTS)
     if not rows:
         return []
     ends = _ends([row for row in rows if row.get("set") == "eval"])
@@ -101,20 +101,27 @@ def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Answered]:
 
 def _rollout(row: Mapping[str, Any]) -> Answered:
     text = row.get("answer", row.get("completion", ""))
-    told = [f"{name} {said(value)}" for name, value in row.items() if type(value) in (int, float) and name != "step"]
+    numbers = list(_numbers_of(row))
     rewards = row.get("rewards")
     if isinstance(rewards, Mapping):
-        told = [f"{name} {said(value)}" for name, value in rewards.items() if type(value) in (int, float)] + told
+        numbers = [*_numbers_of(rewards), *numbers]
     name = f"step {row['step']}" if "step" in row else "answer"
-    return Answered(prompt_of(row), (Side(name, cut(words(text)), ", ".join(told)),))
+    return Answered(prompt_of(row), (Side(name, cut(text_of(text)), ", ".join(numbers)),))
 
 
-def verdicts(left: Left) -> list[Section]:
+def _numbers_of(row: Mapping[str, Any]) -> Iterator[str]:
+    """'reward 0.500' for every number of the row but its step."""
+    for name, value in row.items():
+        if type(value) in (int, float) and name != "step":
+            yield f"{name} {format_number(value)}"
+
+
+def verdicts(files: ResultFiles) -> list[Section]:
     """verdicts.jsonl of a judge: both answers, who won, and what the judge said."""
-    rows = left.lines(artifacts.VERDICTS)
+    rows = files.lines(artifacts.VERDICTS)
     if not rows:
         return []
-    models = left.mapping(artifacts.NUMBERS).get("models")
+    models = files.mapping(artifacts.NUMBERS).get("models")
     names = tuple(map(str, models)) if isinstance(models, list) and len(models) == 2 else SIDES
     return [Section("Judged pairs", (_answers(rows, lambda row: _verdict(row, names)),))]
 
@@ -124,29 +131,28 @@ ENDS = {"win": (True, False), "loss": (False, True), "tie": (None, None)}
 
 
 def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> Answered:
-    outcome = words(row.get("outcome")) or "no outcome"
+    outcome = text_of(row.get("outcome")) or "no outcome"
     ends = ENDS.get(outcome, (None, None))
     sides = tuple(
         Side(
             name.replace("_", " "),
-            cut(words(row.get(key))),
+            cut(text_of(row.get(key))),
             outcome if good is None else "won" if good else "lost",
             good,
         )
         for key, name, good in zip(SIDES, names, ends, strict=True)
     )
-    asked = row.get("asked")
-    replies = [words(one.get("reply")) for one in asked if isinstance(one, Mapping)] if isinstance(asked, list) else []
+    replies = [text_of(one.get("reply")) for one in _list(row.get("asked")) if isinstance(one, Mapping)]
     why = [f"why: {row['why']}"] if row.get("why") else []
     return Answered(prompt_of(row), sides, cut("; ".join([*why, *(f"the judge: {reply}" for reply in replies)])))
 
 
-def sampled(left: Left) -> list[Section]:
+def sampled(files: ResultFiles) -> list[Section]:
     """samples.jsonl of a `sample` stage: the worst and the best answer of a prompt."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in left.lines(artifacts.SAMPLES):
+    for row in files.lines(artifacts.SAMPLES):
         if type(row.get("score")) in (int, float):
-            groups.setdefault(words(row.get("prompt")), []).append(row)
+            groups.setdefault(text_of(row.get("prompt")), []).append(row)
     pairs = [sorted(rows, key=lambda row: row["score"]) for rows in groups.values() if len(rows) > 1]
     if not pairs:
         return []
@@ -155,7 +161,7 @@ def sampled(left: Left) -> list[Section]:
         ends = (("lowest", rows[0]), ("highest", rows[-1]))
         return Answered(
             prompt_of(rows[0]),
-            tuple(Side(name, cut(words(r["completion"])), f"score {said(r['score'])}") for name, r in ends),
+            tuple(Side(name, cut(text_of(r["completion"])), f"score {format_number(r['score'])}") for name, r in ends),
         )
 
     shown = spread(pairs)
@@ -163,9 +169,9 @@ def sampled(left: Left) -> list[Section]:
     return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(told, shown)), note),))]
 
 
-def made_rows(left: Left) -> list[Section]:
+def made_rows(files: ResultFiles) -> list[Section]:
     """rows.jsonl of a stage that makes rows: a few of them, whatever their columns."""
-    rows = left.lines(artifacts.ROWS)
+    rows = files.lines(artifacts.ROWS)
     shown = []
     for row in spread(rows, 3):
         messages = row.get("messages") or [*_list(row.get("prompt")), *_list(row.get("completion"))]
@@ -180,13 +186,13 @@ def _list(value: Any) -> list[Any]:
 
 def _message(message: Mapping[str, Any]) -> Message:
     read = message.get("role") == "assistant" and message.get("train") is False
-    return Message(str(message.get("role")) + (", only read" if read else ""), cut(words(message)))
+    return Message(str(message.get("role")) + (", only read" if read else ""), cut(text_of(message)))
 
 
 def plain(name: str, rows: Sequence[Mapping[str, Any]]) -> Section:
     """Lines of a file nobody knows, as a table of their columns."""
     head = tuple(dict.fromkeys(key for row in rows[:3] for key in row))[:6]
-    cells = tuple(tuple(cut(words(row.get(key)))[:300] for key in head) for row in spread(rows, 4))
+    cells = tuple(tuple(cut(text_of(row.get(key)))[:300] for key in head) for row in spread(rows, 4))
     return Section(
         name, (Table(head, cells, numeric=False, note=f"{len(cells)} of {len(rows):,} lines."),), folded=True
     )

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
+from ft.figures.charts import Chart, Dot, Dots, Lines
+from ft.figures.numbers import format_number
 from ft.report.facts import energy, hardware, seconds
 from ft.report.gather import Report, StageView, gathered
-from ft.report.numbers import Number, duration, numbers_of, said
-from ft.report.parts import Answered, Answers, Chart, Charts, Dot, Dots, Lines, Section, Table
+from ft.report.numbers import Number, duration, numbers_of
+from ft.report.parts import Answered, Answers, Charts, Section, Table
 from ft.report.run import Run
 from ft.report.settings import UNKNOWN, told
 
@@ -72,7 +74,7 @@ def _overview(names: Mapping[str, None], named: Sequence[Named]) -> Table:
     def cell(stage: StageView | None) -> str:
         if stage is None:
             return "·"
-        words = [stage.took or stage.state, *([f"{stage.number.label} {stage.number.said}"] if stage.number else [])]
+        words = [stage.took or stage.state, *([f"{stage.number.label} {stage.number.text}"] if stage.number else [])]
         return ", ".join(words)
 
     rows = []
@@ -158,7 +160,7 @@ def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
 def _cell(number: Number | None) -> str:
     if number is None:
         return "·"
-    return number.said + (f" ({number.interval})" if number.interval else "")
+    return number.text + (f" ({number.interval})" if number.interval else "")
 
 
 def _difference(one: Number | None, other: Number | None) -> str:
@@ -166,7 +168,7 @@ def _difference(one: Number | None, other: Number | None) -> str:
         return "·"
     by = other.value - one.value
     sign = "−" if by < 0 else "+" if by > 0 else "±"
-    return f"{sign}{abs(by) * 100:.1f} points" if one.share else sign + said(abs(by))
+    return f"{sign}{abs(by) * 100:.1f} points" if one.share else sign + format_number(abs(by))
 
 
 def _charts(views: Sequence[tuple[str, StageView]]) -> Iterator[Chart]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ft import artifacts
+from ft.figures.numbers import format_number
+from ft.figures.result_files import ResultFiles
 from ft.recipe.kind import function_at
 from ft.report import answers
 from ft.report.chain import Chain, chain
-from ft.report.curves import curves
+from ft.report.curves import curve_sections
 from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt_hours
-from ft.report.generic import numbers_table, untold
-from ft.report.left import Left
+from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
-from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, said
+from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of
 from ft.report.parts import Answers, Dialogue, Section, Table, Words
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
@@ -24,7 +25,7 @@ STATES = {"done": "done", "unfinished": "begun, not finished", "absent": "not ma
 MOST_CARDS, FEW_CARDS = 6, 3
 
 T = TypeVar("T")
-Told = Callable[[Left], list[Section]]
+Told = Callable[[ResultFiles], list[Section]]
 BY_FILE: dict[str, Told] = {
     artifacts.ROLLOUTS: answers.rollouts,
     artifacts.VERDICTS: answers.verdicts,
@@ -107,10 +108,10 @@ def gathered(run: Run) -> Report:
 
 
 def _stage(stage: ReportedStage, run: Run) -> StageView:
-    left = Left(stage.result.folder, stage.blocks)
-    sections, curve = _sections(stage, left, run)
+    files = ResultFiles(stage.result.folder, stage.blocks)
+    sections, curve = _sections(stage, files, run)
     numbers = numbers_of(stage.result.numbers)
-    warnings = [*stage.unmet(), *left.problems, *_unfinished(stage)]
+    warnings = [*stage.unmet(), *files.problems, *_unfinished(stage)]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),
@@ -129,29 +130,30 @@ def _unfinished(stage: ReportedStage) -> list[str]:
     return []
 
 
-def _sections(stage: ReportedStage, left: Left, run: Run) -> tuple[list[Section], list[float]]:
+def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[Section], list[float]]:
     """The sections of a stage; one whose files are not as expected is named and left out."""
-    left.taken |= stage.display.working_files
-    sections, curve = _safely(left, "curves", lambda: curves(left, stage.display.front_curves)) or ([], [])
+    files.shown |= stage.display.working_files
+    in_front = stage.display.front_curves
+    sections, curve = _safely(files, "curves", lambda: curve_sections(files, in_front)) or ([], [])
     told: list[Told] = [function_at(path) for path in stage.display.sections]
     told += [
-        found for name, found in BY_FILE.items() if name not in left.taken and left.has(name) and found not in told
+        found for name, found in BY_FILE.items() if name not in files.shown and files.has(name) and found not in told
     ]
     for one in told:
-        sections += _safely(left, getattr(one, "__name__", "scores"), lambda one=one: one(left)) or []  # type: ignore[misc]
+        sections += _safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
     if stage.rows is not None:
         masked = masked_rows(stage, run)
         shown = Words((masked,)) if isinstance(masked, str) else masked
         sections.append(Section("Rows and what is trained", (*rows_part(stage), shown)))
-    return [*sections, *(_safely(left, "files", lambda: untold(left)) or [])], curve
+    return [*sections, *(_safely(files, "files", lambda: other_files(files)) or [])], curve
 
 
-def _safely(left: Left, name: str, told: Callable[[], T]) -> T | None:
+def _safely(files: ResultFiles, name: str, told: Callable[[], T]) -> T | None:
     """Files of another version, or edited ones, must not cost the whole page."""
     try:
         return told()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        left.problems.append(f"The {name.replace('_', ' ')} cannot be shown: {type(error).__name__}: {error}")
+        files.problems.append(f"The {name.replace('_', ' ')} cannot be shown: {type(error).__name__}: {error}")
         return None
 
 
@@ -223,7 +225,7 @@ def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | Dialogue]
 def headline(card: Card) -> str:
     """'12.0% → 99.7%' in words, for the picture beside it."""
     number = card.number
-    was = f"from {said(number.was, number.share)} to " if number.was is not None else ""
+    was = f"from {format_number(number.was, number.share)} to " if number.was is not None else ""
     sure = f", 95 % interval {number.interval}" if number.interval else ""
     of = "" if number.name != HELD_OUT else " (nats a token)"
-    return f"{card.stage}, {number.label}{of}: {was}{number.said}{sure}"
+    return f"{card.stage}, {number.label}{of}: {was}{number.text}{sure}"

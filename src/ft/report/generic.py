@@ -6,20 +6,32 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from ft import artifacts
+from ft.figures.numbers import format_number
+from ft.figures.result_files import ResultFiles
 from ft.report.answers import plain
-from ft.report.left import Left
-from ft.report.numbers import Number, said
+from ft.report.numbers import Number
 from ft.report.parts import Picture, Section, Table
+from ft.secrets import hide, variables
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 WIDEST = 1200  # pixels
 MOST_PICTURES = 4
 MOST_BYTES = 220_000  # of a picture in the page
 NEVER_SHOWN = {
-    *(artifacts.JOB, artifacts.KEY, artifacts.DONE),
-    *(artifacts.NUMBERS, artifacts.REJECTS, artifacts.SCORE_TABLE),
+    artifacts.JOB,
+    artifacts.KEY,
+    artifacts.DONE,
+    artifacts.NUMBERS,
+    artifacts.REJECTS,
+    artifacts.SCORE_TABLE,
 }
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def numbers_table(numbers: list[Number]) -> Table | None:
@@ -30,53 +42,80 @@ def numbers_table(numbers: list[Number]) -> Table | None:
     head = ("", *["before"] * compared, "value", *["95 % interval"] * sure)
     rows = []
     for n in numbers:
-        was = [said(n.was, n.share) if n.was is not None else "·"] * compared
-        rows.append((n.label, *was, n.said, *[n.interval or "·"] * sure))
+        was = [format_number(n.was, n.share) if n.was is not None else "·"] * compared
+        rows.append((n.label, *was, n.text, *[n.interval or "·"] * sure))
     return Table(head, tuple(rows))
 
 
-def untold(left: Left) -> list[Section]:
-    """Sections for what is left; they are folded, since nobody knows what matters in them."""
-    left.taken |= NEVER_SHOWN
-    files = left.untold(".png")
-    pictures = [found for file in files[:MOST_PICTURES] if (found := picture(file, left))]
-    if len(files) > MOST_PICTURES:
-        left.problems.append(f"{len(files) - MOST_PICTURES} more pictures are in the folder.")
-    sections = [Section("Pictures", tuple(pictures))] if pictures else []
-    for file in left.untold(".csv"):
-        rows = left.table(file.name)
+def other_files(files: ResultFiles) -> list[Section]:
+    """Sections for what no other shows; tables and lines are folded, since nobody knows what matters in them."""
+    files.shown |= NEVER_SHOWN
+    sections = _pictures(files)
+    for file in files.not_shown(".csv"):
+        rows = files.table(file.name)
         if rows:
             cells = tuple(tuple(row.values()) for row in rows[:40])
             sections.append(Section(file.name, (Table(tuple(rows[0]), cells),), folded=True))
-    for file in left.untold(".jsonl"):
-        lines = left.lines(file.name)
+    for file in files.not_shown(".jsonl"):
+        lines = files.lines(file.name)
         if lines:
             sections.append(plain(file.name, lines))
     return sections
 
 
-def picture(file: Path, left: Left) -> Picture | None:
-    """The PNG as a data URI, smaller where it is large; None, and said, where it is no picture."""
+def _pictures(files: ResultFiles) -> list[Section]:
+    there = files.not_shown(".png", ".svg")
+    pictures = tuple(found for file in there[:MOST_PICTURES] if (found := picture(file, files)))
+    if len(there) > MOST_PICTURES:
+        files.problems.append(f"{len(there) - MOST_PICTURES} more pictures are in the folder.")
+    return [Section("Pictures", pictures)] if pictures else []
+
+
+def picture(file: Path, files: ResultFiles) -> Picture | None:
+    """The picture as a data URI; None, and named as a problem, where it is none."""
+    files.shown.add(file.name)
+    made = _of_svg(file) if file.suffix == ".svg" else _of_png(file)
+    if made is None:
+        files.problems.append(f"{file.name} is no picture and was left out.")
+        return None
+    kind, data, width, height = made
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return Picture(file.stem.replace("_", " ").replace("-", " "), uri, width, height)
+
+
+def _of_svg(file: Path) -> tuple[str, bytes, int, int] | None:
+    """A drawing as an image, in which a browser runs no script and loads nothing. Tokens in it are masked here: the
+    page cannot look into it any more."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+        _, _, width, height = map(float, root.get("viewBox", "").split())
+    except (OSError, ValueError, ElementTree.ParseError):
+        return None
+    if root.tag != f"{SVG}svg" or len(text) > MOST_BYTES:
+        return None
+    return "svg+xml", hide(text, variables()).encode(), round(width), round(height)
+
+
+def _of_png(file: Path) -> tuple[str, bytes, int, int] | None:
+    """The picture in few colours, and smaller where it is large."""
     from PIL import Image, UnidentifiedImageError
 
-    left.taken.add(file.name)
     try:
-        with Image.open(file) as found:
-            image = found.convert("RGB")
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
     except (OSError, UnidentifiedImageError):
-        left.problems.append(f"{file.name} is no picture and was left out.")
         return None
     if image.width > WIDEST:
         image = image.resize((WIDEST, image.height * WIDEST // image.width))
-    data = _png(image.quantize(128, Image.Quantize.FASTOCTREE))
+    data = _encoded(image.quantize(128, Image.Quantize.FASTOCTREE))
     while len(data) > MOST_BYTES and image.width > 200:
         image = image.resize((image.width // 2, image.height // 2))
-        data = _png(image.quantize(128, Image.Quantize.FASTOCTREE))
-    uri = "data:image/png;base64," + base64.b64encode(data).decode()
-    return Picture(file.stem.replace("_", " ").replace("-", " "), uri, image.width, image.height)
+        data = _encoded(image.quantize(128, Image.Quantize.FASTOCTREE))
+    return "png", data, image.width, image.height
 
 
-def _png(image: object) -> bytes:
+def _encoded(image: Image) -> bytes:
     out = io.BytesIO()
-    image.save(out, "PNG", compress_level=9)  # type: ignore[attr-defined]
+    image.save(out, "PNG", compress_level=9)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""The numbers a stage left, for the terminal and for the page: which belong together, and how they are said."""
+"""The numbers a stage left, for the terminal and for the page: which belong together, and how they are written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from ft.figures.numbers import format_number
 
 HELD_OUT, LOSS = "held-out loss", "loss"
 OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
@@ -37,38 +39,21 @@ class Number:
 
     @property
     def share(self) -> bool:
-        """A part of a whole, said in percent: everything that has an interval between 0 and 1."""
+        """A part of a whole, written in percent: everything that has an interval between 0 and 1."""
         if self.name in (HELD_OUT, LOSS) or self.low is None or self.high is None:
             return False
         return self.low >= 0 and self.high <= 1
 
     @property
-    def said(self) -> str:
-        return said(self.value, self.share)
+    def text(self) -> str:
+        return format_number(self.value, self.share)
 
     @property
     def interval(self) -> str:
         """'95.0% to 99.1%', or nothing."""
         if self.low is None or self.high is None:
             return ""
-        return f"{said(self.low, self.share)} to {said(self.high, self.share)}"
-
-
-def said(value: Any, share: bool = False) -> str:
-    """A number in few characters: 97.4%, 12,345, 0.841, 3.2e-05; a missing one is a dot."""
-    if value is None:
-        return "·"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    if not math.isfinite(value):
-        return "not a number"
-    if share:
-        return f"{value:.1%}"
-    if isinstance(value, int) or (abs(value) >= 1000 and value == int(value)):
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.3f}"
+        return f"{format_number(self.low, self.share)} to {format_number(self.high, self.share)}"
 
 
 def duration(seconds: float | None) -> str:
@@ -111,16 +96,16 @@ def number_words(found: Mapping[str, Any]) -> list[str]:
     """'held-out loss 2.280 → 0.431', 'answer 3.1% → 97.4% (95% interval 95.0% to 99.0%)', and the counts there are."""
     words = []
     for number in numbers_of(found):
-        was = f"{said(number.was, number.share)} → " if number.was is not None else ""
+        was = f"{format_number(number.was, number.share)} → " if number.was is not None else ""
         if number.name in (HELD_OUT, LOSS):
             was = f"{number.was:.3f} → " if number.was else ""
             words.append(f"{number.name} {was}{number.value:.3f}")
         elif number.name in OF_LOSS:
-            words.append(f"{number.label} {was}{number.said}")
+            words.append(f"{number.label} {was}{number.text}")
         elif number.interval:
-            words.append(f"{number.name} {was}{number.said} (95% interval {number.interval})")
+            words.append(f"{number.name} {was}{number.text} (95% interval {number.interval})")
         elif number.was is not None:
-            words.append(f"{number.name} {was}{number.said}")
+            words.append(f"{number.name} {was}{number.text}")
         elif isinstance(number.value, int) and not isinstance(number.value, bool) and number.value:
             words.append(f"{number.name} {number.value:,}")
     return words

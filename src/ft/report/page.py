@@ -13,13 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ft import __version__
+from ft.figures import draw
+from ft.figures.charts import Chart
+from ft.figures.numbers import format_number
 from ft.files import write_text
-from ft.report import chain, svg
+from ft.report import chain
 from ft.report.compare import compared
 from ft.report.facts import hardware, seconds
 from ft.report.gather import Card, gathered, headline
-from ft.report.numbers import duration, said
-from ft.report.parts import Chart
+from ft.report.numbers import duration
 from ft.report.run import Run
 from ft.run.run import rows_line
 from ft.secrets import hide, variables
@@ -27,7 +29,7 @@ from ft.tools.show import Shown, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-PICTURE = re.compile(r"(data:image/png;base64,[A-Za-z0-9+/=]+)")
+PICTURE = re.compile(r"(data:image/(?:png|svg\+xml);base64,[A-Za-z0-9+/=]+)")
 SHORT = 12  # characters that never need to break
 
 
@@ -35,7 +37,13 @@ SHORT = 12  # characters that never need to break
 def _environment() -> Environment:
     """Everything is escaped: what a page says comes from rows, models and file names."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    made.globals |= {"policy": POLICY, "version": __version__, "say": said, "legend": svg.legend, "small": _small}
+    made.globals |= {
+        "policy": POLICY,
+        "version": __version__,
+        "format_number": format_number,
+        "legend": draw.legend,
+        "small": _small,
+    }
     made.filters |= {"marks": _marks, "breakable": _breakable}
     return made
 
@@ -47,8 +55,8 @@ def _style(*names: str) -> Markup:
 def _small(card: Card) -> Markup:
     number = card.number
     if number.share:
-        return svg.range_picture(number.value, number.was, number.low, number.high, headline(card))
-    return svg.sparkline(card.curve, headline(card))
+        return draw.range_picture(number.value, number.was, number.low, number.high, headline(card))
+    return draw.sparkline(card.curve, headline(card))
 
 
 def _marks(text: str) -> Markup:
@@ -89,15 +97,15 @@ def comparison_page(runs: Sequence[Run]) -> str:
 def _rendered(template: str, **values: Any) -> str:
     numbers = count(1)
 
-    def draw(chart: Chart) -> Markup:
-        return svg.drawn(chart, f"chart-{next(numbers)}")
+    def draw_chart(chart: Chart) -> Markup:
+        return draw.draw(chart, f"chart-{next(numbers)}")
 
-    style = _style("style.css", "report.css")
-    return _without_secrets(_environment().get_template(template).render(draw=draw, style=style, **values))
+    style = Markup(draw.colours_css() + draw.chart_css()) + _style("style.css", "report.css")
+    return _without_secrets(_environment().get_template(template).render(draw=draw_chart, style=style, **values))
 
 
 def _without_secrets(text: str) -> str:
-    """Tokens and keys masked, whoever said them; a picture's letters are no text."""
+    """Tokens and keys masked, whoever wrote them; a picture's letters are no text."""
     held = variables()
     return "".join(part if part.startswith("data:") else hide(part, held) for part in PICTURE.split(text))
 
@@ -105,7 +113,7 @@ def _without_secrets(text: str) -> str:
 def rows_page(found: Shown) -> str:
     """Rows token by token: what `ft show --html` writes."""
     template = _environment().get_template("rows.html.jinja")
-    style = _style("style.css", "rows.css")
+    style = Markup(draw.colours_css()) + _style("style.css", "rows.css")
     return template.render(found=found, line=rows_line(found.stats), spelt=visible_tokens, style=style)
 
 

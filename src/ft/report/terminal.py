@@ -10,6 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ft import artifacts
+from ft.figures.result_files import ResultFiles
+from ft.figures.text import sparkline
+from ft.figures.training import curves
 from ft.files import read_json
 from ft.report.numbers import number_words
 from ft.results.store import Plan, Planned
@@ -58,10 +61,15 @@ def result_rows(stages: Sequence[Planned]) -> list[dict[str, Any]]:
 
 
 def show_results(stages: Sequence[Planned], console: Console) -> None:
-    """Numbers of each finished stage, then the sample dialogue of the last evaluation that made one."""
+    """Numbers of each finished stage, then the sample dialogue of the last evaluation that made one.
+
+    On a terminal the curve of a stage that trained stands behind its numbers; what is piped stays words and numbers.
+    """
     for planned in stages:
         if planned.done:
-            console.print(Text(planned.name, style="bold"), Text(", ".join(number_words(_numbers(planned)))))
+            numbers = Text(", ".join(number_words(_numbers(planned))))
+            curve = Text(_curve(planned), style="cyan") if console.is_terminal else Text("")
+            console.print(Text(planned.name, style="bold"), numbers, *([curve] if curve else []))
     model = next((p for p in reversed(stages) if p.done and "model" in p.stage.kind.leaves), None)
     dialogues = [found for p in stages if (found := read_json(p.folder / artifacts.DIALOGUE))]
     if dialogues:
@@ -71,6 +79,11 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
             console.print(Text(f"{message['role']:>9}: ", style=colour), Text(message["content"]), sep="")
     if model:
         console.print(f"\nmodel: {model.folder}\ntalk to it: ft chat {model.folder}")
+
+
+def _curve(planned: Planned) -> str:
+    """How its loss or reward went, as the report draws it."""
+    return sparkline(curves(ResultFiles(planned.folder, planned.stage.blocks)).values)
 
 
 def _numbers(planned: Planned) -> Mapping[str, Any]:

@@ -16,12 +16,20 @@ from typing import Any
 
 from ft import artifacts
 from ft.encode.conversation import Renderer
-from ft.figures.training import learning_curves
 from ft.models.load import adapters_kept, base_of, saved_alone
 from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
-from ft.training.loop import arguments, evaluation_has_rows, last_values, policy, save, train, watched
+from ft.training.loop import (
+    arguments,
+    draw_curves,
+    evaluation_has_rows,
+    last_values,
+    policy,
+    save,
+    train,
+    watched,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +73,13 @@ def train_on_rewards(job: Job, config: type, trainer_of: Callable[[TrainerInputs
     inputs, prompts = prepared(job, config)
     with adapters_kept(inputs.model) if "lora" in job.blocks else nullcontext():
         trainer = trainer_of(inputs)
-    guard = _watch(trainer, inputs)
+    _watch(trainer, inputs)
     if trainer.is_world_process_zero():
         _say_what_is_learnt(inputs, prompts)
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     save(trainer, job)
     if trainer.is_world_process_zero():
-        numbers |= _end(trainer, job, guard.options.kl) | prompts.counts
+        numbers |= _end(trainer, job) | prompts.counts
     return numbers
 
 
@@ -117,7 +125,7 @@ def prepared(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     return TrainerInputs(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
-def _watch(trainer: Any, inputs: TrainerInputs) -> Any:
+def _watch(trainer: Any, inputs: TrainerInputs) -> None:
     from ft.rl.guard import GuardOptions
     from ft.rl.ppo import PPOTrainer
     from ft.rl.rollout_log import Guard, RolloutFile
@@ -138,7 +146,6 @@ def _watch(trainer: Any, inputs: TrainerInputs) -> Any:
     watched(trainer, job, SHOWN)
     for callback in (guard, file):
         trainer.add_callback(callback)
-    return guard
 
 
 def _say_what_is_learnt(inputs: TrainerInputs, prompts: Prompts) -> None:
@@ -153,12 +160,12 @@ def _say_what_is_learnt(inputs: TrainerInputs, prompts: Prompts) -> None:
     print(f"{inputs.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
 
 
-def _end(trainer: Any, job: Job, bound: float | None) -> dict[str, Any]:
+def _end(trainer: Any, job: Job) -> dict[str, Any]:
     """What became of reward, distance and length; held out and of the checkpoint that is kept, where that is known."""
     from ft.files import read_lines
 
     lines = read_lines(job.folder / artifacts.METRICS)
-    learning_curves(lines, job.folder / "learning.png", job.name, bound)
+    draw_curves(job)
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     held_out = [line for line in lines if "eval_reward" in line]
     numbers: dict[str, Any] = {"kept_step": kept} if kept else {}

@@ -15,7 +15,9 @@ from ft import artifacts
 from ft.encode.conversation import CODES, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.errors import fail
-from ft.figures.by_turn import Point, by_turn, maps
+from ft.figures import by_turn
+from ft.figures.charts import Point
+from ft.figures.write import write_figures
 from ft.files import write_json
 from ft.gatt.dialogues import Place, Script, script
 from ft.gatt.instructions import Bank
@@ -58,7 +60,7 @@ class Spans:
 
 
 def make(job: Job) -> dict[str, Any]:
-    """Write attention.csv, attention.png, map.png and metrics.json; return attention by turn, before and after.
+    """Write attention.csv, map.json, both as SVG, and metrics.json; return attention by turn, before and after.
 
     Both models read the same dialogues, whose answers are the last model's own.
     """
@@ -72,14 +74,8 @@ def make(job: Job) -> dict[str, Any]:
         before = Speaker(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
         found = {"before": _Attention.of(before.model, dialogues), **found}
     _write_csv(job.folder / artifacts.ATTENTION_TABLE, found)
-    panels = {
-        title: {name: attention.line(peak) for name, attention in found.items()}
-        for title, peak in (("mean over the answer's tokens", False), ("greatest of the answer's tokens", True))
-    }
-    by_turn(panels, job.folder / "attention.png", "attention to the instruction")
-    marks = [answer[0] // options.bin_tokens for answer in dialogues[0].answers]
-    binned_maps = {name: binned(attention.first, options.bin_tokens).tolist() for name, attention in found.items()}
-    maps(binned_maps, job.folder / "map.png", marks, options.bin_tokens)
+    _write_map(job.folder / "map.json", dialogues[0], found, options.bin_tokens)
+    write_figures(job, by_turn.attention)
     numbers = {
         f"{'' if name == AFTER else 'baseline_'}attention_turn_{turn}": value
         for name, attention in found.items()
@@ -165,7 +161,7 @@ class _Attention:
             here = [value[turn][peak] for value in self.values if turn < len(value)]
             middle = fmean(here)
             error = (fmean([(v - middle) ** 2 for v in here]) / len(here)) ** 0.5
-            points.append((turn + 1, middle, middle - error, middle + error))
+            points.append(Point(turn + 1, middle, middle - error, middle + error))
         return points
 
 
@@ -222,9 +218,20 @@ def binned(greatest: Tensor, tokens: int) -> Tensor:
 
 
 def _write_csv(path: Path, found: Mapping[str, _Attention]) -> None:
+    measures = {"mean": False, "greatest": True}
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["model", "turn", "mean", "greatest"])
+        out.writerow(["model", "turn", *(f"{name}{end}" for name in measures for end in ("", "_low", "_high"))])
         for name, attention in found.items():
-            for (turn, mean, _, _), (_, peak, _, _) in zip(attention.line(False), attention.line(True), strict=True):
-                out.writerow([name, turn, round(mean, 5), round(peak, 5)])
+            for points in zip(*(attention.line(peak) for peak in measures.values()), strict=True):
+                values = [value for _, *ends in points for value in ends]
+                out.writerow([name, points[0].x, *(round(value, 5) for value in values)])
+
+
+def _write_map(path: Path, dialogue: Spans, found: Mapping[str, _Attention], tokens: int) -> None:
+    """Which tokens of the first dialogue read which, by model; `starts` are the first cells of its turns' answers."""
+    maps = {
+        name: [[round(v, 3) for v in row] for row in binned(one.first, tokens).tolist()] for name, one in found.items()
+    }
+    starts = [answer[0] // tokens for answer in dialogue.answers]
+    write_json(path, {"bin_tokens": tokens, "starts": starts, "maps": maps})

@@ -20,7 +20,8 @@ from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Source
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
-from ft.figures.by_turn import by_turn
+from ft.figures import by_turn
+from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
 from ft.gatt.dialogues import Place, Script, changed, is_right, obeyed, script, taken_back
 from ft.gatt.instructions import MOST, Bank, Side
@@ -92,7 +93,7 @@ class Judged:
 
 
 def make(job: Job) -> dict[str, Any]:
-    """Write answers.jsonl, by_turn.csv, metrics.json and consistency.png; return the numbers."""
+    """Write answers.jsonl, by_turn.csv, metrics.json and consistency.svg; return the numbers."""
     options = ConsistencyOptions(**job.block("consistency"))
     bank = judged_kinds(Bank.read(Path(options.bank)), job.where)
     rows = rows_of(job)
@@ -106,7 +107,7 @@ def make(job: Job) -> dict[str, Any]:
     write_lines(job.folder / artifacts.ANSWERS, map(asdict, found))
     table = Recall(found, main_cell(bank).name)
     table.write_csv(job.folder / artifacts.RECALL_TABLE)
-    table.picture(job.folder / "consistency.png")
+    write_figures(job, by_turn.consistency)
     table.show(options.shown)
     numbers = table.numbers(options.shown)
     write_json(job.folder / artifacts.NUMBERS, numbers | {"cells": table.cells()})
@@ -337,20 +338,6 @@ class Recall:
                         out.writerow(
                             [model, cell, *(line[k] for k in ("turn", "answers", "recall", "low", "high", "correct"))]
                         )
-
-    def picture(self, path: Path) -> None:
-        def line(model: str, cell: str) -> list[tuple[int, float, float, float]]:
-            return [
-                (point["turn"], point["recall"], point["low"], point["high"]) for point in self.by_turn(model, cell)
-            ]
-
-        panels = {}
-        for cell in self.names:
-            models = {model: line(model, cell) for model in self.models if (model, cell) in self.asked}
-            if cell == self.main or len(models) > 1:
-                panels[cell.replace("_", " ")] = models
-        panels[f"{AFTER}, in every cell"] = {cell.replace("_", " "): line(AFTER, cell) for cell in self.names}
-        by_turn(panels, path, "instruction obeyed")
 
     def show(self, shown: Sequence[int]) -> None:
         """The table, on stderr: a line each model and cell."""

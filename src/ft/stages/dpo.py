@@ -12,7 +12,6 @@ from typing import Any
 
 from ft import artifacts
 from ft.encode.prepare import eval_rows, train_rows
-from ft.figures.training import preference_curves
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start
 from ft.recipe.job import Job
@@ -36,7 +35,6 @@ def make(job: Job) -> dict[str, Any]:
     numbers = train_and_save(trainer, job)
     if trainer.is_world_process_zero():
         lines = read_lines(job.folder / artifacts.METRICS)
-        preference_curves(lines, job.folder / "preferences.png", job.name)
         numbers |= last_values(lines, ENDS)
     return numbers
 

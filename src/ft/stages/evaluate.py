@@ -25,7 +25,8 @@ from ft.errors import fail
 from ft.evaluation.held_out_loss import Losses, held_out
 from ft.evaluation.statistics import of_shares
 from ft.evaluation.text_metrics import METRICS
-from ft.figures.training import before_and_after
+from ft.figures.evaluation import evaluation
+from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.backends import BackendOptions
@@ -122,6 +123,7 @@ def make(job: Job) -> dict[str, Any]:
     if options.dialogue:
         write_json(job.folder / artifacts.DIALOGUE, _dialogue(job, options))
     write_json(job.folder / artifacts.NUMBERS, scores)
+    write_figures(job, evaluation)
     return scores
 
 
@@ -203,7 +205,6 @@ def _answers(
         f"{PREFIX[name]}{key}": value for name, found in measured.items() for key, value in found.numbers.items()
     }
     _write_answers(job.folder / artifacts.ANSWERS, asked, measured, options.measures)
-    _picture(job, options, measured)
     if options.by:
         scores["by"] = _by(options, asked, measured, job)
     for name in sides:
@@ -274,7 +275,7 @@ def _values(measure: str, texts: Sequence[str], asked: Sequence[_Asked], job: Jo
 def _by(
     options: EvaluateOptions, asked: Sequence[_Asked], measured: Mapping[str, _Measured], job: Job
 ) -> dict[str, dict[str, float]]:
-    """The first measure per value of the column `by`, written as a picture too."""
+    """The first measure per value of the column `by`."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, one in enumerate(asked):
         groups[str(one.prompt.columns.get(options.by or ""))].append(place)
@@ -285,20 +286,7 @@ def _by(
         return float(_values(first, texts, [asked[place] for place in places], job)["value"])
 
     now = {name: value(AFTER, places) for name, places in groups.items()}
-    was = {name: value(BEFORE, places) if BEFORE in measured else None for name, places in groups.items()}
-    before_and_after({n: (was[n], now[n]) for n in now}, job.folder / "scores.png", "held-out prompts", first)
     return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
-
-
-def _picture(job: Job, options: EvaluateOptions, measured: Mapping[str, _Measured]) -> None:
-    """Every measure before and after; one alone is shown by `by`."""
-    if len(options.measures) < 2:
-        return
-    shown = {
-        name: (measured[BEFORE].numbers[name] if BEFORE in measured else None, measured[AFTER].numbers[name])
-        for name in options.measures
-    }
-    before_and_after(shown, job.folder / "metrics.png", job.name, "mean over held-out prompts")
 
 
 def _write_answers(

@@ -16,7 +16,8 @@ from typing import Any
 from ft import artifacts
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
-from ft.figures.training import before_and_after
+from ft.figures.evaluation import tasks
+from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
 from ft.models.generation.answerer import Speaker
 from ft.recipe import Stage
@@ -59,7 +60,7 @@ def check_installed(stage: Stage) -> None:
 
 
 def make(job: Job) -> dict[str, Any]:
-    """Write results.json, what was asked and answered in samples.jsonl, metrics.json and tasks.png."""
+    """Write results.json, what was asked and answered in samples.jsonl, metrics.json and tasks.svg."""
     options = HarnessOptions(**job.block("harness"))
     sides = {"": job} | ({"baseline_": replace(job, init=job.inputs.get("baseline"))} if options.baseline else {})
     numbers: dict[str, Any] = {}
@@ -69,10 +70,7 @@ def make(job: Job) -> dict[str, Any]:
         _write_samples(job.folder / f"{prefix}{artifacts.SAMPLES}", found["samples"])
         numbers |= {f"{prefix}{name}": value for name, value in _numbers(found["results"], found["samples"]).items()}
     write_json(job.folder / artifacts.NUMBERS, numbers)
-    scores = {name: value for name, value in numbers.items() if _is_score(name, value)}
-    shown = {name: (numbers.get(f"baseline_{name}"), value) for name, value in scores.items()}
-    if shown:
-        before_and_after(shown, job.folder / "tasks.png", job.name, "score")
+    write_figures(job, tasks)
     return numbers
 
 
@@ -135,11 +133,6 @@ def _numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str
         if task in samples:
             numbers[f"{task}_questions"] = len(samples[task])
     return numbers
-
-
-def _is_score(name: str, value: Any) -> bool:
-    plain = not name.startswith("baseline_") and not name.endswith(("_low", "_high", "_questions"))
-    return plain and isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 def _write_samples(path: Path, samples: Mapping[str, Any]) -> None:

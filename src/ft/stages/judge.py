@@ -25,6 +25,7 @@ from ft.evaluation.judge_prompt import JudgePrompt
 from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earlier
 from ft.evaluation.win_rate import Judged, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
+from ft.figures.write import write_figures
 from ft.files import digest, write_json, write_lines
 from ft.hub import local_path
 from ft.models.generation.backends import BackendOptions
@@ -105,7 +106,7 @@ def check_prompt(stage: Stage) -> None:
 
 
 def make(job: Job) -> dict[str, Any]:
-    """Write verdicts.jsonl, metrics.json, rows.jsonl (preferences) and judge.png; return the numbers."""
+    """Write verdicts.jsonl, metrics.json, rows.jsonl (preferences) and judge.svg; return the numbers."""
     options = JudgeOptions(**job.block("judge"))
     judge, who = judge_of(job, options)
     sides = (job, replace(job, init=job.inputs.get("other")))
@@ -128,7 +129,7 @@ def make(job: Job) -> dict[str, Any]:
     rows = (preference(pair, one) for pair, one in zip(pairs, said, strict=True))
     write_lines(job.folder / artifacts.ROWS, filter(None, rows))
     write_json(job.folder / artifacts.NUMBERS, found)
-    win_rates(found, job.folder / "judge.png", " against ".join(found["models"]))
+    write_figures(job, win_rates, " against ".join(found["models"]))
     show(found)
     return found
 

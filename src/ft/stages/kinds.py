@@ -337,7 +337,7 @@ STAGES: dict[str, Kind] = {
         },
         leaves=_METRICS,
         memory="ft.fit.kinds:not_estimated",
-        display=Display(),
+        display=Display(sections=("ft.report.measured:tasks",)),
         inputs={"baseline": "model"},
         reads_data=False,
         required=("harness",),
@@ -401,7 +401,7 @@ STAGES: dict[str, Kind] = {
         memory="ft.fit.answering:sampling",
         display=Display(
             sections=("ft.report.measured:sampling", "ft.report.answers:sampled", "ft.report.answers:made_rows"),
-            working_files=frozenset({artifacts.ANSWERS, "scores.png", artifacts.SCORES}),
+            working_files=frozenset({artifacts.ANSWERS, artifacts.SCORES}),
         ),
         inputs=_JUDGED_BY_AXIS,
         required=("sample",),

@@ -25,7 +25,8 @@ from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Located, Source
 from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
-from ft.figures.reward_report import overview, two_models
+from ft.figures.reward_report import report_card
+from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import load_tokenizer
@@ -195,10 +196,7 @@ def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[s
     lines = [{**row, "where": where, "scores": s} for (where, row), s in zip(rows.values(), scores, strict=True)]
     write_lines(job.folder / artifacts.SCORES, lines)
     write_json(job.folder / artifacts.NUMBERS, {**numbers, **card.whole()})
-    for place, model in enumerate(card.models):
-        overview(card, model, job.folder / ("card.png" if not place else "card-other.png"))
-    if len(card.models) == 2:
-        two_models(card, job.folder / "two-models.png")
+    write_figures(job, report_card, f"{job.name}: {len(card.pairs):,} held-out pairs")
     for model in card.models:
         _partial(job, model).unlink()
 

@@ -18,7 +18,6 @@ from ft.encode.conversation import Renderer
 from ft.encode.pairs import SAFETY
 from ft.encode.prepare import eval_rows, train_rows
 from ft.errors import fail
-from ft.figures.training import reward_curves
 from ft.files import finite_or_none, write_json
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start, tokenizer_of
@@ -77,7 +76,6 @@ def make(job: Job) -> dict[str, Any]:
     scores = trainer.scores([ids for _, ids in rows])
     if trainer.is_world_process_zero():
         lines = read_lines(job.folder / artifacts.METRICS)
-        reward_curves(lines, job.folder / "reward.png", job.name)
         numbers |= last_values(lines, ENDS)
         rough = trainer.args.bf16 or trainer.args.fp16
         _let_go(trainer)

@@ -5,10 +5,12 @@ Llama 2 (arXiv:2307.09288, section 3.2.3) fine-tunes on the best answers of all 
 
 from __future__ import annotations
 
+import csv
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal
 
@@ -22,7 +24,8 @@ from ft.data.selection import best, curve, hottest, of_best
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
-from ft.figures.sampling import best_of_n, histogram, sweep
+from ft.figures.sampling import sampling
+from ft.figures.write import write_figures
 from ft.files import write_lines
 from ft.models.generation.backends import BackendOptions
 from ft.models.generation.generate import Sampling
@@ -113,7 +116,9 @@ def make(job: Job) -> dict[str, Any]:
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
     write_lines(job.folder / artifacts.SAMPLES, [_audited(one, scored.get(one.sample.key)) for one in answers])
     write_lines(job.folder / artifacts.ROWS, rows)
-    return counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored, rows)
+    numbers = counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored)
+    write_figures(job, sampling, f"{job.name}, {len(read.prompts):,} prompts")
+    return numbers
 
 
 # Reading
@@ -205,7 +210,8 @@ def _swept(
         raise fail(job.where, what, "Raise max_new_tokens, or lower temperatures.")
     lowest = min(found.reward for found in scored.values())
     points = {t: curve(_table(answers, scored, options.samples, lowest))[-1] for t, answers in tried.items()}
-    sweep(points, job.folder, f"{job.name}, {count} prompts")
+    rows_by_temperature = [(t, point.best, point.median) for t, point in sorted(points.items())]
+    _write_table(job.folder / "temperatures.csv", ("temperature", "best", "median"), rows_by_temperature)
     chosen = hottest(lambda t: points[t].best, list(points))
     return chosen, tried[chosen]
 
@@ -261,13 +267,9 @@ def _table(
 
 
 def _worth(
-    job: Job,
-    options: SampleOptions,
-    answers: Sequence[Answer],
-    scored: Mapping[str, AnswerScore],
-    rows: Sequence[Mapping[str, Any]],
+    job: Job, options: SampleOptions, answers: Sequence[Answer], scored: Mapping[str, AnswerScore]
 ) -> dict[str, float]:
-    """Tables and pictures; what the best of K is worth beside a single answer, by the score and by each function."""
+    """What the best of K is worth beside a single answer, by the score and by each function; best_of_n.csv."""
     own = [scored[sample.key] for sample in _usable(answers)]
     lowest, count = min(one.reward for one in own), options.samples
     table = _table(answers, scored, count, lowest)
@@ -279,14 +281,11 @@ def _worth(
         by_function[name] = of_best(table, values)
         chosen = [row[best(scores)] for row, scores in zip(values, table, strict=True)]
         numbers |= _gain(name, by_function[name][0], by_function[name][-1], chosen)
-    best_of_n(points, by_function, job.folder, job.name)
-    taken = [row["sampled"] if options.write == "best" else row["sampled"]["chosen"] for row in rows]
-    histogram(
-        [one.reward for one in own if one.is_readable],
-        [one["score"] for one in taken],
-        job.folder / "scores.png",
-        job.name,
-    )
+    lines = [
+        (point.answers, point.best, point.median, *(values[place] for values in by_function.values()))
+        for place, point in enumerate(points)
+    ]
+    _write_table(job.folder / "best_of_n.csv", ("answers", "best", "median", *by_function), lines)
     return numbers | {"median": points[-1].median}
 
 
@@ -308,3 +307,10 @@ def _audited(answer: Answer, found: AnswerScore | None) -> dict[str, Any]:
     told = {"score": found.reward if found and found.is_readable else None, "scores": found.parts if found else {}}
     how = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
     return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **told, **how}
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(head)
+        table.writerows([f"{value:.6g}" for value in row] for row in rows)

@@ -8,7 +8,8 @@ from typing import Any
 from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
-from ft.figures.training import loss_curve
+from ft.figures.training import curve_files
+from ft.figures.write import write_figures
 from ft.models.device import compute_dtype, device_arguments
 from ft.models.load import save_lineage, share, start, tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
@@ -67,9 +68,14 @@ def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
     save(trainer, job)
     if trainer.is_world_process_zero():
         lines = read_lines(job.folder / artifacts.METRICS)
-        loss_curve(lines, job.folder / "loss.png", job.name)
+        draw_curves(job)
         numbers |= _first_and_last(lines)
     return numbers
+
+
+def draw_curves(job: Job) -> None:
+    """curves.svg: what was logged while it trained, as the report shows it."""
+    write_figures(job, curve_files)
 
 
 def save(trainer: Any, job: Job) -> None:

@@ -1,0 +1,23 @@
+"""A figure in a line of text, for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 24
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """'█▆▄▃▂▁▁▁': at most WIDTH values, evenly from first to last, between the least and the greatest; nothing of
+    fewer than two finite ones."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < 2:
+        return ""
+    count = min(len(known), WIDTH)
+    some = [known[round(place * (len(known) - 1) / (count - 1))] for place in range(count)]
+    low, high = min(some), max(some)
+    if low == high:
+        return BLOCKS[0] * count
+    return "".join(BLOCKS[round((value - low) / (high - low) * (len(BLOCKS) - 1))] for value in some)
