@@ -61,8 +61,10 @@ class Result:
 
     @property
     def stage(self) -> str:
-        """The stage's name: as the folder is called, else as the job has it."""
-        return self._name["stage"] if self._name else str(self.job.get("name", self.folder.name))
+        """The stage's name: by the folder's, or, where that was renamed, as the files have it."""
+        if self._name:
+            return self._name["stage"]
+        return str(self.done.get("stage") or self.job.get("name") or self.folder.name)
 
     @property
     def fingerprint(self) -> str:

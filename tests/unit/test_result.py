@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_where_nothing_is_the_result_is_absent(tmp_path: Path):
 def test_a_done_file_that_no_stage_has_written_finishes_nothing(tmp_path: Path, text: str):
     (tmp_path / "done.json").write_text(text)
     assert Result(tmp_path).state == "unfinished"
+
+
+def test_a_result_whose_folder_was_renamed_is_named_by_its_files(tmp_path: Path):
+    folder = Path(shutil.copytree(SFT, tmp_path / "my best model"))
+    assert (Result(folder).stage, Result(folder).fingerprint) == ("sft", "61806cf09908")
+    (folder / "job.json").unlink()
+    assert Result(folder).stage == "sft"
 
 
 def test_a_result_set_aside_is_known_by_its_folder(tmp_path: Path):
