@@ -196,6 +196,12 @@ def test_a_class_has_a_name_of_its_own_in_the_whole_package():
     assert {name: where for name, where in twice.items() if name not in DEFINED_TWICE} == {}
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports them by name alone, and collects nothing where two are called the same."""
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_planning_imports_no_library_that_takes_seconds():
     script = (
         "import ft.results.store, ft.run.run, ft.report.terminal, ft.cli, sys; "
