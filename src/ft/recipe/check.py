@@ -151,7 +151,7 @@ def check(
     for (key, value), reason in owner.refused.items():
         if values.get(key) == value:
             problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
-    _no_secrets(values, name, problems)
+    _refuse_secrets(values, name, problems)
     if owner.one_of and not any(values.get(key) for key in owner.one_of):
         what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
         problems.add(values.where(), what, f"Write {fix}.")
@@ -160,7 +160,7 @@ def check(
         return known
     canonical = _checked_values(owner, values, name, problems)
     if len(problems) == before:
-        _run_own_checks(owner, canonical, values, name, problems)
+        _run_class_checks(owner, canonical, values, name, problems)
     if verdicts and len(problems) == before:
         verdicts.put(key, canonical)
     return canonical
@@ -176,7 +176,7 @@ def build(owner: Owner, values: Mapping[str, Any], **given: Any) -> Any:
     return owner.load()(**{**values, **given})
 
 
-def nearest(word: str, words: list[str]) -> str:
+def suggest(word: str, words: list[str]) -> str:
     """' Did you mean …?' or the first of the words there are."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if near:
@@ -208,7 +208,7 @@ def current_names(block: Block, name: str, problems: Problems, notices: list[str
     return renamed
 
 
-def _no_secrets(values: Block, name: str, problems: Problems) -> None:
+def _refuse_secrets(values: Block, name: str, problems: Problems) -> None:
     held = variables(named=[values.get("key_env")])
     for key, value in values.items():
         if any(look(value, key, held)):
@@ -227,13 +227,13 @@ def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) 
         if key not in schema.annotations:
             known = [k for k in schema.annotations if k not in owner.ours]
             what = f"{name} has no key" if owner.library == "ft" else f"{owner.name} has no field"
-            fix = nearest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
+            fix = suggest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = _enough(owner.least.get(key), coerce(schema.annotations[key], value))
+            canonical[key] = _at_least(owner.least.get(key), coerce(schema.annotations[key], value))
         except ValueError as error:
-            problems.add(values.where(key), f"{name}.{key} is {said(value)}", str(error))
+            problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
     for key in [k for k in schema.required if k not in owner.ours and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
     return canonical
@@ -247,11 +247,11 @@ def coerce(annotation: Any, value: Any) -> Any:
     if annotation is Any:
         return plain(value)
     if isinstance(value, bool) and not _takes_bool(annotation):
-        raise ValueError(f"Write {_needed(annotation)}.")
+        raise ValueError(f"Write {_expected(annotation)}.")
     try:
         return plain(_validator(annotation).validate_python(value))
     except ValidationError:
-        raise ValueError(f"Write {_needed(annotation)}.") from None
+        raise ValueError(f"Write {_expected(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
         return plain(value)
 
@@ -265,7 +265,7 @@ def _validator(annotation: Any) -> TypeAdapter[Any]:
     )
 
 
-def _enough(least: float | None, value: Any) -> Any:
+def _at_least(least: float | None, value: Any) -> Any:
     """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
     if least is not None and isinstance(value, (int, float)) and value < least:
         raise ValueError(f"Write {least} or more.")
@@ -281,7 +281,7 @@ def _takes_bool(annotation: Any) -> bool:
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
 
 
-def _needed(annotation: Any) -> str:
+def _expected(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     arguments = typing.get_args(annotation)
@@ -293,11 +293,11 @@ def _needed(annotation: Any) -> str:
     if origin in (list, dict, tuple, set):
         return {"list": "a list", "dict": "a mapping of keys"}.get(origin.__name__, f"a {origin.__name__}")
     if arguments:
-        return " or ".join(dict.fromkeys(_needed(a) for a in arguments if a is not type(None)))
+        return " or ".join(dict.fromkeys(_expected(a) for a in arguments if a is not type(None)))
     return f"a {getattr(annotation, '__name__', annotation)}"
 
 
-def said(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value in a message: 'fast' in quotes, 1.5 and true bare, a list only as such, a secret not at all."""
     if isinstance(value, Block):
         return "a mapping"
@@ -306,7 +306,7 @@ def said(value: Any) -> str:
     return "a list" if isinstance(value, Items) else f"'{value}'" if isinstance(value, str) else json.dumps(value)
 
 
-def _run_own_checks(owner: Owner, canonical: dict[str, Any], block: Block, name: str, problems: Problems) -> None:
+def _run_class_checks(owner: Owner, canonical: dict[str, Any], block: Block, name: str, problems: Problems) -> None:
     """The class's own `__post_init__`, as on a machine without a GPU; its complaint stands at the key it names."""
     try:
         with nothing_leaks():
@@ -314,7 +314,7 @@ def _run_own_checks(owner: Owner, canonical: dict[str, Any], block: Block, name:
     except Exception as error:  # whatever it raises, the values made it do so
         text = " ".join(str(error).replace(MODULE_PREFIX, "").split()) or type(error).__name__
         what = text if owner.library == "ft" else f"{owner.name} refuses {name}: {text}"
-        problems.add(block.where(_named_in(text, block)), what)
+        problems.add(block.where(_key_in(text, block)), what)
 
 
 def _construct(owner: Owner, values: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
@@ -325,7 +325,7 @@ def _construct(owner: Owner, values: Mapping[str, Any], forced: Mapping[str, Any
     owner.load()(**{**values, **forced})
 
 
-def _named_in(text: str, block: Block) -> str | None:
+def _key_in(text: str, block: Block) -> str | None:
     """The key that a complaint names first, else the one whose value it names."""
     places = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) for key in block}
     found = {key: match.start() for key, match in places.items() if match}
@@ -363,5 +363,5 @@ def choose(table: Mapping[str, Any], name: Any, what: str, where: str, problems:
     """`table[name]`, or a problem that lists what there is."""
     if isinstance(name, str) and name in table:
         return table[name]
-    problems.add(where, f"no {what} '{name}'", nearest(str(name), list(table)))
+    problems.add(where, f"no {what} '{name}'", suggest(str(name), list(table)))
     return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ft.recipe.check import Owner
 
 if TYPE_CHECKING:
-    from ft.recipe.reader import Stage
+    from ft.recipe.types import Stage
 
 Artifact = Literal["model", "reward_model", "rows", "metrics"]
 

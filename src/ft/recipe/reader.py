@@ -1,6 +1,6 @@
-"""A recipe as checked values: the model, a seed, and the stages in the order they run.
+"""From a recipe's YAML to checked values. `read` reports every problem at once.
 
-`read` reports every problem at once. References (`$stage`) may only point up, so there is no cycle to find.
+References (`$stage`) may only point up, so there is no cycle to find.
 """
 
 from __future__ import annotations
@@ -8,118 +8,23 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ft import artifacts
 from ft.errors import Problems, UserError
 from ft.hub import local_path
-from ft.recipe.batch import global_batch
-from ft.recipe.check import Owner, Verdicts, check, choose, current_names, nearest, said
-from ft.recipe.gates import ungated
+from ft.recipe.check import Owner, Verdicts, check, choose, current_names, suggest, value_text
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
-from ft.recipe.precision import Dtype, dtype_of_stage, dtype_to_advise
-from ft.recipe.shares import shares_fit
+from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
+from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, Stage, reference
 from ft.recipe.yaml import Block, Items, in_file_order
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-SOURCE = Owner("ft.data.sources.read:Source")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which weights to start from, and how they are held in memory.
-
-    path                 a folder, or a Hub id such as meta-llama/Llama-2-7b-hf
-    revision             a Hub commit, tag or branch
-    dtype                float32, bfloat16, float16; None: what is trained in float32, what is frozen as it computes
-    attn_implementation  eager, sdpa, flash_attention_2, …; None: the library's choice
-    """
-
-    path: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    attn_implementation: str | None = None
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the weights are on this machine; None: the Hub has them."""
-        path = local_path(self.path)
-        return path if path and path.is_dir() else None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage as written: checked values, and where they stand for later complaints."""
-
-    name: str
-    kind_name: str
-    kind: Kind
-    where: str
-    init: str | None = None  # name of the stage it starts from; None: the recipe's model
-    inputs: Mapping[str, str] = field(default_factory=dict)  # input → stage name
-    data: tuple[Mapping[str, Any], ...] = ()
-    eval_data: tuple[Mapping[str, Any], ...] = ()
-    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    require: Mapping[str, float] = field(default_factory=dict)
-    global_batch: int | None = None  # rows per optimizer step over all processes; None: the train block says them
-
-    def complete(self, block: str) -> Mapping[str, Any]:
-        """A block's values, where none is written its class's own defaults; {} for a kind without such a block."""
-        owner = self.kind.blocks.get(block)
-        return {**owner.schema().defaults, **self.blocks.get(block, {})} if owner else {}
-
-    @property
-    def compute_dtype(self) -> Dtype:
-        """What it computes in on a GPU."""
-        return dtype_of_stage(self.kind, self.blocks)
-
-    @property
-    def parents(self) -> list[str]:
-        """Names of the stages whose results this one reads, each once."""
-        from_data = [reference(s["path"]) for s in (*self.data, *self.eval_data)]
-        return list(dict.fromkeys(n for n in (self.init, *self.inputs.values(), *from_data) if n))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    name: str
-    file: Path
-    model: ModelSource | None
-    chat_template: str | None
-    seed: int
-    stages: tuple[Stage, ...]
-    notices: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
-
-    def stage(self, name: str) -> Stage:
-        return next(s for s in self.stages if s.name == name)
-
-
-@dataclass(frozen=True)
-class _RecipeKeys:
-    stages: list[Any]
-    model: str | dict[str, Any] | None = None
-    chat_template: str | None = None
-    seed: int = 1
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
-        if self.name and not re.fullmatch(FOLDER, self.name):
-            raise ValueError(f"name '{self.name}' cannot name a folder. Use letters, digits, - and _")
-
-
-FOLDER = r"[A-Za-z0-9][\w-]*"
-_STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
-
-
-def reference(value: Any) -> str | None:
-    """The stage that "$name" points to; None for anything else."""
-    return value[1:] if isinstance(value, str) and value.startswith("$") else None
+RECIPE, MODEL, SOURCE = map(
+    Owner, ("ft.recipe.types:RecipeKeys", "ft.recipe.types:ModelSource", "ft.data.sources.read:Source")
+)
 
 
 def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdicts: Verdicts | None = None) -> Recipe:
@@ -150,34 +55,40 @@ class _Reader:
         self.path, self.kinds, self.problems, self.verdicts = path, kinds, problems, verdicts
         self.notices: list[str] = []
         self.names: list[str] = []  # of all stages, right or wrong
-        self.passed: list[str] = []  # of those above the one that is read
+        self.names_above: list[str] = []  # of those above the one that is read
 
     def check(self, owner: Owner, block: Block, name: str) -> dict[str, Any]:
         return check(owner, block, name, self.problems, self.notices, self.verdicts)
 
     def recipe(self, tree: Block) -> Recipe:
-        values = self.check(Owner("ft.recipe.reader:_RecipeKeys"), _without_stages(tree), "recipe")
-        tree = current_names(tree, "recipe", Problems(), [])  # said by the check above
+        values = self.check(RECIPE, _without_stages(tree), "recipe")
+        tree = current_names(tree, "recipe", Problems(), [])  # announced by the check above
         model = self.model(tree)
         stages: list[Stage] = []
         written = tree.get("stages")
         if isinstance(written, Items):
-            there = [s for s in written if not (isinstance(s, Block) and s.get("skip") is True)]
-            self.names = [stage_name(stage) for stage in there]
+            present = [s for s in written if not (isinstance(s, Block) and s.get("skip") is True)]
+            self.names = [stage_name(stage) for stage in present]
             for place, stage in enumerate(written):
                 if isinstance(stage, Block):
                     stages += [] if self.skipped(stage) else self.stage(stage, stages)
-                    self.passed.append(stage_name(stage))
+                    self.names_above.append(stage_name(stage))
                 else:
                     self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             if not written:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
         if tree.get("model") is None and any(s.kind.init and s.init is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
-        name = recipe_name(self.path, values.get("name"))
-        template = self.template(tree, values.get("chat_template"))
-        seed, skipped = values.get("seed", 1), tuple(name for name in self.passed if name not in self.names)
-        return Recipe(name, self.path, model, template, seed, tuple(stages), (*self.notices, *ungated(stages)), skipped)
+        return Recipe(
+            name=recipe_name(self.path, values.get("name")),
+            file=self.path,
+            model=model,
+            chat_template=self.template(tree, values.get("chat_template")),
+            seed=values.get("seed", 1),
+            stages=tuple(stages),
+            notices=(*self.notices, *notice_untested_reward_models(stages)),
+            skipped=tuple(name for name in self.names_above if name not in self.names),
+        )
 
     def model(self, tree: Block) -> ModelSource | None:
         written = tree.get("model")
@@ -185,7 +96,7 @@ class _Reader:
             written = Block({"path": written}, {"path": tree.marks.get("model", tree.mark)}, tree.mark)
         if not isinstance(written, Block):
             return None
-        values = self.check(Owner("ft.recipe.reader:ModelSource"), written, "model")
+        values = self.check(MODEL, written, "model")
         if not isinstance(values.get("path"), str):
             return None
         path = self.local(written, "path", values["path"])
@@ -232,7 +143,7 @@ class _Reader:
         else:
             fix = f"Write `kind:`, one of {', '.join(self.kinds)}."
             self.problems.add(block.where(), "this stage has no kind", fix)
-        if name and not re.fullmatch(FOLDER, name) and "name" in block:
+        if name and not re.fullmatch(FOLDER_NAME, name) and "name" in block:
             self.problems.add(block.where("name"), f"'{name}' cannot name a folder", "Use letters, digits, - and _.")
         if any(s.name == name for s in above):
             self.problems.add(block.where("name"), f"two stages are called '{name}'", "Give one a `name:` of its own.")
@@ -242,15 +153,13 @@ class _Reader:
             "data": self.sources(block, "data", above),
             "eval_data": self.sources(block, "eval_data", above),
             "require": self.require(block),
-            "global_batch": global_batch(block, kind is None or kind.trains, self.problems),
+            "global_batch": check_global_batch(block, kind is None or kind.trains, self.problems),
         }
         if kind is None:
             return []
         self.keys(block, kind)
         blocks = self.blocks(block, kind)
-        if dtype := dtype_to_advise(kind, blocks):
-            what = "quantization names no bnb_4bit_compute_dtype, and the library takes float32: slower, and larger"
-            self.notices.append(f"{block.where('quantization')}: {what}. Write `bnb_4bit_compute_dtype: {dtype}`.")
+        self.notices += notice_compute_dtype(block, kind, blocks)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
 
     def skipped(self, block: Block) -> bool:
@@ -264,11 +173,11 @@ class _Reader:
         return skip is True
 
     def keys(self, block: Block, kind: Kind) -> None:
-        known = [*_STAGE_KEYS, *kind.blocks]
+        known = [*STAGE_KEYS, *kind.blocks]
         for key in block:
             if key not in known:
                 owner = next((name for name, owner in kind.blocks.items() if owner.has(key)), None)
-                hint = f"Write it in `{owner}:`." if owner else nearest(key, known)
+                hint = f"Write it in `{owner}:`." if owner else suggest(key, known)
                 self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
         for key in kind.required:
             self.needs(block, key)
@@ -284,7 +193,7 @@ class _Reader:
         given = block.get("inputs")
         if isinstance(given, Block):
             for key in [k for k in given if k not in kind.inputs]:
-                hint = nearest(key, [*kind.inputs]) if kind.inputs else "It reads none."
+                hint = suggest(key, [*kind.inputs]) if kind.inputs else "It reads none."
                 self.problems.add(given.where(key), f"kind '{block['kind']}' reads no input '{key}'", hint)
 
     def needs(self, block: Block, required: str) -> None:
@@ -313,12 +222,12 @@ class _Reader:
             self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
             return {}
         expected = kind.inputs if kind else {}
-        found = {key: self.model_of(v, written.where(key), above, expected.get(key)) for key, v in written.items()}
-        return {key: name for key, name in found.items() if name}
+        names = {key: self.model_of(v, written.where(key), above, expected.get(key)) for key, v in written.items()}
+        return {key: name for key, name in names.items() if name}
 
     def model_of(self, value: Any, where: str, above: list[Stage], expected: Artifact | None) -> str | None:
         """The stage above that `value` refers to, which must leave what is `expected`."""
-        name = self.referred(value, where, above)
+        name = self.stage_above(value, where, above)
         stage = next((s for s in above if s.name == name), None)
         if stage and expected and expected not in stage.kind.leaves:
             scores = "reward_model" in stage.kind.leaves
@@ -326,18 +235,18 @@ class _Reader:
             self.problems.add(where, f"'{name}' leaves {stage.kind.leaves_words}, not {ARTIFACTS[expected]}", fix)
         return name
 
-    def referred(self, value: Any, where: str, above: list[Stage]) -> str | None:
+    def stage_above(self, value: Any, where: str, above: list[Stage]) -> str | None:
         name, names = reference(value), [s.name for s in above]
-        there = f"Above are: {', '.join('$' + n for n in names)}." if names else "There is no stage above."
+        choice = f"Above are: {', '.join('$' + n for n in names)}." if names else "There is no stage above."
         if name is None:
-            fix = f"Write `${value}`." if value in names else f"Write `$name` of a stage above. {there}"
-            self.problems.add(where, f"{said(value)} is not a stage", fix)
+            fix = f"Write `${value}`." if value in names else f"Write `$name` of a stage above. {choice}"
+            self.problems.add(where, f"{value_text(value)} is not a stage", fix)
         elif name in names:
             return name
         elif name not in self.names:
-            self.problems.add(where, f"no stage '${name}' above this one", there)
-        elif name not in self.passed:  # a stage above that is wrong itself is not reported twice
-            self.problems.add(where, f"'${name}' is not above this stage", f"References point up. {there}")
+            self.problems.add(where, f"no stage '${name}' above this one", choice)
+        elif name not in self.names_above:  # a stage above that is wrong itself is not reported twice
+            self.problems.add(where, f"'${name}' is not above this stage", f"References point up. {choice}")
         return None
 
     def sources(self, block: Block, key: str, above: list[Stage]) -> tuple[dict[str, Any], ...]:
@@ -345,7 +254,7 @@ class _Reader:
         if written is None:
             return ()
         entries = written if isinstance(written, Items) else Items([written], [block.marks[key]], block.marks[key])
-        found = []
+        sources = []
         for place, entry in enumerate(entries):
             if isinstance(entry, str):
                 entry = Block({"path": entry}, {"path": entries.marks[place]}, entries.marks[place])
@@ -354,14 +263,14 @@ class _Reader:
                 continue
             values = self.check(SOURCE, entry, "data")
             if isinstance(values.get("path"), str):
-                found.append(values | {"path": self.data_path(entry, values["path"], above)})
-        shares_fit(entries, block.where(key), self.problems)
-        return tuple(found)
+                sources.append(values | {"path": self.data_path(entry, values["path"], above)})
+        check_shares(entries, block.where(key), self.problems)
+        return tuple(sources)
 
     def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
         """A path that opens from here, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
         if written.startswith("$"):
-            name = self.referred(written, entry.where("path"), above)
+            name = self.stage_above(written, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and "rows" not in stage.kind.leaves:
                 what = f"'{name}' leaves {stage.kind.leaves_words}, not rows"
@@ -375,8 +284,8 @@ class _Reader:
         here = Path.cwd()
         shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
         if not path.exists():
-            there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(path.name, there, n=1)
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = difflib.get_close_matches(path.name, beside, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else self.relative(block, key)
             self.problems.add(block.where(key), f"no file {shown}", hint)
         return shown
@@ -412,6 +321,6 @@ class _Reader:
         for key, value in written.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 self.problems.add(
-                    written.where(key), f"require.{key} is {said(value)}", "Write the least number allowed."
+                    written.where(key), f"require.{key} is {value_text(value)}", "Write the least number allowed."
                 )
         return dict(written)

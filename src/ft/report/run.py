@@ -12,7 +12,7 @@ from ft.encode.prepare import rows_folder
 from ft.errors import fail
 from ft.files import digest
 from ft.recipe.kind import ARTIFACTS, Artifact, Display
-from ft.recipe.reader import reference
+from ft.recipe.types import reference
 from ft.result import Result, State
 from ft.results.store import Plan, Planned
 from ft.stages import STAGES

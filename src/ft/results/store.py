@@ -22,7 +22,7 @@ from ft.models.identity import model_fingerprint
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
-from ft.recipe.reader import reference
+from ft.recipe.types import reference
 from ft.result import Result, State
 
 

@@ -16,7 +16,7 @@ from ft.errors import Problems, fail
 from ft.files import digest, read_json
 from ft.imports import uncollected
 from ft.recipe import Kind, Stage, Verdicts, accumulation
-from ft.recipe.check import Owner, check, nearest
+from ft.recipe.check import Owner, check, suggest
 from ft.recipe.kind import LaunchOptions, Refused
 from ft.recipe.yaml import Block, Mark, parse_value
 
@@ -117,7 +117,7 @@ def _known_keys(block: Block, problems: Problems, verdicts: Verdicts | None) -> 
     for name, written in inner.items():
         for option in written if isinstance(written, Block) else ():
             if option not in known and f"fsdp_{option}" not in known:
-                near = nearest(option, [k for k in known if k.startswith("fsdp") == (name == "fsdp_config")])
+                near = suggest(option, [k for k in known if k.startswith("fsdp") == (name == "fsdp_config")])
                 problems.add(written.where(option), f"{name} has no key '{option}'", near)
     if verdicts and len(problems) == before:
         verdicts.put(key, {})

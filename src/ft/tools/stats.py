@@ -26,7 +26,7 @@ from ft.data.sources.read import Source
 from ft.errors import UserError, fail
 from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource
-from ft.recipe.reader import reference
+from ft.recipe.types import reference
 from ft.results.store import Plan, Planned
 from ft.secrets import RowWatch
 from ft.tools.new import columns_of

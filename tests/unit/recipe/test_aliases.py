@@ -10,8 +10,8 @@ from tests.unit.recipe.conftest import GOOD
 
 from ft.recipe import ModelSource, Owner, Recipe
 from ft.recipe.aliases import ALIASES, Gone, Renamed
-from ft.recipe.reader import _STAGE_KEYS, _RecipeKeys
 from ft.recipe.schema import schema_of
+from ft.recipe.types import STAGE_KEYS, RecipeKeys
 from ft.stages import STAGES
 
 Read = Callable[..., Recipe]
@@ -23,9 +23,9 @@ GONE = [(block, old, new.fix) for block, table in ALIASES.items() for old, new i
 def keys(block: str) -> set[str]:
     """Every key a block may hold, of whichever stage kind."""
     if block == "stage":
-        return {*_STAGE_KEYS, *(name for kind in STAGES.values() for name in kind.blocks)}
+        return {*STAGE_KEYS, *(name for kind in STAGES.values() for name in kind.blocks)}
     owners = {
-        "recipe": [_RecipeKeys],
+        "recipe": [RecipeKeys],
         "model": [ModelSource],
         "data": [Owner("ft.data.sources.read:Source").load()],
     }.get(block) or [kind.blocks[block].load() for kind in STAGES.values() if block in kind.blocks]

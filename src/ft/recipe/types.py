@@ -1,0 +1,108 @@
+"""A recipe as checked values: the model to start from, and the stages in the order they run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.hub import local_path
+from ft.recipe.kind import Kind
+from ft.recipe.precision import Dtype, dtype_of_stage
+
+FOLDER_NAME = r"[A-Za-z0-9][\w-]*"
+STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
+
+
+def reference(value: Any) -> str | None:
+    """The stage that "$name" points to; None for anything else."""
+    return value[1:] if isinstance(value, str) and value.startswith("$") else None
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which weights to start from, and how they are held in memory.
+
+    path                 a folder, or a Hub id such as meta-llama/Llama-2-7b-hf
+    revision             a Hub commit, tag or branch
+    dtype                float32, bfloat16, float16; None: what is trained in float32, what is frozen as it computes
+    attn_implementation  eager, sdpa, flash_attention_2, …; None: the library's choice
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Dtype | None = None
+    attn_implementation: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the weights are on this machine; None: the Hub has them."""
+        path = local_path(self.path)
+        return path if path and path.is_dir() else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as written: checked values, and where they stand for later complaints."""
+
+    name: str
+    kind_name: str
+    kind: Kind
+    where: str
+    init: str | None = None  # name of the stage it starts from; None: the recipe's model
+    inputs: Mapping[str, str] = field(default_factory=dict)  # input → stage name
+    data: tuple[Mapping[str, Any], ...] = ()
+    eval_data: tuple[Mapping[str, Any], ...] = ()
+    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    require: Mapping[str, float] = field(default_factory=dict)
+    global_batch: int | None = None  # rows per optimizer step over all processes; None: the train block says them
+
+    def complete(self, block: str) -> Mapping[str, Any]:
+        """A block's values, where none is written its class's own defaults; {} for a kind without such a block."""
+        owner = self.kind.blocks.get(block)
+        return {**owner.schema().defaults, **self.blocks.get(block, {})} if owner else {}
+
+    @property
+    def compute_dtype(self) -> Dtype:
+        """What it computes in on a GPU."""
+        return dtype_of_stage(self.kind, self.blocks)
+
+    @property
+    def parents(self) -> list[str]:
+        """Names of the stages whose results this one reads, each once."""
+        from_data = [reference(s["path"]) for s in (*self.data, *self.eval_data)]
+        return list(dict.fromkeys(n for n in (self.init, *self.inputs.values(), *from_data) if n))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    file: Path
+    model: ModelSource | None
+    chat_template: str | None
+    seed: int
+    stages: tuple[Stage, ...]
+    notices: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
+
+    def stage(self, name: str) -> Stage:
+        return next(s for s in self.stages if s.name == name)
+
+
+@dataclass(frozen=True)
+class RecipeKeys:
+    """What stands at the top of a recipe's file."""
+
+    stages: list[Any]
+    model: str | dict[str, Any] | None = None
+    chat_template: str | None = None
+    seed: int = 1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
+        if self.name and not re.fullmatch(FOLDER_NAME, self.name):
+            raise ValueError(f"name '{self.name}' cannot name a folder. Use letters, digits, - and _")
