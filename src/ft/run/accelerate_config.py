@@ -320,8 +320,9 @@ def _folder_is_left(launch: Launch, problems: Problems) -> None:
 
 def _same_precision(stage: Stage, launch: Launch, problems: Problems) -> None:
     """A config's mixed_precision wins where the recipe writes none, and no folder's name would say so."""
-    ours = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[stage.compute_dtype]
-    if launch.mixed_precision not in ("no", ours):
+    if launch.mixed_precision == "no":
+        return
+    if launch.mixed_precision != {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[stage.compute_dtype]:
         what = f"mixed_precision is {launch.mixed_precision}, and '{stage.name}' ({stage.where}) computes in"
         fix = 'Write `mixed_precision: "no"`: the recipe decides.'
         problems.add(launch.where("mixed_precision"), f"{what} {stage.compute_dtype}", fix)

@@ -23,7 +23,7 @@ from ft.recipe import Owner, Recipe, Verdicts, source
 from ft.recipe.check import coerce, device_free, nothing_leaks
 from ft.recipe.schema import schema_of
 from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
-from ft.run.accelerate_config import CONFIG
+from ft.run.accelerate_config import ALONE, CONFIG, objections
 from ft.stages import STAGES
 
 ROOT = Path(__file__).parents[3]
@@ -163,6 +163,16 @@ def test_what_the_source_does_not_decide_is_asked_of_the_class_once(
     again = recipe(GOOD, (), Verdicts(folder / "checked.json"))
     assert "trl:SFTConfig" not in asked
     assert again.stage("sft").blocks == first.stage("sft").blocks
+
+
+def test_a_remembered_recipe_is_planned_without_reading_a_source(
+    recipe: Callable[..., Recipe], folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = recipe(GOOD, (), Verdicts(folder / "checked.json"))
+    monkeypatch.setattr(Owner, "schema", lambda owner: pytest.fail(f"{owner.path} was read"))
+    again = recipe(GOOD, (), Verdicts(folder / "checked.json"))
+    assert again.stages == first.stages
+    assert objections(again.stages, ALONE) == []
 
 
 def test_a_class_whose_source_cannot_be_run_is_imported_and_says_the_same(
