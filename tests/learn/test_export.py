@@ -226,7 +226,7 @@ def test_only_finished_models_are_exported(there: Plan, tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
         TrainedModel.read(tmp_path / "nothing")
     write_json(tmp_path / "rows" / "done.json", {"kind": "gatt", "numbers": {}})
-    write_json(tmp_path / "rows" / "job.json", {})
+    write_json(tmp_path / "rows" / "job.json", {"name": "rows"})
     with pytest.raises(UserError, match="leaves no model"):
         TrainedModel.read(tmp_path / "rows")
 
@@ -243,7 +243,7 @@ def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: Trai
         "tags": ["ft", "sft"],
         "license": "mit",
     }
-    assert f"TrainedModel `{chat.fingerprint}`" in body
+    assert f"Result `{chat.fingerprint}`" in body
     assert "learning_rate: 0.01" in body
     assert "| sft | `rows.jsonl` | all | not stated |" in body
     assert "| questions | evaluate | answer 50.0% (95% interval 40.0% to 60.0%) |" in body

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
 from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
-from ft.files import write_json, write_lines
+from ft.files import finite_or_none, write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, kept
 from ft.models.load import load_tokenizer
 from ft.models.scorer import Scorer
@@ -153,13 +152,13 @@ def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], bat
     def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
         found = scorer.of_ids([answer.ids for answer in batch], batch_size)
         tick(len(batch), sum(len(answer.ids) for answer in batch))
-        return ((answer.key, {"score": score}) for answer, score in zip(batch, found, strict=True))
+        return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, found, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
     done = kept(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
-    broken = [entry["score"] for entry in done.values() if not math.isfinite(entry["score"])]
+    broken = sum(entry["score"] is None for entry in done.values())
     if broken:
-        what = f"{len(broken)} scores of '{name}' are no numbers ({broken[0]})"
+        what = f"{broken} scores of '{name}' are no numbers (nan or infinite)"
         raise fail(job.where, what, "Train it again with a lower learning rate, or in float32.")
     return {key: entry["score"] for key, entry in done.items()}
 
