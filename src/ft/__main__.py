@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -10,10 +9,9 @@ def main() -> None:
     """Run the command line; what a person did wrong is said in lines `where: what. fix`, with exit code 2."""
     from ft.errors import UserError
     from ft.imports import uncollected
+    from ft.notices import quiet_libraries
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no library we import reports home
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries()
     try:
         with uncollected():
             from ft.cli import app

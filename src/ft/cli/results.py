@@ -222,7 +222,6 @@ def export_command(
     from ft.export.trained_model import TrainedModel
     from ft.export.writing import ExportOptions, export
     from ft.files import read_json
-    from ft.run.run import quiet_libraries
 
     if onto not in ("trained", "original"):
         raise fail("--onto", f"it is '{onto}'", "Write trained or original.")
@@ -237,7 +236,6 @@ def export_command(
     if record and record["asked"] == options.asked:
         talk.print("exported before; what was compared then:")
     else:
-        quiet_libraries()
         record = export(model, options, lambda line: talk.print(f"{model.stage}: {line}", markup=False))
     if as_json:
         print_json({"folder": str(place), **record})

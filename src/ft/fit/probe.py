@@ -26,6 +26,7 @@ from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
 from ft.models.device import has_gpu
 from ft.models.load import adapters_kept
+from ft.notices import quiet_bars, quiet_libraries
 from ft.recipe import accumulation
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
@@ -105,11 +106,10 @@ def _steps(job: Job) -> int:
 
 def one(file: str) -> None:
     """The process of one probe: train a few steps on the longest rows and print the most bytes of tensors."""
+    quiet_libraries()
     import torch
 
-    from ft.run.run import quiet_libraries
-
-    quiet_libraries()
+    quiet_bars()
     trainer, longest = worst(Job.read(Path(file)))
     torch.cuda.reset_peak_memory_stats()
     trainer.train()

@@ -18,6 +18,7 @@ from ft.encode.conversation import template
 from ft.errors import fail
 from ft.files import read_json, write_json
 from ft.imports import uncollected
+from ft.notices import quiet_bars
 from ft.recipe import ModelSource
 
 
@@ -172,6 +173,7 @@ def _read(
     import torch
     from transformers import BitsAndBytesConfig
 
+    quiet_bars()
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
     if source.attn_implementation:
         options["attn_implementation"] = source.attn_implementation

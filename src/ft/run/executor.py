@@ -9,6 +9,7 @@ from collections.abc import Collection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ft.notices import ENVIRONMENT as QUIET
 from ft.progress import LINES
 from ft.recipe import Kind
 from ft.run import fork_server
@@ -87,10 +88,8 @@ def _wait(process: subprocess.Popen[bytes] | BaseProcess) -> int:
 
 
 def environment() -> dict[str, str]:
-    """No telemetry, no advertising, from any library a stage imports."""
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    quiet |= {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1"}
-    return {**quiet, **os.environ, ENDS_WITH_PARENT: "1"}
+    """A stage's: no telemetry and no notices of libraries, and its stdin ends with this process."""
+    return {**QUIET, **os.environ, ENDS_WITH_PARENT: "1"}
 
 
 def shared(given: dict[str, str], stages: int) -> dict[str, str]:

@@ -4,6 +4,9 @@ import importlib
 import os
 
 from ft.imports import uncollected
+from ft.notices import quiet_libraries
+
+quiet_libraries()
 
 with uncollected():
     for name in os.environ["FT_PRELOAD"].split():

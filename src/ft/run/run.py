@@ -23,6 +23,7 @@ from ft.files import write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
 from ft.models.load import tokenizer_of
+from ft.notices import quiet_bars
 from ft.progress import Progress
 from ft.recipe import Kind, Recipe
 from ft.recipe.job import Job
@@ -281,7 +282,7 @@ def make_stage(job_file: Path) -> None:
     if os.environ.get(ENDS_WITH_PARENT):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     _import_libraries(STAGES[job.kind])
-    quiet_libraries()
+    quiet_bars()
     keep_freed_memory()
     started = time.monotonic()
     numbers = function_at(STAGES[job.kind].make)(job)
@@ -325,18 +326,6 @@ def _import_libraries(kind: Kind) -> None:
         function_at(kind.make)
         if kind.trains:
             import ft.training.trl_compat  # noqa: F401  TRL's trainers take most of the time
-
-
-def quiet_libraries() -> None:
-    """Progress and results are said by ft; bars of the libraries for a file read in a second are noise."""
-    import warnings
-
-    with uncollected():
-        import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    # TRL 1.16 uses these names itself, so no user can heed the advice.
-    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated", FutureWarning)
 
 
 def _gate(planned: Planned) -> None:

@@ -259,10 +259,7 @@ def chat(
     chat_template: str | None = None,
 ) -> None:
     """Load the model and talk, until /quit or the end of the input."""
-    import transformers
-
     answers.sampling(None)  # what was typed is checked before anything is loaded
-    transformers.utils.logging.disable_progress_bar()
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     template = chat_template or model.chat_template
     speaker = Speaker(model.model, model.folder, template, NF4 if load_4bit else None)

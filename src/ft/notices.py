@@ -1,0 +1,59 @@
+"""What libraries say by themselves and a user can do nothing about: kept quiet here and nowhere else.
+
+To add a notice: a line in LOGGED or WARNED with a part of its text, and why nobody can heed it. What is not listed is
+shown, since it may matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # no library reports home; TRL does at every trainer
+    "DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have begun is warned of
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+LOGGED = {
+    # On CPUs with AVX512-BF16, at every import. ft switches the kernel it would speed up off (models/load.py).
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+}
+WARNED = (
+    # TRL 1.16 and PEFT 0.21 use these names of transformers 5 themselves.
+    (r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated", FutureWarning),
+)
+
+
+class _Without(logging.Filter):
+    """Lets pass what does not hold the text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.text not in record.getMessage()
+
+
+def quiet_libraries() -> None:
+    """For this process and those it starts. Call it before the first of the libraries is imported; it imports none."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    for logger, text in LOGGED.items():
+        logging.getLogger(logger).addFilter(_Without(text))
+    for text, category in WARNED:
+        warnings.filterwarnings("ignore", text, category)
+
+
+def quiet_bars() -> None:
+    """No bar of transformers for weights that are read or written in a second. Downloads keep theirs."""
+    from transformers.utils import logging as bars
+
+    def hidden(make: Any, given: tuple[Any, ...], keys: dict[str, Any]) -> Any:
+        return make(*given, **{**keys, "disable": True})
+
+    bars.set_tqdm_hook(hidden)

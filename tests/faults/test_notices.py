@@ -1,0 +1,68 @@
+"""Nothing that a library says by itself, and a user can do nothing about, is shown by a command or a stage.
+
+On a CPU with AVX512-BF16 bitsandbytes says at its import that a kernel of the Hub is missing; here every CPU has it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+FLAG = Path(__file__).parents[1] / "with_avx512bf16"
+NOTICE = re.compile(r"gemm_4bit|pip install|[Ww]arning|deprecated|site-packages|Loading weights|Writing model|it/s")
+
+
+def shown(*command: str, given: str = "") -> str:
+    """What the command says beside its answer; it has ended well."""
+    path = os.pathsep.join((str(FLAG), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**tiny.environment(), "PYTHONPATH": path},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def notices(text: str) -> list[str]:
+    return [line for line in text.splitlines() if NOTICE.search(line)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> tuple[Path, str]:
+    """A folder of results, and what was said while a chain of QLoRA stages was made."""
+    folder = tmp_path_factory.mktemp("chain")
+    quantised = {"lora": tiny.LORA, "quantization": {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}}
+    train = {"gradient_checkpointing": True, "max_steps": 1}
+    first = tiny.sft(data, {**train, "eval_on_start": True}, rows={"eval_fraction": 0.2}, **quantised)
+    second = tiny.sft(data, train, name="second", init="$sft", **quantised)
+    file = tiny.recipe(folder, [first, second], model=str(base))
+    said = shown("-m", "ft", "run", str(file), "--runs", str(folder / "runs"))
+    return folder / "runs", said
+
+
+def test_bitsandbytes_by_itself_says_what_looks_like_a_broken_installation():
+    assert notices(shown("-c", "import bitsandbytes"))
+
+
+def test_a_run_shows_none(runs: tuple[Path, str]):
+    said = runs[1]
+    assert "second: step 1/1" in said
+    assert notices(said) == []
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_a_command_that_loads_the_result_shows_none(command: str, runs: tuple[Path, str], tmp_path: Path):
+    [result] = runs[0].glob("*/second-*")
+    more = ("--to", str(tmp_path / "exported")) if command == "export" else ()
+    assert notices(shown("-m", "ft", command, str(result), *more, given="3 sky?\n")) == []
