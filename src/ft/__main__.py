@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     from ft.imports import uncollected
     from ft.notices import quiet_libraries
 
+    _use_utf8()
     quiet_libraries()
     try:
         with uncollected():
@@ -27,6 +29,14 @@ def main() -> None:
             raise
         print(error, file=sys.stderr) if str(error) else None
         sys.exit(code)
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding: tables hold more than its letters, and
+    libraries open files without naming one. Processes started from here on inherit it."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -236,3 +236,15 @@ def test_jobs_take_turns_where_one_stage_needs_the_machine(gpu, launch, monkeypa
 def test_jobs_share_a_cpu(monkeypatch):
     monkeypatch.setattr(run_module, "has_accelerator", lambda: False)
     assert run_module.at_once(2, ALONE) == 2
+
+
+def test_a_locale_of_another_encoding_changes_nothing(tmp_path, base, data):
+    file = tiny.recipe(tmp_path / "été", [tiny.sft(data)], model=str(base))
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # Python would mend LC_ALL=C alone
+    command = [sys.executable, "-m", "ft", "plan", str(file), "--runs", str(tmp_path / "runs")]
+    planned = [
+        subprocess.run(command, env={**tiny.environment(), **more}, capture_output=True, check=False)
+        for more in ({"PYTHONUTF8": "1"}, ascii_only)
+    ]
+    assert planned[0].returncode == planned[1].returncode == 0, planned[1].stderr
+    assert planned[0].stdout == planned[1].stdout
