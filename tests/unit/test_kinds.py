@@ -18,7 +18,7 @@ from ft.fit.sharding import Sharding
 from ft.fit.standing import Setting
 from ft.recipe import Kind, Owner
 from ft.recipe.kind import Display, Refused
-from ft.report.gather import gathered
+from ft.report.gather import gather_report
 from ft.report.run import of_plan
 from ft.run.accelerate_config import Launch, support_table
 from ft.run.preflight import preflight
@@ -102,7 +102,7 @@ def test_a_new_kind_is_planned_run_and_shown_with_a_section_of_its_own(tmp_path:
     assert words > 32
     there = tiny.planned(file, runs)
     assert there.stage("count").state == "done"
-    shown = gathered(of_plan(there)).stages[0]
+    shown = gather_report(of_plan(there)).stages[0]
     assert shown.number is not None
     assert (shown.number.name, shown.number.value) == ("words", words)
     assert "Words" in [section.title for section in shown.sections]

@@ -19,8 +19,8 @@ from ft.figures.charts import Dots, Lines, Point, Series
 from ft.figures.draw import figure_file
 from ft.figures.numbers import format_number
 from ft.files import read_json, write_json
-from ft.report.compare import compared, flat
-from ft.report.gather import gathered
+from ft.report.compare import compare_runs, flat
+from ft.report.gather import gather_report
 from ft.report.numbers import duration, main_number, numbers_of
 from ft.report.page import comparison_page, report_page, write
 from ft.report.parts import Answers, Charts, Masked, Picture
@@ -63,7 +63,7 @@ def answered(run: Run, row: Mapping[str, Any], **numbers: float) -> Path:
 
 
 def parts(run: Run, stage: int, kind: type) -> list[Any]:
-    sections = gathered(run).stages[stage].sections
+    sections = gather_report(run).stages[stage].sections
     inside = [part for section in sections for part in section.parts]
     return [
         p
@@ -101,7 +101,7 @@ def test_shown_rows_mark_exactly_the_trained_text(run):
 def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):
     found = CliRunner().invoke(app, ["plan", str(made / "tiny.yaml"), "--runs", str(tmp_path / "runs")])
     assert found.exit_code == 0  # remembers the classes' defaults
-    table = gathered(run()).stages[0].settings[0].parts[0]
+    table = gather_report(run()).stages[0].settings[0].parts[0]
     assert ("train.max_steps", "3", "-1") in table.rows
     assert ("train.per_device_train_batch_size", "8", "8") not in table.rows
 
@@ -118,7 +118,7 @@ def test_scores_by_topic_are_counted_from_the_answers(run):
 
 def test_the_main_number_has_its_interval_and_what_it_was(run):
     answered(run(), {}, answer=0.9, answer_low=0.8, answer_high=0.95, baseline_answer=0.1)
-    card = gathered(run()).cards[-1]
+    card = gather_report(run()).cards[-1]
     assert (card.stage, card.number.was, card.number.value, card.number.interval) == (
         "evaluate",
         0.1,
@@ -200,7 +200,7 @@ def test_a_run_of_which_nothing_is_made_is_told_as_such(made, tmp_path):
 
 def test_a_stage_that_was_interrupted_shows_what_it_has(run):
     (run().results[0].folder / "done.json").unlink()
-    report = gathered(run())
+    report = gather_report(run())
     assert report.stages[0].state == "begun, not finished"
     assert "was interrupted" in report.stages[0].warnings[0]
     assert any(chart.title == "Loss" for chart in parts(run(), 0, Lines))
@@ -227,7 +227,7 @@ BROKEN: list[tuple[str, str, str]] = [
 def test_a_broken_file_is_named_and_costs_nothing_else(run, name, text, warning):
     folder = answered(run(), {"completion": "x"}, answer=1.0)
     (folder / name).write_text(text)
-    report = gathered(run())
+    report = gather_report(run())
     assert [w for w in report.stages[1].warnings if w] == ([warning] if warning else [])
     assert report_page(run())
 
@@ -258,7 +258,7 @@ def test_a_figure_of_a_kind_nobody_knows_is_shown_without_its_secrets(tmp_path):
     (shown,) = parts(run, 0, Picture)
     inside = base64.b64decode(shown.uri.removeprefix("data:image/svg+xml;base64,")).decode()
     assert "rain of hf_…(39 characters)" in inside
-    assert ("stage", "broken.svg is no picture and was left out.") in gathered(run).problems
+    assert ("stage", "broken.svg is no picture and was left out.") in gather_report(run).problems
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_loss_that_is_no_number_costs_only_its_place(run):
 def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {"accuracy": 0.5}})
     result = ReportedStage("card", "report-card", Result(tmp_path), "1", require={"accuracy": 0.65, "other": 1})
-    assert gathered(Run("run", (result,))).problems[:2] == (
+    assert gather_report(Run("run", (result,))).problems[:2] == (
         ("card", "The recipe requires accuracy of at least 0.65; it is 0.5. The chain stops here."),
         ("card", "The recipe requires other of at least 1; it is None. The chain stops here."),
     )
@@ -446,19 +446,19 @@ def two(run, made, tmp_path) -> list[Run]:
 
 
 def test_a_comparison_names_the_settings_that_differ_and_by_how_much_numbers_do(two):
-    settings, numbers = compared(two).stages[0].sections[0].parts
+    settings, numbers = compare_runs(two).stages[0].sections[0].parts
     assert settings.rows == (("train.learning_rate", "0.01", "0.5"),)
     assert numbers.head == ("", "A", "B", "B − A")
     assert numbers.rows[0][3] == "+0.250"
 
 
 def test_a_comparison_lays_curves_over_each_other(two):
-    loss = compared(two).stages[0].sections[1].parts[0].charts[0]
+    loss = compare_runs(two).stages[0].sections[1].parts[0].charts[0]
     assert [series.name for series in loss.series] == ["A held out", "B held out"]
 
 
 def test_a_run_against_itself_has_no_differences(run):
-    found = compared([run(), run()])
+    found = compare_runs([run(), run()])
     assert [(stage.same, stage.sections) for stage in found.stages] == [(True, ()), (True, ())]
     assert comparison_page([run(), run()]).count("All runs have this very result.") == 2
 

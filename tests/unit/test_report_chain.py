@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ft.report.chain import chain, drawn
+from ft.report.chain import chain, draw_chain
 from ft.report.run import ReportedStage
 from ft.result import Result
 
@@ -33,7 +33,7 @@ def test_models_go_on_in_their_lane_and_what_reads_them_stands_beside():
     assert dict(zip(found.names, found.lanes, strict=True)) | {"dpo": 0} == {
         "base": 0, "sft": 0, "questions": 1, "gatt": 1, "gatt-sft": 0, "recall": 1, "dpo": 0,
     }  # fmt: skip
-    assert found.described.endswith("recall from gatt-sft and sft. dpo from sft.")
+    assert found.description.endswith("recall from gatt-sft and sft. dpo from sft.")
 
 
 def test_no_line_runs_through_a_stage_or_through_a_line_from_elsewhere():
@@ -54,7 +54,7 @@ def test_every_parent_has_its_line():
 
 
 def test_the_picture_shows_states_and_has_a_name():
-    root = ElementTree.fromstring(drawn(chain(CHAIN, "base")))
+    root = ElementTree.fromstring(draw_chain(chain(CHAIN, "base")))
     assert root.find("title").text == "The chain of stages"
     assert len(root.findall("*[@class='mark absent']")) == 1
     assert len(root.findall("path[@class='edge aside']")) == 2

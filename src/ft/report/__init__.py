@@ -1,1 +1,1 @@
-"""What is told of results: a table on the terminal, and one web page that needs nothing but itself."""
+"""What results are shown as: a table on the terminal, and one web page that needs nothing but itself."""

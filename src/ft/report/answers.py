@@ -45,12 +45,12 @@ def _has_baseline(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any("baseline_completion" in row for row in rows)
 
 
-def _answers(rows: Sequence[Mapping[str, Any]], told: Callable[[Mapping[str, Any]], Answered]) -> Answers:
+def _answers(rows: Sequence[Mapping[str, Any]], show: Callable[[Mapping[str, Any]], Answered]) -> Answers:
     shown = spread(rows)
     note = (
         f"{len(shown)} of {len(rows):,} prompts, evenly from the first to the last." if len(shown) < len(rows) else ""
     )
-    return Answers(tuple(told(row) for row in shown), note)
+    return Answers(tuple(show(row) for row in shown), note)
 
 
 def _evaluated(row: Mapping[str, Any]) -> Answered:
@@ -157,7 +157,7 @@ def sampled(files: ResultFiles) -> list[Section]:
     if not pairs:
         return []
 
-    def told(rows: Sequence[Mapping[str, Any]]) -> Answered:
+    def show(rows: Sequence[Mapping[str, Any]]) -> Answered:
         ends = (("lowest", rows[0]), ("highest", rows[-1]))
         return Answered(
             prompt_of(rows[0]),
@@ -166,7 +166,7 @@ def sampled(files: ResultFiles) -> list[Section]:
 
     shown = spread(pairs)
     note = f"{len(shown)} of {len(pairs):,} prompts, evenly from the first to the last."
-    return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(told, shown)), note),))]
+    return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(show, shown)), note),))]
 
 
 def made_rows(files: ResultFiles) -> list[Section]:

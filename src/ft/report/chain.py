@@ -41,12 +41,12 @@ class Chain:
         return ROW * len(self.names)
 
     @property
-    def described(self) -> str:
-        told = []
+    def description(self) -> str:
+        sentences = []
         for row, name in enumerate(self.names):
             parents = [self.names[edge.start] for edge in self.edges if edge.end == row]
-            told.append(f"{name} from {' and '.join(parents)}." if parents else f"{name}.")
-        return " ".join(told)
+            sentences.append(f"{name} from {' and '.join(parents)}." if parents else f"{name}.")
+        return " ".join(sentences)
 
 
 class _Lanes:
@@ -79,7 +79,7 @@ def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
     for row in range(len(base)):
         cells.take(0, row, row, -1 - row)
     for row, found in enumerate(parents, len(base)):
-        lane, line = _placed(row, found, nodes[row][2], lanes, cells)
+        lane, line = _place(row, found, nodes[row][2], lanes, cells)
         lanes.append(lane)
         for place, (parent, main) in enumerate(found):
             way = line if place == 0 else _way(parent, row, lanes, cells)
@@ -98,7 +98,7 @@ def _parents(stage: ReportedStage, rows: dict[str, int], has_model: bool) -> lis
     return sorted(dict(reversed(found)).items(), key=lambda pair: (not pair[1], pair[0]))
 
 
-def _placed(
+def _place(
     row: int, parents: Sequence[tuple[int, bool]], leaves: str, lanes: Sequence[int], cells: _Lanes
 ) -> tuple[int, int]:
     """The lane of the stage, and the lane its main line comes down."""
@@ -121,12 +121,12 @@ def _way(parent: int, row: int, lanes: Sequence[int], cells: _Lanes) -> int:
     return cells.first(parent + 1, row - 1, parent, 1)
 
 
-def drawn(found: Chain) -> Markup:
+def draw_chain(found: Chain) -> Markup:
     """The lines and marks as SVG; names and numbers stand beside it as text."""
     start = Markup(
         '<svg class="lanes" role="img" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-labelledby="lanes-t" '
         'aria-describedby="lanes-d"><title id="lanes-t">The chain of stages</title><desc id="lanes-d">{2}</desc>'
-    ).format(found.width, found.height, found.described)
+    ).format(found.width, found.height, found.description)
     edges = [_edge(found, edge) for edge in sorted(found.edges, key=lambda edge: edge.main)]
     marks = [_mark(found, row) for row in range(len(found.names))]
     return start + Markup("").join([*edges, *marks]) + Markup("</svg>")

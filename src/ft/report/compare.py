@@ -10,11 +10,11 @@ from typing import Any
 from ft.figures.charts import Chart, Dot, Dots, Lines
 from ft.figures.numbers import format_number
 from ft.report.facts import energy, hardware, seconds
-from ft.report.gather import Report, StageView, gathered
+from ft.report.gather import Report, StageView, gather_report
 from ft.report.numbers import Number, duration, numbers_of
 from ft.report.parts import Answered, Answers, Charts, Section, Table
 from ft.report.run import Run
-from ft.report.settings import UNKNOWN, told
+from ft.report.settings import UNKNOWN, format_setting
 
 MOST_CHARTS = 8
 
@@ -44,9 +44,9 @@ class Comparison:
     stages: tuple[ComparedStage, ...]
 
 
-def compared(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Runs in the order given; the first is what the others are measured against."""
-    named = tuple(Named(letter, gathered(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
+    named = tuple(Named(letter, gather_report(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
     names = dict.fromkeys(stage.result.name for one in named for stage in one.report.stages)
     stages = tuple(_stage(name, named) for name in names)
     return Comparison(named, _glance(names, named), _overview(names, named), _facts(named), stages)
@@ -126,7 +126,7 @@ def _settings(views: Sequence[tuple[str, StageView]]) -> Table | None:
     for name in names:
         values = [key.get(name, UNKNOWN) for key in keys]
         if any(value != values[0] for value in values):
-            rows.append((name, *(told(value)[:80] for value in values)))
+            rows.append((name, *(format_setting(value)[:80] for value in values)))
     head = ("setting", *(letter for letter, _ in views))
     return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
 
@@ -183,12 +183,12 @@ def _charts(views: Sequence[tuple[str, StageView]]) -> Iterator[Chart]:
         lines = [(letter, chart) for letter, chart in charts if isinstance(chart, Lines)]
         dots = [(letter, chart) for letter, chart in charts if isinstance(chart, Dots)]
         if len(lines) > 1:
-            yield _laid_over(lines)
+            yield _overlay(lines)
         elif len(dots) > 1:
             yield _beside(dots)
 
 
-def _laid_over(charts: Sequence[tuple[str, Lines]]) -> Lines:
+def _overlay(charts: Sequence[tuple[str, Lines]]) -> Lines:
     series = []
     for letter, chart in charts:
         bold = [one for one in chart.series if not one.thin and one.name != "before"]
@@ -201,11 +201,11 @@ def _beside(charts: Sequence[tuple[str, Dots]]) -> Dots:
     for letter, chart in charts:
         for label, dots in chart.rows_of_dots:
             now = [dot for dot in dots if dot.series != "before"]
-            rows.setdefault(label, []).extend(replace(dot, series=_lettered(letter, dot.series)) for dot in now)
+            rows.setdefault(label, []).extend(replace(dot, series=_series_name(letter, dot.series)) for dot in now)
     return replace(charts[0][1], rows_of_dots=tuple((label, tuple(dots)) for label, dots in rows.items()))
 
 
-def _lettered(letter: str, name: str) -> str:
+def _series_name(letter: str, name: str) -> str:
     return letter if name in ("after", "score") else f"{letter} {name}"
 
 

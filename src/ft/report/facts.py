@@ -77,15 +77,15 @@ def versions(results: Sequence[Result]) -> Table | None:
     """A line each library; where stages were made with different versions, a column each set of stages."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for result in results:
-        told = result.done.get("versions")
-        if isinstance(told, Mapping):
-            found.setdefault(tuple((str(k), str(v)) for k, v in told.items()), []).append(result.stage)
+        packages = result.done.get("versions")
+        if isinstance(packages, Mapping):
+            found.setdefault(tuple((str(k), str(v)) for k, v in packages.items()), []).append(result.stage)
     if not found:
         return None
-    sets = [dict(told) for told in found]
-    names = dict.fromkeys(name for told in sets for name in told)
+    sets = [dict(pairs) for pairs in found]
+    names = dict.fromkeys(name for versions in sets for name in versions)
     head = ("library", *(", ".join(stages) if len(found) > 1 else "version" for stages in found.values()))
-    rows = tuple((name, *(told.get(name, "·") for told in sets)) for name in names)
+    rows = tuple((name, *(versions.get(name, "·") for versions in sets)) for name in names)
     return Table(head, rows, "Versions")
 
 

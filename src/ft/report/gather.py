@@ -1,4 +1,4 @@
-"""From results to what a page says of them: plain values, nothing drawn yet."""
+"""From results to what a page says of them: plain values, no HTML yet."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ STATES = {"done": "done", "unfinished": "begun, not finished", "absent": "not ma
 MOST_CARDS, FEW_CARDS = 6, 3
 
 T = TypeVar("T")
-Told = Callable[[ResultFiles], list[Section]]
-BY_FILE: dict[str, Told] = {
+SectionMaker = Callable[[ResultFiles], list[Section]]
+BY_FILE: dict[str, SectionMaker] = {
     artifacts.ROLLOUTS: answers.rollouts,
     artifacts.VERDICTS: answers.verdicts,
     artifacts.ROWS: answers.made_rows,
@@ -90,7 +90,7 @@ class Report:
         return (seconds(stage.result.result) or 0.0) / longest if longest else 0.0
 
 
-def gathered(run: Run) -> Report:
+def gather_report(run: Run) -> Report:
     """What there is to say of the run, whatever state it is in."""
     model = next((short_path(r.model) for r in run.stages if r.model), "")
     stages = tuple(_stage(stage, run) for stage in run.stages)
@@ -135,11 +135,11 @@ def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[
     files.shown |= stage.display.working_files
     in_front = stage.display.front_curves
     sections, curve = _safely(files, "curves", lambda: curve_sections(files, in_front)) or ([], [])
-    told: list[Told] = [function_at(path) for path in stage.display.sections]
-    told += [
-        found for name, found in BY_FILE.items() if name not in files.shown and files.has(name) and found not in told
+    makers: list[SectionMaker] = [function_at(path) for path in stage.display.sections]
+    makers += [
+        found for name, found in BY_FILE.items() if name not in files.shown and files.has(name) and found not in makers
     ]
-    for one in told:
+    for one in makers:
         sections += _safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
     if stage.rows is not None:
         masked = masked_rows(stage, run)
@@ -148,10 +148,10 @@ def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[
     return [*sections, *(_safely(files, "files", lambda: other_files(files)) or [])], curve
 
 
-def _safely(files: ResultFiles, name: str, told: Callable[[], T]) -> T | None:
+def _safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
     """Files of another version, or edited ones, must not cost the whole page."""
     try:
-        return told()
+        return make()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
         files.problems.append(f"The {name.replace('_', ' ')} cannot be shown: {type(error).__name__}: {error}")
         return None

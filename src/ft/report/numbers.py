@@ -81,8 +81,8 @@ def numbers_of(found: Mapping[str, Any]) -> list[Number]:
         if value is not None and not losses:
             losses.append(replace(_number(last, {**left, last: value}), name=name))
     ends = {f"{name}{end}" for name in (*left, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
-    told = [_number(name, left) for name in left if name not in ends and not name.startswith("baseline_")]
-    return [*losses, *(n for n in told if n.low is not None), *(n for n in told if n.low is None)]
+    rest = [_number(name, left) for name in left if name not in ends and not name.startswith("baseline_")]
+    return [*losses, *(n for n in rest if n.low is not None), *(n for n in rest if n.low is None)]
 
 
 def _number(name: str, found: Mapping[str, Any]) -> Number:

@@ -18,9 +18,9 @@ from ft.figures.charts import Chart
 from ft.figures.numbers import format_number
 from ft.files import write_text
 from ft.report import chain
-from ft.report.compare import compared
+from ft.report.compare import compare_runs
 from ft.report.facts import hardware, seconds
-from ft.report.gather import Card, gathered, headline
+from ft.report.gather import Card, gather_report, headline
 from ft.report.numbers import duration
 from ft.report.run import Run
 from ft.run.run import rows_line
@@ -61,28 +61,28 @@ def _small(card: Card) -> Markup:
 
 def _marks(text: str) -> Markup:
     """Signs that stand for what has no shape are paler than what was written."""
-    told = escape(text)
+    escaped = escape(text)
     for sign in "⏎·⇥":
-        told = told.replace(sign, Markup(f"<i>{sign}</i>"))
-    return told
+        escaped = escaped.replace(sign, Markup(f"<i>{sign}</i>"))
+    return escaped
 
 
 def _breakable(text: str) -> Markup:
     """Names of settings and files break at their joints, where a phone is narrower than they are."""
-    told = escape(text)
+    escaped = escape(text)
     for sign in "_./":
-        told = told.replace(sign, Markup(f"{sign}<wbr>"))
-    return told if len(text) > SHORT else escape(text)
+        escaped = escaped.replace(sign, Markup(f"{sign}<wbr>"))
+    return escaped if len(text) > SHORT else escape(text)
 
 
 def report_page(run: Run) -> str:
     """The report of a run; the same files give the same bytes."""
     took = sum(seconds(result) or 0.0 for result in run.results)
-    report = gathered(run)
-    return _rendered(
+    report = gather_report(run)
+    return _render(
         "report.html.jinja",
         report=report,
-        lanes=chain.drawn(report.chain),
+        lanes=chain.draw_chain(report.chain),
         stamp=run.stamp,
         hardware=hardware(run.results),
         took=duration(took) if took else "",
@@ -91,10 +91,10 @@ def report_page(run: Run) -> str:
 
 def comparison_page(runs: Sequence[Run]) -> str:
     """Several runs side by side."""
-    return _rendered("comparison.html.jinja", found=compared(runs))
+    return _render("comparison.html.jinja", comparison=compare_runs(runs))
 
 
-def _rendered(template: str, **values: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     numbers = count(1)
 
     def draw_chart(chart: Chart) -> Markup:

@@ -18,7 +18,7 @@ UNKNOWN = object()
 
 def settings_table(stage: ReportedStage, run: Run) -> Table | None:
     """A line each key that is not at its class's default; where the default is not known, every written key."""
-    rows = tuple((name, told(value), told(usual)) for name, value, usual in _changed(stage, run))
+    rows = tuple((name, format_setting(value), format_setting(usual)) for name, value, usual in _changed(stage, run))
     if not rows:
         return None
     return Table(("setting", "here", "default"), rows, "Settings that differ from the defaults", numeric=False)
@@ -34,7 +34,7 @@ def _changed(stage: ReportedStage, run: Run) -> Iterator[tuple[str, Any, Any]]:
                 yield f"{block}.{key}", value, usual.get(key, UNKNOWN)
 
 
-def told(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A value as a recipe would have it; an unknown one is a dot."""
     if value is UNKNOWN:
         return "·"
@@ -51,10 +51,10 @@ def sources_table(stage: ReportedStage) -> Table | None:
     rows = []
     for source, key in zip(stage.data, keys, strict=False):
         files = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
-        told_as = ", ".join(
-            f"{k} {told(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
+        options = ", ".join(
+            f"{k} {format_setting(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
         )
-        rows.append((short_path(source["path"]), str(source.get("format", "·")), told_as, ", ".join(files) or "·"))
+        rows.append((short_path(source["path"]), str(source.get("format", "·")), options, ", ".join(files) or "·"))
     head = ("source", "format", "read with", "hash")
     return Table(head, tuple(rows), "Data", numeric=False) if rows else None
 
