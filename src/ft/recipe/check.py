@@ -13,50 +13,45 @@ import importlib
 import json
 import os
 import re
-import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
-from ft.recipe.schema import Schema, plain, schema_of
+from ft.recipe.schema import Schema, at_least, coerce, schema_of
 from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
 from ft.recipe.yaml import Block, Items
 from ft.secrets import find, look, variables
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-CHECKED_AGAIN_WHEN_CHANGED = "7"  # raise when this module's rules change, so that remembered verdicts lapse
+RULES_VERSION = "7"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
 class Owner:
     """The class a block belongs to, by name so that naming it imports nothing: `Owner("trl:SFTConfig")`.
 
-    `ours` lists keys that ft sets itself, each with the words that tell a user where the matter is decided.
+    `reserved` lists keys that ft sets itself, each with the words that tell a user where the matter is decided.
     `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
     `refused` lists values that the class takes and ft does not, each with the reason.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
-    `least` lists the lowest value of keys for which the class takes any number, and would train nothing.
+    `minimum` lists the lowest value of keys for which the class takes any number, and would train nothing.
     `inherits` names the library of which a class of ft inherits.
     """
 
     path: str
-    ours: Mapping[str, str] = field(default_factory=dict)
+    reserved: Mapping[str, str] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
-    least: Mapping[str, float] = field(default_factory=dict)
+    minimum: Mapping[str, float] = field(default_factory=dict)
     inherits: str = ""
 
     @property
@@ -86,7 +81,7 @@ class Owner:
         return self.schema().defaults.get(key)
 
     def has(self, key: str) -> bool:
-        return key in self.schema().annotations and key not in self.ours
+        return key in self.schema().annotations and key not in self.reserved
 
     @property
     def version(self) -> str:
@@ -144,10 +139,10 @@ def check(
 
     `name` is the block's name in messages and in the alias table ("train", "lora", "data", …).
     """
-    values = current_names(block, name, problems, notices)
+    values = rename_old_keys(block, name, problems, notices)
     before = len(problems)
-    for key in [k for k in values if k in owner.ours]:
-        problems.add(values.where(key), f"{name}.{key} is decided by ft", owner.ours[key])
+    for key in [k for k in values if k in owner.reserved]:
+        problems.add(values.where(key), f"{name}.{key} is decided by ft", owner.reserved[key])
     for (key, value), reason in owner.refused.items():
         if values.get(key) == value:
             problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
@@ -158,7 +153,7 @@ def check(
     key = _verdict_key(owner, values) if verdicts else ""
     if verdicts and len(problems) == before and (known := verdicts.get(key)) is not None:
         return known
-    canonical = _checked_values(owner, values, name, problems)
+    canonical = _coerce_values(owner, values, name, problems)
     if len(problems) == before:
         _run_class_checks(owner, canonical, values, name, problems)
     if verdicts and len(problems) == before:
@@ -185,10 +180,10 @@ def suggest(word: str, words: list[str]) -> str:
 
 
 def _verdict_key(owner: Owner, values: Block) -> str:
-    return digest([owner.path, owner.version, CHECKED_AGAIN_WHEN_CHANGED, values], 24)
+    return digest([owner.path, owner.version, RULES_VERSION, values], 24)
 
 
-def current_names(block: Block, name: str, problems: Problems, notices: list[str]) -> Block:
+def rename_old_keys(block: Block, name: str, problems: Problems, notices: list[str]) -> Block:
     """A copy of the block with renamed keys under their present names, each renaming announced."""
     renamed = Block({}, {}, block.mark)
     table = ALIASES.get(name, {})
@@ -217,7 +212,7 @@ def _refuse_secrets(values: Block, name: str, problems: Problems) -> None:
             )
 
 
-def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
+def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:
     """Values as their annotations take them."""
     schema = owner.schema()
     if any(is_symbolic(schema.annotations.get(key)) for key in values):
@@ -225,76 +220,18 @@ def _checked_values(owner: Owner, values: Block, name: str, problems: Problems) 
     canonical = {}
     for key, value in values.items():
         if key not in schema.annotations:
-            known = [k for k in schema.annotations if k not in owner.ours]
+            known = [k for k in schema.annotations if k not in owner.reserved]
             what = f"{name} has no key" if owner.library == "ft" else f"{owner.name} has no field"
             fix = suggest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = _at_least(owner.least.get(key), coerce(schema.annotations[key], value))
+            canonical[key] = at_least(owner.minimum.get(key), coerce(schema.annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
-    for key in [k for k in schema.required if k not in owner.ours and k not in values]:
+    for key in [k for k in schema.required if k not in owner.reserved and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
     return canonical
-
-
-def coerce(annotation: Any, value: Any) -> Any:
-    """The value as `annotation` takes it. Raises ValueError with the words that follow 'x is …': what is needed."""
-    from pydantic import ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-
-    if annotation is Any:
-        return plain(value)
-    if isinstance(value, bool) and not _takes_bool(annotation):
-        raise ValueError(f"Write {_expected(annotation)}.")
-    try:
-        return plain(_validator(annotation).validate_python(value))
-    except ValidationError:
-        raise ValueError(f"Write {_expected(annotation)}.") from None
-    except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
-        return plain(value)
-
-
-@cache
-def _validator(annotation: Any) -> TypeAdapter[Any]:
-    from pydantic import ConfigDict, TypeAdapter
-
-    return TypeAdapter(
-        annotation, config=None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
-    )
-
-
-def _at_least(least: float | None, value: Any) -> Any:
-    """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
-    if least is not None and isinstance(value, (int, float)) and value < least:
-        raise ValueError(f"Write {least} or more.")
-    return value
-
-
-def _takes_bool(annotation: Any) -> bool:
-    """pydantic would read true as 1, where a number is wanted."""
-    arguments = typing.get_args(annotation)
-    return annotation in (bool, Any) or any(a is True or _takes_bool(a) for a in arguments)
-
-
-_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
-
-
-def _expected(annotation: Any) -> str:
-    if annotation in _WORDS:
-        return _WORDS[annotation]
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        return "one of: " + ", ".join(map(str, arguments))
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return "one of: " + ", ".join(str(member.value) for member in annotation)
-    origin = typing.get_origin(annotation)
-    if origin in (list, dict, tuple, set):
-        return {"list": "a list", "dict": "a mapping of keys"}.get(origin.__name__, f"a {origin.__name__}")
-    if arguments:
-        return " or ".join(dict.fromkeys(_expected(a) for a in arguments if a is not type(None)))
-    return f"a {getattr(annotation, '__name__', annotation)}"
 
 
 def value_text(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ft import artifacts
 from ft.errors import Problems, UserError
 from ft.hub import local_path
-from ft.recipe.check import Owner, Verdicts, check, choose, current_names, suggest, value_text
+from ft.recipe.check import Owner, Verdicts, check, choose, rename_old_keys, suggest, value_text
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
@@ -62,7 +62,7 @@ class _Reader:
 
     def recipe(self, tree: Block) -> Recipe:
         values = self.check(RECIPE, _without_stages(tree), "recipe")
-        tree = current_names(tree, "recipe", Problems(), [])  # announced by the check above
+        tree = rename_old_keys(tree, "recipe", Problems(), [])  # announced by the check above
         model = self.model(tree)
         stages: list[Stage] = []
         written = tree.get("stages")
@@ -135,7 +135,7 @@ class _Reader:
 
     def stage(self, block: Block, above: list[Stage]) -> list[Stage]:
         """The stage, or nothing when its kind is unknown (what else is wrong with it is still reported)."""
-        block = current_names(block, "stage", self.problems, self.notices)
+        block = rename_old_keys(block, "stage", self.problems, self.notices)
         where, name = block.where("kind"), stage_name(block)
         kind = None
         if "kind" in block:
@@ -201,7 +201,7 @@ class _Reader:
         outer, _, inner = required.partition(".")
         written = block.get(outer)
         if isinstance(written, Block) and inner:
-            present = current_names(written, outer, Problems(), [])
+            present = rename_old_keys(written, outer, Problems(), [])
             if present.get(inner) is None:
                 where = written.where(inner) if inner in written else written.where()
                 self.problems.add(where, f"{outer} lacks the key '{inner}'", f"Write `{inner}: …`.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ft.errors import Problems
 from ft.recipe.batch import A_DEVICE, ACCUMULATED, not_divisible
-from ft.recipe.check import current_names
+from ft.recipe.check import rename_old_keys
 from ft.recipe.kind import Kind
 from ft.recipe.precision import dtype_to_advise
 from ft.recipe.types import Stage
@@ -67,7 +67,7 @@ def check_global_batch(block: Block, trains: bool, problems: Problems) -> int | 
     if ACCUMULATED in train and train.pop(ACCUMULATED) is not None:
         what = f"global_batch and train.{ACCUMULATED} are both written, and one follows from the other"
         problems.add(train.where(ACCUMULATED), what, f"Keep one, or write `{ACCUMULATED}: null`.")
-    a_device: Any = current_names(train, "train", Problems(), []).get(A_DEVICE)
+    a_device: Any = rename_old_keys(train, "train", Problems(), []).get(A_DEVICE)
     if a_device is None:
         problems.add(where, f"global_batch needs train.{A_DEVICE}", f"Write `{A_DEVICE}: …`, rows at once on one GPU.")
     elif isinstance(a_device, int) and a_device > 0 and written % a_device:

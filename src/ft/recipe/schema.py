@@ -1,4 +1,4 @@
-"""What a class takes: its keys, their annotations and defaults, read from its signature."""
+"""What a class takes: its keys, their annotations and defaults, and values as its annotations take them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,67 @@ def _defaults(owner: type, parameters: list[inspect.Parameter]) -> dict[str, Any
         with suppress(TypeError, ValueError):
             defaults[parameter.name] = json.loads(json.dumps(plain(value)))
     return defaults
+
+
+# Values
+
+
+def coerce(annotation: Any, value: Any) -> Any:
+    """The value as `annotation` takes it. Raises ValueError with the words that follow 'x is …': what is needed."""
+    from pydantic import ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    if annotation is Any:
+        return plain(value)
+    if isinstance(value, bool) and not _takes_bool(annotation):
+        raise ValueError(f"Write {_expected(annotation)}.")
+    try:
+        return plain(_validator(annotation).validate_python(value))
+    except ValidationError:
+        raise ValueError(f"Write {_expected(annotation)}.") from None
+    except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
+        return plain(value)
+
+
+@cache
+def _validator(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(
+        annotation, config=None if is_dataclass(annotation) else ConfigDict(arbitrary_types_allowed=True)
+    )
+
+
+def at_least(least: float | None, value: Any) -> Any:
+    """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
+    if least is not None and isinstance(value, (int, float)) and value < least:
+        raise ValueError(f"Write {least} or more.")
+    return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """pydantic would read true as 1, where a number is wanted."""
+    arguments = typing.get_args(annotation)
+    return annotation in (bool, Any) or any(a is True or _takes_bool(a) for a in arguments)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+
+
+def _expected(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of: " + ", ".join(map(str, arguments))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "one of: " + ", ".join(str(member.value) for member in annotation)
+    origin = typing.get_origin(annotation)
+    if origin in (list, dict, tuple, set):
+        return {"list": "a list", "dict": "a mapping of keys"}.get(origin.__name__, f"a {origin.__name__}")
+    if arguments:
+        return " or ".join(dict.fromkeys(_expected(a) for a in arguments if a is not type(None)))
+    return f"a {getattr(annotation, '__name__', annotation)}"
 
 
 def plain(value: Any) -> Any:

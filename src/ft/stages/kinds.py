@@ -104,7 +104,7 @@ _LEAST = {
     **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
 }
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
-_LORA = Owner("peft:LoraConfig", _TASK, least={"r": 1})
+_LORA = Owner("peft:LoraConfig", _TASK, minimum={"r": 1})
 _WIDTHS = ("load_in_4bit", "load_in_8bit")
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=_WIDTHS)
 
@@ -186,7 +186,7 @@ def _reinforced(
     unsupported: Mapping[str, Refused],
     reference: Reference,
     inputs: Mapping[str, Artifact] | None = None,
-    ours: Mapping[str, str] | None = None,
+    reserved: Mapping[str, str] | None = None,
 ) -> Kind:
     """A kind that samples answers to prompts and learns from what they are worth."""
     # Held-out answers, whose reward chooses the checkpoint, are drawn batch by batch.
@@ -194,7 +194,7 @@ def _reinforced(
     best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
     own = {
         "rows": Owner("ft.rl.prompts:PromptOptions"),
-        "reward": Owner("ft.rl.reward:RewardedOptions", ours or {}),
+        "reward": Owner("ft.rl.reward:RewardedOptions", reserved or {}),
         "guard": Owner("ft.rl.guard:GuardOptions"),
     }
     return Kind(
@@ -220,7 +220,7 @@ def _reinforced(
 
 
 _ROWS = Owner("ft.encode.prepare:RowOptions")
-_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, least=_LEAST)
+_SFT = Owner("trl:SFTConfig", _OURS_SFT, refused=_REFUSED_SFT, minimum=_LEAST)
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
 _HOW_A_SERVER_IS_ASKED = tuple(
@@ -263,7 +263,7 @@ STAGES: dict[str, Kind] = {
     "dpo": _trained(
         "a model trained to prefer the chosen answer of each pair",
         "ft.stages.dpo",
-        train=Owner("trl:DPOConfig", _OURS_DPO, least=_LEAST),
+        train=Owner("trl:DPOConfig", _OURS_DPO, minimum=_LEAST),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
@@ -273,7 +273,7 @@ STAGES: dict[str, Kind] = {
     "reward": _trained(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward",
-        train=Owner("trl:RewardConfig", _OURS_REWARD, least=_LEAST),
+        train=Owner("trl:RewardConfig", _OURS_REWARD, minimum=_LEAST),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_REWARD_UNSUPPORTED,
@@ -284,7 +284,7 @@ STAGES: dict[str, Kind] = {
     "rloo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against the mean of the others",
         "ft.stages.rloo",
-        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, least=_LEAST),
+        train=Owner("trl:RLOOConfig", _OURS_REINFORCED, minimum=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference=Reference(model_unless={"beta": 0}),
@@ -292,7 +292,7 @@ STAGES: dict[str, Kind] = {
     "grpo": _reinforced(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
         "ft.stages.grpo",
-        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, least=_LEAST),
+        train=Owner("trl:GRPOConfig", _OURS_REINFORCED, minimum=_LEAST),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference=Reference(model_unless={"beta": 0}, adapter_unless={"beta": 0}),
@@ -300,12 +300,14 @@ STAGES: dict[str, Kind] = {
     "ppo": _reinforced(
         "a model that learns from rewards by PPO, with a critic",
         "ft.stages.ppo",
-        train=Owner("ft.rl.ppo_config:PPOConfig", _OURS_PPO, least=_LEAST | {"missing_eos_penalty": 0}, inherits="trl"),
+        train=Owner(
+            "ft.rl.ppo_config:PPOConfig", _OURS_PPO, minimum=_LEAST | {"missing_eos_penalty": 0}, inherits="trl"
+        ),
         memory="ft.fit.answering:ppo",
         unsupported=_in_slices(_ADAPTERS_REFUSED),
         reference=Reference(),
         inputs={"critic": "reward_model"},
-        ours=_OURS_PPO_REWARD,
+        reserved=_OURS_PPO_REWARD,
     ),
     "evaluate": Kind(
         about="answers to held-out prompts, judged by code or against references, and held-out loss, before and after",

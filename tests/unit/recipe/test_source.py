@@ -20,8 +20,8 @@ import pytest
 from tests.unit.recipe.conftest import GOOD
 
 from ft.recipe import Owner, Recipe, Verdicts, source
-from ft.recipe.check import coerce, device_free, nothing_leaks
-from ft.recipe.schema import schema_of
+from ft.recipe.check import device_free, nothing_leaks
+from ft.recipe.schema import coerce, schema_of
 from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
 from ft.run.accelerate_config import ALONE, CONFIG, objections
 from ft.stages import STAGES
@@ -106,7 +106,7 @@ def test_what_the_source_decides_is_what_the_imported_class_does(path: str):
 def taken(owner: Owner, key: str) -> list[Any]:
     """Values that the key's annotation takes, as the class gets them."""
     values = []
-    for value in VALUES if key not in owner.ours else ():
+    for value in VALUES if key not in owner.reserved else ():
         with suppress(ValueError):
             values.append(coerce(schema_of(owner.load()).annotations[key], value))
     return values
