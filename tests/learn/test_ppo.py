@@ -119,8 +119,8 @@ def test_an_answer_that_no_reward_model_can_read_gains_nothing_by_the_others(one
 
 
 def test_what_is_written_of_an_unreadable_answer_is_json_and_the_mean_is_of_the_others(tmp_path, one_unreadable):
-    file = RolloutFile(tmp_path / "rollouts.jsonl", kept=0, shown=0, name="ppo")
-    one_unreadable.listeners = [file.saw]
+    file = RolloutFile(tmp_path / "rollouts.jsonl", per_batch=0, shown_per_log=0)
+    one_unreadable.listeners = [file.write]
     one_unreadable.train()
 
     def refuse(constant: str) -> None:

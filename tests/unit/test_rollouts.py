@@ -12,7 +12,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from ft.errors import UserError
 from ft.files import read_lines
 from ft.rl.guard import GuardOptions
-from ft.rl.rollout_log import Guard, Rollout, RolloutFile, repetition, summary
+from ft.rl.monitor import Guard
+from ft.rl.rollout_log import Rollout, RolloutFile, repetition, summary
 
 HEALTHY = Rollout(
     [{"role": "user", "content": "sky?"}],
@@ -31,14 +32,16 @@ def batch(count: int = 8, **changed: Any) -> list[Rollout]:
 
 
 class Watched:
-    """A guard, and what it said."""
+    """A guard, and its warnings."""
 
     def __init__(self, **options: Any):
-        self.said: list[str] = []
-        self.guard = Guard(GuardOptions(**options), limit=48, where="recipe.yaml:9", say=self.said.append)
+        self.warnings: list[str] = []
+        self.guard = Guard(
+            GuardOptions(**options), max_completion_length=48, where="recipe.yaml:9", show_warning=self.warnings.append
+        )
 
-    def saw(self, step: int, rollouts: list[Rollout], mode: str = "train") -> None:
-        self.guard.saw(mode, step, rollouts)
+    def check(self, step: int, rollouts: list[Rollout], mode: str = "train") -> None:
+        self.guard.check(mode, step, rollouts)
 
     def ended(self, step: int, best: str | None = "checkpoint-5") -> TrainerControl:
         args = TrainingArguments(output_dir="out", report_to="none", use_cpu=True, save_strategy="no")
@@ -61,32 +64,32 @@ class Watched:
 )
 def test_a_first_batch_that_teaches_nothing_stops_the_run_and_names_the_setting(rollouts, what, setting):
     with pytest.raises(UserError) as refused:
-        Watched().saw(0, rollouts)
+        Watched().check(0, rollouts)
     assert str(refused.value).startswith(f"recipe.yaml:9: {what}")
     assert setting in str(refused.value)
 
 
 def test_a_share_up_to_the_one_allowed_is_let_pass():
     half = [*batch(4, ended=False), *batch(4)]
-    Watched().saw(0, half)
+    Watched().check(0, half)
     with pytest.raises(UserError, match="50% of the first answers are cut"):
-        Watched(cut=0.49).saw(0, half)
+        Watched(cut=0.49).check(0, half)
 
 
 def test_only_the_first_batch_is_judged_and_no_held_out_one():
     watched = Watched()
-    watched.saw(0, batch(reward=1.0), mode="eval")
-    watched.saw(0, batch())
-    watched.saw(5, batch(ended=False))
-    assert watched.said == []
+    watched.check(0, batch(reward=1.0), mode="eval")
+    watched.check(0, batch())
+    watched.check(5, batch(ended=False))
+    assert watched.warnings == []
 
 
 def test_a_healthy_run_goes_on_without_a_word():
     watched = Watched()
     for step in range(5):
-        watched.saw(step, batch(kl=5.0 * step))
+        watched.check(step, batch(kl=5.0 * step))
         assert watched.ended(step).should_training_stop is False
-    assert watched.said == []
+    assert watched.warnings == []
 
 
 # The bound
@@ -94,11 +97,11 @@ def test_a_healthy_run_goes_on_without_a_word():
 
 def test_beyond_the_bound_training_ends_and_nothing_from_there_is_saved():
     watched = Watched(kl=10)
-    watched.saw(0, batch())
-    watched.saw(7, batch(kl=12.0))
+    watched.check(0, batch())
+    watched.check(7, batch(kl=12.0))
     control = watched.ended(8)
     assert (control.should_training_stop, control.should_save, control.should_evaluate) == (True, False, False)
-    assert watched.said == [
+    assert watched.warnings == [
         "step 8: the policy is 12.0 nats an answer from its reference, beyond guard.kl (10). Training ends here; the "
         "best checkpoint so far is kept."
     ]
@@ -106,14 +109,14 @@ def test_beyond_the_bound_training_ends_and_nothing_from_there_is_saved():
 
 def test_beyond_the_bound_before_any_checkpoint_is_an_error():
     watched = Watched(kl=10)
-    watched.saw(0, batch(kl=12.0))
+    watched.check(0, batch(kl=12.0))
     with pytest.raises(UserError, match=r"before any checkpoint\. Lower the learning rate or raise train\.beta"):
         watched.ended(1, best=None)
 
 
 def test_no_bound_or_no_reference_never_ends_a_run():
     for watched, kl in ((Watched(kl=None), 1e6), (Watched(), None)):
-        watched.saw(0, batch(kl=kl))
+        watched.check(0, batch(kl=kl))
         assert watched.ended(1).should_training_stop is False
 
 
@@ -124,8 +127,8 @@ def test_no_bound_or_no_reference_never_ends_a_run():
 def test_answers_that_grow_or_shrink_by_the_factor_are_warned_of_once(length):
     watched = Watched()
     for step, tokens in enumerate((4, 6, length, length)):
-        watched.saw(step, batch(length=tokens))
-    assert watched.said == [
+        watched.check(step, batch(length=tokens))
+    assert watched.warnings == [
         f"step 2: answers are {length} tokens long on average, and were 4 at first. Does the reward follow length? See "
         "rollouts.jsonl."
     ]
@@ -136,16 +139,16 @@ def test_a_resumed_run_is_compared_with_its_first_answers():
     state = TrainerState(global_step=8, log_history=[{"loss": 1.0}, {"answers/length": 4.0, "answers/repetition": 0.0}])
     args = TrainingArguments(output_dir="out", report_to="none", use_cpu=True, save_strategy="no")
     watched.guard.on_train_begin(args, state, TrainerControl())
-    watched.saw(8, batch(length=9, ended=False))
-    assert len(watched.said) == 1
-    assert "and were 4 at first" in watched.said[0]
+    watched.check(8, batch(length=9, ended=False))
+    assert len(watched.warnings) == 1
+    assert "and were 4 at first" in watched.warnings[0]
 
 
 def test_answers_that_repeat_themselves_are_warned_of():
     watched = Watched()
-    watched.saw(0, batch())
-    watched.saw(1, batch(answer="of course " * 4))
-    assert watched.said == [
+    watched.check(0, batch())
+    watched.check(1, batch(answer="of course " * 4))
+    assert watched.warnings == [
         "step 1: 67% of word triples repeat within an answer. Raise train.beta, or look at the reward."
     ]
 
@@ -175,18 +178,18 @@ def test_a_guard_that_makes_no_sense_is_refused(options, said):
 
 
 def test_every_batch_stands_in_the_file_with_its_step(tmp_path):
-    file = RolloutFile(tmp_path / "rollouts.jsonl", kept=2, shown=1, name="rloo")
-    file.saw("eval", 0, batch())
-    file.saw("train", 0, batch())
+    file = RolloutFile(tmp_path / "rollouts.jsonl", per_batch=2, shown_per_log=1)
+    file.write("eval", 0, batch())
+    file.write("train", 0, batch())
     lines = read_lines(file.path)
     assert [(line["step"], line["set"]) for line in lines] == [(0, "eval")] * 2 + [(0, "train")] * 2
     assert lines[3] == {"step": 0, "set": "train", **dataclasses.asdict(HEALTHY)}
 
 
 def test_a_resumed_run_keeps_what_was_drawn_before_its_checkpoint(tmp_path):
-    file = RolloutFile(tmp_path / "rollouts.jsonl", kept=1, shown=1, name="rloo")
+    file = RolloutFile(tmp_path / "rollouts.jsonl", per_batch=1, shown_per_log=1)
     for step, mode in ((0, "eval"), (0, "train"), (4, "train"), (8, "eval"), (8, "train"), (12, "train")):
-        file.saw(mode, step, batch())
+        file.write(mode, step, batch())
     file.path.write_text(file.path.read_text() + '{"step": 16, "se')
     file.rewind(8)  # the evaluation of step 8 came before its checkpoint, the answers for step 9 after it
     found = [json.loads(line) for line in file.path.read_text().splitlines()]

@@ -73,9 +73,9 @@ def train_on_rewards(job: Job, config: type, trainer_of: Callable[[TrainerInputs
     inputs, prompts = prepared(job, config)
     with adapters_kept(inputs.model) if "lora" in job.blocks else nullcontext():
         trainer = trainer_of(inputs)
-    _watch(trainer, inputs)
+    _attach_callbacks(trainer, inputs)
     if trainer.is_world_process_zero():
-        _say_what_is_learnt(inputs, prompts)
+        _print_rewards(inputs, prompts)
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     save(trainer, job)
     if trainer.is_world_process_zero():
@@ -84,7 +84,7 @@ def train_on_rewards(job: Job, config: type, trainer_of: Callable[[TrainerInputs
 
 
 def attach_reward_models(inputs: TrainerInputs) -> None:
-    """Let the reward models tell `inputs.reward` what answers are worth: from adapters on the policy's base, where they
+    """Let `inputs.reward` ask the reward models: adapters on the policy's base, where they
     are such, else from models of their own."""
     from ft.rl.actor_setup import load_reward_models, score_while_training, share_base_with_reward_models
 
@@ -125,10 +125,11 @@ def prepared(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     return TrainerInputs(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
-def _watch(trainer: Any, inputs: TrainerInputs) -> None:
+def _attach_callbacks(trainer: Any, inputs: TrainerInputs) -> None:
     from ft.rl.guard import GuardOptions
+    from ft.rl.monitor import Guard
     from ft.rl.ppo import PPOTrainer
-    from ft.rl.rollout_log import Guard, RolloutFile
+    from ft.rl.rollout_log import RolloutFile
     from ft.rl.trl_compat import listen_to_rollouts, resume_rollouts
 
     job = inputs.job
@@ -136,19 +137,19 @@ def _watch(trainer: Any, inputs: TrainerInputs) -> None:
     guard = Guard(
         options, inputs.config.max_completion_length, job.where, lambda text: log.warning("%s: %s", job.name, text)
     )
-    file = RolloutFile(job.folder / artifacts.ROLLOUTS, options.kept, options.shown, job.name)
-    saw = [guard.saw, file.saw] if trainer.is_world_process_zero() else [guard.saw]
+    file = RolloutFile(job.folder / artifacts.ROLLOUTS, options.kept, options.shown)
+    listeners = [guard.check, file.write] if trainer.is_world_process_zero() else [guard.check]
     if isinstance(trainer, PPOTrainer):
-        trainer.listeners = saw
+        trainer.listeners = listeners
     else:
         resume_rollouts(trainer)
-        listen_to_rollouts(trainer, Renderer(inputs.tokenizer), lambda: inputs.reward.newest, saw)
+        listen_to_rollouts(trainer, Renderer(inputs.tokenizer), lambda: inputs.reward.newest, listeners)
     watched(trainer, job, SHOWN)
     for callback in (guard, file):
         trainer.add_callback(callback)
 
 
-def _say_what_is_learnt(inputs: TrainerInputs, prompts: Prompts) -> None:
+def _print_rewards(inputs: TrainerInputs, prompts: Prompts) -> None:
     """One line before the first step: from what, for what."""
     from ft.rl.ppo_config import PPOConfig
 
@@ -179,8 +180,8 @@ def _end(trainer: Any, job: Job) -> dict[str, Any]:
 
 
 def _ends(first: Mapping[str, Any], last: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for key, name in ENDS.items():
         if prefix + key in last:
-            found |= {f"{name}_first": first.get(prefix + key), name: last[prefix + key]}
-    return found
+            numbers |= {f"{name}_first": first.get(prefix + key), name: last[prefix + key]}
+    return numbers

@@ -47,7 +47,7 @@ from ft.rl.ppo_config import PPOConfig
 from ft.rl.reward import is_for_safety, reward_model_share
 from ft.rl.rollout_batch import MinibatchOrder, Rollouts, gather_rows, score_table, scores_by_name
 from ft.rl.rollout_log import Rollout, RolloutListener, summary
-from ft.rl.trl_compat import RolloutTrainer
+from ft.rl.trainer_base import RolloutTrainer
 from ft.training.padding_free import leave_padding_out
 
 __all__ = ["PPOConfig", "PPOTrainer"]
