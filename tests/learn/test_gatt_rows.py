@@ -67,6 +67,24 @@ def test_what_needs_the_dialogues_own_answers_is_named_where_there_are_none(tmp_
     assert str(refused.value).endswith(f"{what} Write `gatt: {{{fix}}}`, so that none is read.")
 
 
+def test_attention_needs_no_answers_of_the_dialogues_own(tmp_path, ending):
+    bank(tmp_path)
+    data = written(tmp_path / "turns.jsonl", [{"turns": turns} for turns in TURNS])
+    asked = {"kind": "attention", "data": [{"path": str(data), "format": "user_turns"}]}
+    file = tiny.recipe(tmp_path, [{**asked, "attention": {"bank": "bank.yaml", "turns": 2}}], model=str(ending))
+    numbers = tiny.make(tiny.planned(file, tmp_path / "runs"), "attention").done["numbers"]
+    assert 0 < numbers["attention_turn_2"] <= 1
+
+
+def test_a_row_without_a_dialogue_is_named_by_its_line(tmp_path, ending):
+    bank(tmp_path)
+    data = written(tmp_path / "texts.jsonl", [{"text": "The sky is blue."}])
+    asked = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": "bank.yaml"}}
+    file = tiny.recipe(tmp_path, [asked], model=str(ending))
+    with pytest.raises(UserError, match=r"texts\.jsonl:1: the row holds no dialogue"):
+        tiny.make(tiny.planned(file, tmp_path / "runs"), "consistency")
+
+
 def test_dialogues_cut_at_the_longest_are_counted(tmp_path, ending):
     bank(tmp_path)
     data = written(tmp_path / "turns.jsonl", [{"turns": turns} for turns in TURNS])

@@ -349,7 +349,7 @@ def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base
     data = tmp_path / "turns.jsonl"
     data.write_text(json.dumps(rows) + "\n")
     stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": bank(tmp_path)}}
-    with pytest.raises(UserError, match=r"turns\.jsonl:1: one user message follows another"):
+    with pytest.raises(UserError, match=r"turns\.jsonl:1: turn 1 has no answer of the dialogue"):
         tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "consistency")
 
 

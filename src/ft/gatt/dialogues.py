@@ -96,6 +96,17 @@ def script(row: Row, key: str, where: str, first: Instruction, turns: int) -> Sc
     return Script(key, where, system, questions[:turns], answers[:turns], _right(row)[:turns], first, left_out=left_out)
 
 
+def own_answers(row: Row) -> tuple[str | None, ...]:
+    """The row's own answer to each user message, None where it has none. Raises BadRow where it holds no dialogue."""
+    return _turns(row.get("messages") or row.get("prompt") or [])[2]
+
+
+def check_answers(answers: Sequence[str | None], fix: str) -> None:
+    """BadRow, with this fix, where a turn has no answer and another follows it, which would be read without one."""
+    if None in answers[:-1]:
+        raise BadRow(f"turn {answers.index(None) + 1} has no answer of the dialogue's own", fix)
+
+
 def changed(script: Script, turn: int, other: Instruction) -> Script:
     """The script with another instruction from `turn` on."""
     return replace(script, change=Change(turn, other, other.shown))

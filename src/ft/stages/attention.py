@@ -26,7 +26,7 @@ from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.generate import Sampling
 from ft.models.generation.resumable import answered
 from ft.recipe.job import Job
-from ft.stages.consistency import AFTER, rows_of
+from ft.stages.consistency import AFTER, read_dialogues
 from ft.stages.gatt import place_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _read_through(job: Job, options: AttentionOptions, speaker: Speaker, place: 
     bank = Bank.read(Path(options.bank))
     side: Any = "values" if bank.has("values") else "train"
     scripts = []
-    for number, row in enumerate(rows_of(job)):
+    for number, row in enumerate(read_dialogues(job, answered_by_row=False)):
         first = bank.draw(random.Random(f"{job.seed} {side} {number}"), side)
         scripts.append(script(row, str(number), str(number), first, options.turns))
     asked = [

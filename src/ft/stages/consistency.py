@@ -7,7 +7,6 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,17 @@ from ft.evaluation.statistics import wilson
 from ft.figures import by_turn
 from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
-from ft.gatt.dialogues import Place, Script, changed, is_right, obeyed, script, taken_back
+from ft.gatt.dialogues import (
+    Place,
+    Script,
+    changed,
+    check_answers,
+    is_right,
+    obeyed,
+    own_answers,
+    script,
+    taken_back,
+)
 from ft.gatt.instructions import MOST, Bank, Side
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Turn
@@ -96,7 +105,7 @@ def make(job: Job) -> dict[str, Any]:
     """Write answers.jsonl, by_turn.csv, metrics.json and consistency.svg; return the numbers."""
     options = ConsistencyOptions(**job.block("consistency"))
     bank = judged_kinds(Bank.read(Path(options.bank)), job.where)
-    rows = rows_of(job)
+    rows = read_dialogues(job, answered_by_row=options.given)
     models = {"before": job.inputs.get("before"), "ablation": job.inputs.get("ablation"), AFTER: job.init}
     found: list[Judged] = []
     for name, folder in models.items():
@@ -122,23 +131,23 @@ def judged_kinds(bank: Bank, where: str) -> Bank:
     return replace(bank, kinds=kinds)
 
 
-def rows_of(job: Job) -> list[dict[str, Any]]:
+def read_dialogues(job: Job, answered_by_row: bool) -> list[dict[str, Any]]:
+    """The rows, each a dialogue; `answered_by_row`: with an answer of its own to each turn but the last.
+
+    UserError names those that are not.
+    """
     bad = BadRows("error", None)
     rows = []
     for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad):
         rows.append(located.row)
-        if job.block("consistency").get("given", True) and (what := _unanswered(located.row)):
-            bad.add(located.where, located.row, BadRow(what, "Write `consistency: {given: false}`, or answer it."))
+        try:
+            answers = own_answers(located.row)
+            if answered_by_row:
+                check_answers(answers, "Write `consistency: {given: false}`, or answer it.")
+        except BadRow as problem:
+            bad.add(located.where, located.row, problem)
     bad.finish()
     return rows
-
-
-def _unanswered(row: Mapping[str, Any]) -> str:
-    """That a turn has no answer of the dialogue's own, which the cell `given_answers` reads; or nothing."""
-    roles = [message["role"] for message in row.get("messages", ())]
-    return (
-        "one user message follows another, with no answer between them" if ("user", "user") in pairwise(roles) else ""
-    )
 
 
 def main_cell(bank: Bank) -> Cell:

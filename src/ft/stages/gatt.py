@@ -21,7 +21,20 @@ from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import UserError, fail
 from ft.files import append_lines, atomic
-from ft.gatt.dialogues import Place, Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
+from ft.gatt.dialogues import (
+    Place,
+    Script,
+    changed,
+    check_answers,
+    cuts,
+    is_right,
+    leaks,
+    obeyed,
+    row,
+    score,
+    script,
+    taken_back,
+)
 from ft.gatt.instructions import Bank
 from ft.models.generation.answerer import Speaker
 from ft.models.generation.dialogue import Dialogue, Turn
@@ -165,9 +178,8 @@ def _can_be_made(one: Script, options: GattOptions) -> None:
     """The dialogue's own answers are there where the options need them: of every turn before the last."""
     needs = {"plain: 0": options.plain, "sample: all": options.sample == "last", "window: null": options.window}
     fixes = [fix for fix, needed in needs.items() if needed]
-    if fixes and None in one.answers[:-1]:
-        what = f"turn {one.answers.index(None) + 1} has no answer of the dialogue's own"
-        raise BadRow(what, f"Write `gatt: {{{', '.join(fixes)}}}`, so that none is read.")
+    if fixes:
+        check_answers(one.answers, f"Write `gatt: {{{', '.join(fixes)}}}`, so that none is read.")
 
 
 def _read(turn: int, plain: bool) -> range:

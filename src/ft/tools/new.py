@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ft.data.formats import FORMATS, PAIRS, detect
+from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
 from ft.data.formats.messages import BadRow
 from ft.data.mix import eval_side, formatted
 from ft.data.sources.files import Located
@@ -162,7 +162,7 @@ def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
         if name == "hh_pairs" and stage.kind.rows in CONVERSATIONS:
             name = "hh"
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
-    if stage.kind.rows in CONVERSATIONS and name in (*PAIRS, "prompt", "user_turns"):
+    if stage.kind.rows in CONVERSATIONS and name in (*PAIRS, *QUESTIONS):
         raise _not_conversations(options.data, name, stage)
     return Source(options.data, format=name, columns=dict(options.columns)), notes
 

@@ -150,6 +150,9 @@ PAIRS: dict[str, Callable[[Row], Row]] = {
 }
 """Those of two answers to a prompt."""
 
+QUESTIONS: dict[str, Callable[[Row], Row]] = {"prompt": prompt, "user_turns": user_turns}
+"""Those of what users ask, without answers of their own to train on."""
+
 FORMATS: dict[str, Callable[[Row], Row]] = {
     "messages": messages,
     "sharegpt": sharegpt,
@@ -158,8 +161,7 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "text": text,
     "hh": hh,
     **PAIRS,
-    "prompt": prompt,
-    "user_turns": user_turns,
+    **QUESTIONS,
     "every_answer": every_answer,
 }
 
