@@ -27,7 +27,8 @@ from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
 from ft.recipe.schema import Schema, at_least, coerce, schema_of
-from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
+from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
+from ft.recipe.symbolic import Undecided
 from ft.recipe.yaml import Block, Items
 from ft.secrets import find, look, variables
 

@@ -17,16 +17,14 @@ import copy
 import dis
 import importlib
 import importlib.util
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import FunctionType
 from typing import Any
+
+from ft.recipe.symbolic import ExecutionPath, Symbol, Undecided, following, paths
 
 EXECUTED = ("ft", "trl", "transformers", "peft", "accelerate", "huggingface_hub")
 """Packages whose statements are run; those of others are symbols."""
@@ -36,21 +34,6 @@ IMPORTED = frozenset((*sys.stdlib_module_names, "packaging", "typing_extensions"
 
 SYMBOLIC = ("logging", "accelerate.state", "transformers.utils.auto_docstring")
 """Modules that log, ask the machine, or write documentation: symbols, though they could be run."""
-
-WITHOUT_ACCELERATOR: Mapping[str, Any] = {
-    ".is_available()": False,
-    ".is_initialized()": False,
-    ".device_count()": 0,
-    ".num_processes": 1,
-    ".device.type": "cpu",
-}
-"""What is known of symbols in one process on a machine without an accelerator, by the end of their names."""
-
-MOST_PATHS = 64
-
-
-class Undecided(BaseException):
-    """The source alone does not say it. No Exception, so that a library's `except Exception` lets it pass."""
 
 
 @cache
@@ -276,150 +259,7 @@ def _file(name: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
-# Symbols: values nobody knows
-
-
-class Symbol:
-    """A value that only the library or the machine knows, by the expression it came from.
-
-    `kind` is the name of its type where that is known.
-    """
-
-    def __init__(self, name: str, kind: str = ""):
-        self.__dict__.update(name=name, kind=kind)
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):
-            raise AttributeError(key)
-        name = f"{self.name}.{key}"
-        kind = _torch_types().get(key, "") if self.name == "torch" else ""
-        if key in _path.words and not kind:  # `getattr(torch, value)` fails where torch has no such thing
-            raise Undecided(name)
-        return _known(name, kind)
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if len(arguments) == 1 and isinstance(arguments[0], (type, FunctionType)) and not named:
-            return arguments[0]  # a decorator
-        shown = [*map(_shown, arguments), *(f"{key}={_shown(value)}" for key, value in named.items())]
-        name = f"{self.name}({', '.join(shown)})"
-        if shown:
-            _path.call(name)
-        return _known(name)
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        """What a symbol is told has no effect."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return Symbol(f"{self.name}[{_shown(key)}]")
-
-    def __bool__(self) -> bool:
-        return _path.decide(self.name)
-
-    def __instancecheck__(self, value: Any) -> bool:
-        if isinstance(value, Symbol):
-            return value.kind == self.name if value.kind else _path.decide(f"isinstance({value.name}, {self.name})")
-        return False
-
-    def __str__(self) -> str:
-        _path.shown = True
-        return self.name
-
-    __repr__ = __str__
-
-    def __format__(self, how: str) -> str:
-        return str(self)
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return ()  # a base class that is not known adds nothing
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-
-def _operator(sign: str) -> Callable[..., Symbol]:
-    return lambda self, *other: Symbol(f"({sign} {' '.join(map(_shown, (self, *other)))})")
-
-
-def _undecided(self: Symbol, *arguments: Any) -> Any:
-    raise Undecided(self.name)
-
-
-_OPERATORS = "lt le gt ge eq ne add sub mul truediv floordiv mod pow and or xor lshift rshift matmul neg pos abs invert"
-for _sign in _OPERATORS.split():
-    setattr(Symbol, f"__{_sign}__", _operator(_sign))
-    setattr(Symbol, f"__r{_sign}__", _operator(f"r{_sign}"))
-for _sign in ("iter", "len", "int", "float", "index", "complex", "round", "next"):
-    setattr(Symbol, f"__{_sign}__", _undecided)
-
-
-def _known(name: str, kind: str = "") -> Any:
-    return next((fact for end, fact in WITHOUT_ACCELERATOR.items() if name.endswith(end)), Symbol(name, kind))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Symbol):
-        return value.name
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_shown, value))}]"
-    plain = value is None or isinstance(value, (bool, int, float, str, Enum))
-    return repr(value) if plain else f"<{type(value).__name__}>"
-
-
-@cache
-def _torch_types() -> dict[str, str]:
-    """Names in torch that its own type stubs give a type, as in `bfloat16: dtype`."""
-    package = _file("torch")
-    stubs = package.parent / "_C" / "__init__.pyi" if package else None
-    text = stubs.read_text(encoding="utf-8") if stubs and stubs.is_file() else ""
-    return {name: f"torch.{kind}" for name, kind in re.findall(r"^(\w+): (\w+) = \.\.\.", text, re.MULTILINE)}
-
-
-# Paths: what an object's construction comes to, whatever the symbols are
-
-
-@dataclass
-class _Path:
-    """One way through the conditions on symbols: the answers given so far, in order.
-
-    words   what a block holds, where a name asked of a symbol could come from
-    calls   what was called with arguments; `usual` are those that class defaults make, which a class takes
-    shown   whether a message holds a symbol
-    """
-
-    answers: list[bool] = field(default_factory=list)
-    words: frozenset[str] = frozenset()
-    usual: frozenset[str] | None = None
-    calls: set[str] = field(default_factory=set)
-    decided: dict[str, bool] = field(default_factory=dict)
-    shown: bool = False
-
-    def decide(self, name: str) -> bool:
-        if name not in self.decided:
-            place = len(self.decided)
-            self.answers += [False] * (place == len(self.answers))
-            self.decided[name] = self.answers[place]
-        return self.decided[name]
-
-    def call(self, name: str) -> None:
-        self.calls.add(name)
-        if self.usual is not None and name not in self.usual and not name.startswith("logging."):
-            raise Undecided(name)
-
-
-class _Defining(_Path):
-    """While classes are made nothing is followed both ways."""
-
-    def decide(self, name: str) -> bool:
-        raise Undecided(name)
-
-
-_path: _Path = _Defining()
+# Objects
 
 
 def construct(read: type, values: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
@@ -428,8 +268,8 @@ def construct(read: type, values: Mapping[str, Any], forced: Mapping[str, Any]) 
     Raises what the class raises, where it refuses them whatever the symbols are; Undecided where that depends on them.
     """
     words = frozenset(value for value in values.values() if isinstance(value, str))
-    usual = _calls(read, tuple(forced.items()))
-    outcomes = [_attempt(read, {**values, **forced}, path) for path in _paths(words, usual)]
+    default_calls = _calls(read, tuple(forced.items()))
+    outcomes = [_attempt(read, {**values, **forced}, path) for path in paths(words, default_calls)]
     errors = [error for error in outcomes if error]
     if errors and (len(errors) < len(outcomes) or len(set(map(str, errors))) > 1):
         raise Undecided(str(errors[0]))
@@ -441,41 +281,23 @@ def construct(read: type, values: Mapping[str, Any], forced: Mapping[str, Any]) 
 def _calls(read: type, forced: tuple[tuple[str, Any], ...]) -> frozenset[str]:
     """What a class calls of symbols when it is made of its defaults, which it takes."""
     calls: set[str] = set()
-    for path in _paths(frozenset(), None):
+    for path in paths(frozenset(), None):
         with suppress(Exception, Undecided):
             _attempt(read, dict(forced), path)
         calls |= path.calls
     return frozenset(calls)
 
 
-def _paths(words: frozenset[str], usual: frozenset[str] | None) -> Iterator[_Path]:
-    """All ways through the conditions on symbols, each known when the one before it was gone."""
-    answers: list[bool] = []
-    for _ in range(MOST_PATHS):
-        path = _Path(answers, words, usual)
-        yield path
-        answers = path.answers[: len(path.decided)]
-        while answers and answers[-1]:
-            answers.pop()
-        if not answers:
-            return
-        answers[-1] = True
-    raise Undecided(f"more than {MOST_PATHS} paths")
-
-
-def _attempt(read: type, arguments: Mapping[str, Any], path: _Path) -> Exception | None:
+def _attempt(read: type, arguments: Mapping[str, Any], path: ExecutionPath) -> Exception | None:
     """What the class says on this path; an error that is not its own `raise` is Undecided."""
-    global _path
-    before, _path = _path, path
     try:
-        read(**copy.deepcopy(dict(arguments)))
+        with following(path):
+            read(**copy.deepcopy(dict(arguments)))
         return None
     except Exception as error:
-        if path.shown or not _raised_by_source(error):
+        if path.in_text or not _raised_by_source(error):
             raise Undecided(str(error)) from error
         return error
-    finally:
-        _path = before
 
 
 def _raised_by_source(error: Exception) -> bool:

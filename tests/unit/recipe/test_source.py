@@ -22,7 +22,8 @@ from tests.unit.recipe.conftest import GOOD
 from ft.recipe import Owner, Recipe, Verdicts, source
 from ft.recipe.check import device_free, nothing_leaks
 from ft.recipe.schema import coerce, schema_of
-from ft.recipe.source import MODULE_PREFIX, Undecided, construct, is_symbolic, read_class
+from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
+from ft.recipe.symbolic import Undecided
 from ft.run.accelerate_config import ALONE, CONFIG, objections
 from ft.stages import STAGES
 
