@@ -1,9 +1,9 @@
-"""Dialogues per second with the cache carried from turn to turn, beside reading every prompt from its beginning.
+"""Dialogues per second with the key/value cache kept from turn to turn, beside reading every prompt from its beginning.
 
     python benchmarks/rollout.py [--turns 1 5 20] [--dialogues 64] [--repeats 2] [--json]
 
 A random Llama of about a million parameters answers greedily, 16 tokens a turn, in one batch on one thread. `anew` is
-the same loop without the carried cache; `generate` is Hugging Face's, called once a turn with the rendered prompts.
+the same engine without the kept cache; `generate` is Hugging Face's, called once a turn with the rendered prompts.
 All three must write the same answers. Times are the best of the repeats, taken in turn.
 """
 
@@ -20,8 +20,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ft.encode.conversation import Renderer
-from ft.models.generation.dialogue import Dialogue, Turn, rollout
-from ft.models.generation.generate import Sampling, generate
+from ft.models.batching import pad
+from ft.models.generation.dialogue import Dialogue, Turn, answer_dialogues
+from ft.models.generation.engine import Engine
+from ft.models.generation.sampling import Sampling
 
 SPECIAL = ["<pad>", "<end>", "<user>", "<assistant>"]
 TEMPLATE = (
@@ -73,35 +75,49 @@ def make_dialogues(count: int, turns: int) -> list[Dialogue]:
     ]
 
 
-def rolled(model: Any, renderer: Renderer, dialogues: list[Dialogue], carry: bool) -> dict[str, list[list[int]]]:
-    found = rollout(model, renderer, dialogues, SAMPLING, batch_size=len(dialogues), carry=carry)
-    return {transcript.dialogue.key: [answer.ids for answer in transcript.answers if answer] for transcript in found}
+def by_engine(model: Any, renderer: Renderer, dialogues: list[Dialogue], reuse: bool) -> dict[str, list[list[int]]]:
+    engine = Engine(model, renderer.stop_ids, reuse_cache=reuse)
+    transcripts = answer_dialogues(engine, renderer, dialogues, SAMPLING, batch_size=len(dialogues))
+    return {one.dialogue.key: [answer.ids for answer in one.answers if answer] for one in transcripts}
 
 
-def generated(model: Any, renderer: Renderer, dialogues: list[Dialogue]) -> dict[str, list[list[int]]]:
-    said: dict[str, list[list[int]]] = {dialogue.key: [] for dialogue in dialogues}
+def by_transformers(model: Any, renderer: Renderer, dialogues: list[Dialogue]) -> dict[str, list[list[int]]]:
+    made: dict[str, list[list[int]]] = {dialogue.key: [] for dialogue in dialogues}
     messages: list[list[dict[str, str]]] = [[] for _ in dialogues]
     for turn in range(len(dialogues[0].turns)):
         for dialogue, history in zip(dialogues, messages, strict=True):
             history.append({"role": "user", "content": dialogue.turns[turn].user})
         prompts = [renderer.prompt(history) for history in messages]
-        answers = generate(
-            model, prompts, SAMPLING, stop_ids=renderer.stop_ids, pad_id=len(WORDS), batch_size=len(dialogues)
-        )
+        answers = generate(model, prompts, renderer.stop_ids)
         for dialogue, history, ids in zip(dialogues, messages, answers, strict=True):
             text = renderer.tokenizer.decode(ids, skip_special_tokens=True).strip()
             history.append({"role": "assistant", "content": text})
-            said[dialogue.key].append(ids)
-    return said
+            made[dialogue.key].append(ids)
+    return made
+
+
+def generate(model: Any, prompts: list[list[int]], stop_ids: tuple[int, ...]) -> list[list[int]]:
+    """Greedy answers by Hugging Face's generate, in one batch; none of them ends early."""
+    ids, own = pad(prompts, "left", value=len(WORDS))
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=own.long(),
+        eos_token_id=list(stop_ids),
+        pad_token_id=len(WORDS),
+        do_sample=False,
+        max_new_tokens=ANSWER,
+    )
+    answers: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return answers
 
 
 def measure(turns: int, count: int, repeats: int) -> dict[str, float]:
     """Seconds of each way, the best of `repeats`; raises where their answers differ."""
     model, renderer, dialogues = make_model(), make_renderer(), make_dialogues(count, turns)
     ways: dict[str, Callable[[list[Dialogue]], dict[str, list[list[int]]]]] = {
-        "carried": lambda dialogues: rolled(model, renderer, dialogues, carry=True),
-        "anew": lambda dialogues: rolled(model, renderer, dialogues, carry=False),
-        "generate": lambda dialogues: generated(model, renderer, dialogues),
+        "carried": lambda dialogues: by_engine(model, renderer, dialogues, reuse=True),
+        "anew": lambda dialogues: by_engine(model, renderer, dialogues, reuse=False),
+        "generate": lambda dialogues: by_transformers(model, renderer, dialogues),
     }
     answers = {name: way(make_dialogues(2, 2)) for name, way in ways.items()}  # what a first call costs is not timed
     seconds = dict.fromkeys(ways, float("inf"))

@@ -23,7 +23,7 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.training import curves
 from ft.files import read_json, read_lines, write_json
 from ft.models.load import load
-from ft.models.logprobs import answer_logps
+from ft.models.logprobs import completion_logprobs
 from ft.results.store import Plan, Planned
 from ft.stages import dpo
 from ft.training.dpo.reference import check_start
@@ -128,7 +128,7 @@ def first_rows(trainer: Any, count: int = 8) -> list[dict[str, Any]]:
 
 def chosen_logps(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
     columns = [[row[name] for row in rows] for name in IDS[:2]]
-    return torch.tensor(answer_logps(model.eval(), *columns, pad_id=0))
+    return torch.tensor(completion_logprobs(model.eval(), *columns))
 
 
 def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -343,7 +343,7 @@ def test_a_reference_made_elsewhere_is_read_from_the_rows(start, house):
     rows = [live.train_dataset[place] for place in range(len(live.train_dataset))]
     prompts = [row["prompt_ids"] for row in rows]
     columns = {
-        f"ref_{side}_logps": answer_logps(elsewhere, prompts, [row[f"{side}_ids"] for row in rows], pad_id=0)
+        f"ref_{side}_logps": completion_logprobs(elsewhere, prompts, [row[f"{side}_ids"] for row in rows])
         for side in ("chosen", "rejected")
     }
     by_line = {int(row["where"].rpartition(":")[2]) - 1: place for place, row in enumerate(rows)}

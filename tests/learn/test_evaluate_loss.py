@@ -104,17 +104,17 @@ def test_a_missing_reference_is_told_by_its_line(tmp_path, ending):
 def test_an_interrupted_evaluation_goes_on_where_it_stood(tmp_path, ending, data, monkeypatch):
     """The second batch of losses fails; the same command measures what is missing and ends with the same numbers."""
     whole = measured(tmp_path / "whole", ending, data, batch_size=8)
-    from ft.models.generation.answerer import Speaker
+    from ft.models.generation.chat_model import ChatModel
 
-    real, calls = Speaker.label_logps, []
+    real, calls = ChatModel.label_logprobs, []
 
-    def breaks(self: Speaker, *given: Any) -> list[float]:
+    def breaks(self: ChatModel, *given: Any) -> list[float]:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(self, *given)
 
-    monkeypatch.setattr(Speaker, "label_logps", breaks)
+    monkeypatch.setattr(ChatModel, "label_logprobs", breaks)
     with pytest.raises(KeyboardInterrupt):
         measured(tmp_path / "cut", ending, data, batch_size=8)
     found = measured(tmp_path / "cut", ending, data, batch_size=8)

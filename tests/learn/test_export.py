@@ -22,8 +22,8 @@ from ft.export.gguf import convert, converter
 from ft.export.trained_model import TrainedModel
 from ft.export.writing import ExportOptions, export
 from ft.files import read_json, write_json
-from ft.models.generation.answerer import Speaker
-from ft.models.generation.generate import Sampling
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.sampling import Sampling
 from ft.models.merge import merged, trained
 from ft.models.scorer import Scorer
 from ft.results.store import Plan
@@ -119,16 +119,16 @@ def fresh(merged_chat: Path, merged_reward: Path, tmp_path_factory: pytest.TempP
 
 
 def test_a_qlora_model_merged_has_the_logits_it_was_trained_with(chat: TrainedModel, fresh: dict[str, Any]):
-    model, speaker = trained(chat.folder, "float32", use_cpu=True), Speaker(None, chat.folder)
+    model, chat_model = trained(chat.folder, "float32", use_cpu=True), ChatModel(None, chat.folder)
     for text, found in zip(ASKED, fresh["logits"], strict=True):
-        ids = torch.tensor([speaker.renderer.prompt([{"role": "user", "content": text}])])
+        ids = torch.tensor([chat_model.renderer.prompt([{"role": "user", "content": text}])])
         with torch.no_grad():
             torch.testing.assert_close(found, model(input_ids=ids).logits, atol=1e-4, rtol=0)
 
 
 def test_a_fresh_process_without_ft_answers_the_same(chat: TrainedModel, fresh: dict[str, Any]):
     asked = [[{"role": "user", "content": text}] for text in ASKED]
-    said = Speaker(None, chat.folder).answer(asked, Sampling(max_new_tokens=24))
+    said = ChatModel(None, chat.folder).answer(asked, Sampling(max_new_tokens=24))
     assert fresh["answers"] == said
     assert said[0] == "blue"  # it has learnt to answer and to stop
 
@@ -153,7 +153,7 @@ def test_the_template_is_the_same_to_the_byte(chat: TrainedModel, merged_chat: P
 
 
 def test_what_ends_an_answer_is_told_to_whoever_generates(chat: TrainedModel, merged_chat: Path):
-    stops = list(Speaker(None, chat.folder).renderer.stop_ids)
+    stops = list(ChatModel(None, chat.folder).renderer.stop_ids)
     assert read_json(merged_chat / "generation_config.json")["eos_token_id"] == stops  # the base has a bare number
 
 

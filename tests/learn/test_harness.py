@@ -71,7 +71,7 @@ def test_what_is_sent_is_our_prompt_byte_for_byte(tmp_path, ending, monkeypatch)
 
 @installed
 def test_answers_are_scored_behind_the_prompt_as_in_training(tmp_path, ending):
-    from ft.models.generation.answerer import Speaker
+    from ft.models.generation.chat_model import ChatModel
 
     more = "doc_to_choice: ['blue', 'green', 'white', 'black']"
     file = task(tmp_path, "multiple_choice", "acc", more)
@@ -80,10 +80,10 @@ def test_answers_are_scored_behind_the_prompt_as_in_training(tmp_path, ending):
     )
     made = tiny.make(planned(tmp_path, ending, file=str(file)), "harness")
     asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text().splitlines()]
-    speaker = Speaker(None, ending)
-    prompt = speaker.renderer.prompt([{"role": "user", "content": "0 sky?"}])
-    answers = [speaker.tokenizer(text)["input_ids"] for text in ("blue", "green", "white", "black")]
-    ours = speaker.logps([prompt] * 4, answers)
+    chat_model = ChatModel(None, ending)
+    prompt = chat_model.renderer.prompt([{"role": "user", "content": "0 sky?"}])
+    answers = [chat_model.tokenizer(text)["input_ids"] for text in ("blue", "green", "white", "black")]
+    ours = chat_model.logps([prompt] * 4, answers)
     theirs = [float(reply[0][0]) for reply in asked[0]["resps"]]
     assert theirs == pytest.approx(ours, abs=1e-3)
 

@@ -228,7 +228,7 @@ def test_another_judge_does_not_draw_the_answers_again(judged, monkeypatch):
     def refused(*_: Any) -> None:
         raise AssertionError("a policy was loaded")
 
-    monkeypatch.setattr("ft.models.generation.sampler.backend", refused)
+    monkeypatch.setattr("ft.models.generation.sampler.load_worker", refused)
     second = judged(tie=0.5)
     assert second.folder != first.folder
     assert [line["answer"] for line in lines(first)] == [line["answer"] for line in lines(second)]

@@ -16,8 +16,8 @@ from ft.errors import UserError
 from ft.figures.result_files import ResultFiles
 from ft.figures.training import curves
 from ft.files import read_lines
-from ft.models.generation.answerer import Speaker
-from ft.models.generation.generate import Sampling
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.sampling import Sampling
 from ft.models.scorer import Scorer
 from ft.results.store import Planned
 
@@ -83,7 +83,9 @@ def assert_learnt(found: Planned) -> None:
     assert [(point.x, point.y) for point in rewards.series[0].points] == logged(found, "eval_reward")
     assert {"Reward", "Distance to the reference (KL)"} <= set(tiny.drawn_words(found.folder / "curves.svg"))
     assert not list(found.folder.rglob("ref"))  # neither the result nor a checkpoint holds the reference
-    assert Speaker(None, found.folder).answer([[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY)
+    assert ChatModel(None, found.folder).answer(
+        [[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY
+    )
 
 
 def test_a_whole_policy_is_trained_and_its_folder_answers(learnt):
@@ -177,7 +179,9 @@ def test_ppo_trains_policy_and_critic_against_reward_model_and_function(tmp_path
     head = next(value for name, value in critic_weights.items() if "score" in name)
     assert head.abs().max() > 0
     assert "a model of its own" not in caplog.text  # the adapters stand on one
-    said = Speaker(None, found.folder).answer([[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY)
+    said = ChatModel(None, found.folder).answer(
+        [[{"role": "user", "content": "0 sky?"}]], batch_size=1, sampling=GREEDY
+    )
     assert said[0]
 
 

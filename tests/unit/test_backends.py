@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from ft.encode.conversation import Renderer
 from ft.errors import UserError
-from ft.models.generation.backends import Asked, BackendOptions, Reply, backend
-from ft.models.generation.generate import Sampling
+from ft.models.generation.backends import BackendOptions, WorkerSpec, answers_by_key, load_worker, requests
+from ft.models.generation.sampling import Sampling
+from ft.models.load import tokenizer_of
 from serving import KEY, Scripted, serving
 
 SAMPLING = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9, seed=1)
@@ -25,18 +28,19 @@ def options(server: Scripted, **given: Any) -> BackendOptions:
     return BackendOptions(**{"kind": "server", "base_url": server.url, "model": "chat", "wait": 0.0, **given})
 
 
-def answers(asked: BackendOptions, *texts: str) -> dict[str, Reply]:
-    """Replies by text; the key of each question is its place."""
-    questions = [Asked(str(n), [{"role": "user", "content": text}], []) for n, text in enumerate(texts)]
-    found = dict(backend(asked, None, None, None, None).answers(questions, SAMPLING, lambda finished, tokens: None))
+def answers(asked: BackendOptions, *texts: str) -> dict[str, dict[str, Any]]:
+    """Answers by text; the key of each question is its place."""
+    batch = requests((str(n), [{"role": "user", "content": text}], []) for n, text in enumerate(texts))
+    worker = load_worker(WorkerSpec(asked))
+    found = dict(answers_by_key(worker, batch, SAMPLING, lambda finished, tokens: None))
     return {text: found[str(n)] for n, text in enumerate(texts)}
 
 
 def test_every_question_gets_its_own_answer(server):
     texts = [f"q{n}" for n in range(20)]
     found = answers(options(server, concurrency=4), *texts)
-    assert {text: reply.text for text, reply in found.items()} == {text: text.upper() for text in texts}
-    assert found["q0"] == Reply("Q0", 3, True)
+    assert {text: entry["text"] for text, entry in found.items()} == {text: text.upper() for text in texts}
+    assert found["q0"] == {"text": "Q0", "tokens": 3, "ended": True}
 
 
 def test_a_request_says_what_is_wanted_and_each_has_a_seed_of_its_own(server):
@@ -53,12 +57,12 @@ def test_a_request_says_what_is_wanted_and_each_has_a_seed_of_its_own(server):
 
 
 def test_an_answer_that_was_cut_did_not_end(server):
-    assert answers(options(server), "cut")["cut"] == Reply("CUT", 3, False)
+    assert answers(options(server), "cut")["cut"] == {"text": "CUT", "tokens": 3, "ended": False}
 
 
 def test_what_may_pass_is_tried_again(server):
     server.failures = [(500, {}), (429, {"Retry-After": "0"}), (503, {})]
-    assert answers(options(server), "a")["a"].text == "A"
+    assert answers(options(server), "a")["a"]["text"] == "A"
     assert len(server.seen) == 4
 
 
@@ -155,6 +159,26 @@ def test_a_backend_that_cannot_work_is_refused(given, what):
 
 def test_vllm_that_is_not_installed_is_told_with_what_to_do():
     with pytest.raises(UserError) as refused:
-        backend(BackendOptions(kind="vllm"), None, None, None, None)
+        load_worker(WorkerSpec(BackendOptions(kind="vllm")))
     expected = "backend.kind: vLLM is not installed. Install it beside ft (`pip install vllm`), or write "
     assert str(refused.value) == expected + "`backend: {kind: transformers}`."
+
+
+def test_a_worker_made_from_a_pickled_spec_gives_the_same_answers_in_every_batch(base):
+    """What another process or machine would do: the spec is plain values, and batches may be cut anywhere."""
+    spec = pickle.loads(pickle.dumps(WorkerSpec(folder=base)))
+    renderer = Renderer(tokenizer_of(None, base, None))
+    messages = [[{"role": "user", "content": text}] for text in ("sky?", "and the sea?", "hi")]
+    rows = [(str(n), asked, renderer.prompt(asked)) for n, asked in enumerate(messages)]
+    whole = dict(answers_by_key(load_worker(spec), requests(rows), SAMPLING, lambda finished, tokens: None))
+    worker = load_worker(WorkerSpec(folder=base))
+    parts = [dict(answers_by_key(worker, requests([row]), SAMPLING, lambda finished, tokens: None)) for row in rows]
+    assert {key: entry for part in parts for key, entry in part.items()} == whole
+    assert set(whole) == {"0", "1", "2"}
+
+
+def test_a_prompt_that_does_not_fit_has_no_text(base):
+    long = [{"role": "user", "content": "a" * 3000}]
+    batch = requests([("long", long, [])])
+    found = dict(answers_by_key(load_worker(WorkerSpec(folder=base)), batch, SAMPLING, lambda finished, tokens: None))
+    assert found == {"long": {"text": None, "tokens": 0, "ended": False}}

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from ft.cli import app
 from ft.errors import UserError
 from ft.gatt.instructions import Bank, with_values
-from ft.gatt.value_lists import listed_values, parted, values_in
-from ft.models.generation.generate import Sampling
+from ft.gatt.value_lists import held_out_values, listed_values, values_in
+from ft.models.generation.sampling import Sampling
 
 BANK = 'kinds:\n  hobby: {full: ["You love {value}."], values: [chess], check: contains}\n  brief: {full: ["Short."]}\n'
 
@@ -42,8 +42,8 @@ def test_a_model_is_asked_again_until_it_has_named_enough():
 
 
 def test_a_share_of_the_values_is_held_out():
-    assert parted(list("abcdefghij"), 0.2) == ["e", "j"]
-    assert parted(list("abc"), 0.0) == []
+    assert held_out_values(list("abcdefghij"), 0.2) == ["e", "j"]
+    assert held_out_values(list("abc"), 0.0) == []
 
 
 def test_a_bank_gets_other_values_and_keeps_the_rest(tmp_path: Path):

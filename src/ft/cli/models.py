@@ -21,6 +21,7 @@ def chat_command(
     temperature: Annotated[float | None, typer.Option(metavar="X", help="0 is greedy")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", metavar="X", help="share of likely tokens kept")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="the same seed and messages, the same answers")] = 1,
     chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -29,7 +30,8 @@ def chat_command(
     from ft.tools.chat import AnswerOptions, chat, is_recipe, model_at, newest_model
 
     found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
-    chat(found, AnswerOptions(preset, temperature, top_p, max_new_tokens), system, load_4bit, chat_template)
+    options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
+    chat(found, options, system, load_4bit, chat_template)
 
 
 @app.command("gatt-bank")
@@ -46,18 +48,18 @@ def gatt_bank_command(
 ) -> None:
     """Let a model list values for a kind of instruction, and write the bank that has them."""
     from ft.gatt.instructions import with_values
-    from ft.gatt.value_lists import listed_values, parted
-    from ft.models.generation.answerer import Speaker
-    from ft.models.generation.generate import Sampling
+    from ft.gatt.value_lists import held_out_values, listed_values
+    from ft.models.generation.chat_model import ChatModel
+    from ft.models.generation.sampling import Sampling
     from ft.results.store import plan
     from ft.tools.chat import is_recipe, model_at, newest_model
 
     with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
     found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
-    speaker = Speaker(found.model, found.folder, found.chat_template)
+    chat_model = ChatModel(found.model, found.folder, found.chat_template)
     sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
-    values = listed_values(speaker.answer, ask or f"{kind}s", count, sampling)
+    values = listed_values(chat_model.answer, ask or f"{kind}s", count, sampling)
     if len(values) < 2:
         raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
-    write_text(to, with_values(bank, kind, values, parted(values, held_out)))
+    write_text(to, with_values(bank, kind, values, held_out_values(values, held_out)))
     out.print(f"{to}: {len(values)} values of {kind}", markup=False)

@@ -6,23 +6,23 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from ft.models.generation.answerer import Speaker
+from ft.models.generation.chat_model import ChatModel
 
 
 class TemplateTrue(HFLM):  # type: ignore[misc, unused-ignore]  # untyped where the harness is not installed
     """The harness's model whose prompts are our Renderer's, in text and in tokens."""
 
-    def __init__(self, speaker: Speaker, batch_size: int):
+    def __init__(self, chat_model: ChatModel, batch_size: int):
         super().__init__(
-            pretrained=speaker.model,
-            tokenizer=speaker.tokenizer,
+            pretrained=chat_model.model,
+            tokenizer=chat_model.tokenizer,
             backend="causal",
             batch_size=batch_size,
-            max_length=speaker.positions,
+            max_length=chat_model.positions,
             add_bos_token=False,  # the template writes it
         )
-        self.renderer = speaker.renderer
-        speaker.model.generation_config.eos_token_id = list(speaker.renderer.stop_ids)
+        self.renderer = chat_model.renderer
+        chat_model.model.generation_config.eos_token_id = list(chat_model.renderer.stop_ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text up to where the model is to answer; a text that the answer is to begin with stands behind it."""

@@ -19,8 +19,8 @@ from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
 from ft.files import write_lines
-from ft.models.generation.answerer import Speaker
-from ft.models.generation.resumable import Entry, Tick, kept
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.recipe.job import Job
 
 
@@ -57,19 +57,19 @@ class Losses:
         self.refused: set[int] = set()
         self.found: dict[str, dict[int, Loss]] = {}
 
-    def of(self, name: str, speaker: Speaker) -> None:
+    def of(self, name: str, chat_model: ChatModel) -> None:
         """Measure one model; what an interrupted run has measured stands in a file."""
-        rendered, tokenizer = self._rendered(speaker), speaker.tokenizer
+        rendered, tokenizer = self._rendered(chat_model), chat_model.tokenizer
         items = [_Item(str(number), row) for number, row in rendered.items()]
         items.sort(key=lambda item: (-len(item.row.input_ids), int(item.key)))
 
         def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
             ids, labels = [one.row.input_ids for one in batch], [one.row.labels for one in batch]
-            found = speaker.label_logps(ids, labels, self.batch_size)
+            found = chat_model.label_logprobs(ids, labels, self.batch_size)
             tick(len(batch), sum(map(len, ids)))
             return ((one.key, {"nats": -value}) for one, value in zip(batch, found, strict=True))
 
-        done = kept(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
+        done = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
         self.found[name] = {
             number: Loss(done[str(number)]["nats"], _supervised(row), _size(row, tokenizer))
             for number, row in rendered.items()
@@ -111,10 +111,10 @@ class Losses:
             raise fail(self.job.where, what, "Look at data and max_length.")
         return places
 
-    def _rendered(self, speaker: Speaker) -> dict[int, Rendered]:
-        longest = min((limit for limit in (self.longest, speaker.positions) if limit), default=None)
+    def _rendered(self, chat_model: ChatModel) -> dict[int, Rendered]:
+        longest = min((limit for limit in (self.longest, chat_model.positions) if limit), default=None)
         train_on, on_too_long = self.options.train_on, self.options.on_too_long
-        renderer = Renderer(speaker.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
+        renderer = Renderer(chat_model.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
         good = {}
         for number, row in enumerate(renderer.render_batch([one.row for one in self.rows])):
             if isinstance(row, BadRow):

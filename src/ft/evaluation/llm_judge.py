@@ -14,11 +14,10 @@ from ft.encode.conversation import Renderer
 from ft.evaluation.judge_prompt import JudgePrompt, Verdict
 from ft.evaluation.win_rate import Judged, by_both_orders, by_scores
 from ft.files import atomic, digest
-from ft.models.generation.backends import Asked, Backend, BackendOptions, backend
-from ft.models.generation.generate import Sampling
-from ft.models.generation.resumable import Entry, Tick, kept
+from ft.models.generation.backends import Worker, WorkerSpec, answers_by_key, load_worker, requests
+from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.sampling import Sampling
 from ft.models.load import tokenizer_of
-from ft.recipe import ModelSource
 from ft.rl.scoring import AnswerScorer
 
 
@@ -84,24 +83,21 @@ class ByWords:
 
     def __init__(
         self,
-        asked: BackendOptions,
+        spec: WorkerSpec,
         who: Mapping[str, Any],
-        source: ModelSource | None,
-        folder: Path | None,
-        quantization: Mapping[str, Any] | None,
         prompt: JudgePrompt,
         sampling: Sampling,
-        batch_size: int,
         kept_in: Path,
         name: str,
     ):
-        self.asked, self.source, self.folder, self.quantization = asked, source, folder, quantization
-        self.prompt, self.sampling, self.batch_size, self.name = prompt, sampling, batch_size, name
+        self.spec = spec
+        self.prompt, self.sampling, self.name = prompt, sampling, name
         self.file = kept_in / f"replies-{digest([who, prompt.hash, asdict(sampling)])}.jsonl"
-        self._loaded: Backend | None = None
+        self._worker: Worker | None = None
 
     def says(self, pairs: Sequence[Pair]) -> list[Said]:
-        renderer = None if self.asked.kind == "server" else Renderer(tokenizer_of(self.source, self.folder, None))
+        tokenizer = None if self._asks_a_server else tokenizer_of(self.spec.model, self.spec.folder, None)
+        renderer = None if tokenizer is None else Renderer(tokenizer)
         questions = [self._questions(pair, renderer) for pair in pairs]
         replies = self._replies([one for both in questions if not isinstance(both, BadRow) for one in both])
         return [self._said(pair, both, replies) for pair, both in zip(pairs, questions, strict=True)]
@@ -122,15 +118,13 @@ class ByWords:
         """Key → reply. Questions of about one length are asked side by side, the same ones whichever model is ours."""
 
         def work(batch: Sequence[_Question], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            asked = [Asked(one.key, one.messages, one.ids) for one in batch]
-            for key, reply in self._backend().answers(asked, self.sampling, tick):
-                yield key, asdict(reply)
+            batched = requests((one.key, one.messages, one.ids) for one in batch)
+            return answers_by_key(self._loaded_worker(), batched, self.sampling, tick)
 
         once = {one.key: one for one in questions}
         ordered = sorted(once.values(), key=lambda one: (-len(one.ids), one.key))
         of_earlier(self.file)
-        alone = self.asked.kind == "server"
-        return kept(ordered, work, self.file, None if alone else self.batch_size, f"{self.name}: verdicts")
+        return compute_entries(ordered, work, self.file, self.spec.requests_per_batch, f"{self.name}: verdicts")
 
     def _said(self, pair: Pair, both: tuple[_Question, _Question] | BadRow, replies: Mapping[str, Entry]) -> Said:
         if isinstance(both, BadRow):
@@ -147,10 +141,14 @@ class ByWords:
         """A reply that was cut may have gone on to say something else: it has no verdict."""
         return self.prompt.verdict(reply["text"]) if reply["ended"] and reply["text"] else None
 
-    def _backend(self) -> Backend:
-        if self._loaded is None:
-            self._loaded = backend(self.asked, self.source, self.folder, None, self.quantization)
-        return self._loaded
+    @property
+    def _asks_a_server(self) -> bool:
+        return self.spec.options.kind == "server"
+
+    def _loaded_worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = load_worker(self.spec)
+        return self._worker
 
 
 def of_earlier(file: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ft.encode.conversation import BadRow, Renderer
 from ft.encode.pairs import through_answers
-from ft.models.generation.generate import Sampling, generate
+from ft.models.generation.engine import Engine, Request
+from ft.models.generation.sampling import Sampling
 from ft.models.scorer import batch_scores
+from ft.models.token_budget import prompt_budget
 
 PROMPTS = (
     "Hello!",
@@ -34,7 +35,6 @@ class Rows:
     ids: tuple[list[int], ...]
     scored: bool
     stop_ids: tuple[int, ...]
-    pad_id: int
     positions: int | None
 
 
@@ -49,12 +49,10 @@ class Behaviour:
 def rows_of(tokenizer: Any, scored: bool, positions: int | None) -> Rows:
     """The fixed prompts as tokens; those that a template refuses or that do not fit are left out."""
     renderer = Renderer(tokenizer, train_on="last" if scored else "assistant")
-    room = math.inf if positions is None else positions - (0 if scored else ANSWER_TOKENS)
+    longest = prompt_budget(positions, 0 if scored else ANSWER_TOKENS)
     ids = _conversations(renderer) if scored else _prompts(renderer)
-    fitting = tuple(row for row in ids if len(row) <= room)
-    stops = renderer.stop_ids
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    return Rows(fitting, scored, stops, pad, positions)
+    fitting = tuple(row for row in ids if longest is None or len(row) <= longest)
+    return Rows(fitting, scored, renderer.stop_ids, positions)
 
 
 def _prompts(renderer: Renderer) -> list[list[int]]:
@@ -83,9 +81,9 @@ def behaviour(model: Any, rows: Rows, like: Behaviour | None = None) -> Behaviou
     if rows.scored:
         return Behaviour([], [_plain_score(model, row) for row in rows.ids])
     sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
-    answers = generate(
-        model, rows.ids, sampling, stop_ids=rows.stop_ids or (-1,), pad_id=rows.pad_id, batch_size=4, keep_stop=True
-    )
+    requests = [Request(prompt, str(number)) for number, prompt in enumerate(rows.ids)]
+    completions = Engine(model, rows.stop_ids).complete(requests, sampling, batch_size=4)
+    answers = [one.completion_ids for one in completions]
     along = answers if like is None else like.answers
     return Behaviour(answers, [_logits(model, [*row, *answer]) for row, answer in zip(rows.ids, along, strict=True)])
 

@@ -11,6 +11,7 @@ from ft.export.trained_model import TrainedModel
 from ft.models.device import has_gpu
 from ft.models.load import load_tokenizer, parts
 from ft.models.merge import is_scorer, merged, plain, save, trained, unequal
+from ft.models.token_budget import positions_of
 
 if TYPE_CHECKING:
     from ft.export.writing import ExportOptions, Log
@@ -49,8 +50,7 @@ def write_weights(result: TrainedModel, folder: Path, dtype: str, options: Expor
 def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
     """What the trained model makes of the fixed rows; it is let go before the next model is loaded."""
     model = trained(result.folder, result.held, use_cpu)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    rows = rows_of(tokenizer, result.scores, positions)
+    rows = rows_of(tokenizer, result.scores, positions_of(model))
     if not rows.ids:
         raise fail(str(result.folder), "its template takes none of the fixed prompts", "Export the adapter: --adapter.")
     return rows, behaviour(model, rows)

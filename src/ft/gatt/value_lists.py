@@ -6,33 +6,33 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ft.models.generation.generate import Sampling
+from ft.models.generation.sampling import Sampling
 
-Answer = Callable[[list[list[dict[str, str]]], Sampling], list[str]]
+AnswerConversations = Callable[[list[list[dict[str, str]]], Sampling], list[str]]
 
-ASKED = "List {count} different {what}, one on each line, without any explanation."
-LONGEST = 5  # words; what is longer is a remark, not a name
+QUESTION = "List {count} different {what}, one on each line, without any explanation."
+MAX_WORDS = 5  # what is longer is a remark, not a name
 ROUNDS = 8
-SIDE_BY_SIDE = 4  # answers of one round
+ANSWERS_PER_ROUND = 4
 
 _MARK = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])?\s*")
 
 
-def listed_values(answer: Answer, what: str, count: int, sampling: Sampling) -> list[str]:
+def listed_values(answer: AnswerConversations, what: str, count: int, sampling: Sampling) -> list[str]:
     """`count` values, or as many as the model names in eight rounds; the same again for the same seed.
 
-    answer  makes the answers to conversations, as `Speaker.answer` does
+    answer  makes the answers to conversations, as `ChatModel.answer` does
     what    what is asked for, in the plural: "hobbies"
     """
-    found: dict[str, str] = {}  # in lower case → as first written
-    question = [{"role": "user", "content": ASKED.format(count=count, what=what)}]
+    values: dict[str, str] = {}  # in lower case → as first written
+    conversation = [{"role": "user", "content": QUESTION.format(count=count, what=what)}]
     for number in range(ROUNDS):
-        answers = answer([question] * SIDE_BY_SIDE, replace(sampling, seed=sampling.seed + number))
+        answers = answer([conversation] * ANSWERS_PER_ROUND, replace(sampling, seed=sampling.seed + number))
         for value in [value for text in answers for value in values_in(text)]:
-            found.setdefault(value.lower(), value)
-        if len(found) >= count:
+            values.setdefault(value.lower(), value)
+        if len(values) >= count:
             break
-    return list(found.values())[:count]
+    return list(values.values())[:count]
 
 
 def values_in(text: str) -> list[str]:
@@ -45,10 +45,10 @@ def values_in(text: str) -> list[str]:
 
 
 def _is_name(entry: str) -> bool:
-    return 0 < len(entry.split()) <= LONGEST and any(letter.isalpha() for letter in entry)
+    return 0 < len(entry.split()) <= MAX_WORDS and any(letter.isalpha() for letter in entry)
 
 
-def parted(values: Sequence[str], share: float) -> list[str]:
+def held_out_values(values: Sequence[str], share: float) -> list[str]:
     """The values held out: every n-th one, so that rare and frequent ones are on both sides."""
     step = max(2, round(1 / share)) if share else len(values) + 1
     return list(values[step - 1 :: step])

@@ -11,6 +11,7 @@ from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.models.device import has_gpu
 from ft.models.load import load_scorer, tokenizer_of
+from ft.models.token_budget import positions_of
 
 Message = dict[str, Any]
 
@@ -34,8 +35,7 @@ class Scorer:
         self.model = load_scorer(folder, dtype, use_cpu, quantization)
         if not use_cpu and not getattr(self.model, "hf_device_map", None):
             self.model.to("cuda")
-        config = self.model.config.get_text_config()
-        self.positions: int | None = getattr(config, "max_position_embeddings", None)
+        self.positions = positions_of(self.model)
 
     def scores(self, conversations: Sequence[list[Message]], batch_size: int = 64) -> list[float]:
         """The score of each conversation's last answer, in their order. Raises BadRow for one that has no score."""
@@ -61,23 +61,23 @@ class Scorer:
 
     def of_ids(self, rows: Sequence[list[int]], batch_size: int = 64) -> list[float]:
         """The score at the last token of each row; rows of about one length are computed side by side."""
-        found = [0.0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            for place, score in zip(places, batch_scores(self.model, [rows[p] for p in places]), strict=True):
-                found[place] = score
-        return found
+        from ft.models.batching import batches_by_length
+
+        scores = [0.0] * len(rows)
+        for batch in batches_by_length([len(row) for row in rows], batch_size):
+            for number, score in zip(batch, batch_scores(self.model, [rows[n] for n in batch]), strict=True):
+                scores[number] = score
+        return scores
 
 
 def batch_scores(model: Any, rows: Sequence[list[int]]) -> list[float]:
     """The scores of rows computed as one batch, padded on the right, where a causal model does not look."""
     import torch
 
-    longest, device = max(map(len, rows)), next(model.parameters()).device
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    from ft.models.batching import pad
+
+    ids, mask = pad(rows, "right", next(model.parameters()).device)
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
     values: list[float] = logits[:, 0].float().tolist()
     return values

@@ -29,6 +29,7 @@ from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.errors import fail
 from ft.files import write_json
+from ft.models.batching import batches_by_length, pad
 from ft.models.hidden_states import inner_of
 from ft.models.load import share
 from ft.models.reward_head import ScoreHead, ends
@@ -379,19 +380,9 @@ def _score_in_batches(
 ) -> list[float | None]:
     """What `read` gives each row; rows of about one length are computed side by side."""
     scores: list[float | None] = [None] * len(rows)
-    good = {place: row for place, row in enumerate(rows) if not isinstance(row, BadRow)}
-    order = sorted(good, key=lambda place: len(good[place]))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        ids, mask = right_padded([good[place] for place in places], device)
-        for place, value in zip(places, read(ids, mask).float().tolist(), strict=True):
-            scores[place] = value
+    good = [(number, row) for number, row in enumerate(rows) if not isinstance(row, BadRow)]
+    for batch in batches_by_length([len(row) for _, row in good], batch_size):
+        ids, mask = pad([good[place][1] for place in batch], "right", device)
+        for place, value in zip(batch, read(ids, mask.long()).float().tolist(), strict=True):
+            scores[good[place][0]] = value
     return scores
-
-
-def right_padded(rows: Sequence[Sequence[float]], device: Any) -> tuple[Tensor, Tensor]:
-    """Ids and mask, both (B, L)."""
-    ids = [torch.tensor(row) for row in rows]
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
-    return padded, (torch.arange(padded.shape[1], device=device) < lengths[:, None]).long()

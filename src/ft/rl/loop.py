@@ -17,6 +17,7 @@ from typing import Any
 from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.models.load import adapters_kept, base_of, saved_alone
+from ft.models.token_budget import positions_of
 from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
@@ -115,8 +116,7 @@ def prepared(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     if "lora" in job.blocks:
         saved_alone(model)
     renderer = Renderer(tokenizer)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = budget(options, positions, args.max_completion_length, job.where)
+    longest = budget(options, positions_of(model), args.max_completion_length, job.where)
     prompts = read_prompts(job, options, renderer, longest, lambda columns: check_columns(rewarded.rewards, columns))
     rows = dataset(prompts.train, 0)
     held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None

@@ -38,9 +38,10 @@ from torch import Tensor
 from ft.data.axes import HELPFUL, SAFETY
 from ft.data.formats import BadRow
 from ft.errors import Problems, fail
-from ft.models.generation.decode import answered
-from ft.models.generation.generate import Sampling
+from ft.models.generation.engine import Engine, Request
+from ft.models.generation.sampling import Sampling
 from ft.models.load import adapters_kept
+from ft.models.token_budget import positions_of, prompt_budget
 from ft.rl import ppo_math as math
 from ft.rl.actors import CRITIC, POLICY, REFERENCE, Actors, SeparateModels, SharedBase
 from ft.rl.ppo_config import PPOConfig
@@ -190,7 +191,9 @@ class PPOTrainer(RolloutTrainer):
     ) -> tuple[Rollouts, list[list[int]]]:
         """One answer a prompt, its random numbers by seed and key; as rollouts, and as token ids."""
         stops, size = self.actors.renderer.stop_ids, self.args.rollout_batch_size
-        completion_ids, logprobs = answered(self.actors.policy, prompts, keys, self.sampling, stops, size)
+        requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
+        completions = Engine(self.actors.policy, stops).complete(requests, self.sampling, batch_size=size)
+        completion_ids, logprobs = [one.completion_ids for one in completions], [one.logprobs for one in completions]
         rollouts = Rollouts.from_completions(prompts, completion_ids, logprobs, stops, self.accelerator.device)
         return rollouts, completion_ids
 
@@ -211,9 +214,9 @@ class PPOTrainer(RolloutTrainer):
             ids = self.actors.renderer.prompt(row["prompt"])
         except BadRow as bad:
             raise fail(where, bad.what, bad.fix) from bad
-        positions = getattr(self.actors.policy.config.get_text_config(), "max_position_embeddings", None)
-        most = self.sampling.max_new_tokens
-        if positions and len(ids) + most > positions:
+        positions, most = positions_of(self.actors.policy), self.sampling.max_new_tokens
+        budget = prompt_budget(positions, most)
+        if budget is not None and len(ids) > budget:
             what = (
                 f"the prompt has {len(ids)} tokens, and with an answer of {most} that is over the model's {positions}"
             )

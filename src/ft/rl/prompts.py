@@ -13,6 +13,7 @@ from ft.data.prompts import Prompt, prompt_in
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
+from ft.models.token_budget import prompt_budget
 from ft.recipe.job import Job
 
 
@@ -118,9 +119,9 @@ class _Reader:
 
 def budget(options: PromptOptions, positions: int | None, max_completion_length: int, where: str) -> int | None:
     """Tokens a prompt may have. Raises UserError where prompt and answer cannot both fit into the model's positions."""
-    if positions is None:
+    left = prompt_budget(positions, max_completion_length)
+    if left is None:
         return options.max_prompt_length
-    left = positions - max_completion_length
     if left < 1 or (options.max_prompt_length or 1) > left:
         asked = f"prompts of {options.max_prompt_length} tokens and " if options.max_prompt_length else ""
         what = f"{asked}answers of {max_completion_length} tokens do not fit into the {positions} the model sees"

@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ft.rl.actors import CompletionBatch, right_padded
+from ft.models.batching import pad
+from ft.rl.actors import CompletionBatch
 
 # Field names of rollouts.safetensors in checkpoints that were written before the fields had their present names.
 _EARLIER_NAMES = {
@@ -64,10 +65,10 @@ class Rollouts:
     ) -> Rollouts:
         """Completions that no role has read yet: what a forward pass gives is 0."""
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        padded, _ = right_padded(sampling_logprobs, device)
+        padded, _ = pad(sampling_logprobs, "right", device)
         unread = ("logprobs", "ref_logprobs", "values", "advantages", "returns")
         return Rollouts(
-            input_ids=right_padded(rows, device)[0],
+            input_ids=pad(rows, "right", device)[0],
             prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], device=device),
             completion_lengths=torch.tensor([len(completion) for completion in completions], device=device),
             has_eos=torch.tensor([completion[-1] in stop_ids for completion in completions], device=device),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ft.data.formats.messages import BadRow
 from ft.data.prompts import Sample
-from ft.models.generation.resumable import Entry, Tick, kept
+from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.models.scorer import Scorer
 from ft.rl.reward import check_columns, function_values, is_for_safety, reward_model_share, weighted_sum
 
@@ -80,7 +80,7 @@ class AnswerScorer:
                 yield sample.key, {"score": None if isinstance(row, BadRow) else next(scores)}
             tick(len(batch), 0)
 
-        return kept(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
+        return compute_entries(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
 
     def _function_values(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         prompts = [list(sample.prompt.messages) for sample in samples]

@@ -21,10 +21,10 @@ from ft.figures.write import write_figures
 from ft.files import write_json
 from ft.gatt.dialogues import Place, Script, script
 from ft.gatt.instructions import Bank
-from ft.models.generation.answerer import Speaker
+from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
-from ft.models.generation.generate import Sampling
-from ft.models.generation.resumable import answered
+from ft.models.generation.resumable import dialogue_answers
+from ft.models.generation.sampling import Sampling
 from ft.recipe.job import Job
 from ft.stages.consistency import AFTER, read_dialogues
 from ft.stages.gatt import place_of
@@ -65,13 +65,13 @@ def make(job: Job) -> dict[str, Any]:
     Both models read the same dialogues, whose answers are the last model's own.
     """
     options = AttentionOptions(**job.block("attention"))
-    after = Speaker(job.model, job.init, job.template, job.blocks.get("quantization"))
+    after = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
     place = place_of(options.place, after.renderer)
     dialogues = _read_through(job, options, after, place)
     found = {AFTER: _Attention.of(after.model, dialogues)}
     del after  # its memory is free for the other
     if "before" in job.inputs:
-        before = Speaker(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
+        before = ChatModel(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
         found = {"before": _Attention.of(before.model, dialogues), **found}
     _write_csv(job.folder / artifacts.ATTENTION_TABLE, found)
     _write_map(job.folder / "map.json", dialogues[0], found, options.bin_tokens)
@@ -85,7 +85,7 @@ def make(job: Job) -> dict[str, Any]:
     return numbers
 
 
-def _read_through(job: Job, options: AttentionOptions, speaker: Speaker, place: Place) -> list[Spans]:
+def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, place: Place) -> list[Spans]:
     """The dialogues with the model's own answers, as tokens; those that do not fit end earlier."""
     bank = Bank.read(Path(options.bank))
     side: Any = "values" if bank.has("values") else "train"
@@ -98,8 +98,10 @@ def _read_through(job: Job, options: AttentionOptions, speaker: Speaker, place: 
         for one in scripts
     ]
     sampling = Sampling(options.max_new_tokens, temperature=0.0, seed=job.seed)
-    answers = answered(speaker, asked, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
-    found = [spans(one, [a or "" for a in answers[one.key]], place, speaker.renderer) for one in scripts]
+    answers = dialogue_answers(
+        chat_model, asked, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
+    )
+    found = [spans(one, [a or "" for a in answers[one.key]], place, chat_model.renderer) for one in scripts]
     whole = [one for one in found if one is not None]
     if not whole:
         raise fail(job.where, "no dialogue could be read", "Look at answers.jsonl.")

@@ -34,10 +34,10 @@ from ft.gatt.dialogues import (
     taken_back,
 )
 from ft.gatt.instructions import MOST, Bank, Side
-from ft.models.generation.answerer import Speaker
+from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
-from ft.models.generation.generate import Sampling
-from ft.models.generation.resumable import answered
+from ft.models.generation.resumable import dialogue_answers
+from ft.models.generation.sampling import Sampling
 from ft.recipe.job import Job
 from ft.stages.gatt import place_of
 
@@ -110,9 +110,9 @@ def make(job: Job) -> dict[str, Any]:
     found: list[Judged] = []
     for name, folder in models.items():
         if folder or name == AFTER:
-            speaker = Speaker(job.model, folder, job.template, job.blocks.get("quantization"))
+            chat_model = ChatModel(job.model, folder, job.template, job.blocks.get("quantization"))
             cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
-            found += _Asker(job, options, bank, rows, speaker, name).judged(cells)
+            found += _Asker(job, options, bank, rows, chat_model, name).judged(cells)
     write_lines(job.folder / artifacts.ANSWERS, map(asdict, found))
     table = Recall(found, main_cell(bank).name)
     table.write_csv(job.folder / artifacts.RECALL_TABLE)
@@ -192,17 +192,17 @@ class _Asker:
     options: ConsistencyOptions
     bank: Bank
     rows: Sequence[Mapping[str, Any]]
-    speaker: Speaker
+    chat_model: ChatModel
     name: str
 
     def judged(self, cells: Sequence[Cell]) -> list[Judged]:
-        place = place_of(self.options.place, self.speaker.renderer)
+        place = place_of(self.options.place, self.chat_model.renderer)
         asked = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
         dialogues = [self.dialogue(cell, one, place) for cell, one in asked]
         sampling = Sampling(self.options.max_new_tokens, self.options.temperature, seed=self.job.seed)
         file = self.job.folder / f"answers-{self.name}.jsonl"
         title = f"{self.job.name}: {self.name}"
-        answers = answered(self.speaker, dialogues, sampling, self.options.batch_size, file, title)
+        answers = dialogue_answers(self.chat_model, dialogues, sampling, self.options.batch_size, file, title)
         file.unlink()  # all of it stands in answers.jsonl
         return [
             self.judge(cell, one, turn, said)

@@ -6,6 +6,7 @@ rewards.py.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,16 @@ from ft.evaluation.text_metrics import METRICS
 from ft.figures.evaluation import evaluation
 from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
-from ft.models.generation.answerer import Speaker
-from ft.models.generation.backends import BackendOptions
-from ft.models.generation.generate import Sampling
-from ft.models.generation.sampler import Answer, Sampler
+from ft.models.generation.backends import WorkerSpec
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.dialogue import Dialogue, Turn, answer_dialogues
+from ft.models.generation.sampler import SampledAnswer, Sampler
+from ft.models.generation.sampling import Sampling
 from ft.models.load import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS, columns_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def make(job: Job) -> dict[str, Any]:
     scores = _answers(sides, options, asked, bad) if options.measures else {}
     if losses:
         for name, side in sides.items():
-            losses.of(name, _speaker(side))
+            losses.of(name, _chat_model(side))
         scores |= losses.numbers({name: PREFIX[name] for name in sides})
         losses.write()
     bad.finish()
@@ -189,7 +193,7 @@ def _references(options: EvaluateOptions, one: Located, prompt: Prompt) -> tuple
 class _Measured:
     """The answers of one model, the values of each by every measure, and the numbers of them all."""
 
-    answers: list[Answer]
+    answers: list[SampledAnswer]
     each: Mapping[str, list[float]]
     numbers: Mapping[str, float]
 
@@ -234,7 +238,7 @@ def _measured(
 ) -> _Measured:
     sampling = _sampling(side, options)
     origin: dict[str, str | int] = {"policy": name, "round": 0}
-    sampler = Sampler(side, BackendOptions(), ids, origin, sampling, 1, options.batch_size)
+    sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
     once = {one.prompt.key: one.prompt for one in asked}
     drawn = sampler.answers(list(once.values()), options.temperature, _drawn_file(side, name))
     long = [one for one in drawn if not one.fits]
@@ -307,8 +311,8 @@ def _write_answers(
 # Distance and dialogue
 
 
-def _speaker(side: Job) -> Speaker:
-    return Speaker(side.model, side.init, side.template, side.blocks.get("quantization"))
+def _chat_model(side: Job) -> ChatModel:
+    return ChatModel(side.model, side.init, side.template, side.blocks.get("quantization"))
 
 
 def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
@@ -323,23 +327,27 @@ def _kl(
     They are drawn at temperature 1 whatever the judged ones are, because only the model's own distribution gives this
     mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
     """
-    speaker = _speaker(job)
-    prompts = [speaker.renderer.prompt(messages) for messages in dialogues]
+    chat_model = _chat_model(job)
+    prompts = [chat_model.renderer.prompt(messages) for messages in dialogues]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
-    answers = speaker.continued(prompts, sampling, options.batch_size)
-    own = speaker.logps(prompts, answers, options.batch_size)
-    del speaker  # two models need not stand in memory at once
-    other = _speaker(replace(job, init=baseline)).logps(prompts, answers, options.batch_size)
+    completions = [one.completion_ids for one in chat_model.complete(prompts, sampling, options.batch_size)]
+    own = chat_model.completion_logprobs(prompts, completions, options.batch_size)
+    del chat_model  # two models need not stand in memory at once
+    other = _chat_model(replace(job, init=baseline)).completion_logprobs(prompts, completions, options.batch_size)
     ratios = [a - b for a, b in zip(own, other, strict=True)]
     error = {"kl_error": stdev(ratios) / math.sqrt(len(ratios))} if len(ratios) > 1 else {}
     return {"kl": mean(ratios), **error}
 
 
 def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
-    """The sample dialogue, each answer seeing those before it."""
-    speaker = _speaker(job)
+    """The sample dialogue, each answer seeing those before it; as far as it fits into the model."""
+    chat_model = _chat_model(job)
+    asked = [Dialogue("sample dialogue", [Turn(text) for text in options.dialogue])]
+    (transcript,) = answer_dialogues(chat_model.engine, chat_model.renderer, asked, _sampling(job, options))
+    if transcript.stopped:
+        log.warning("%s: the sample dialogue ends early at %s", job.name, transcript.stopped)
     messages: list[dict[str, str]] = []
-    for turn in options.dialogue:
-        messages.append({"role": "user", "content": turn})
-        messages.append({"role": "assistant", "content": speaker.answer([messages], _sampling(job, options))[0]})
+    for text, answer in zip(options.dialogue, transcript.answers, strict=False):
+        assert answer is not None  # every turn is asked
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer.text}]
     return messages

@@ -36,10 +36,10 @@ from ft.gatt.dialogues import (
     taken_back,
 )
 from ft.gatt.instructions import Bank
-from ft.models.generation.answerer import Speaker
+from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
-from ft.models.generation.generate import Sampling
-from ft.models.generation.resumable import answered
+from ft.models.generation.resumable import dialogue_answers
+from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity, policy_identity
 from ft.recipe import Stage
 from ft.recipe.job import Job
@@ -117,12 +117,14 @@ def make(job: Job) -> dict[str, Any]:
     if not bank.has("train"):
         raise fail(options.bank, "all of its kinds are held out, so no row can ask for one", "Give it another kind.")
     scripts, bad = _scripts(job, options, bank)
-    speaker = Speaker(job.model, job.init, job.template, job.blocks.get("quantization"))
-    maker = _Maker(job, options, bank, place_of(options.place, speaker.renderer))
+    chat_model = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
+    maker = _Maker(job, options, bank, place_of(options.place, chat_model.renderer))
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
-    answers = answered(speaker, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
-    del speaker  # a reward model may need the memory next
+    answers = dialogue_answers(
+        chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
+    )
+    del chat_model  # a reward model may need the memory next
     candidates = [found for one in scripts for found in maker.candidates(one, answers)]
     scores = maker.scores([one for found in candidates for one in found])
     with atomic(job.folder / artifacts.ROWS) as beside:

@@ -19,7 +19,7 @@ from ft.evaluation.statistics import wilson
 from ft.figures.evaluation import tasks
 from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
-from ft.models.generation.answerer import Speaker
+from ft.models.generation.chat_model import ChatModel
 from ft.recipe import Stage
 from ft.recipe.job import Job
 
@@ -86,9 +86,9 @@ def _asked(side: Job, options: HarnessOptions) -> Any:
         path = Path(options.file)
         names.append(_task_in(path))
         folder = str(path.parent)
-    speaker = Speaker(side.model, side.init, side.template, side.blocks.get("quantization"))
+    chat_model = ChatModel(side.model, side.init, side.template, side.blocks.get("quantization"))
     return simple_evaluate(
-        model=TemplateTrue(speaker, options.batch_size),
+        model=TemplateTrue(chat_model, options.batch_size),
         tasks=names,
         task_manager=TaskManager(include_path=folder),
         num_fewshot=options.num_fewshot,

@@ -28,9 +28,9 @@ from ft.figures.win_rates import win_rates
 from ft.figures.write import write_figures
 from ft.files import digest, write_json, write_lines
 from ft.hub import local_path
-from ft.models.generation.backends import BackendOptions
-from ft.models.generation.generate import Sampling
-from ft.models.generation.sampler import Answer, Sampler
+from ft.models.generation.backends import BackendOptions, WorkerSpec
+from ft.models.generation.sampler import SampledAnswer, Sampler
+from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity, policy_identity
 from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource, Stage
@@ -148,22 +148,20 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
         return ByScore(by_model, options.tie), {"reward": model_identity(job.inputs["scorer"], hashes(job))}
     assert options.prompt
     prompt = JudgePrompt.read(Path(options.prompt))
-    asked, source, folder, who = _speaking(job, options)
+    spec, who = _model_judge(job, options)
     sampling = Sampling(options.reply_tokens, temperature=0.0, seed=job.seed)
-    where = (job.blocks.get("quantization"), prompt, sampling, options.batch_size, job.folder, job.name)
-    return ByWords(asked, who, source, folder, *where), {**who, "prompt": prompt.told()}
+    judge = ByWords(spec, who, prompt, sampling, job.folder, job.name)
+    return judge, {**who, "prompt": prompt.told()}
 
 
-def _speaking(
-    job: Job, options: JudgeOptions
-) -> tuple[BackendOptions, ModelSource | None, Path | None, dict[str, Any]]:
-    """How a judge that replies in words is asked, its weights where they are here, and what it is."""
+def _model_judge(job: Job, options: JudgeOptions) -> tuple[WorkerSpec, dict[str, Any]]:
+    """Who a judge is that replies in words, and what it is called."""
     asked = BackendOptions(**job.block("backend"))
     if options.kind == "server":
         if asked.kind != "server":
             fix = "Write `backend: {kind: server, base_url: …, model: …}`."
             raise fail(job.where, "no server judges", fix)
-        return asked, None, None, {"server": asked.model}
+        return WorkerSpec(asked), {"server": asked.model}
     if asked.kind == "server":
         raise fail(job.where, "judge.kind is model, and backend names a server", "Write `judge: {kind: server}`.")
     folder = job.inputs.get("judge")
@@ -172,7 +170,8 @@ def _speaking(
     source = ModelSource(options.model, options.revision) if options.model else None
     judge = folder or source
     assert judge is not None
-    return asked, source, folder, {"model": model_identity(judge, hashes(job))}
+    spec = WorkerSpec(asked, source, folder, None, job.blocks.get("quantization"), options.batch_size)
+    return spec, {"model": model_identity(judge, hashes(job))}
 
 
 # Answers
@@ -205,14 +204,17 @@ def _read(
     return list(found.values()), ids, bad.count
 
 
-def _drawn(side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]) -> list[Answer]:
+def _drawn(
+    side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]
+) -> list[SampledAnswer]:
     """One model's answers, in a file named by what decides them: another judge does not draw them again."""
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
     policy = policy_identity(side)
     decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
     file = side.folder / f"answers-{digest(decided)}.jsonl"
     of_earlier(file)
-    sampler = Sampler(side, BackendOptions(), ids, {"policy": policy, "round": 0}, sampling, 1, options.batch_size)
+    origin: dict[str, str | int] = {"policy": policy, "round": 0}
+    sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
     answers = sampler.answers(prompts, options.temperature, file)
     long = [one for one in answers if not one.fits]
     if long:
@@ -227,7 +229,7 @@ def _called(side: Job) -> str:
     return Result(folder).stage
 
 
-def _cut(answers: Sequence[Answer]) -> int:
+def _cut(answers: Sequence[SampledAnswer]) -> int:
     return sum(not answer.ended for answer in answers)
 
 
@@ -266,7 +268,7 @@ def preference(pair: Pair, said: Said) -> dict[str, Any] | None:
 
 
 def _write_verdicts(
-    job: Job, who: Mapping[str, Any], answers: Sequence[Sequence[Answer]], said: Sequence[Said]
+    job: Job, who: Mapping[str, Any], answers: Sequence[Sequence[SampledAnswer]], said: Sequence[Said]
 ) -> Path:
     lines = []
     for ours, other, one in zip(*answers, said, strict=True):

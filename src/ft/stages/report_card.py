@@ -27,7 +27,7 @@ from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
 from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
 from ft.files import finite_or_none, write_json, write_lines
-from ft.models.generation.resumable import Entry, Tick, kept
+from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.models.load import load_tokenizer
 from ft.models.scorer import Scorer
 from ft.recipe.job import Job
@@ -155,7 +155,7 @@ def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], bat
         return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, found, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
-    done = kept(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
+    done = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
     broken = sum(entry["score"] is None for entry in done.values())
     if broken:
         what = f"{broken} scores of '{name}' are no numbers (nan or infinite)"

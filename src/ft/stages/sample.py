@@ -27,9 +27,9 @@ from ft.errors import fail
 from ft.figures.sampling import sampling
 from ft.figures.write import write_figures
 from ft.files import write_lines
-from ft.models.generation.backends import BackendOptions
-from ft.models.generation.generate import Sampling
-from ft.models.generation.sampler import Answer, Sampler
+from ft.models.generation.backends import BackendOptions, WorkerSpec
+from ft.models.generation.sampler import SampledAnswer, Sampler
+from ft.models.generation.sampling import Sampling
 from ft.models.identity import policy_identity
 from ft.models.load import tokenizer_of
 from ft.recipe.job import Job
@@ -101,7 +101,7 @@ def make(job: Job) -> dict[str, Any]:
     known = {answer.sample.prompt.key for answer in tried}
     rest = [prompt for prompt in read.prompts if prompt.key not in known]
     answers = [*tried, *sampler.answers(rest, temperature, job.folder / artifacts.ANSWERS)]
-    sampler.rest()
+    sampler.unload()
     pool = [*_usable(answers), *read.earlier]
     scored = judges.scores(pool, "scores")
     readable = [_with(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
@@ -187,7 +187,8 @@ def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
     policy = asked.model if asked.model and job.init is None else policy_identity(job)
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     origin: dict[str, str | int] = {"policy": policy, "round": read.round}
-    return Sampler(job, asked, read.ids, origin, sampling, options.samples, options.batch_size)
+    spec = WorkerSpec.of(job, options.batch_size, asked)
+    return Sampler(job.name, spec, read.ids, origin, sampling, options.samples)
 
 
 # Choosing
@@ -195,7 +196,7 @@ def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
 
 def _swept(
     job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, judges: AnswerScorer
-) -> tuple[float, list[Answer]]:
+) -> tuple[float, list[SampledAnswer]]:
     """The temperature to draw at, and what has been drawn at it while others were tried."""
     if not options.temperatures:
         return options.temperature, []
@@ -203,7 +204,7 @@ def _swept(
     places = sorted(random.Random(f"{job.seed} sweep").sample(range(len(prompts)), count))
     few = [prompts[place] for place in places]
     tried = {t: sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl") for t in sorted(set(options.temperatures))}
-    sampler.rest()
+    sampler.unload()
     scored = judges.scores(_usable([answer for answers in tried.values() for answer in answers]), "sweep-scores")
     if not any(found.is_readable for found in scored.values()):
         what = "no answer of the sweep came to its end and can be scored"
@@ -216,7 +217,7 @@ def _swept(
     return chosen, tried[chosen]
 
 
-def _usable(answers: Sequence[Answer]) -> list[Sample]:
+def _usable(answers: Sequence[SampledAnswer]) -> list[Sample]:
     return [answer.sample for answer in answers if answer.usable]
 
 
@@ -242,7 +243,7 @@ def _kept(rows: Sequence[Row], share: float) -> list[Row]:
 # What it was worth
 
 
-def _fates(answers: Sequence[Answer]) -> dict[str, int]:
+def _fates(answers: Sequence[SampledAnswer]) -> dict[str, int]:
     """What became of the answers; those of prompts too long for the model are none."""
     there = [answer for answer in answers if answer.fits]
     return {
@@ -255,7 +256,7 @@ def _fates(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _table(
-    answers: Sequence[Answer], scored: Mapping[str, AnswerScore], count: int, lowest: float, part: str = ""
+    answers: Sequence[SampledAnswer], scored: Mapping[str, AnswerScore], count: int, lowest: float, part: str = ""
 ) -> list[list[float]]:
     """The rewards of each prompt's answers, or one function's values of them (`part`). One that is cut or empty counts
     as the `lowest` of all: a curve over other prompts at every N would show which prompts were left, not what N answers
@@ -267,7 +268,7 @@ def _table(
 
 
 def _worth(
-    job: Job, options: SampleOptions, answers: Sequence[Answer], scored: Mapping[str, AnswerScore]
+    job: Job, options: SampleOptions, answers: Sequence[SampledAnswer], scored: Mapping[str, AnswerScore]
 ) -> dict[str, float]:
     """What the best of K is worth beside a single answer, by the score and by each function; best_of_n.csv."""
     own = [scored[sample.key] for sample in _usable(answers)]
@@ -301,7 +302,7 @@ def _gain(name: str, single: float, chosen: float, values: Sequence[float]) -> d
 # Writing
 
 
-def _audited(answer: Answer, found: AnswerScore | None) -> dict[str, Any]:
+def _audited(answer: SampledAnswer, found: AnswerScore | None) -> dict[str, Any]:
     """One answer for people and for later questions, also where it became no row."""
     sample = answer.sample
     told = {"score": found.reward if found and found.is_readable else None, "scores": found.parts if found else {}}

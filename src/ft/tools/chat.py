@@ -15,12 +15,13 @@ from ft.data.formats.messages import BadRow, is_unicode, said
 from ft.encode.truncation import fewest, kept, turn_starts
 from ft.errors import Problem, fail
 from ft.hub import local_path
-from ft.models.generation.answerer import NF4, Speaker
-from ft.models.generation.generate import PRESETS, Sampling
+from ft.models.generation.chat_model import NF4, ChatModel
+from ft.models.generation.sampling import PRESETS, Sampling
+from ft.models.token_budget import prompt_budget
 from ft.recipe import ModelSource
 from ft.results.store import Plan
 
-LONGEST_ANSWER = 512
+DEFAULT_MAX_NEW_TOKENS = 512
 HELP = """\
 /system TEXT   what the model is told before the dialogue; without TEXT: nothing
 /reset         forget the dialogue, keep the system message
@@ -31,7 +32,7 @@ A message that begins with / is typed with a blank before it."""
 
 
 @dataclass(frozen=True)
-class ChatModel:
+class ChatTarget:
     """What to talk to: a finished folder, or a model by its name."""
 
     label: str
@@ -44,7 +45,7 @@ def is_recipe(path: str) -> bool:
     return path.endswith((".yaml", ".yml")) or Path(path).is_file()
 
 
-def newest_model(there: Plan) -> ChatModel:
+def newest_model(there: Plan) -> ChatTarget:
     """The last model of the recipe that is made. Raises UserError with the command that makes one."""
     models = [p for p in there.stages if "model" in p.stage.kind.leaves]
     made = [p for p in models if p.done]
@@ -55,16 +56,16 @@ def newest_model(there: Plan) -> ChatModel:
         last = models[-1]
         changed = "" if last.why == "new" else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
-    return ChatModel(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
+    return ChatTarget(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
 
 
-def model_at(path: str) -> ChatModel:
+def model_at(path: str) -> ChatTarget:
     """A model's folder or a Hub id. Raises UserError where the path is neither."""
     folder = local_path(path)
     if folder is None:
-        return ChatModel(path, model=ModelSource(path))
+        return ChatTarget(path, model=ModelSource(path))
     if (folder / artifacts.CONFIG).exists() or (folder / artifacts.ADAPTER_CONFIG).exists():
-        return ChatModel(path, folder=folder)
+        return ChatTarget(path, folder=folder)
     if folder.is_dir():
         inside = sorted(p.parent.name for p in folder.glob("*/*config.json") if "checkpoint" not in p.parent.name)
         fix = f"These folders in it do: {', '.join(dict.fromkeys(inside))}." if inside else "Name one with config.json."
@@ -79,7 +80,8 @@ class AnswerOptions:
     preset: str = "llama2"
     temperature: float | None = None
     top_p: float | None = None
-    longest: int | None = None
+    max_new_tokens: int | None = None
+    seed: int = 1
 
     def sampling(self, positions: int | None) -> Sampling:
         """For a model that sees `positions` tokens (None: not known). Raises UserError."""
@@ -91,49 +93,50 @@ class AnswerOptions:
             raise fail("--top-p", f"it is {self.top_p:g}", "Write a share above 0, up to 1.")
         values = PRESETS[self.preset]
         temperature = values["temperature"] if self.temperature is None else self.temperature
-        return Sampling(self._tokens(positions), temperature, values["top_p"] if self.top_p is None else self.top_p)
+        top_p = values["top_p"] if self.top_p is None else self.top_p
+        return Sampling(self._tokens(positions), temperature, top_p, self.seed)
 
     def _tokens(self, positions: int | None) -> int:
         """As many as asked, or 512, or half of what a smaller model sees."""
-        if self.longest is None:
-            return min(LONGEST_ANSWER, positions // 2) if positions else LONGEST_ANSWER
-        if self.longest < 1 or (positions and self.longest >= positions):
+        if self.max_new_tokens is None:
+            return min(DEFAULT_MAX_NEW_TOKENS, positions // 2) if positions else DEFAULT_MAX_NEW_TOKENS
+        if self.max_new_tokens < 1 or (positions and self.max_new_tokens >= positions):
             allowed = f"1 to {positions - 1:,}: the model sees {positions:,} tokens" if positions else "1 or more"
-            raise fail("--max-new-tokens", f"it is {self.longest}", f"Write {allowed}.")
-        return self.longest
+            raise fail("--max-new-tokens", f"it is {self.max_new_tokens}", f"Write {allowed}.")
+        return self.max_new_tokens
 
 
 class ChatSession:
-    """What has been said, and who answers. Everything reaches the model through `Renderer.prompt`."""
+    """The messages so far, and the model that answers. Everything reaches it through `Renderer.prompt`."""
 
-    def __init__(self, speaker: Speaker, how: Sampling, out: TextIO, notes: Console):
-        self.speaker, self.how, self.out, self.notes = speaker, how, out, notes
+    def __init__(self, chat_model: ChatModel, sampling: Sampling, out: TextIO, notes: Console):
+        self.chat_model, self.sampling, self.out, self.notes = chat_model, sampling, out, notes
         self.system: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
 
-    def take(self, line: str) -> bool:
+    def handle(self, line: str) -> bool:
         """One line of the user: a command or a message. False: leave."""
         if not line.startswith("/"):
             if line.strip():
-                self.ask(line.strip())
+                self.send(line.strip())
             return True
         command, _, rest = line[1:].strip().partition(" ")
         if command == "quit":
             return False
         if command == "system":
-            self.instruct(rest.strip())
+            self.change_system(rest.strip())
         elif command == "reset":
             self.messages = []
             self.note("The dialogue is forgotten.")
         elif command == "preset":
-            self.choose(rest.strip())
+            self.choose_preset(rest.strip())
         elif command == "help":
             self.note(HELP.format(presets=", ".join(PRESETS)))
         else:
             self.note(f"no command '/{command}'. There are: /system, /reset, /preset, /help, /quit.")
         return True
 
-    def instruct(self, text: str) -> None:
+    def change_system(self, text: str) -> None:
         """`/system`: set the system message, where the template has a place for one."""
         try:
             self.set_system(text)
@@ -148,28 +151,28 @@ class ChatSession:
         self._prompt([*system, said("user", "hello")])
         self.system = system
 
-    def choose(self, preset: str) -> None:
+    def choose_preset(self, preset: str) -> None:
         if preset not in PRESETS:
             self.note(f"no preset '{preset}'. There are: {', '.join(PRESETS)}.")
             return
         values = PRESETS[preset]
-        self.how = replace(self.how, temperature=values["temperature"], top_p=values["top_p"])
-        self.note(f"{preset}: temperature {self.how.temperature:g}, top_p {self.how.top_p:g}")
+        self.sampling = replace(self.sampling, temperature=values["temperature"], top_p=values["top_p"])
+        self.note(f"{preset}: temperature {self.sampling.temperature:g}, top_p {self.sampling.top_p:g}")
 
-    def ask(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was."""
-        asked = [*self.messages, said("user", text)]
+        messages = [*self.messages, said("user", text)]
         try:
-            asked, prompt = self._fitted(asked)
+            messages, prompt = self._fit(messages)
         except BadRow as refused:
             self.note(str(Problem("not sent", refused.what, refused.fix)))
             return
         answer = self._answer(prompt)
-        self.messages = asked[:-1]
+        self.messages = messages[:-1]
         if not answer:
             self.note("There is no answer; the message is forgotten.")
             return
-        turn = [asked[-1], said("assistant", answer)]
+        turn = [messages[-1], said("assistant", answer)]
         try:
             self._prompt([*self.system, *self.messages, *turn, said("user", "go on")])
         except BadRow as refused:
@@ -181,36 +184,37 @@ class ChatSession:
         self.notes.print(text, style="dim", markup=False)
 
     def _answer(self, prompt: list[int]) -> str:
-        """Say the answer piece by piece; Ctrl-C ends it where it is."""
+        """Print the answer piece by piece; Ctrl-C ends it where it is."""
         pieces: list[str] = []
 
-        def hear(piece: str) -> None:
-            fresh = piece if pieces else piece.lstrip()  # templates leave the first blank to the answer
-            if fresh:
-                pieces.append(fresh)
-                print(fresh, end="", file=self.out, flush=True)
+        def on_text(piece: str) -> None:
+            text = piece if pieces else piece.lstrip()  # templates leave the first blank to the answer
+            if text:
+                pieces.append(text)
+                print(text, end="", file=self.out, flush=True)
 
         print("assistant: ", end="", file=self.out, flush=True)
         try:
-            self.speaker.say(prompt, self.how, hear)
+            self.chat_model.stream(prompt, self.sampling, on_text)
         except KeyboardInterrupt:
             print(" …", end="", file=self.out)
         print(file=self.out, flush=True)
-        self.how = replace(self.how, seed=self.how.seed + 1)  # a question asked again may get another answer
+        # A question asked again may get another answer.
+        self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         return "".join(pieces).strip()
 
     def _prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         for message in messages:
             if not is_unicode(message["content"]):
                 raise BadRow("the message is not UTF-8 text", "Look at the terminal's encoding.")
-        return self.speaker.renderer.prompt(messages)
+        return self.chat_model.renderer.prompt(messages)
 
-    def _fitted(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+    def _fit(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
         """The dialogue and its prompt, less as many whole oldest turns as the model has no room for."""
         prompt = self._prompt([*self.system, *messages])
-        positions = self.speaker.positions
-        room = positions - self.how.max_new_tokens if positions else len(prompt)
-        if len(prompt) <= room:
+        positions = self.chat_model.positions
+        room = prompt_budget(positions, self.sampling.max_new_tokens)
+        if room is None or len(prompt) <= room:
             return messages, prompt
 
         def fits(turns: int) -> tuple[list[dict[str, Any]], list[int]] | None:
@@ -228,18 +232,18 @@ class ChatSession:
         return found[1]
 
 
-def talk(dialogue: ChatSession, lines: TextIO) -> None:
+def run(session: ChatSession, lines: TextIO) -> None:
     """Until /quit, Ctrl-D or the end of the input."""
-    for line in _typed(dialogue) if lines.isatty() else lines:
-        if not dialogue.take(line.rstrip("\r\n")):
+    for line in _typed_lines(session) if lines.isatty() else lines:
+        if not session.handle(line.rstrip("\r\n")):
             return
 
 
-def _typed(dialogue: ChatSession) -> Iterator[str]:
+def _typed_lines(session: ChatSession) -> Iterator[str]:
     """Lines typed at a terminal, with editing and history."""
     import readline  # noqa: F401  its import gives input() line editing
 
-    dialogue.note("/help tells the commands; Ctrl-D leaves.")
+    session.note("/help tells the commands; Ctrl-D leaves.")
     while True:
         try:
             yield input("you: ")
@@ -248,26 +252,26 @@ def _typed(dialogue: ChatSession) -> Iterator[str]:
             return
         except KeyboardInterrupt:
             print(file=sys.stderr)
-            dialogue.note("Ctrl-D leaves.")
+            session.note("Ctrl-D leaves.")
 
 
 def chat(
-    model: ChatModel,
-    answers: AnswerOptions,
+    target: ChatTarget,
+    options: AnswerOptions,
     system: str | None = None,
     load_4bit: bool = False,
     chat_template: str | None = None,
 ) -> None:
     """Load the model and talk, until /quit or the end of the input."""
-    answers.sampling(None)  # what was typed is checked before anything is loaded
+    options.sampling(None)  # what was typed is checked before anything is loaded
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    template = chat_template or model.chat_template
-    speaker = Speaker(model.model, model.folder, template, NF4 if load_4bit else None)
-    dialogue = ChatSession(speaker, answers.sampling(speaker.positions), sys.stdout, notes)
-    how = dialogue.how
-    dialogue.note(f"{model.label}: {answers.preset}, temperature {how.temperature:g}, top_p {how.top_p:g}")
+    template = chat_template or target.chat_template
+    chat_model = ChatModel(target.model, target.folder, template, NF4 if load_4bit else None)
+    session = ChatSession(chat_model, options.sampling(chat_model.positions), sys.stdout, notes)
+    sampling = session.sampling
+    session.note(f"{target.label}: {options.preset}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}")
     try:
-        dialogue.set_system(system or "")
+        session.set_system(system or "")
     except BadRow as refused:
         raise fail("--system", refused.what, refused.fix) from refused
-    talk(dialogue, sys.stdin)
+    run(session, sys.stdin)

@@ -1,4 +1,4 @@
-"""Long work in batches, kept in a file as it comes: what a kill leaves is not done again."""
+"""Long work in batches, written to a file as it comes: what was finished before a kill is not computed again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ft.files import json_line, read_lines, write_lines
-from ft.models.generation.answerer import Speaker
-from ft.models.generation.dialogue import Dialogue, Transcript, rollout
-from ft.models.generation.generate import Sampling
+from ft.models.generation.backends import REFILLS
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.dialogue import Dialogue, Transcript, answer_dialogues
+from ft.models.generation.sampling import Sampling
 from ft.progress import Progress
 
 Tick = Callable[[int, int], None]
@@ -24,28 +25,29 @@ class Keyed(Protocol):
 Item = TypeVar("Item", bound=Keyed)
 
 
-def answered(
-    speaker: Speaker, dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
+def dialogue_answers(
+    chat_model: ChatModel, dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
 ) -> dict[str, list[str | None]]:
     """Key → the answers of each dialogue, fewer than its turns where it did not fit into the model, None where cut."""
 
-    def told(batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
-        for one in rollout(speaker.model, speaker.renderer, batch, sampling, batch_size=batch_size, tick=tick):
+    def work(batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
+        engine, renderer = chat_model.engine, chat_model.renderer
+        for one in answer_dialogues(engine, renderer, batch, sampling, batch_size=batch_size, tick=tick):
             yield one.dialogue.key, {"answers": _texts(one)}
 
     ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
-    done = kept(ordered, told, file, batch_size, f"{name}: dialogues")
-    return {key: list(entry["answers"]) for key, entry in done.items()}
+    entries = compute_entries(ordered, work, file, REFILLS * batch_size, f"{name}: dialogues")
+    return {key: list(entry["answers"]) for key, entry in entries.items()}
 
 
-def kept(
+def compute_entries(
     items: Sequence[Item],
     work: Callable[[Sequence[Item], Tick], Iterable[tuple[str, Entry]]],
     file: Path,
     batch_size: int | None,
     name: str,
 ) -> dict[str, Entry]:
-    """Key → what `work` found for each item, in JSON's types.
+    """Key → the entry that `work` makes of each item, in JSON's types.
 
     `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
     in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
@@ -66,7 +68,11 @@ def kept(
     progress = Progress(name, len(items), len(done), unit=name.rpartition(" ")[2])
     with file.open("a", encoding="utf-8") as out, progress:
         for batch in todo:
-            for key, entry in work(batch, progress.advance):
+            entries = work(batch, progress.advance)
+            if batch_size is not None:  # in the order of the items, as the lines stand after a run that went on
+                found = dict(entries)
+                entries = ((item.key, found[item.key]) for item in batch)
+            for key, entry in entries:
                 done[key] = entry
                 out.write(json_line({"key": key, **entry}, file))
                 if batch_size is None:

@@ -1,20 +1,19 @@
-"""K answers to each prompt, drawn by a backend and kept in a file as they come."""
+"""K answers to each prompt, sampled by a worker and written to a file as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ft.data.prompts import Prompt, Sample
-from ft.models.generation.backends import Asked, Backend, BackendOptions, backend
-from ft.models.generation.generate import Sampling
-from ft.models.generation.resumable import Entry, Tick, kept
-from ft.recipe.job import Job
+from ft.models.generation.backends import Worker, WorkerSpec, answers_by_key, load_worker, requests
+from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampledAnswer:
     """A sampled answer and how it came; `tokens` long, `ended` by the model itself; `fits` into its positions."""
 
     sample: Sample
@@ -28,7 +27,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Sample:
+    """The k-th answer to a prompt, not made yet."""
+
     prompt: Prompt
     k: int
 
@@ -38,52 +39,49 @@ class _Wanted:
 
 
 class Sampler:
-    """Draws with the policy, which is loaded only where an answer is missing.
+    """Samples from a policy, which is loaded only where an answer is missing.
 
-    What is drawn is decided by the seed, the words of the prompt and k, so the same prompt has the same luck at every
-    temperature, whatever other prompts there are.
+    An answer is decided by the seed, the words of the prompt and k, so the same prompt has the same random numbers at
+    every temperature, whatever other prompts there are. `prompt_ids` holds each prompt's tokens by its key, `origin`
+    what a sample says of where it is from.
     """
 
     def __init__(
         self,
-        job: Job,
-        asked: BackendOptions,
-        ids: Mapping[str, list[int]],
+        name: str,
+        spec: WorkerSpec,
+        prompt_ids: Mapping[str, list[int]],
         origin: Mapping[str, str | int],
         sampling: Sampling,
         samples: int,
-        batch_size: int,
     ):
-        self.job, self.asked, self.ids, self.origin = job, asked, ids, origin
-        self.sampling, self.samples, self.batch_size = sampling, samples, batch_size
-        self._loaded: Backend | None = None
+        self.name, self.spec, self.prompt_ids, self.origin = name, spec, prompt_ids, origin
+        self.sampling, self.samples = sampling, samples
+        self._worker: Worker | None = None
 
-    def answers(self, prompts: Sequence[Prompt], temperature: float, file: Path) -> list[Answer]:
+    def answers(self, prompts: Sequence[Prompt], temperature: float, file: Path) -> list[SampledAnswer]:
         """K answers to each prompt, in order. Prompts of about one length are answered side by side."""
         sampling = replace(self.sampling, temperature=temperature)
 
-        def work(batch: Sequence[_Wanted], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            questions = [Asked(one.key, one.prompt.messages, self.ids[one.prompt.key]) for one in batch]
-            for key, reply in self._backend().answers(questions, sampling, tick):
-                yield key, asdict(reply)
+        def work(batch: Sequence[_Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
+            rows = ((one.key, one.prompt.messages, self.prompt_ids[one.prompt.key]) for one in batch)
+            return answers_by_key(self._loaded_worker(), requests(rows), sampling, tick)
 
-        wanted = [_Wanted(prompt, k) for prompt in prompts for k in range(self.samples)]
-        ordered = sorted(wanted, key=lambda one: (-len(self.ids[one.prompt.key]), one.prompt.key, one.k))
-        alone = self.asked.kind == "server"
-        done = kept(ordered, work, file, None if alone else self.batch_size, f"{self.job.name}: answers")
-        return [self._answer(one, done[one.key], sampling) for one in wanted]
+        samples = [_Sample(prompt, k) for prompt in prompts for k in range(self.samples)]
+        longest_first = sorted(samples, key=lambda one: (-len(self.prompt_ids[one.prompt.key]), one.prompt.key, one.k))
+        entries = compute_entries(longest_first, work, file, self.spec.requests_per_batch, f"{self.name}: answers")
+        return [self._answer(one, entries[one.key], sampling) for one in samples]
 
-    def _answer(self, one: _Wanted, entry: Entry, sampling: Sampling) -> Answer:
-        drawn = {"k": one.k, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
-        sample = Sample(one.prompt, entry["text"] or "", {**self.origin, **drawn})
-        return Answer(sample, entry["tokens"], entry["ended"], fits=entry["text"] is not None)
+    def _answer(self, one: _Sample, entry: Entry, sampling: Sampling) -> SampledAnswer:
+        how = {"k": one.k, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        sample = Sample(one.prompt, entry["text"] or "", {**self.origin, **how})
+        return SampledAnswer(sample, entry["tokens"], entry["ended"], fits=entry["text"] is not None)
 
-    def _backend(self) -> Backend:
-        if self._loaded is None:
-            job = self.job
-            self._loaded = backend(self.asked, job.model, job.init, job.template, job.blocks.get("quantization"))
-        return self._loaded
+    def _loaded_worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = load_worker(self.spec)
+        return self._worker
 
-    def rest(self) -> None:
+    def unload(self) -> None:
         """Let the policy go: a reward model needs the memory next."""
-        self._loaded = None
+        self._worker = None

@@ -1,23 +1,29 @@
 """Where sampled answers come from: the model itself, vLLM in this process, or a server that speaks OpenAI's protocol.
 
-A backend is a class with `answers`; to add one, write it here and name it in BackendOptions.kind and `backend`.
+Each is a Worker, the unit of inference work: made from plain values (WorkerSpec), it turns a batch of columns into
+columns. To add one, write its class in a module here and name it in BackendOptions.kind and `load_worker`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from ft.data.formats.messages import Message
-from ft.models.generation.generate import Sampling
+from ft.models.generation.sampling import Sampling
 from ft.recipe import ModelSource
+from ft.recipe.job import Job
 
 Tick = Callable[[int, int], None]
+
+REFILLS = 4
+
+Columns = dict[str, list[Any]]
+"""A batch by columns, all of one length, in plain values."""
 
 
 @dataclass(frozen=True)
@@ -72,74 +78,85 @@ def _check_address(url: str) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One answer wanted. `key` is its own: with the seed it decides what is drawn. `ids` is the rendered prompt."""
+class WorkerSpec:
+    """What a worker is made of: plain values, so that it can be made in another process or on another machine.
 
-    key: str
-    messages: Sequence[Message]
-    ids: Sequence[int]
+    The model is the finished one in `folder`, or `model` itself where that is None; a server needs neither.
+    `batch_size` is how many requests the model itself completes side by side.
+    """
+
+    options: BackendOptions = field(default_factory=BackendOptions)
+    model: ModelSource | None = None
+    folder: Path | None = None
+    chat_template: str | None = None
+    quantization: Mapping[str, Any] | None = None
+    batch_size: int = 64
+
+    @staticmethod
+    def of(job: Job, batch_size: int, options: BackendOptions | None = None) -> WorkerSpec:
+        """The model a stage starts from; by itself, unless `options` name another backend."""
+        model = (job.model, job.init, job.template, job.blocks.get("quantization"))
+        return WorkerSpec(options or BackendOptions(), *model, batch_size)
+
+    @property
+    def requests_per_batch(self) -> int | None:
+        """How many requests a worker gets at once; None: all. More than are completed side by side, so that a slot
+        that is free is taken by the next; not many more, since a killed run answers an unfinished batch again."""
+        return None if self.options.kind == "server" else REFILLS * self.batch_size
 
 
-@dataclass(frozen=True)
-class Reply:
-    """`text` is None where the prompt does not fit; `ended` is False where the limit of tokens cut the answer."""
+class Worker(Protocol):
+    """Answers batches of requests. An answer depends on seed, prompt and key of its request, not on the batch."""
 
-    text: str | None
-    tokens: int
-    ended: bool
+    def __init__(self, spec: WorkerSpec) -> None: ...
 
+    def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
+        """Parts of the answer's columns as they are finished, in any order.
 
-class Backend(Protocol):
-    def answers(self, asked: Sequence[Asked], sampling: Sampling, tick: Tick) -> Iterator[tuple[str, Reply]]:
-        """Key and reply of each, in any order; `tick` hears of answers finished and tokens made since it last did."""
+        batch    key, messages, prompt_ids (the messages as the model's own template renders them)
+        answers  key; text, None where prompt or answer do not fit into the model's positions; tokens, how long it is;
+                 ended, False where the limit of tokens cut it
+        """
         ...
 
 
-def backend(
-    options: BackendOptions,
-    model: ModelSource | None,
-    folder: Path | None,
-    template: str | None,
-    quantization: Mapping[str, Any] | None,
-) -> Backend:
-    """The one that answers for the model in `folder`, or for `model` where that is None."""
-    if options.kind == "server":
-        from ft.models.generation.backends.openai import Server
+def load_worker(spec: WorkerSpec) -> Worker:
+    """The worker that `spec.options` names, with its model loaded."""
+    if spec.options.kind == "server":
+        from ft.models.generation.backends.openai import ServerWorker
 
-        return Server(options)
-    if options.kind == "vllm":
-        from ft.models.generation.backends.vllm import Vllm
+        return ServerWorker(spec)
+    if spec.options.kind == "vllm":
+        from ft.models.generation.backends.vllm import VllmWorker
 
-        return Vllm(options, model, folder, template, quantization)
-    return Transformers(model, folder, template, quantization)
+        return VllmWorker(spec)
+    from ft.models.generation.backends.local import LocalWorker
+
+    return LocalWorker(spec)
 
 
-def seed_of(sampling: Sampling, key: str) -> int:
-    """What backends that draw by themselves are told: decided by the seed and the answer's own key."""
+def requests(rows: Iterable[tuple[str, Any, Any]]) -> Columns:
+    """A worker's batch, from (key, messages, prompt_ids) of each request."""
+    keys, messages, prompt_ids = map(list, zip(*rows, strict=True))
+    return {"key": keys, "messages": messages, "prompt_ids": prompt_ids}
+
+
+def answer(key: str, text: str | None, tokens: int, ended: bool) -> Columns:
+    """A worker's part with one answer."""
+    return {"key": [key], "text": [text], "tokens": [tokens], "ended": [ended]}
+
+
+def answers_by_key(
+    worker: Worker, batch: Columns, sampling: Sampling, tick: Tick
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, {text, tokens, ended}) of each answer as it comes; `tick` hears of answers finished and their tokens."""
+    names = ("text", "tokens", "ended")
+    for part in worker(batch, sampling):
+        tick(len(part["key"]), sum(part["tokens"]))
+        for key, *values in zip(part["key"], *(part[name] for name in names), strict=True):
+            yield key, dict(zip(names, values, strict=True))
+
+
+def request_seed(sampling: Sampling, key: str) -> int:
+    """The seed of one request, for backends that sample by themselves: decided by the seed and the request's key."""
     return int.from_bytes(hashlib.sha256(f"{sampling.seed}\n{key}".encode()).digest()[:4], "big") >> 1
-
-
-class Transformers:
-    """The model itself. An answer depends on the seed and its key alone, whatever stands beside it in a batch, up to
-    the rounding of a batch's arithmetic; the same batch gives the same answers bit by bit."""
-
-    def __init__(
-        self,
-        model: ModelSource | None,
-        folder: Path | None,
-        template: str | None = None,
-        quantization: Mapping[str, Any] | None = None,
-    ):
-        from ft.models.generation.answerer import Speaker
-
-        self.speaker = Speaker(model, folder, template, quantization)
-
-    def answers(self, asked: Sequence[Asked], sampling: Sampling, tick: Tick) -> Iterator[tuple[str, Reply]]:
-        from ft.models.generation.dialogue import Dialogue, Turn, rollout
-
-        dialogues = [Dialogue(one.key, [Turn(one.messages[-1]["content"])], one.messages[:-1]) for one in asked]
-        model, renderer = self.speaker.model, self.speaker.renderer
-        for told in rollout(model, renderer, dialogues, sampling, batch_size=len(dialogues), tick=tick):
-            answer = told.answers[0] if told.answers else None
-            reply = Reply(answer.text, len(answer.ids), answer.ended) if answer else Reply(None, 0, False)
-            yield told.dialogue.key, reply

@@ -13,14 +13,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from ft.data.formats.messages import Message
 from ft.errors import UserError, fail
-from ft.models.generation.backends import Asked, BackendOptions, Reply, Tick, seed_of
-from ft.models.generation.generate import Sampling
+from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
+from ft.models.generation.sampling import Sampling
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 60.0  # seconds between two tries
-MAY_PASS = (408, 409, 425, 429)  # and everything from 500
+MAX_WAIT = 60.0  # seconds between two tries
+TEMPORARY = (408, 409, 425, 429)  # HTTP statuses that may pass, and everything from 500
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -30,7 +31,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class _Passing(Exception):
+class _TemporaryFailure(Exception):
     """A failure that may be gone at the next try; `wait` is how many seconds the server asks for."""
 
     def __init__(self, text: str, wait: float = 0.0):
@@ -38,48 +39,49 @@ class _Passing(Exception):
         self.wait = wait
 
 
-class Server:
+class ServerWorker:
     """Each request carries a seed of its own. Whether the same seed gives the same answer again is up to the server."""
 
-    def __init__(self, options: BackendOptions):
-        self.options = options
-        self.url = (options.base_url or "").rstrip("/")
+    def __init__(self, spec: WorkerSpec):
+        self.options = spec.options
+        self.url = (self.options.base_url or "").rstrip("/")
         self.key = self._key()
         self.opener = urllib.request.build_opener(_NoRedirect)
         self.stopped = threading.Event()
         self._serves_model()
 
-    def answers(self, asked: Sequence[Asked], sampling: Sampling, tick: Tick) -> Iterator[tuple[str, Reply]]:
+    def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
         pool = ThreadPoolExecutor(self.options.concurrency)
+        rows = zip(batch["key"], batch["messages"], strict=True)
         try:
-            found = {pool.submit(self._reply, one, sampling): one.key for one in asked}
-            for future in as_completed(found):
-                reply = future.result()
-                tick(1, reply.tokens)
-                yield found[future], reply
+            futures = [pool.submit(self._answer, key, messages, sampling) for key, messages in rows]
+            for future in as_completed(futures):
+                yield future.result()
         finally:  # after an error or Ctrl-C: nothing new is asked, and nobody waits for a further try
             self.stopped.set()
             pool.shutdown(cancel_futures=True)
             self.stopped.clear()
 
-    def _reply(self, one: Asked, sampling: Sampling) -> Reply:
+    def _answer(self, key: str, messages: Sequence[Message], sampling: Sampling) -> Columns:
         body = {
             "model": self.options.model,
-            "messages": [{"role": m["role"], "content": m["content"]} for m in one.messages],
+            "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
-            "seed": seed_of(sampling, one.key),
+            "seed": request_seed(sampling, key),
         }
-        found = self._tried("/chat/completions", body)
+        response = self._request_until_answered("/chat/completions", body)
         try:
-            choice = found["choices"][0]
+            choice = response["choices"][0]
             text = choice["message"]["content"] or ""
-            tokens = int((found.get("usage") or {}).get("completion_tokens") or 0)
-            return Reply(text.strip(), tokens, choice["finish_reason"] == "stop")
+            tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
+            return answer(key, text.strip(), tokens, choice["finish_reason"] == "stop")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             fix = "backend.base_url must lead to a server of OpenAI's protocol, as `vllm serve` is."
-            raise fail(self.url, f"the answer is no chat completion: {self._quoted(json.dumps(found))}", fix) from error
+            raise fail(
+                self.url, f"the answer is no chat completion: {self._quoted(json.dumps(response))}", fix
+            ) from error
 
     def _key(self) -> str | None:
         name = self.options.key_env
@@ -91,30 +93,30 @@ class Server:
 
     def _serves_model(self) -> None:
         """A wrong name, address or key is found before the first question."""
-        found = self._tried("/models", None)
-        names = [entry.get("id") for entry in found.get("data", [])] if isinstance(found, dict) else []
+        response = self._request_until_answered("/models", None)
+        names = [entry.get("id") for entry in response.get("data", [])] if isinstance(response, dict) else []
         if names and self.options.model not in names:
             what = f"the server has no model '{self.options.model}'"
             raise fail(self.url, what, f"It serves: {', '.join(map(str, names[:8]))}. Set backend.model.")
 
-    def _tried(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _request_until_answered(self, path: str, body: dict[str, Any] | None) -> Any:
         """The answer to a request, tried again while what is wrong may pass. Raises UserError when it does not."""
         wait = self.options.wait
         for left in range(self.options.retries, -1, -1):
             try:
-                return self._requested(path, body)
-            except _Passing as failed:
+                return self._request(path, body)
+            except _TemporaryFailure as failed:
                 if left == 0 or self.stopped.is_set():
                     tries = f"after {self.options.retries + 1} tries"
                     fix = "Is it up, and backend.base_url right? What is answered is kept; the same command goes on."
                     raise fail(self.url, f"no answer {tries}: {failed}", fix) from failed
-                seconds = min(max(wait, failed.wait), LONGEST_WAIT)
+                seconds = min(max(wait, failed.wait), MAX_WAIT)
                 log.info("%s: %s; tried again in %.0f s", self.url, failed, seconds)
                 self.stopped.wait(seconds)
                 wait *= 2
         raise AssertionError("the loop returns or raises")
 
-    def _requested(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -124,18 +126,20 @@ class Server:
             with self.opener.open(request, timeout=self.options.timeout) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
-            raise self._refused(path, error) from error
+            raise self._failure(path, error) from error
         except (OSError, http.client.HTTPException) as error:  # no connection, a broken one, or none in time
-            raise _Passing(self._quoted(str(getattr(error, "reason", error)) or type(error).__name__)) from error
+            raise _TemporaryFailure(
+                self._quoted(str(getattr(error, "reason", error)) or type(error).__name__)
+            ) from error
         except ValueError as error:
             fix = "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1."
             raise fail(self.url + path, "what came back is no JSON", fix) from error
 
-    def _refused(self, path: str, error: urllib.error.HTTPError) -> UserError | _Passing:
-        said = self._quoted(error.read().decode(errors="replace")) or error.reason
-        if error.code in MAY_PASS or error.code >= 500:
-            asked = error.headers.get("Retry-After", "")
-            return _Passing(f"HTTP {error.code}: {said}", float(asked) if asked.isdecimal() else 0.0)
+    def _failure(self, path: str, error: urllib.error.HTTPError) -> UserError | _TemporaryFailure:
+        message = self._quoted(error.read().decode(errors="replace")) or error.reason
+        if error.code in TEMPORARY or error.code >= 500:
+            seconds = error.headers.get("Retry-After", "")
+            return _TemporaryFailure(f"HTTP {error.code}: {message}", float(seconds) if seconds.isdecimal() else 0.0)
         fixes = {
             404: "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1.",
             401: "Name the environment variable that holds the key: `backend: {key_env: …}`.",
@@ -143,13 +147,13 @@ class Server:
         if self.options.key_env:
             fixes[401] = f"The key in {self.options.key_env} is not the server's: set the variable anew."
         fix = fixes.get(401 if error.code == 403 else error.code, "The request is not tried again.")
-        return fail(self.url + path, f"HTTP {error.code}: {said}", fix)
+        return fail(self.url + path, f"HTTP {error.code}: {message}", fix)
 
     def _quoted(self, text: str) -> str:
         """The beginning of what a server said, without the key, which some repeat."""
         try:
-            found = json.loads(text)
-            text = found["error"]["message"] if isinstance(found["error"], dict) else str(found["error"])
+            error = json.loads(text)["error"]
+            text = error["message"] if isinstance(error, dict) else str(error)
         except (ValueError, KeyError, TypeError):
             pass
         text = " ".join(str(text).split())[:300]

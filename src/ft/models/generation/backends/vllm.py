@@ -5,7 +5,7 @@ vLLM is no requirement of ft, since it pins a torch of its own: install it where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,30 @@ from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.files import read_json
-from ft.models.generation.backends import Asked, BackendOptions, Reply, Tick, seed_of
-from ft.models.generation.generate import Sampling
+from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
+from ft.models.generation.sampling import Sampling
 from ft.models.load import is_adapter, tokenizer_of
 from ft.recipe import ModelSource
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # room for an adapter comes in these sizes (vllm/config/lora.py)
 
 
-class Vllm:
+class VllmWorker:
     """An adapter is put on its base by vLLM's own LoRA support; NF4 and 8-bit bases are quantised as vLLM does it."""
 
-    def __init__(
-        self,
-        options: BackendOptions,
-        model: ModelSource | None,
-        folder: Path | None,
-        template: str | None,
-        quantization: Mapping[str, Any] | None,
-    ):
+    def __init__(self, spec: WorkerSpec):
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
         except ImportError as error:
             fix = "Install it beside ft (`pip install vllm`), or write `backend: {kind: transformers}`."
             raise fail("backend.kind", "vLLM is not installed", fix) from error
-        self.renderer = Renderer(tokenizer_of(model, folder, template))
-        base, adapter, trained_on = _parts(model, folder)
-        quantization = quantization or trained_on
+        self.renderer = Renderer(tokenizer_of(spec.model, spec.folder, spec.chat_template))
+        base, adapter, trained_on = _parts(spec.model, spec.folder)
+        quantization = spec.quantization or trained_on
         arguments: dict[str, Any] = {"model": base.path, "revision": base.revision, "dtype": base.dtype or "auto"}
-        arguments |= {"tokenizer": str(folder) if folder else base.path, "gpu_memory_utilization": options.gpu_memory}
+        arguments |= {"tokenizer": str(spec.folder) if spec.folder else base.path}
+        arguments |= {"gpu_memory_utilization": spec.options.gpu_memory}
         if quantization:
             arguments["quantization"] = "bitsandbytes"
         self.adapter = None
@@ -52,25 +46,25 @@ class Vllm:
             self.adapter = LoRARequest("policy", 1, str(adapter))
         self.model = LLM(**arguments)
 
-    def answers(self, asked: Sequence[Asked], sampling: Sampling, tick: Tick) -> Iterator[tuple[str, Reply]]:
+    def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
         from vllm import SamplingParams
 
-        prompts = [{"prompt_token_ids": list(one.ids)} for one in asked]
-        drawn = [
+        prompts = [{"prompt_token_ids": list(ids)} for ids in batch["prompt_ids"]]
+        sampling_params = [
             SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_new_tokens,
-                seed=seed_of(sampling, one.key),
+                seed=request_seed(sampling, key),
                 stop_token_ids=list(self.renderer.stop_ids),
             )
-            for one in asked
+            for key in batch["key"]
         ]
-        told = self.model.generate(prompts, drawn, use_tqdm=False, lora_request=self.adapter)
-        for one, result in zip(asked, told, strict=True):
-            answer = result.outputs[0]
-            tick(1, len(answer.token_ids))
-            yield one.key, Reply(answer.text.strip(), len(answer.token_ids), answer.finish_reason == "stop")
+        results = self.model.generate(prompts, sampling_params, use_tqdm=False, lora_request=self.adapter)
+        for key, result in zip(batch["key"], results, strict=True):
+            completion = result.outputs[0]
+            ended = completion.finish_reason == "stop"
+            yield answer(key, completion.text.strip(), len(completion.token_ids), ended)
 
 
 def _parts(model: ModelSource | None, folder: Path | None) -> tuple[ModelSource, Path | None, Mapping[str, Any] | None]:

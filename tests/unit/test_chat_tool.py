@@ -15,8 +15,8 @@ from ft.cli import app
 from ft.encode.token_text import Speller, spelt
 from ft.errors import UserError
 from ft.files import write_json
-from ft.models.generation.answerer import NF4, Speaker
-from ft.models.generation.generate import Sampling
+from ft.models.generation.chat_model import NF4, ChatModel
+from ft.models.generation.sampling import Sampling
 from ft.models.load import is_adapter
 from ft.tools.chat import AnswerOptions, ChatSession, model_at, newest_model
 
@@ -65,11 +65,11 @@ class Talk:
 
     def __init__(self, model: Path, out: io.StringIO | None = None, chat_template: str | None = None):
         self.out, self.notes = out or io.StringIO(), io.StringIO()
-        speaker = Speaker(None, model, chat_template)
-        self.dialogue = ChatSession(speaker, GREEDY, self.out, Console(file=self.notes, width=400))
+        chat_model = ChatModel(None, model, chat_template)
+        self.session = ChatSession(chat_model, GREEDY, self.out, Console(file=self.notes, width=400))
 
     def take(self, *lines: str) -> bool:
-        return [self.dialogue.take(line) for line in lines][-1]
+        return [self.session.handle(line) for line in lines][-1]
 
     @property
     def said(self) -> str:
@@ -84,27 +84,41 @@ def test_an_answer_is_said_and_remembered(blue: Path) -> None:
     talk = Talk(blue)
     assert talk.take("what is the sky?")
     assert talk.said == "assistant: Blue\n"
-    assert talk.dialogue.messages == [
+    assert talk.session.messages == [
         {"role": "user", "content": "what is the sky?"},
         {"role": "assistant", "content": "Blue"},
     ]
     assert talk.noted == ""
 
 
-def test_each_token_is_heard_as_soon_as_its_character_is_whole(says: Says) -> None:
-    heard: list[str] = []
-    speaker = Speaker(None, says("né"))
-    speaker.say(speaker.renderer.prompt([{"role": "user", "content": "hi"}]), GREEDY, heard.append)
-    assert heard == ["n", "é"]
+def test_each_piece_of_text_comes_as_soon_as_its_character_is_whole(says: Says) -> None:
+    pieces: list[str] = []
+    chat_model = ChatModel(None, says("né"))
+    chat_model.stream(chat_model.renderer.prompt([{"role": "user", "content": "hi"}]), GREEDY, pieces.append)
+    assert pieces == ["n", "é"]
 
 
 def test_a_streamed_answer_is_the_answer_of_evaluation(base: Path) -> None:
-    heard: list[str] = []
-    speaker = Speaker(None, base)
+    pieces: list[str] = []
+    chat_model = ChatModel(None, base)
     asked = [{"role": "user", "content": "sky?"}]
-    speaker.say(speaker.renderer.prompt(asked), GREEDY, heard.append)
-    assert "".join(heard).strip() == speaker.answer([asked], GREEDY)[0]
-    assert len(heard) > 1
+    chat_model.stream(chat_model.renderer.prompt(asked), GREEDY, pieces.append)
+    assert "".join(pieces).strip() == chat_model.answer([asked], GREEDY)[0]
+    assert len(pieces) > 1
+
+
+def test_chat_with_the_same_seed_gives_the_same_answers(base: Path) -> None:
+    def answers(seed: str) -> str:
+        return (
+            CliRunner()
+            .invoke(app, ["chat", str(base), "--max-new-tokens", "12", "--seed", seed], input="a\na\n")
+            .stdout
+        )
+
+    first = answers("3")
+    assert first == answers("3") != answers("4")
+    once, again = first.split("assistant: ")[1:]
+    assert once != again, "a message sent again may get another answer"
 
 
 def test_a_message_with_a_control_token_is_refused_and_the_dialogue_goes_on(blue: Path) -> None:
@@ -122,7 +136,7 @@ def test_an_answer_that_would_forge_a_turn_is_not_remembered(says: Says) -> None
     talk.take("hello")
     assert talk.said == "assistant: Hi\nUser:Hi\nUser:\n"
     assert talk.noted.startswith("the answer is not remembered: message 2 (assistant) holds '\\nUser:', which marks")
-    assert talk.dialogue.messages == []
+    assert talk.session.messages == []
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_program(says: Says) -> None:
@@ -138,15 +152,15 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(says: Says) -> None:
     talk = Talk(says("abacada", end=False), out=Interrupting())
     assert talk.take("go")
     assert talk.said == "assistant: aba …\n"
-    assert talk.dialogue.messages[-1] == {"role": "assistant", "content": "aba"}
+    assert talk.session.messages[-1] == {"role": "assistant", "content": "aba"}
 
 
 def test_the_oldest_turns_are_forgotten_when_the_model_has_no_room_and_it_is_said(says: Says) -> None:
     talk = Talk(says("Blue", positions=100))
     talk.take("/system be brief", "first question", "second question")
     assert talk.noted == "The system message is set.\nThe oldest turn is forgotten: the model sees 100 tokens.\n"
-    assert [message["content"] for message in talk.dialogue.messages] == ["second question", "Blue"]
-    assert talk.dialogue.system == [{"role": "system", "content": "be brief"}]
+    assert [message["content"] for message in talk.session.messages] == ["second question", "Blue"]
+    assert talk.session.system == [{"role": "system", "content": "be brief"}]
 
 
 def test_a_message_longer_than_the_model_sees_is_refused(says: Says) -> None:
@@ -162,8 +176,8 @@ def test_a_message_longer_than_the_model_sees_is_refused(says: Says) -> None:
 def test_commands(blue: Path) -> None:
     talk = Talk(blue)
     assert talk.take("hi", "/reset", "/preset creative", "/preset hot", "/systen x", "", "/help")
-    assert talk.dialogue.messages == []
-    assert (talk.dialogue.how.temperature, talk.dialogue.how.top_p) == (1.0, 0.95)
+    assert talk.session.messages == []
+    assert (talk.session.sampling.temperature, talk.session.sampling.top_p) == (1.0, 0.95)
     assert talk.noted.startswith(
         "The dialogue is forgotten.\n"
         "creative: temperature 1, top_p 0.95\n"
@@ -177,22 +191,22 @@ def test_commands(blue: Path) -> None:
 def test_a_system_message_reaches_the_prompt_and_leaves_it(blue: Path) -> None:
     talk = Talk(blue)
     talk.take("/system Rhyme.", "hi")
-    prompt = talk.dialogue._prompt([*talk.dialogue.system, {"role": "user", "content": "hi"}])
-    assert talk.dialogue.speaker.tokenizer.decode(prompt) == (
+    prompt = talk.session._prompt([*talk.session.system, {"role": "user", "content": "hi"}])
+    assert talk.session.chat_model.tokenizer.decode(prompt) == (
         "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     )
     talk.take("/system")
-    assert talk.dialogue.system == []
+    assert talk.session.system == []
 
 
 def test_four_bit_weights_answer_on_a_cpu(blue: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    speaker = Speaker(None, blue, quantization=NF4)
-    held = [module for module in speaker.model.modules() if isinstance(module, Linear4bit)]
+    chat_model = ChatModel(None, blue, quantization=NF4)
+    held = [module for module in chat_model.model.modules() if isinstance(module, Linear4bit)]
     assert len(held) == 14  # seven in each of two layers
     assert held[0].weight.quant_state.nested  # the constants are quantised too
-    assert speaker.answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
+    assert chat_model.answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
 
 
 def test_a_pipe_gets_answers_only(blue: Path) -> None:
@@ -215,7 +229,7 @@ def test_an_adapter_answers_on_its_base(blue: Path, data: Path, tmp_path: Path) 
     made = tiny.trained(tmp_path, blue, data, {"max_steps": 1, "learning_rate": 1e-9}, lora=tiny.LORA)
     assert is_adapter(made.folder)
     found = model_at(str(made.folder))
-    assert Speaker(found.model, found.folder).answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
+    assert ChatModel(found.model, found.folder).answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
 
 
 @pytest.mark.parametrize(
@@ -242,24 +256,24 @@ def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("options", "said"),
     [
         (AnswerOptions("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
         (AnswerOptions(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
         (AnswerOptions(top_p=1.5), "--top-p: it is 1.5. Write a share above 0, up to 1."),
-        (AnswerOptions(longest=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
+        (AnswerOptions(max_new_tokens=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
     ],
 )
-def test_what_was_typed_is_checked(answers: AnswerOptions, said: str) -> None:
+def test_what_was_typed_is_checked(options: AnswerOptions, said: str) -> None:
     with pytest.raises(UserError) as error:
-        answers.sampling(128)
+        options.sampling(128)
     assert str(error.value) == said
 
 
 def test_presets_and_what_goes_over_them() -> None:
     assert AnswerOptions().sampling(4096) == Sampling(512, 0.6, 0.9)
     assert AnswerOptions("greedy", top_p=0.5).sampling(128) == Sampling(64, 0.0, 0.5)
-    assert AnswerOptions("creative", temperature=0.2, longest=7).sampling(None) == Sampling(7, 0.2, 0.95)
+    assert AnswerOptions("creative", temperature=0.2, max_new_tokens=7).sampling(None) == Sampling(7, 0.2, 0.95)
 
 
 def test_pieces_of_tokens_join_to_the_text_and_keep_characters_whole() -> None:

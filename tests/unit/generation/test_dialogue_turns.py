@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from ft.encode.conversation import Renderer
-from ft.models.generation.decode import chosen
-from ft.models.generation.dialogue import Dialogue, Transcript, Turn, rollout
-from ft.models.generation.generate import Sampling
+from ft.models.generation.dialogue import Dialogue, Transcript, Turn, answer_dialogues
+from ft.models.generation.engine import Engine
+from ft.models.generation.sampling import Sampling
 from ft.models.load import load_base
 from ft.recipe import ModelSource
 
@@ -80,16 +80,25 @@ def mistral(**changed: Any) -> MistralForCausalLM:
     return MistralForCausalLM(config).eval()
 
 
-def rolled(model: Any, dialogues: list[Dialogue], sampling: Sampling = GREEDY, **options: Any) -> dict[str, Transcript]:
-    found = rollout(model, options.pop("renderer", renderer()), dialogues, sampling, **options)
-    return {transcript.dialogue.key: transcript for transcript in found}
+def transcripts(
+    model: Any,
+    dialogues: list[Dialogue],
+    sampling: Sampling = GREEDY,
+    reuse_cache: bool = True,
+    rendering: Renderer | None = None,
+    **options: Any,
+) -> dict[str, Transcript]:
+    rendering = rendering or renderer()
+    engine = Engine(model, rendering.stop_ids, reuse_cache=reuse_cache)
+    finished = answer_dialogues(engine, rendering, dialogues, sampling, **options)
+    return {transcript.dialogue.key: transcript for transcript in finished}
 
 
-def ids(transcripts: dict[str, Transcript]) -> dict[str, list[list[int] | None]]:
-    return {key: [a and a.ids for a in transcripts[key].answers] for key in sorted(transcripts)}
+def ids(found: dict[str, Transcript]) -> dict[str, list[list[int] | None]]:
+    return {key: [a and a.ids for a in found[key].answers] for key in sorted(found)}
 
 
-def said_slowly(model: Any, rendering: Renderer, dialogue: Dialogue) -> list[list[int] | None]:
+def answers_without_cache(model: Any, rendering: Renderer, dialogue: Dialogue) -> list[list[int] | None]:
     """The greedy answers with no cache and no batch: every token from a forward pass over everything before it."""
     messages, answers = list(dialogue.start), []
     for turn in dialogue.turns:
@@ -126,22 +135,22 @@ def tokens_read() -> Callable[[Any], list[int]]:
 def test_answers_are_those_of_one_dialogue_read_without_a_cache(make: Callable[[], Any], template: str) -> None:
     model, rendering = make(), renderer(template)
 
-    found = ids(rolled(model, DIALOGUES, renderer=rendering))
+    found = ids(transcripts(model, DIALOGUES, rendering=rendering))
 
-    assert found == {d.key: said_slowly(model, rendering, d) for d in sorted(DIALOGUES, key=lambda d: d.key)}
+    assert found == {d.key: answers_without_cache(model, rendering, d) for d in sorted(DIALOGUES, key=lambda d: d.key)}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_sampled_answers_are_the_same_with_and_without_a_carried_cache(attention: str) -> None:
+def test_sampled_answers_are_the_same_with_and_without_a_reused_cache(attention: str) -> None:
     model = llama(attention)
 
-    assert ids(rolled(model, DIALOGUES, SAMPLED)) == ids(rolled(model, DIALOGUES, SAMPLED, carry=False))
+    assert ids(transcripts(model, DIALOGUES, SAMPLED)) == ids(transcripts(model, DIALOGUES, SAMPLED, reuse_cache=False))
 
 
 def test_an_answer_ends_at_the_end_of_turn_token_or_is_cut() -> None:
     many = [Dialogue(f"{n}", [Turn("hello")]) for n in range(40)]
 
-    answers = [transcript.answers[0] for transcript in rolled(llama(), many, SAMPLED).values()]
+    answers = [transcript.answers[0] for transcript in transcripts(llama(), many, SAMPLED).values()]
 
     assert {len(answer.ids) for answer in answers if not answer.ended} == {10}
     assert min(len(answer.ids) for answer in answers if answer.ended) < 5
@@ -152,7 +161,7 @@ def test_a_dialogue_is_read_once_and_its_answers_at_most_twice(tokens_read: Call
     model, rendering = llama(), renderer()
     columns = tokens_read(model)
 
-    (transcript,) = rolled(model, [DIALOGUES[1]], GREEDY, renderer=rendering).values()
+    (transcript,) = transcripts(model, [DIALOGUES[1]], GREEDY, rendering=rendering).values()
 
     said = [
         {"role": role, "content": text}
@@ -165,21 +174,21 @@ def test_a_dialogue_is_read_once_and_its_answers_at_most_twice(tokens_read: Call
 def test_the_batch_the_order_and_what_was_done_before_change_nothing() -> None:
     model = llama()
 
-    together = ids(rolled(model, DIALOGUES, SAMPLED))
+    together = ids(transcripts(model, DIALOGUES, SAMPLED))
 
-    assert ids(rolled(model, DIALOGUES, SAMPLED, batch_size=1)) == together
-    assert ids(rolled(model, DIALOGUES[::-1], SAMPLED, batch_size=4)) == together
-    assert ids(rolled(model, DIALOGUES[2:4], SAMPLED)) == {key: together[key] for key in ("given", "system")}
+    assert ids(transcripts(model, DIALOGUES, SAMPLED, batch_size=1)) == together
+    assert ids(transcripts(model, DIALOGUES[::-1], SAMPLED, batch_size=4)) == together
+    assert ids(transcripts(model, DIALOGUES[2:4], SAMPLED)) == {key: together[key] for key in ("given", "system")}
 
 
 def test_the_key_the_turn_and_the_seed_decide_what_is_drawn() -> None:
     twice = [Dialogue("a", [Turn("hello"), Turn("hello")]), Dialogue("b", [Turn("hello"), Turn("hello")])]
     flat = llama(initializer_range=1e-4)  # every token as likely as another, whatever was said
 
-    found = ids(rolled(flat, twice, Sampling(8, temperature=1.0, seed=1)))
-    other = ids(rolled(flat, twice, Sampling(8, temperature=1.0, seed=2)))
+    found = ids(transcripts(flat, twice, Sampling(8, temperature=1.0, seed=1)))
+    other = ids(transcripts(flat, twice, Sampling(8, temperature=1.0, seed=2)))
 
-    answers = [tuple(answer) for transcripts in (found, other) for pair in transcripts.values() for answer in pair]
+    answers = [tuple(answer) for run in (found, other) for pair in run.values() for answer in pair]
     assert len(set(answers)) == 8
 
 
@@ -191,36 +200,36 @@ def test_a_given_answer_stands_in_the_context_of_later_turns() -> None:
     before = Dialogue("before", [Turn("two")], start=history)
     own = Dialogue("own", [Turn("one"), Turn("two")])
 
-    found = ids(rolled(model, [asked, silent, before, own]))
+    found = ids(transcripts(model, [asked, silent, before, own]))
 
     assert found["asked"][0] == found["own"][0]
     assert found["silent"][0] is None
     assert found["asked"][1] == found["silent"][1] == found["before"][0] != found["own"][1]
 
 
-def test_an_adapter_answers_the_same_with_and_without_a_carried_cache() -> None:
+def test_an_adapter_answers_the_same_with_and_without_a_reused_cache() -> None:
     from peft import LoraConfig, get_peft_model
 
-    base = ids(rolled(llama(), DIALOGUES))
+    base = ids(transcripts(llama(), DIALOGUES))
     adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(llama(), adapter).eval()
 
-    carried = ids(rolled(model, DIALOGUES))
+    reused = ids(transcripts(model, DIALOGUES))
 
-    assert carried == ids(rolled(model, DIALOGUES, carry=False))
-    assert carried != base
+    assert reused == ids(transcripts(model, DIALOGUES, reuse_cache=False))
+    assert reused != base
 
 
-def test_a_4_bit_model_answers_the_same_with_and_without_a_carried_cache(tmp_path: Any) -> None:
+def test_a_4_bit_model_answers_the_same_with_and_without_a_reused_cache(tmp_path: Any) -> None:
     """The products of 4-bit weights may be rounded otherwise for one token than for many: 1 answer in 20 may differ."""
     llama().save_pretrained(tmp_path)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="float32")
     model = load_base(ModelSource(str(tmp_path)), "float32", nf4.to_diff_dict(), use_cpu=True).eval()
     many = [Dialogue(f"{n}", [Turn(f"is it {LETTERS[n]}?"), Turn("and now?"), Turn("then?")]) for n in range(20)]
 
-    carried, anew = (rolled(model, many, SAMPLED, carry=carry) for carry in (True, False))
+    reused, anew = (transcripts(model, many, SAMPLED, reuse_cache=reuse_cache) for reuse_cache in (True, False))
 
-    same = [ids(carried)[key][turn] == ids(anew)[key][turn] for key in carried for turn in range(3)]
+    same = [ids(reused)[key][turn] == ids(anew)[key][turn] for key in reused for turn in range(3)]
     assert len(same) == 60
     assert sum(same) >= 57
 
@@ -236,15 +245,15 @@ def test_a_4_bit_model_answers_the_same_with_and_without_a_carried_cache(tmp_pat
     ],
     ids=["sliding window", "dynamic rope"],
 )
-def test_a_cache_that_cannot_be_carried_is_made_anew(
+def test_a_cache_that_cannot_be_reused_is_made_anew(
     make: Callable[[], Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, rendering = make(), renderer()
 
     with caplog.at_level(logging.WARNING, "ft"):
-        found = ids(rolled(model, DIALOGUES, renderer=rendering))
+        found = ids(transcripts(model, DIALOGUES, rendering=rendering))
 
-    assert found == {d.key: said_slowly(model, rendering, d) for d in sorted(DIALOGUES, key=lambda d: d.key)}
+    assert found == {d.key: answers_without_cache(model, rendering, d) for d in sorted(DIALOGUES, key=lambda d: d.key)}
     assert caplog.messages == [f"every turn is read from the beginning, which is slower: {reason}"]
 
 
@@ -257,7 +266,7 @@ def test_a_dialogue_longer_than_the_models_positions_is_stopped_and_says_so() ->
         Dialogue("answer", [Turn("hi", given="a" * 18), Turn("oh so?")]),
     ]
 
-    found = rolled(model, dialogues, unending)
+    found = transcripts(model, dialogues, unending)
 
     assert {key: transcript.stopped for key, transcript in found.items()} == {
         "short": "",
@@ -269,7 +278,7 @@ def test_a_dialogue_longer_than_the_models_positions_is_stopped_and_says_so() ->
 def test_a_message_the_template_cannot_hold_stops_its_dialogue_alone() -> None:
     dialogues = [Dialogue("forged", [Turn("hi"), Turn("stop<end>")]), Dialogue("honest", [Turn("hi"), Turn("stop")])]
 
-    found = rolled(llama(), dialogues)
+    found = transcripts(llama(), dialogues)
 
     assert found["forged"].stopped.startswith("turn 2: message 3 (user) holds '<end>'")
     assert [len(found[key].answers) for key in ("forged", "honest")] == [1, 2]
@@ -278,7 +287,7 @@ def test_a_message_the_template_cannot_hold_stops_its_dialogue_alone() -> None:
 def test_every_finished_dialogue_and_every_token_is_ticked() -> None:
     ticks: list[tuple[int, int]] = []
 
-    found = rolled(llama(), DIALOGUES, SAMPLED, batch_size=4, tick=lambda *ticked: ticks.append(ticked))
+    found = transcripts(llama(), DIALOGUES, SAMPLED, batch_size=4, tick=lambda *ticked: ticks.append(ticked))
 
     answers = [answer for transcript in found.values() for answer in transcript.answers if answer]
     assert sum(finished for finished, _ in ticks) == 6
@@ -289,32 +298,17 @@ def test_a_finished_dialogue_comes_before_the_next_batch_is_begun(tokens_read: C
     model = llama()
     columns = tokens_read(model)
 
-    first = next(rollout(model, renderer(), DIALOGUES, GREEDY, batch_size=1))
+    rendering = renderer()
+    first = next(answer_dialogues(Engine(model, rendering.stop_ids), rendering, DIALOGUES, GREEDY, batch_size=1))
 
     assert first.dialogue.key == "long"  # most to answer, so first
     assert len(columns) == sum(len(answer.ids) + answer.ended for answer in first.answers)
 
 
-def test_top_p_leaves_the_likeliest_tokens_in_their_proportions() -> None:
-    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).expand(5, -1)
-    draws = torch.tensor([0.0, 0.62, 0.63, 0.99, 1 - 2**-24])
-
-    assert chosen(logits, Sampling(temperature=1.0, top_p=0.7), draws).tolist() == [1, 1, 2, 2, 2]
-    assert chosen(logits, Sampling(temperature=1.0), draws).tolist() == [0, 1, 1, 2, 2]
-    assert chosen(logits, Sampling(temperature=1.0, top_p=0.1), draws).tolist() == [1, 1, 1, 1, 1]
-
-
-def test_temperature_sharpens() -> None:
-    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).expand(3, -1)
-    draws = torch.tensor([0.1, 0.11, 0.76])  # squared and summed to 1: 0.105, 0.658, 0.237
-
-    assert chosen(logits, Sampling(temperature=0.5), draws).tolist() == [0, 1, 1]
-
-
 def test_what_would_make_answers_wrong_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the model is in training mode.*model\.eval\(\)"):
-        rolled(llama().train(), DIALOGUES)
+        transcripts(llama().train(), DIALOGUES)
     with pytest.raises(ValueError, match="dialogues share the key 'one'"):
-        rolled(llama(), [DIALOGUES[0], DIALOGUES[0]])
+        transcripts(llama(), [DIALOGUES[0], DIALOGUES[0]])
     with pytest.raises(ValueError, match="the turn 'hi' has no answer"):
         Turn("hi", ask=False)

@@ -1,0 +1,95 @@
+"""A loaded model that answers conversations: what chat, evaluation and the stages that need answers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft.encode.chat_template import Message
+from ft.encode.conversation import Renderer
+from ft.encode.token_text import Speller
+from ft.models.device import has_gpu
+from ft.models.generation.engine import Completion, Engine, Request
+from ft.models.generation.sampling import Sampling, prompt_keys
+from ft.models.load import load, load_base, tokenizer_of
+from ft.models.logprobs import completion_logprobs, label_logprobs
+from ft.models.token_budget import positions_of
+from ft.recipe import ModelSource
+
+# What `--load-4bit` means: NF4, the constants quantised too (QLoRA, arXiv:2305.14314, sections 3 and 3.1).
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
+
+class ChatModel:
+    """Model, tokenizer and template on the device at hand: bfloat16 on a GPU, float32 on a CPU.
+
+    renderer   makes prompts; nothing reaches the model that could forge a turn
+    positions  tokens the model can see, prompt and answer together; None: its config does not say
+    engine     completes prompts
+    """
+
+    def __init__(
+        self,
+        model: ModelSource | None,
+        folder: Path | None,
+        chat_template: str | None = None,
+        quantization: Mapping[str, Any] | None = None,
+    ):
+        """The finished model in `folder`, or `model` itself where that is None."""
+        use_cpu = not has_gpu()
+        dtype = "float32" if use_cpu else "bfloat16"
+        self.tokenizer = tokenizer_of(model, folder, chat_template)
+        self.renderer = Renderer(self.tokenizer)
+        if quantization:
+            quantization = {"bnb_4bit_compute_dtype": dtype, **quantization}
+        if folder is not None:
+            self.model = load(folder, dtype, use_cpu, quantization)
+        else:
+            assert model is not None
+            self.model = load_base(model, model.dtype or dtype, quantization, use_cpu).eval()
+        if not use_cpu and not getattr(self.model, "hf_device_map", None):
+            self.model.to("cuda")
+        self.positions = positions_of(self.model)
+        self.engine = Engine(self.model, self.renderer.stop_ids)
+
+    def answer(self, conversations: Sequence[list[Message]], sampling: Sampling, batch_size: int = 64) -> list[str]:
+        """One answer per conversation, in their order. The same conversation twice gets two samples."""
+        prompts = [self.renderer.prompt(messages) for messages in conversations]
+        return [self._text(one) for one in self.complete(prompts, sampling, batch_size)]
+
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 64) -> list[Completion]:
+        """One completion per prompt, in their order. What is sampled depends on the seed, on the prompt and on how
+        often it came before, not on the others."""
+        requests = [Request(prompt, key) for prompt, key in zip(prompts, prompt_keys(prompts), strict=True)]
+        return self.engine.complete(requests, sampling, batch_size=batch_size)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None]) -> None:
+        """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there."""
+        speller = Speller(self.tokenizer, keep_special=False)
+
+        def on_token(key: str, token: int) -> None:
+            if token not in self.renderer.stop_ids and (piece := speller.add(token)):
+                on_text(piece.text)
+
+        request = Request(prompt, prompt_keys([prompt])[0])
+        for _ in self.engine.generate([request], sampling, on_token=on_token):
+            pass
+        if rest := speller.rest():
+            on_text(rest.text)
+
+    def completion_logprobs(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch_size: int = 64
+    ) -> list[float]:
+        """Log-probability of each completion behind its prompt, in nats."""
+        return completion_logprobs(self.model, prompts, completions, batch_size=batch_size)
+
+    def label_logprobs(
+        self, rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int = 64
+    ) -> list[float]:
+        """Log-probability of each row's labelled tokens, in nats."""
+        return label_logprobs(self.model, rows, labels, batch_size=batch_size)
+
+    def _text(self, completion: Completion) -> str:
+        text: str = self.tokenizer.decode(completion.text_ids, skip_special_tokens=True)
+        return text.strip()

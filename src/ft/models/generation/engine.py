@@ -1,0 +1,95 @@
+"""One engine for every completion: prefill, continuous batching over one key/value cache, sampling by seed and key.
+
+Requests are completed side by side. Where one has ended, the next takes its slot of the cache, since a batch that waits
+for its longest completion is mostly empty. A dialogue keeps its slot between its turns and reads only what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from ft.models.generation.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to complete. `key` is its own: with the seed it decides which tokens are sampled.
+
+    `max_new_tokens` is a lower limit than the sampling's, where the model has no room for more.
+    """
+
+    prompt_ids: Sequence[int]
+    key: str
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """`completion_ids` with the token that ended them; `logprobs` of each, in nats, at the sampling's temperature and
+    before `top_p`. finish_reason is "length" where the limit of tokens cut it."""
+
+    key: str
+    completion_ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def text_ids(self) -> list[int]:
+        """Without the token that ended it."""
+        return self.completion_ids[:-1] if self.finish_reason == "stop" else self.completion_ids
+
+
+Follow = Callable[[Completion], Request | None]
+"""The request that goes on where a completion has ended, a dialogue's next turn; it stays in the same slot."""
+
+OnToken = Callable[[str, int], None]
+"""Hears the key of a request and each of its tokens as soon as it is chosen, the one that ends it included."""
+
+
+class Engine:
+    """Completes requests with one model, which must be in eval mode.
+
+    stop_ids     tokens that end a completion
+    reuse_cache  False reads every prompt from its beginning, batch by batch. Models whose cached rows cannot be given
+                 on (sliding windows, rope that moves with the length) are always read so, the latter one by one
+    """
+
+    def __init__(self, model: Any, stop_ids: Sequence[int], *, reuse_cache: bool = True):
+        from ft.models.generation.kv_cache import has_moving_rope, why_not_reusable
+
+        self.model, self.stop_ids = model, tuple(stop_ids)
+        self.why_slow = why_not_reusable(model)
+        self.reuses_cache = reuse_cache and not self.why_slow
+        self.one_by_one = has_moving_rope(model)  # its frequencies follow the longest row of a batch
+
+    def generate(
+        self,
+        requests: Iterable[Request],
+        sampling: Sampling,
+        *,
+        batch_size: int = 64,
+        follow: Follow | None = None,
+        on_token: OnToken | None = None,
+    ) -> Iterator[Completion]:
+        """Completions as they end, at most `batch_size` of them under way at once.
+
+        Requests are taken in their order: give the longest first, so that the cache does not grow on the way and the
+        last ones are short.
+        """
+        if self.model.training:
+            raise ValueError("the model is in training mode, where dropout changes answers: call model.eval()")
+        from ft.models.generation.continuous_batch import ContinuousBatch
+
+        queue = iter(requests)
+        first = list(islice(queue, 1 if self.one_by_one else batch_size))
+        if first:
+            yield from ContinuousBatch(self, sampling, first, queue, follow, on_token).completions()
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int = 64) -> list[Completion]:
+        """The completion of each request, in their order. Keys must differ."""
+        ordered = sorted(requests, key=lambda request: -len(request.prompt_ids))
+        completions = {one.key: one for one in self.generate(ordered, sampling, batch_size=batch_size)}
+        return [completions[request.key] for request in requests]
