@@ -185,6 +185,11 @@ def test_each_token_is_heard_as_soon_as_it_is_chosen(model: Any, prompts: list[l
     model.get_input_embeddings()._forward_hooks.clear()
 
 
+def test_requests_that_share_a_key_are_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match="two requests share a key"):
+        Engine(model, STOP_IDS).complete([Request([20], "a"), Request([21], "a")], Sampling(3))
+
+
 def test_a_model_in_training_mode_is_refused(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match=r"the model is in training mode.*model\.eval\(\)"):
         complete(FAMILIES["llama"]().train(), prompts, Sampling(12))

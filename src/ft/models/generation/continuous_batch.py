@@ -61,7 +61,7 @@ class ContinuousBatch:
                 completion = self.tokens.completion(slot, self.slots[slot].request.key)
                 self._fill(slot, completion)
                 yield completion
-            if active and self._is_half_empty(active):
+            if active and self._is_half_empty(active):  # a step costs by its slots, whether they are in use or not
                 tokens = tokens[self._keep([n for n, on in enumerate(self.active.tolist()) if on or n in self.pending])]
             if active:
                 self.logits = self.cache.decode(tokens, self.active)
@@ -107,7 +107,7 @@ class ContinuousBatch:
         """Give a slot to what follows its completion, or to the next request of the queue."""
         here = self.slots[slot]
         if request := self.follow(completion) if self.follow else None:
-            # the last token ended the completion before it was read
+            # What ends a completion is chosen and never read: no token comes behind it.
             here.read_ids = [*here.request.prompt_ids, *completion.completion_ids[:-1]]
         else:
             here.read_ids, request = (), next(self.queue, None)

@@ -18,7 +18,7 @@ from ft.models.generation.sampling import Sampling
 class Request:
     """A prompt to complete. `key` is its own: with the seed it decides which tokens are sampled.
 
-    `max_new_tokens` is a lower limit than the sampling's, where the model has no room for more.
+    `max_new_tokens` is a limit below the sampling's, where the model has no room for more.
     """
 
     prompt_ids: Sequence[int]
@@ -89,7 +89,9 @@ class Engine:
             yield from ContinuousBatch(self, sampling, first, queue, follow, on_token).completions()
 
     def complete(self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int = 64) -> list[Completion]:
-        """The completion of each request, in their order. Keys must differ."""
+        """The completion of each request, in their order. Raises ValueError where two share a key."""
+        if len({request.key for request in requests}) < len(requests):
+            raise ValueError("two requests share a key, by which their completions are told apart")
         ordered = sorted(requests, key=lambda request: -len(request.prompt_ids))
         completions = {one.key: one for one in self.generate(ordered, sampling, batch_size=batch_size)}
         return [completions[request.key] for request in requests]
