@@ -17,8 +17,8 @@ import tiny
 from ft.fit.gpus import gpu_here
 from ft.fit.kinds import stage_fit
 from ft.fit.probe import ANSWERING, COUNTED, few_steps
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
-from ft.fit.standing import Setting
 from ft.results.store import Plan
 
 pytestmark = pytest.mark.gpu

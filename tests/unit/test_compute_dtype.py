@@ -12,8 +12,8 @@ import tiny
 from ft.export.trained_model import TrainedModel
 from ft.files import write_json
 from ft.fit.gpus import gpu
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
-from ft.fit.standing import Setting
 from ft.models.device import compute_dtype
 from ft.recipe import Recipe, Stage
 from ft.recipe.precision import dtype_of_arguments

@@ -14,8 +14,8 @@ from ft.data.formats import FORMATS
 from ft.errors import UserError
 from ft.fit.gpus import GIB, Gpu
 from ft.fit.kinds import stage_fit
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
-from ft.fit.standing import Setting
 from ft.recipe import Kind, Owner
 from ft.recipe.kind import Display, Refused
 from ft.report.gather import gather_report

@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Regime:
+class ComputeMode:
     """How a model computes.
 
     compute     bytes of a number in matrix products: 2 under bf16 or fp16, else 4
@@ -70,216 +70,216 @@ class Regime:
         return self.adapter is not None and self.stream < 4 and not (self.autocast and self.unpacks)
 
 
-def layer_saved(shape: Shape, batch: Batch, regime: Regime) -> int:
+def layer_saved(shape: Shape, batch: Batch, mode: ComputeMode) -> int:
     """What one decoder layer saves in a forward with gradients."""
     tokens = batch.tokens
     return int(
-        tokens * (_norms(shape, regime) + _inputs(shape, regime) + _ffn(shape, regime))
-        + _attention(shape, batch, regime)
-        + _weight_casts(shape, regime)
+        tokens * (_norms(shape, mode) + _inputs(shape, mode) + _ffn(shape, mode))
+        + _attention(shape, batch, mode)
+        + _weight_casts(shape, mode)
     )
 
 
-def _norms(shape: Shape, regime: Regime) -> float:
+def _norms(shape: Shape, mode: ComputeMode) -> float:
     """Per token: a norm squares its input in float32; one whose weight is trained keeps the normed values as well."""
     found = 0.0
     for size in shape.layer.norms:
         heads = {shape.head_dim: (shape.queries + shape.keys) / 2}  # the pair of norms over queries and over keys
         width = shape.width if size == shape.width else heads.get(size, size)
         found += 4 * width + 4 * (width / size if size else 1)
-        if regime.adapter is None and shape.rms:
-            found += (regime.stream if size == shape.width else regime.compute) * width
+        if mode.adapter is None and shape.rms:
+            found += (mode.stream if size == shape.width else mode.compute) * width
     return found
 
 
-def _inputs(shape: Shape, regime: Regime) -> float:
+def _inputs(shape: Shape, mode: ComputeMode) -> float:
     """Per token: the inputs of matrices that are trained, or that carry an adapter.
 
     Neighbours read the same tensor, but where a copy is saved that autocast made, each has its own.
     """
-    compute, adapter = regime.compute, regime.adapter
+    compute, adapter = mode.compute, mode.adapter
     if adapter is None:
         opening = [linear for linear in shape.layer.linears if not linear.closing]
-        if regime.stream == compute:
+        if mode.stream == compute:
             opening = list({linear.group: linear for linear in opening}.values())
-        return compute * sum(linear.columns for linear in opening) + _closing(shape, regime)
+        return compute * sum(linear.columns for linear in opening) + _closing(shape, mode)
     found, shared = 0.0, set[str]()
     for linear in shape.layer.linears:
         rank = adapter.ranks.get(linear.name)
         if rank is None:
             continue
         found += compute * rank
-        read_elsewhere = _is_attention_output(linear, shape, regime)
-        if regime.copies_each_input or adapter.dropout or (linear.closing and not read_elsewhere):
+        read_elsewhere = _is_attention_output(linear, shape, mode)
+        if mode.copies_each_input or adapter.dropout or (linear.closing and not read_elsewhere):
             found += compute * linear.columns
         elif not linear.closing and linear.group not in shared:
             found += compute * linear.columns
             shared.add(linear.group)
         if adapter.dropout:
-            number = 4 if regime.widens_inputs else regime.stream
-            found += linear.columns * (number if regime.cpu else 1)
+            number = 4 if mode.widens_inputs else mode.stream
+            found += linear.columns * (number if mode.cpu else 1)
     return found
 
 
-def _is_attention_output(linear: Linear, shape: Shape, regime: Regime) -> bool:
+def _is_attention_output(linear: Linear, shape: Shape, mode: ComputeMode) -> bool:
     """Whether attention has saved what this matrix reads; eager attention turns it round, which makes a copy."""
-    return linear.columns == shape.queries and "attn" in linear.name and regime.attention != "eager"
+    return linear.columns == shape.queries and "attn" in linear.name and mode.attention != "eager"
 
 
-def _closing(shape: Shape, regime: Regime) -> float:
+def _closing(shape: Shape, mode: ComputeMode) -> float:
     """Per token: what the closing matrices of a model trained whole read."""
     closing = [linear for linear in shape.layer.linears if linear.closing]
-    found = sum(linear.columns for linear in closing if not _is_attention_output(linear, shape, regime))
+    found = sum(linear.columns for linear in closing if not _is_attention_output(linear, shape, mode))
     experts = shape.experts_each * (shape.ffn + shape.width) if shape.layer.experts else 0
-    return regime.compute * found + regime.stream * experts
+    return mode.compute * found + mode.stream * experts
 
 
-def _ffn(shape: Shape, regime: Regime) -> float:
+def _ffn(shape: Shape, mode: ComputeMode) -> float:
     """Per token: the activation's input and, in a gated block, both factors. For every expert a token goes through as
     well, with the token itself; autocast leaves those in the dtype they have."""
     each = (3 if shape.gated else 1) * shape.ffn
     if shape.layer.experts:
-        return regime.stream * shape.experts_each * (each + shape.width)
-    return regime.compute * each
+        return mode.stream * shape.experts_each * (each + shape.width)
+    return mode.compute * each
 
 
-def _attention(shape: Shape, batch: Batch, regime: Regime) -> int:
+def _attention(shape: Shape, batch: Batch, mode: ComputeMode) -> int:
     """Queries, keys, values and output; under a mask keys and values are repeated for every head that shares them.
 
     Eager attention keeps its probabilities, T x T a head, in float32 and as they are multiplied; the others a number a
     token and head, and with a mask its numbers, T x T a row.
     """
-    tokens, compute, flash = batch.tokens, regime.compute, regime.attention not in ("sdpa", "eager")
-    repeated = regime.attention == "eager" or (batch.masked and regime.attention == "sdpa")
+    tokens, compute, flash = batch.tokens, mode.compute, mode.attention not in ("sdpa", "eager")
+    repeated = mode.attention == "eager" or (batch.masked and mode.attention == "sdpa")
     keys = shape.queries if repeated else shape.keys
     found = compute * tokens * (shape.queries + 2 * keys)
     square = batch.rows * batch.length**2
-    if regime.attention == "eager":
+    if mode.attention == "eager":
         return found + shape.heads * square * (4 + (2 if compute == 2 else 0))
     found += compute * tokens * shape.queries + 4 * tokens * shape.heads
     return found + (compute * square if batch.masked and not flash else 0)
 
 
-def _weight_casts(shape: Shape, regime: Regime) -> float:
+def _weight_casts(shape: Shape, mode: ComputeMode) -> float:
     """Autocast's copies of trained float32 matrices, saved for the gradient of what went in."""
-    if not regime.casts:
+    if not mode.casts:
         return 0
-    adapter = regime.adapter
+    adapter = mode.adapter
     if adapter is None:
         matrices = sum(linear.parameters for linear in shape.layer.linears)
-        return regime.compute * matrices if regime.stream == 4 else 0
+        return mode.compute * matrices if mode.stream == 4 else 0
     found = [(linear.columns + linear.rows) * adapter.ranks.get(linear.name, 0) for linear in shape.layer.linears]
-    return regime.compute * sum(found)
+    return mode.compute * sum(found)
 
 
-def forward_casts(shape: Shape, regime: Regime) -> int:
+def forward_casts(shape: Shape, mode: ComputeMode) -> int:
     """Autocast remembers its copies of trained weights until the forward ends, checkpoints or not."""
-    return int(shape.layers * _weight_casts(shape, regime))
+    return int(shape.layers * _weight_casts(shape, mode))
 
 
-def layer_working(shape: Shape, batch: Batch, regime: Regime) -> int:
+def layer_working(shape: Shape, batch: Batch, mode: ComputeMode) -> int:
     """What one layer needs for a moment in its backward: the gradient of the stream, and in the feed-forward block
     gradients of both factors, or of their product beside the last matrix's own; and unpacked weights.
 
     With checkpointing the layer's forward comes first, and its last matrix reads the product in float32 where PEFT
     widens it: at that moment all is saved already, with the product itself and the matrix's own output beside it.
     """
-    product = batch.tokens * regime.compute * shape.ffn
+    product = batch.tokens * mode.compute * shape.ffn
     factors = 2 * product if shape.gated else product
-    block = max(factors, product + _largest_gradient(shape, regime), batch.tokens * _widened(shape, regime))
-    return batch.tokens * regime.stream * shape.width + block + unpacked(shape, regime)
+    block = max(factors, product + _largest_gradient(shape, mode), batch.tokens * _widened(shape, mode))
+    return batch.tokens * mode.stream * shape.width + block + unpacked(shape, mode)
 
 
-def _widened(shape: Shape, regime: Regime) -> int:
+def _widened(shape: Shape, mode: ComputeMode) -> int:
     """Per token: a float32 copy of what the last matrix reads, what it was made from, and the matrix's output; and what
     the layer's forward holds unsaved: the stream, the block's normed input, and the stream's gradient again."""
-    adapter = regime.adapter
-    if adapter is None or not regime.widens_inputs:
+    adapter = mode.adapter
+    if adapter is None or not mode.widens_inputs:
         return 0
     copies = 8 if adapter.dropout else 4  # what is dropped of it is a copy as well
     last = [linear for linear in shape.layer.linears if linear.closing and linear.name in adapter.ranks]
-    last = [linear for linear in last if not _is_attention_output(linear, shape, regime)]
-    sizes = [(regime.compute + copies) * linear.columns + regime.compute * linear.rows for linear in last]
-    return max(sizes) + (2 * regime.stream + regime.compute) * shape.width if sizes else 0
+    last = [linear for linear in last if not _is_attention_output(linear, shape, mode)]
+    sizes = [(mode.compute + copies) * linear.columns + mode.compute * linear.rows for linear in last]
+    return max(sizes) + (2 * mode.stream + mode.compute) * shape.width if sizes else 0
 
 
-def _largest_gradient(shape: Shape, regime: Regime) -> int:
+def _largest_gradient(shape: Shape, mode: ComputeMode) -> int:
     """The newest gradient before it is added to what has been accumulated."""
-    if regime.adapter is not None:
+    if mode.adapter is not None:
         return 0
     largest = max((linear.parameters for linear in shape.layer.linears), default=0)
-    return largest * (4 + (regime.compute if regime.casts else 0))
+    return largest * (4 + (mode.compute if mode.casts else 0))
 
 
-def unpacked(shape: Shape, regime: Regime) -> int:
+def unpacked(shape: Shape, mode: ComputeMode) -> int:
     """The largest quantised matrix, in full."""
     largest = max((linear.parameters for linear in shape.layer.linears), default=0)
-    return largest * regime.unpacks
+    return largest * mode.unpacks
 
 
-def layer_forward(shape: Shape, batch: Batch, regime: Regime) -> int:
+def layer_forward(shape: Shape, batch: Batch, mode: ComputeMode) -> int:
     """What one layer needs for a moment in a forward without gradients: the stream twice, and the larger of attention
     and feed-forward block, or an adapted matrix with what its adapter adds."""
-    compute, tokens = regime.compute, batch.tokens
-    repeated = shape.queries if batch.masked and regime.attention == "sdpa" else shape.keys
+    compute, tokens = mode.compute, batch.tokens
+    repeated = shape.queries if batch.masked and mode.attention == "sdpa" else shape.keys
     attention = compute * tokens * (2 * shape.queries + 2 * repeated)
-    if batch.masked and regime.attention == "sdpa":
+    if batch.masked and mode.attention == "sdpa":
         attention += compute * batch.rows * batch.length**2
-    if regime.attention == "eager":
+    if mode.attention == "eager":
         attention += shape.heads * batch.rows * batch.length**2 * (4 + compute)
     ffn = compute * tokens * shape.ffn * (3 if shape.gated else 2)
     norm = 8 * tokens * shape.width
-    block = max(attention, ffn, norm, tokens * _adapted(shape, regime))
-    return 2 * regime.stream * tokens * shape.width + block + unpacked(shape, regime)
+    block = max(attention, ffn, norm, tokens * _adapted(shape, mode))
+    return 2 * mode.stream * tokens * shape.width + block + unpacked(shape, mode)
 
 
-def _adapted(shape: Shape, regime: Regime) -> int:
+def _adapted(shape: Shape, mode: ComputeMode) -> int:
     """Per token: an adapted matrix's input and output, what the adapter adds before and after it is scaled, and in a
     gated block the other factor. Without autocast the adapter works in its own float32."""
-    ranks = regime.adapter.ranks if regime.adapter else {}
-    added = regime.compute if regime.autocast else 4
+    ranks = mode.adapter.ranks if mode.adapter else {}
+    added = mode.compute if mode.autocast else 4
     most = 0
     for linear in shape.layer.linears:
         if linear.name in ranks:
-            other = regime.compute * shape.ffn if shape.gated and linear.rows == shape.ffn else 0
-            read = (regime.compute + (4 if regime.widens_inputs else 0)) * linear.columns
-            most = max(most, other + read + (regime.compute + 2 * added) * linear.rows)
+            other = mode.compute * shape.ffn if shape.gated and linear.rows == shape.ffn else 0
+            read = (mode.compute + (4 if mode.widens_inputs else 0)) * linear.columns
+            most = max(most, other + read + (mode.compute + 2 * added) * linear.rows)
     return most
 
 
-def trained_forward(shape: Shape, batch: Batch, regime: Regime) -> tuple[int, int]:
+def trained_forward(shape: Shape, batch: Batch, mode: ComputeMode) -> tuple[int, int]:
     """(kept from forward to backward, most at work for a moment in a layer's backward), in bytes.
 
     With checkpointing a layer keeps its input, and saves everything once more when its backward comes; where the stream
     is float32 that input is what its first norm saves.
     """
-    saved, working = layer_saved(shape, batch, regime), layer_working(shape, batch, regime)
-    mask = batch.rows * batch.length**2 if batch.masked and regime.attention == "sdpa" else 0
-    if not regime.checkpoint:
+    saved, working = layer_saved(shape, batch, mode), layer_working(shape, batch, mode)
+    mask = batch.rows * batch.length**2 if batch.masked and mode.attention == "sdpa" else 0
+    if not mode.checkpoint:
         return shape.layers * saved + mask, working
-    inputs = regime.stream * batch.tokens * shape.width
-    return shape.layers * inputs + mask, saved + working - (inputs if regime.stream == 4 else 0)
+    inputs = mode.stream * batch.tokens * shape.width
+    return shape.layers * inputs + mask, saved + working - (inputs if mode.stream == 4 else 0)
 
 
-def final_norm(shape: Shape, batch: Batch, regime: Regime) -> int:
+def final_norm(shape: Shape, batch: Batch, mode: ComputeMode) -> int:
     """What the norm before the head saves; it is gone when the layers go back."""
-    trained = regime.stream if regime.adapter is None and shape.rms else 0
+    trained = mode.stream if mode.adapter is None and shape.rms else 0
     return batch.tokens * shape.width * (4 + trained)
 
 
-def head(shape: Shape, tokens: int, regime: Regime, gradients: bool) -> int:
+def head(shape: Shape, tokens: int, mode: ComputeMode, gradients: bool) -> int:
     """TRL's fused head: one tile of logits at a time, never all; in training the hidden states' gradient besides.
 
     `tokens` are those a loss is taken of. A head held in more bytes than it computes in is copied, a tile at a time.
     """
     words = min(VOCABULARY_TILE, shape.vocab)
-    tile = min(tokens, TILE) * VOCABULARY_TILE * regime.compute
-    copy = words * shape.width * regime.compute if regime.stream != regime.compute else 0
-    kept = tokens * (regime.stream * shape.width + 4 * 7)
+    tile = min(tokens, TILE) * VOCABULARY_TILE * mode.compute
+    copy = words * shape.width * mode.compute if mode.stream != mode.compute else 0
+    saved = tokens * (mode.stream * shape.width + 4 * 7)
     if not gradients:
-        return tile + copy + kept
-    own_gradient = 4 * shape.vocab * shape.width if regime.adapter is None else 0
-    return tile + copy + kept + tokens * shape.width * (4 + regime.stream) + own_gradient
+        return tile + copy + saved
+    own_gradient = 4 * shape.vocab * shape.width if mode.adapter is None else 0
+    return tile + copy + saved + tokens * shape.width * (4 + mode.stream) + own_gradient
 
 
 def key_value_cache(shape: Shape, rows: int, length: int, number: int) -> int:

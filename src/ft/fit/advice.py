@@ -13,7 +13,7 @@ from ft.fit.answering import answer_block
 from ft.fit.gpus import GPUS
 from ft.fit.kinds import stage_fit
 from ft.fit.memory import StageFit
-from ft.fit.standing import Setting
+from ft.fit.setting import Setting
 from ft.recipe import Stage
 
 NF4 = {

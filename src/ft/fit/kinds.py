@@ -1,6 +1,6 @@
 """What stages that train have in memory, and when, and the estimate of any stage by its kind's own function.
 
-Such a function, `Kind.memory`, takes a Setting and returns the moments with the standing model they are about, and
+Such a function, `Kind.memory`, takes a Setting and returns the moments with the model they are about, and
 notes for people.
 """
 
@@ -11,18 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ft.errors import UserError, fail
-from ft.fit.activations import Batch, Regime, final_norm, head, layer_forward, trained_forward
+from ft.fit.activations import Batch, ComputeMode, final_norm, head, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts_of_forward
 from ft.fit.memory import Moment, StageFit, moment
-from ft.fit.standing import Setting, Standing, bytes_of, trained
-from ft.fit.training import Kept, kept, regime_of
+from ft.fit.setting import Estimate, ModelInMemory, Setting, bytes_of, model_to_train
+from ft.fit.training import ResidentMemory, compute_mode, resident_memory
 from ft.fit.weights import paged, step_extra
 from ft.recipe.kind import function_at
 
-Found = tuple[Standing | None, list[Moment], list[str]]
 
-
-def sft(setting: Setting) -> Found:
+def sft(setting: Setting) -> Estimate:
     """Rows side by side, or with packing one row of all of them; evaluation has the packing of training."""
     train = setting.train
     length = int(train["max_length"])
@@ -34,22 +32,22 @@ def sft(setting: Setting) -> Found:
     return _training(setting, lambda rows: Batch(rows, length, rows > 1 and setting.padded))
 
 
-def pairs(setting: Setting) -> Found:
+def pairs(setting: Setting) -> Estimate:
     """Chosen and rejected side by side. A prompt they share is computed once, so the worst pair shares nothing."""
     length = min(int(setting.train["max_length"]), setting.longest or sys.maxsize)
     return _training(setting, lambda rows: Batch(2 * rows, length, setting.padded))
 
 
-def _training(setting: Setting, batch: Callable[[int], Batch]) -> Found:
-    standing = trained(setting)
-    stands, regime = kept(setting, standing), regime_of(setting, standing)
+def _training(setting: Setting, batch: Callable[[int], Batch]) -> Estimate:
+    model = model_to_train(setting)
+    resident, mode = resident_memory(setting, model), compute_mode(setting, model)
     rows = int(setting.train["per_device_train_batch_size"])
-    moments = [step(setting, standing, stands, regime, batch(rows)), optimizer_step(setting, standing, stands)]
+    moments = [step(setting, model, resident, mode, batch(rows)), optimizer_step(setting, model, resident)]
     if evaluates(setting):
         rows = int(setting.train["per_device_eval_batch_size"])
-        moments.append(evaluation(setting, standing, stands, regime, batch(rows)))
-    moments.append(_loading(standing, stands))
-    return standing, moments, _notes(setting)
+        moments.append(evaluation(setting, model, resident, mode, batch(rows)))
+    moments.append(_loading(model, resident))
+    return model, moments, _notes(setting)
 
 
 def evaluates(setting: Setting) -> bool:
@@ -57,65 +55,69 @@ def evaluates(setting: Setting) -> bool:
     return bool(asked or setting.stage.eval_data or setting.block("rows").get("eval_fraction"))
 
 
-def step(setting: Setting, standing: Standing, stands: Kept, regime: Regime, batch: Batch) -> Moment:
+def step(setting: Setting, model: ModelInMemory, resident: ResidentMemory, mode: ComputeMode, batch: Batch) -> Moment:
     """The fullest moment of forward and backward: at the loss, or inside the first layer that goes back.
 
     Gradients of steps before are there when they are accumulated; without that they grow while activations leave, and
     the fuller end counts.
     """
-    shape = standing.shape
-    stay, working = trained_forward(shape, batch, regime)
+    shape = model.shape
+    stay, working = trained_forward(shape, batch, mode)
     scores = "reward_model" in setting.stage.kind.leaves
-    loss = 0 if scores else head(shape, batch.tokens, regime, gradients=True)
-    casts = 0 if setting.sharding.gathers else casts_of_forward(shape, regime)
+    loss = 0 if scores else head(shape, batch.tokens, mode, gradients=True)
+    casts = 0 if setting.sharding.gathers else casts_of_forward(shape, mode)
     if setting.stage.kind.reference:
-        working = max(working, layer_forward(shape, batch, regime))
-    at_head = casts + final_norm(shape, batch, regime)
+        working = max(working, layer_forward(shape, batch, mode))
+    at_head = casts + final_norm(shape, batch, mode)
     acts, logits = (stay + at_head, loss) if at_head + loss > working else (stay + working, 0)
-    states = 0 if paged(stands.optimizer) else stands.states
-    standing_parts = {"weights": stands.weights, "adapters": stands.adapters, "optimiser": states}
+    states = 0 if paged(resident.optimizer) else resident.states
+    resident_parts = {"weights": resident.weights, "adapters": resident.adapters, "optimiser": states}
     accumulates = setting.accumulation > 1 or setting.sharding.kind != "none"
     full = moment(
         "training step",
-        **standing_parts,
-        gradients=stands.gradients if accumulates else 0,
-        activations=acts + stands.gathered,
+        **resident_parts,
+        gradients=resident.gradients if accumulates else 0,
+        activations=acts + resident.gathered,
         logits=logits,
     )
-    end = moment("training step", **standing_parts, gradients=stands.gradients, activations=working + stands.gathered)
+    end = moment(
+        "training step", **resident_parts, gradients=resident.gradients, activations=working + resident.gathered
+    )
     return max(full, end, key=lambda one: one.total)
 
 
-def optimizer_step(setting: Setting, standing: Standing, stands: Kept) -> Moment:
-    extra = setting.sharding.slice(step_extra(stands.optimizer, stands.trained), "states")
+def optimizer_step(setting: Setting, model: ModelInMemory, resident: ResidentMemory) -> Moment:
+    extra = setting.sharding.slice(step_extra(resident.optimizer, resident.trained), "states")
     return moment(
         "optimizer step",
-        weights=stands.weights,
-        adapters=stands.adapters,
-        gradients=stands.gradients,
-        optimiser=stands.states + extra,
+        weights=resident.weights,
+        adapters=resident.adapters,
+        gradients=resident.gradients,
+        optimiser=resident.states + extra,
     )
 
 
-def evaluation(setting: Setting, standing: Standing, stands: Kept, regime: Regime, batch: Batch) -> Moment:
+def evaluation(
+    setting: Setting, model: ModelInMemory, resident: ResidentMemory, mode: ComputeMode, batch: Batch
+) -> Moment:
     """No gradients and none saved; the optimizer's states wait. Logits are made a tile at a time here too."""
     scores = "reward_model" in setting.stage.kind.leaves
     mask = batch.rows * batch.length**2 if batch.masked else 0
     return moment(
         "evaluation",
-        weights=stands.weights,
-        adapters=stands.adapters,
-        optimiser=0 if paged(stands.optimizer) else stands.states,
-        activations=layer_forward(standing.shape, batch, regime) + mask + stands.gathered,
-        logits=0 if scores else head(standing.shape, batch.tokens, regime, gradients=False),
+        weights=resident.weights,
+        adapters=resident.adapters,
+        optimiser=0 if paged(resident.optimizer) else resident.states,
+        activations=layer_forward(model.shape, batch, mode) + mask + resident.gathered,
+        logits=0 if scores else head(model.shape, batch.tokens, mode, gradients=False),
     )
 
 
-def _loading(standing: Standing, stands: Kept) -> Moment:
+def _loading(model: ModelInMemory, resident: ResidentMemory) -> Moment:
     """Weights, and the largest tensor once more as it is read; a matrix to quantise stands there in full."""
-    shape, number = standing.shape, bytes_of(standing.dtype)
+    shape, number = model.shape, bytes_of(model.dtype)
     largest = max(shape.embedding, max((linear.parameters for linear in shape.layer.linears), default=0))
-    return moment("loading", weights=stands.weights, adapters=stands.adapters, activations=largest * number)
+    return moment("loading", weights=resident.weights, adapters=resident.adapters, activations=largest * number)
 
 
 def _notes(setting: Setting) -> list[str]:
@@ -125,12 +127,12 @@ def _notes(setting: Setting) -> list[str]:
     return notes
 
 
-def scratch(setting: Setting) -> Found:
+def scratch(setting: Setting) -> Estimate:
     """An untrained model is made in main memory."""
     return None, [], ["made in main memory"]
 
 
-def not_estimated(setting: Setting) -> Found:
+def not_estimated(setting: Setting) -> Estimate:
     stage = setting.stage
     raise fail(stage.where, f"no estimate for stages of kind '{stage.kind_name}' yet")
 
@@ -140,19 +142,19 @@ def stage_fit(setting: Setting) -> StageFit:
     stage = setting.stage
     named = StageFit(stage.name, stage.kind_name)
     try:
-        standing, moments, notes = function_at(stage.kind.memory)(setting)
+        model, moments, notes = function_at(stage.kind.memory)(setting)
     except UserError as error:
         return replace(named, problem=str(error))
-    if standing is None:
+    if model is None:
         return replace(named, notes=tuple(notes), moments=tuple(moments))
-    adapter = standing.adapter
+    adapter = model.adapter
     trains = "train" in stage.blocks
     workspace = setting.gpu.workspace * (2 if trains else 1)  # autograd's thread has cuBLAS's handle of its own
     return replace(
         named,
-        trained=(adapter.trained if adapter else standing.shape.parameters) if trains else 0,
-        parameters=standing.shape.parameters + (adapter.trained if adapter else 0),
+        trained=(adapter.trained if adapter else model.shape.parameters) if trains else 0,
+        parameters=model.shape.parameters + (adapter.trained if adapter else 0),
         moments=tuple(replace(one, workspace=workspace) for one in moments),
-        shape=standing.shape.said,
+        shape=model.shape.said,
         notes=tuple(notes),
     )

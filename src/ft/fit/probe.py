@@ -22,8 +22,8 @@ from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.fit.gpus import GIB, gpu, gpu_here
 from ft.fit.kinds import stage_fit
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
-from ft.fit.standing import Setting
 from ft.models.device import has_gpu
 from ft.models.load import adapters_kept
 from ft.notices import quiet_bars, quiet_libraries

@@ -13,9 +13,9 @@ from ft.fit.advice import Advice, advice
 from ft.fit.gpus import GIB, Gpu
 from ft.fit.kinds import stage_fit
 from ft.fit.memory import PARTS, StageFit
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
 from ft.fit.speed import Pace, pace, seconds, tokens
-from ft.fit.standing import Setting
 from ft.results.store import Plan, Planned
 
 

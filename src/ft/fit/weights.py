@@ -31,12 +31,12 @@ def model_weights(shape: Shape, dtype: str, quantization: Mapping[str, Any] | No
     Quantised are the matrices of decoder layers; embeddings, the head, norms, biases and experts of three dimensions
     keep their dtype (transformers 5.23).
     """
-    kept = BYTES[dtype]
+    bytes_each = BYTES[dtype]
     if not quantization:
-        return shape.parameters * kept
+        return shape.parameters * bytes_each
     packed = sum(linear.columns * linear.rows for linear in shape.layer.linears)
     quantised = sum(quantised_bytes(linear, quantization) for linear in shape.layer.linears)
-    return (shape.parameters - shape.layers * packed) * kept + shape.layers * quantised
+    return (shape.parameters - shape.layers * packed) * bytes_each + shape.layers * quantised
 
 
 def quantised_bytes(linear: Linear, quantization: Mapping[str, Any]) -> int:

@@ -100,7 +100,7 @@ class Kind:
     make             called with a Job in the stage's own process; returns the numbers for done.json
     blocks           block name → the class that owns its keys
     leaves           what stands in its folder in the end
-    memory           called with a `fit.standing.Setting`: what it has in a GPU's memory, and when
+    memory           called with a `fit.setting.Setting`: what it has in a GPU's memory, and when
     display          how a report shows it
     trainer          of a kind that trains: what `ft plan --probe` runs a few steps of, called with a Job, or with a
                      `rl.loop.TrainerInputs` where rows are not prepared

@@ -21,9 +21,9 @@ from ft.fit.advice import advice
 from ft.fit.gpus import GIB, LARGE_WORKSPACE, SMALL_WORKSPACE, Gpu, gpu
 from ft.fit.kinds import stage_fit
 from ft.fit.probe import compared, few_steps, probed
+from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding, sharding
 from ft.fit.speed import pace
-from ft.fit.standing import Setting
 from ft.fit.table import fit_plan, show, values
 from ft.recipe import ModelSource
 from ft.results.store import Plan

@@ -13,7 +13,7 @@ from ft.fit.activations import (
     TILE,
     VOCABULARY_TILE,
     Batch,
-    Regime,
+    ComputeMode,
     final_norm,
     head,
     key_value_cache,
@@ -61,10 +61,10 @@ def hidden(model: Any, half: bool, masked: bool = False) -> Any:
         return inner.model(input_ids=ids, attention_mask=mask if masked else None, use_cache=False).last_hidden_state
 
 
-def regime(lora: dict[str, Any] | None, half: bool, config: Any, **keys: Any) -> Regime:
+def mode(lora: dict[str, Any] | None, half: bool, config: Any, **keys: Any) -> ComputeMode:
     adapter = adapter_of(shape_of(config, ""), lora, "recipe.yaml:9") if lora else None
     compute = 2 if half else 4
-    return Regime(compute, compute if lora else 4, adapter=adapter, cpu=True, **keys)
+    return ComputeMode(compute, compute if lora else 4, adapter=adapter, cpu=True, **keys)
 
 
 def of_a_layer(config: Any, lora: dict[str, Any] | None, half: bool, attention: str, masked: bool) -> int:
@@ -81,9 +81,7 @@ def of_a_layer(config: Any, lora: dict[str, Any] | None, half: bool, attention: 
 @pytest.mark.parametrize(("attention", "masked"), [("sdpa", False), ("sdpa", True), ("eager", False)])
 def test_a_layer_saves_for_its_backward_exactly_what_the_formula_says(block, half, attention, masked):
     config, lora = llama(), BLOCKS[block]
-    told = layer_saved(
-        shape_of(config, ""), Batch(ROWS, LENGTH, masked), regime(lora, half, config, attention=attention)
-    )
+    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH, masked), mode(lora, half, config, attention=attention))
     assert told == of_a_layer(config, lora, half, attention, masked)
 
 
@@ -108,7 +106,7 @@ def family(name: str) -> Any:
 @pytest.mark.parametrize("block", ["whole", "two"])
 def test_layers_of_other_families_save_what_the_formula_says(name, error, block):
     config, lora = family(name), BLOCKS[block]
-    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH), regime(lora, True, config))
+    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH), mode(lora, True, config))
     assert told == pytest.approx(of_a_layer(config, lora, True, "sdpa", False), rel=error)
 
 
@@ -120,7 +118,7 @@ def test_a_whole_forward_keeps_what_the_formula_says(block, checkpoint):
     if checkpoint:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     config.num_hidden_layers = 6
-    shape, batch, how = shape_of(config, ""), Batch(ROWS, LENGTH), regime(lora, False, config, checkpoint=checkpoint)
+    shape, batch, how = shape_of(config, ""), Batch(ROWS, LENGTH), mode(lora, False, config, checkpoint=checkpoint)
     kept = trained_forward(shape, batch, how)[0] + final_norm(shape, batch, how)
     assert kept == pytest.approx(saved_bytes(model, lambda: hidden(model, half=False)), rel=0.02)
 
@@ -141,7 +139,7 @@ def test_the_allocators_peak_of_a_step_is_the_estimate(block, checkpoint):
     step()  # gradients are there from now on
     config.num_hidden_layers = 4
     kept, working = trained_forward(
-        shape_of(config, ""), Batch(4, 128), regime(lora, False, config, checkpoint=checkpoint)
+        shape_of(config, ""), Batch(4, 128), mode(lora, False, config, checkpoint=checkpoint)
     )
     assert kept + working == pytest.approx(allocated(step), rel=0.05)
 
@@ -174,7 +172,7 @@ def test_under_a_quantised_matrix_neighbours_save_one_input(block, monkeypatch, 
     for layers in (1, 2):
         model = quantised(config, lora, layers, tmp_path / str(layers))
         found.append(saved_bytes(model, lambda model=model: hidden(model, half=True)))
-    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH), regime(lora, True, config, unpacks=2))
+    told = layer_saved(shape_of(config, ""), Batch(ROWS, LENGTH), mode(lora, True, config, unpacks=2))
     assert told == found[1] - found[0]
 
 
@@ -191,7 +189,7 @@ def test_a_step_of_lora_in_half_precision_holds_a_float32_copy_of_the_widest_inp
 
     step()  # gradients are there from now on
     config.num_hidden_layers = 4
-    how = regime(ALL, True, config, checkpoint=True)
+    how = mode(ALL, True, config, checkpoint=True)
     kept, working = trained_forward(shape_of(config, ""), Batch(4, 512), how)
     assert kept + working == pytest.approx(allocated(step), rel=0.05)
 
@@ -206,7 +204,7 @@ def test_outside_of_autocast_adapters_answer_in_float32():
             inner.model(input_ids=ids, use_cache=False)
 
     read()
-    how = regime(ALL, True, config, autocast=False)
+    how = mode(ALL, True, config, autocast=False)
     copied = 4 * 4 * 512 * config.intermediate_size  # a CPU copies bfloat16 to add float32 to it; a GPU does not
     told = layer_forward(shape_of(config, ""), Batch(4, 512), how) + copied
     assert told == pytest.approx(allocated(read), rel=0.05)
@@ -227,7 +225,7 @@ def test_the_head_makes_one_tile_of_logits_at_a_time(monkeypatch):
         ChunkedLogProbFunction.apply(states, words, None, targets, 1.0, VOCABULARY_TILE)[0].sum().backward()
 
     loss()
-    frozen = regime(ALL, False, llama())
+    frozen = mode(ALL, False, llama())
     assert head(shape, 256, frozen, gradients=True) == pytest.approx(allocated(loss), rel=0.05)
     assert head(shape, 4 * TILE, frozen, gradients=False) < 2 * TILE * VOCABULARY_TILE * 4
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ft.errors import fail
 from ft.fit.gpus import Gpu
+from ft.fit.memory import Moment
 from ft.fit.shapes import Adapter, Shape, adapter_of, config_of, shape_of
 from ft.fit.sharding import Sharding
 from ft.fit.weights import BYTES, model_weights
@@ -56,7 +57,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelInMemory:
     """Weights in memory: `weights` bytes of the base, and of the adapter on it."""
 
     shape: Shape
@@ -84,6 +85,10 @@ class Standing:
         return BYTES[compute] + 4 + BYTES[compute]
 
 
+Estimate = tuple[ModelInMemory | None, list[Moment], list[str]]
+"""Of a stage: its model, the moments of its work, and notes for people."""
+
+
 def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
     """The shape of the model at the bottom of the stage's chain: the recipe's, or one made from nothing."""
     while stage.init:
@@ -99,7 +104,7 @@ def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
     return shape_of(config, "the recipe's architecture", scores)
 
 
-def trained(setting: Setting) -> Standing:
+def model_to_train(setting: Setting) -> ModelInMemory:
     """The model a training stage trains: what is frozen as it computes, what is trained in float32, unless
     `model: {dtype: …}` says otherwise."""
     stage, recipe = setting.stage, setting.recipe
@@ -109,10 +114,10 @@ def trained(setting: Setting) -> Standing:
     adapter = adapter_of(shape, lora, stage.where, scores) if lora is not None else None
     asked = recipe.model.dtype if recipe.model else None
     dtype = asked or ("float32" if adapter is None else setting.compute)
-    return Standing(shape, adapter, dtype, stage.blocks.get("quantization"))
+    return ModelInMemory(shape, adapter, dtype, stage.blocks.get("quantization"))
 
 
-def finished(setting: Setting, name: str | None) -> Standing:
+def finished_model(setting: Setting, name: str | None) -> ModelInMemory:
     """A finished stage's model as it is used: on its own base, in the dtype it computes in; None: the recipe's."""
     recipe = setting.recipe
     stage = recipe.stage(name) if name else None
@@ -125,7 +130,7 @@ def finished(setting: Setting, name: str | None) -> Standing:
         lora = adapter_of(shape, stage.blocks["lora"], stage.where, scores)
         quantization = quantization or stage.blocks.get("quantization")
     asked = recipe.model.dtype if recipe.model else None
-    return Standing(shape, lora, asked or "bfloat16", quantization)
+    return ModelInMemory(shape, lora, asked or "bfloat16", quantization)
 
 
 def _recipe_shape(model: ModelSource | None) -> Shape:
