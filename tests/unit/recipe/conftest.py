@@ -35,7 +35,7 @@ def recipe(folder: Path) -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def said(recipe: Callable[..., Recipe], folder: Path) -> Callable[..., str]:
+def messages_of(recipe: Callable[..., Recipe], folder: Path) -> Callable[..., str]:
     """What is printed about a recipe that is wrong; the test's folder is called FOLDER."""
 
     def printed(text: str | bytes, sets: Sequence[str] = ()) -> str:

@@ -15,7 +15,7 @@ from ft.recipe.types import STAGE_KEYS, RecipeKeys
 from ft.stages import STAGES
 
 Read = Callable[..., Recipe]
-Said = Callable[..., str]
+Messages = Callable[..., str]
 RENAMED = [(block, old, new) for block, table in ALIASES.items() for old, new in table.items() if type(new) is Renamed]
 GONE = [(block, old, new.fix) for block, table in ALIASES.items() for old, new in table.items() if type(new) is Gone]
 
@@ -144,9 +144,11 @@ def test_trl_s_old_ppo_keys_are_read_as_what_they_are_called_here(recipe: Read):
     assert len(found.notices) == 5
 
 
-def test_trl_s_old_ppo_keys_that_went_say_what_to_write(said: Said):
+def test_trl_s_old_ppo_keys_that_went_say_what_to_write(messages_of: Messages):
     gone = "num_mini_batches: 4, total_episodes: 99, stop_token: eos, safety_threshold: 0.1, reward_model_path: rm"
-    told = said(GOOD + TRL_PPO.split("    train:")[0] + f"    train: {{response_length: 53, {gone}}}\n").splitlines()
+    told = messages_of(
+        GOOD + TRL_PPO.split("    train:")[0] + f"    train: {{response_length: 53, {gone}}}\n"
+    ).splitlines()
     fixes = [
         "`generation_batch_size: …`",
         "`max_steps: …`",
@@ -158,7 +160,7 @@ def test_trl_s_old_ppo_keys_that_went_say_what_to_write(said: Said):
     assert len(told) == 5
 
 
-def test_an_old_name_beside_its_present_one_is_refused(said: Said):
-    assert said(GOOD.replace("64", "64, cutoff_len: 32")) == (
+def test_an_old_name_beside_its_present_one_is_refused(messages_of: Messages):
+    assert messages_of(GOOD.replace("64", "64, cutoff_len: 32")) == (
         "x.yaml:5: 'cutoff_len' is the old name of 'max_length', which stands here too. Keep one."
     )

@@ -60,13 +60,13 @@ def test_an_older_name_is_read_with_a_notice(recipe):
         ("name: x", "global_batch: 8", "6: train has no key 'global_batch'. Write `global_batch: …` in the stage, bes"),
     ],
 )
-def test_what_cannot_be_a_batch_is_told_by_line(key, train, problem, said):
-    assert said(stage(key, train)).startswith(f"x.yaml:{problem}")
+def test_what_cannot_be_a_batch_is_told_by_line(key, train, problem, messages_of):
+    assert messages_of(stage(key, train)).startswith(f"x.yaml:{problem}")
 
 
-def test_a_kind_that_does_not_train_reads_none(said):
+def test_a_kind_that_does_not_train_reads_none(messages_of):
     text = HEAD + "  - {kind: evaluate, data: [rows.jsonl], evaluate: {}, global_batch: 8}\n"
-    assert said(text) == "x.yaml:3: kind 'evaluate' reads no global_batch. Remove the key: it does not train."
+    assert messages_of(text) == "x.yaml:3: kind 'evaluate' reads no global_batch. Remove the key: it does not train."
 
 
 def test_null_takes_the_accumulation_of_a_recipe_below_away(recipe):

@@ -91,7 +91,7 @@ def test_a_value_is_read_as_its_annotation_says(key: str, value: Any, read: Any)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("number", 1.5, "owned.number is 1.5. Write a whole number."),
         ("number", True, "owned.number is true. Write a whole number."),
@@ -106,8 +106,8 @@ def test_a_value_is_read_as_its_annotation_says(key: str, value: Any, read: Any)
         ("nmber", 1, "Owned has no field 'nmber'. Did you mean 'number'?"),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_what_to_write(key: str, value: Any, said: str):
-    assert checked({key: value})[1] == [said]
+def test_a_value_of_another_type_is_refused_with_what_to_write(key: str, value: Any, message: str):
+    assert checked({key: value})[1] == [message]
 
 
 def test_checked_values_can_be_written_as_json_and_build_the_object():

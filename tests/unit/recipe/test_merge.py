@@ -14,7 +14,7 @@ from ft.recipe import Recipe, read
 from ft.recipe.merge import changes, read_tree
 from ft.stages import STAGES
 
-Said = Callable[..., str]
+Messages = Callable[..., str]
 Read = Callable[..., Recipe]
 
 
@@ -79,15 +79,15 @@ def test_a_new_stage_comes_last_and_lists_are_replaced(recipe: Read):
 
 
 @pytest.mark.usefixtures("base")
-def test_a_second_stage_of_one_name_is_not_merged_away(said: Said):
-    assert said(child("  - {kind: sft}\n", SFT)) == (
+def test_a_second_stage_of_one_name_is_not_merged_away(messages_of: Messages):
+    assert messages_of(child("  - {kind: sft}\n", SFT)) == (
         "x.yaml:4: two stages are called 'sft'. Give one a `name:` of its own."
     )
 
 
-def test_a_problem_names_the_file_that_wrote_the_key(said: Said, base: Path):
+def test_a_problem_names_the_file_that_wrote_the_key(messages_of: Messages, base: Path):
     base.write_text(base.read_text().replace("max_steps: 5", "max_stepz: 5"))
-    assert said(child("  - {kind: sft, train: {learning_rate: x}}\n")) == (
+    assert messages_of(child("  - {kind: sft, train: {learning_rate: x}}\n")) == (
         "x.yaml:3: train.learning_rate is 'x'. Write a number.\n"
         "base/base.yaml:8: SFTConfig has no field 'max_stepz'. Did you mean 'max_steps'?"
     )
@@ -119,14 +119,14 @@ EXTENDS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), EXTENDS.values(), ids=EXTENDS)
-def test_a_wrong_extends_is_said_with_its_line(said: Said, folder: Path, text: str, expected: str):
+def test_a_wrong_extends_is_said_with_its_line(messages_of: Messages, folder: Path, text: str, expected: str):
     (folder / "y.yaml").write_text("extends: x.yaml\n")
-    assert said(text) == expected
+    assert messages_of(text) == expected
 
 
-def test_faults_found_before_a_file_that_cannot_be_read_are_said_too(said: Said, folder: Path):
+def test_faults_found_before_a_file_that_cannot_be_read_are_said_too(messages_of: Messages, folder: Path):
     (folder / "y.yaml").write_text("a: [\n")
-    assert said("extends: y.yaml\nmodel: a\nmodel: b\n") == (
+    assert messages_of("extends: y.yaml\nmodel: a\nmodel: b\n") == (
         "x.yaml:3: 'model' is written twice, first at line 2. Keep one.\n"
         "y.yaml:1: a quote or bracket opened here is never closed. Close it."
     )
@@ -207,12 +207,12 @@ SETS = {
 
 
 @pytest.mark.parametrize(("words", "expected"), SETS.items(), ids=SETS)
-def test_a_wrong_set_is_said_with_its_key(said: Said, words: str, expected: str):
-    assert said(GOOD, [words]) == expected
+def test_a_wrong_set_is_said_with_its_key(messages_of: Messages, words: str, expected: str):
+    assert messages_of(GOOD, [words]) == expected
 
 
-def test_a_wrong_set_does_not_print_a_secret(said: Said):
-    assert said(GOOD, ["sft.train.hub_token=hf_abcdefghijklmnopqrstuvwxyz"]) == (
+def test_a_wrong_set_does_not_print_a_secret(messages_of: Messages):
+    assert messages_of(GOOD, ["sft.train.hub_token=hf_abcdefghijklmnopqrstuvwxyz"]) == (
         "--set sft.train.hub_token: train.hub_token is decided by ft. Set HF_TOKEN in the environment.\n"
         "--set sft.train.hub_token: train.hub_token looks like a secret. Set it in the environment (HF_TOKEN)."
     )

@@ -11,7 +11,7 @@ from tests.unit.recipe.conftest import GOOD, HEAD, SFT
 from ft.recipe import ModelSource, Recipe
 from ft.stages import STAGES
 
-Said = Callable[..., str]
+Messages = Callable[..., str]
 Read = Callable[..., Recipe]
 JUDGE = "  - {kind: evaluate, name: judge, init: $sft, data: rows.jsonl, evaluate: {}}\n"
 
@@ -276,49 +276,52 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), TOP.values(), ids=TOP)
-def test_a_fault_at_the_top_is_said_with_its_line(said: Said, text: str, expected: str):
-    assert said(text) == expected
+def test_a_fault_at_the_top_is_said_with_its_line(messages_of: Messages, text: str, expected: str):
+    assert messages_of(text) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), STAGE.values(), ids=STAGE)
-def test_a_fault_of_a_stage_is_said_with_its_line(said: Said, text: str, expected: str):
-    assert said(text) == expected
+def test_a_fault_of_a_stage_is_said_with_its_line(messages_of: Messages, text: str, expected: str):
+    assert messages_of(text) == expected
 
 
 @pytest.mark.parametrize(("source", "expected"), DATA.values(), ids=DATA)
-def test_a_fault_of_a_source_is_said_with_its_line(said: Said, source: str, expected: str):
-    assert said(GOOD.replace("[rows.jsonl]", f"[{source}]")) == expected
+def test_a_fault_of_a_source_is_said_with_its_line(messages_of: Messages, source: str, expected: str):
+    assert messages_of(GOOD.replace("[rows.jsonl]", f"[{source}]")) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), BLOCKS.values(), ids=BLOCKS)
-def test_a_fault_of_a_block_is_said_with_its_line(said: Said, text: str, expected: str):
-    assert said(text) == expected
+def test_a_fault_of_a_block_is_said_with_its_line(messages_of: Messages, text: str, expected: str):
+    assert messages_of(text) == expected
 
 
-def test_a_complaint_of_the_library_stands_at_the_key_it_names(said: Said):
+def test_a_complaint_of_the_library_stands_at_the_key_it_names(messages_of: Messages):
     text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      warmup_steps: -1\n      save_steps: 5")
-    assert said(text) == "x.yaml:7: SFTConfig refuses train: Got warmup_steps = -1.0, Expected value warmup_steps >= 0."
+    assert (
+        messages_of(text)
+        == "x.yaml:7: SFTConfig refuses train: Got warmup_steps = -1.0, Expected value warmup_steps >= 0."
+    )
 
 
-def test_a_complaint_that_names_only_a_value_stands_at_its_key(said: Said):
+def test_a_complaint_that_names_only_a_value_stands_at_its_key(messages_of: Messages):
     text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      optim: adamv\n      save_steps: 5")
-    assert said(text).startswith(
+    assert messages_of(text).startswith(
         "x.yaml:7: SFTConfig refuses train: adamv is not a valid OptimizerNames, please select"
     )
 
 
-def test_a_key_is_named_by_whole_words_only(said: Said):
+def test_a_key_is_named_by_whole_words_only(messages_of: Messages):
     text = "  - kind: sft\n    data:\n      - name: x\n        path: rows.jsonl\n        format: rename\n"
-    assert said(HEAD + text + "    train: {max_length: 8}\n").startswith("x.yaml:7: no format 'rename'.")
+    assert messages_of(HEAD + text + "    train: {max_length: 8}\n").startswith("x.yaml:7: no format 'rename'.")
 
 
-def test_a_stage_that_is_wrong_itself_is_not_reported_again_by_those_that_refer_to_it(said: Said):
+def test_a_stage_that_is_wrong_itself_is_not_reported_again_by_those_that_refer_to_it(messages_of: Messages):
     text = GOOD.replace("kind: sft", "kind: stf\n    name: sft") + JUDGE
-    assert said(text) == "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?"
+    assert messages_of(text) == "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?"
 
 
-def test_what_else_is_wrong_with_a_stage_of_unknown_kind_is_reported_too(said: Said):
-    assert said(GOOD.replace("kind: sft", "kind: stf").replace("rows.jsonl", "row.jsonl")) == (
+def test_what_else_is_wrong_with_a_stage_of_unknown_kind_is_reported_too(messages_of: Messages):
+    assert messages_of(GOOD.replace("kind: sft", "kind: stf").replace("rows.jsonl", "row.jsonl")) == (
         "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?\nx.yaml:4: no file row.jsonl. Did you mean 'rows.jsonl'?"
     )
 
@@ -349,9 +352,9 @@ stages:
 """
 
 
-def test_all_problems_of_a_recipe_are_said_at_once_in_the_order_of_its_lines(said: Said):
+def test_all_problems_of_a_recipe_are_said_at_once_in_the_order_of_its_lines(messages_of: Messages):
     assert (
-        said(AWFUL, ["sft.train.max_steps=x", "dpo.train.beta=1"])
+        messages_of(AWFUL, ["sft.train.max_steps=x", "dpo.train.beta=1"])
         == """\
 x.yaml:1: no model in FOLDER/nothing. The path is relative to the recipe's file.
 x.yaml:2: recipe has no key 'sed'. Did you mean 'seed'?
@@ -408,7 +411,7 @@ def test_a_length_under_its_old_name_is_a_length(recipe: Read):
     assert read.notices == ("x.yaml:5: 'max_seq_length' is now 'max_length'; read as such.",)
 
 
-def test_a_stage_left_out_by_skip_is_not_there_to_refer_to(said: Said):
-    assert said(GOOD + "    skip: true\n" + JUDGE) == (
+def test_a_stage_left_out_by_skip_is_not_there_to_refer_to(messages_of: Messages):
+    assert messages_of(GOOD + "    skip: true\n" + JUDGE) == (
         "x.yaml:7: no stage '$sft' above this one. There is no stage above."
     )

@@ -50,8 +50,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("sources", "text"), WRONG.values(), ids=WRONG)
-def test_shares_that_do_not_fit_are_named(said: Callable[..., str], sources: tuple[str, ...], text: str) -> None:
-    assert text in said(shared(*sources)).splitlines()
+def test_shares_that_do_not_fit_are_named(messages_of: Callable[..., str], sources: tuple[str, ...], text: str) -> None:
+    assert text in messages_of(shared(*sources)).splitlines()
 
 
 def test_thirds_add_up_to_a_whole(recipe: Callable[..., Recipe]) -> None:

@@ -150,19 +150,24 @@ def test_every_shipped_recipe_is_decided_without_importing_a_library():
 def test_what_the_source_does_not_decide_is_asked_of_the_class_once(
     recipe: Callable[..., Recipe], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked = []
+    imported: list[str] = []
     load = Owner.load
-    monkeypatch.setattr(Owner, "load", lambda owner: asked.append(owner.path) or load(owner))
+
+    def watched(owner: Owner) -> type:
+        imported.append(owner.path)
+        return load(owner)
+
+    monkeypatch.setattr(Owner, "load", watched)
 
     def undecided(*arguments: Any) -> None:
         raise Undecided
 
     monkeypatch.setattr("ft.recipe.check.construct", undecided)
     first = recipe(GOOD, (), Verdicts(folder / "checked.json"))
-    assert "trl:SFTConfig" in asked
-    asked.clear()
+    assert "trl:SFTConfig" in imported
+    imported.clear()
     again = recipe(GOOD, (), Verdicts(folder / "checked.json"))
-    assert "trl:SFTConfig" not in asked
+    assert "trl:SFTConfig" not in imported
     assert again.stage("sft").blocks == first.stage("sft").blocks
 
 
@@ -177,14 +182,14 @@ def test_a_remembered_recipe_is_planned_without_reading_a_source(
 
 
 def test_a_class_whose_source_cannot_be_run_is_imported_and_says_the_same(
-    recipe: Callable[..., Recipe], said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., Recipe], messages_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ):
     right = GOOD.replace("64}", "64, logging_steps: 2, lr_scheduler_type: cosine, eval_steps: '10', bf16: yes}")
     wrong = GOOD.replace("64}", "64, evl_steps: 3, logging_steps: often, packing: 2}\n    lora: {r: 0}")
     refused = GOOD.replace("64}", "64, load_best_model_at_end: true, eval_strategy: epoch}")
-    first = recipe(right).stage("sft").blocks, said(wrong), said(refused)
+    first = recipe(right).stage("sft").blocks, messages_of(wrong), messages_of(refused)
     monkeypatch.setattr(Owner, "source", lambda owner: None)
-    assert (recipe(right).stage("sft").blocks, said(wrong), said(refused)) == first
+    assert (recipe(right).stage("sft").blocks, messages_of(wrong), messages_of(refused)) == first
     assert first[1].count("x.yaml:") == 4
 
 

@@ -14,7 +14,7 @@ from ft.recipe import ModelSource, Recipe, read
 from ft.recipe.yaml import Block, parse_yaml
 from ft.stages import STAGES
 
-Said = Callable[..., str]
+Messages = Callable[..., str]
 
 
 def value(text: str) -> Any:
@@ -161,13 +161,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_yaml_is_said_with_its_line(said: Said, text: str | bytes, expected: str):
-    assert said(text) == expected
+def test_a_fault_of_yaml_is_said_with_its_line(messages_of: Messages, text: str | bytes, expected: str):
+    assert messages_of(text) == expected
 
 
-def test_a_key_that_is_a_list_is_refused(said: Said):
+def test_a_key_that_is_a_list_is_refused(messages_of: Messages):
     text = "[a]: b\nmodel: a/b\nstages: [{kind: sft, data: rows.jsonl, train: {max_length: 8}}]\n"
-    assert said(text) == "x.yaml:1: a key must be a word. Write `key: value`."
+    assert messages_of(text) == "x.yaml:1: a key must be a word. Write `key: value`."
 
 
 def test_a_missing_recipe_names_those_that_are_there(folder: Path):
