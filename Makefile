@@ -11,11 +11,11 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample ppo eval report export base chat show stats plan run test bench lint format clean
+.PHONY: help install sft dpo gatt reward sample ppo eval report export base chat show stats plan run test test-newest bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(STAMP) ## make .venv with everything the project needs
 
@@ -82,6 +82,17 @@ base: $(STAMP) ## make the embedded base model again, from its corpus
 test: $(STAMP) ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
+# A fixed torch, and what the five bring with them as new as they ask for it. Always looked up anew.
+NEWEST := .venv-newest
+test-newest: ## run the tests with the newest transformers, trl, peft, datasets and accelerate, in .venv-newest
+	@$(PYTHON) -m venv $(NEWEST)
+	@sed -E 's/^(transformers|trl|peft|datasets|accelerate|huggingface_hub|tokenizers|safetensors)==[^ ]*/\1/' requirements.txt > $(NEWEST)/requirements.txt
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' >> $(NEWEST)/requirements.txt
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r $(NEWEST)/requirements.txt
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check 2>/dev/null | grep -E '^(torch|transformers|trl|peft|datasets|accelerate) '
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n auto --dist worksteal $(ARGS)
+
 bench: $(STAMP) ## ours against the peers, in docs/benchmarks.md; LLAMAFACTORY_CLI=COMMAND takes LLaMA-Factory in
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python benchmarks/all.py $(ARGS)
 
@@ -95,4 +106,4 @@ format: $(STAMP) ## let ruff write the code's layout
 	$(VENV)/bin/ruff format .
 
 clean: ## remove .venv and caches; results in runs/ stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/ft.egg-info
+	rm -rf $(VENV) $(NEWEST) .mypy_cache .ruff_cache .pytest_cache build src/ft.egg-info
