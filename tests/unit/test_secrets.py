@@ -15,7 +15,6 @@ from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.run.run import make_stage, prepare_rows, run
 from ft.secrets import PATTERNS, clean, find, hide, look, masked, refuse, scan_all, variables
-from ft.stages import STAGES
 
 WORD = "abcdefghijklmnopqrstuvwxyz"
 HF = "hf_" + WORD
@@ -145,7 +144,7 @@ def wrote(file: Path, runs: Path, name: str, text: str, monkeypatch: pytest.Monk
         return {"steps": 1}
 
     folder = job.folder
-    monkeypatch.setattr(type(STAGES["sft"]), "function", lambda kind: make)
+    monkeypatch.setattr("ft.run.run.function_at", lambda path: make)
     make_stage(job.write())
     return folder
 

@@ -63,7 +63,7 @@ class Leader:
         with socket.socket() as free:
             free.bind(("", 0))
             port = int(free.getsockname()[1])
-        self._send({"job": str(job), "digest": digest(job.read_text()), "port": port})
+        self._send({"job": str(job), "digest": digest(job.read_text(encoding="utf-8")), "port": port})
         return port
 
     def _send(self, order: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def follow(start: Callable[[Path, int], int]) -> int:
     store, orders = _store(), 0
     while order := json.loads(store.get(f"ft/{orders}")):
         job = Path(order["job"])
-        if not job.exists() or digest(job.read_text()) != order["digest"]:
+        if not job.exists() or digest(job.read_text(encoding="utf-8")) != order["digest"]:
             fix = "Give `--runs` a folder that all machines share under the same path."
             raise fail(str(job), "this machine does not see what the first one has written", fix)
         if code := start(job, order["port"]):

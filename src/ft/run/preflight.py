@@ -92,4 +92,4 @@ def _wandb_can_log() -> bool:
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
         return True
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    return netrc.exists() and "wandb" in netrc.read_text()
+    return netrc.exists() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
