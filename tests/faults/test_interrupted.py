@@ -21,7 +21,7 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
-from ft.run import fork_server as warm
+from ft.run import fork_server
 from ft.run.run import prepare_rows
 from ft.stages import STAGES
 
@@ -249,7 +249,7 @@ def chain(file, tmp_path) -> Path:
     return tiny.recipe(tmp_path, stages, model=tiny.checked(file).model.path)
 
 
-@pytest.mark.skipif(not warm.worth_it([STAGES["sft"]] * 2), reason="stages start cold here")
+@pytest.mark.skipif(not fork_server.worth_it([STAGES["sft"]] * 2), reason="stages start cold here")
 def test_stages_of_a_chain_end_when_killed_and_go_on_to_the_bits_of_stages_started_one_by_one(chain, tmp_path):
     runs, reference = tmp_path / "runs", tiny.planned(chain, tmp_path / "undisturbed")
     for name in ("sft", "one", "two"):

@@ -128,9 +128,9 @@ def test_a_qlora_model_merged_has_the_logits_it_was_trained_with(chat: TrainedMo
 
 def test_a_fresh_process_without_ft_answers_the_same(chat: TrainedModel, fresh: dict[str, Any]):
     asked = [[{"role": "user", "content": text}] for text in ASKED]
-    said = ChatModel(None, chat.folder).answer(asked, Sampling(max_new_tokens=24))
-    assert fresh["answers"] == said
-    assert said[0] == "blue"  # it has learnt to answer and to stop
+    answers = ChatModel(None, chat.folder).answer(asked, Sampling(max_new_tokens=24))
+    assert fresh["answers"] == answers
+    assert answers[0] == "blue"  # it has learnt to answer and to stop
 
 
 def test_a_reward_model_merged_gives_the_same_scores(there: Plan, fresh: dict[str, Any]):

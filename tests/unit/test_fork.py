@@ -10,7 +10,7 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.run.run import prepare_rows
-from ft.tools.new import Fork, ForkOptions, columns_of, fork, fork_lines
+from ft.tools.new import Fork, ForkOptions, fork, fork_lines, parse_columns
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 ALPACA = [{"instruction": f"{n} sky?", "output": "blue"} for n in range(40)]
@@ -125,7 +125,7 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
         "sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, user_turns, every_answer) "
         "and --columns ours=theirs."
     )
-    made = forks(rows, columns=columns_of(["prompt=question,completion=reply to: it"]))
+    made = forks(rows, columns=parse_columns(["prompt=question,completion=reply to: it"]))
     assert (
         "data: [{path: ../own.jsonl, format: prompt_completion, "
         'columns: {prompt: question, completion: "reply to: it"}}]'

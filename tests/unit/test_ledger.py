@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import write_json
-from ft.results.ledger import difference, entries, find_result, status
+from ft.results.ledger import compare_results, entries, find_result, status
 from ft.results.remove import removal, remove
 
 Key = Mapping[str, Any]
@@ -137,7 +137,7 @@ def test_a_result_is_named_by_fingerprint_folder_or_recipe_and_stage(runs: Path)
 def test_a_difference_is_told_key_by_key_in_full(runs: Path):
     all_ = entries(runs)
     one, other = find_result(all_, "chat:sft", runs), find_result(all_, "mine:sft", runs)
-    assert difference(one, other, all_) == [
+    assert compare_results(one, other, all_) == [
         ("seed", 1, 2),
         ("data.0.weight", 1.0, 2.0),
         ("train.beta", 0.1, 0.2),
@@ -146,7 +146,7 @@ def test_a_difference_is_told_key_by_key_in_full(runs: Path):
 
 def test_a_difference_of_parents_is_followed_to_its_cause(runs: Path):
     all_ = entries(runs)
-    found = difference(find_result(all_, "chat:dpo", runs), find_result(all_, "mine:dpo", runs), all_)
+    found = compare_results(find_result(all_, "chat:dpo", runs), find_result(all_, "mine:dpo", runs), all_)
     assert [key for key, _, _ in found] == ["init", "init › seed", "init › data.0.weight", "init › train.beta"]
 
 

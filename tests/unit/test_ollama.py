@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from ft.encode.conversation import Renderer, template
-from ft.export.ollama import DIALOGUES, SAID, Underivable, go_template, modelfile, rendered
+from ft.export.ollama import DIALOGUES, SAID, Underivable, go_template, modelfile, render_go
 
 LOOP = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant "
 
@@ -31,7 +31,7 @@ def test_both_templates_write_every_dialogue_alike(name: str):
     go = go_template(made.template, adds_bos=False).text
     for roles in DIALOGUES:
         messages = [{"role": role, "content": SAID[-1 - n % len(SAID)]} for n, role in enumerate(roles)]
-        assert rendered(go, messages) == made.template.text(messages, prompt=True)
+        assert render_go(go, messages) == made.template.text(messages, prompt=True)
 
 
 def test_the_modelfile_of_chatml_is_this():
@@ -54,7 +54,7 @@ def test_braces_of_a_template_are_no_action_of_go():
     assert made.template is not None
     go = go_template(made.template, adds_bos=False).text
     assert '{{ "{{" }}user}}' in go
-    assert rendered(go, [{"role": "user", "content": "a"}]) == "<|im_start|>{{user}} a<|im_end|><|im_start|>assistant "
+    assert render_go(go, [{"role": "user", "content": "a"}]) == "<|im_start|>{{user}} a<|im_end|><|im_start|>assistant "
 
 
 def test_a_bos_that_ollama_writes_itself_stands_once():
@@ -63,7 +63,7 @@ def test_a_bos_that_ollama_writes_itself_stands_once():
     found = go_template(made.template, adds_bos=True)
     assert "Ollama writes the first <s> itself." in found.notes
     three = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
-    assert "<s>" + rendered(found.text, three) == made.template.text(three, prompt=True)
+    assert "<s>" + render_go(found.text, three) == made.template.text(three, prompt=True)
     with pytest.raises(Underivable, match="would write <s> first"):
         modelfile(renderer("chatml"), None, adds_bos=True)
 

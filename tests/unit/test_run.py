@@ -16,7 +16,7 @@ from ft.recipe import Verdicts, read
 from ft.results.store import plan
 from ft.run import run as run_module
 from ft.run.accelerate_config import ALONE, Launch
-from ft.run.run import StageFailed, only_one, prepare_rows, run, side_by_side
+from ft.run.run import StageFailed, hold_result, prepare_rows, run, side_by_side
 from ft.stages import STAGES
 
 
@@ -165,7 +165,7 @@ def test_two_runs_at_once_of_one_result_are_refused(force, chain, tmp_path):
     runs = tmp_path / "runs"
     folder = tiny.planned(chain, runs).stage("third").folder
     folder.mkdir(parents=True)
-    with only_one(runs, folder), pytest.raises(UserError) as refused:
+    with hold_result(runs, folder), pytest.raises(UserError) as refused:
         run(tiny.checked(chain), runs, only="third", force=force)
     assert str(refused.value) == f"{folder}: another `ft run` is making this result. Wait for it, or stop it."
     assert contents(runs) == []

@@ -13,7 +13,7 @@ import yaml
 import tiny
 from ft.errors import UserError
 from ft.files import write_json
-from ft.results.store import changed
+from ft.results.store import list_changes
 from ft.run.run import choose_stages
 
 
@@ -187,7 +187,7 @@ def test_why_names_rows_that_changed(tmp_path, base, data):
 def test_values_that_are_long_or_nested_are_only_named():
     before = {"train": {"beta": 0.1, "note": "a" * 40}, "data": [1], "model": {"weights": "abc"}}
     after = {"train": {"beta": 0.2, "note": "b" * 40}, "data": [2], "model": {"weights": "abd"}}
-    assert changed(before, after) == [
+    assert list_changes(before, after) == [
         "train.beta changed (0.1 → 0.2)",
         "train.note changed",
         "data changed",

@@ -12,7 +12,7 @@ from ft.errors import UserError
 from ft.report.page import rows_page, write
 from ft.results.store import Plan
 from ft.run.run import prepare_rows
-from ft.tools.show import Shown, as_json, print_shown, shown, visible
+from ft.tools.show import RowsView, print_rows, rows_as_json, view_rows, visible
 
 
 def rows(file: Path, *dialogues: list[str]) -> Path:
@@ -33,15 +33,15 @@ def there(base: Path, tmp_path: Path) -> Plan:
     return tiny.planned(tiny.recipe(tmp_path / "own", [tiny.sft(data)], model=str(base)), tmp_path / "runs")
 
 
-def printed(found: Shown, colours: bool = False) -> str:
+def printed(found: RowsView, colours: bool = False) -> str:
     out = StringIO()
     system = "standard" if colours else None
-    print_shown(found, Console(file=out, width=200, force_terminal=colours, color_system=system, highlight=False))
+    print_rows(found, Console(file=out, width=200, force_terminal=colours, color_system=system, highlight=False))
     return out.getvalue()
 
 
 def test_rows_are_shown_whole_with_trained_text_in_brackets(there: Plan, tmp_path: Path) -> None:
-    text = printed(shown(there, None, 1))
+    text = printed(view_rows(there, None, 1))
     assert f"{tmp_path}/rows.jsonl:1 · 64 tokens, 12 trained" in text
     assert (
         "<|im_start|>user⏎\nsky?<|im_end|>⏎\n<|im_start|>assistant⏎\n⟦né⏎\n·1<|im_end|>⟧⏎\n"
@@ -50,7 +50,7 @@ def test_rows_are_shown_whole_with_trained_text_in_brackets(there: Plan, tmp_pat
 
 
 def test_counts_of_all_rows_stand_above_them(there: Plan) -> None:
-    lines = printed(shown(there, None, 0)).splitlines()
+    lines = printed(view_rows(there, None, 0)).splitlines()
     assert lines[:9] == [
         "sft: 2 rows, 95 tokens, 18 of them trained",
         "",
@@ -66,14 +66,14 @@ def test_counts_of_all_rows_stand_above_them(there: Plan) -> None:
 
 
 def test_on_a_terminal_trained_text_is_green_and_special_tokens_are_underlined(there: Plan) -> None:
-    text = printed(shown(there, None, 2), colours=True)
+    text = printed(view_rows(there, None, 2), colours=True)
     assert "\x1b[1;32mwhite\x1b[0m\x1b[1;4;32m<|im_end|>\x1b[0m" in text
     assert "\x1b[2;36msnow?\x1b[0m" in text
     assert "⟦" not in text
 
 
 def test_every_token_is_in_the_json_with_its_id_role_and_label(there: Plan) -> None:
-    found = as_json(shown(there, "sft", 1))
+    found = rows_as_json(view_rows(there, "sft", 1))
     row = found["shown"][0]
     assert (found["recipe"], found["stage"], found["train"]["rows"]) == ("own-tiny", "sft", 2)
     assert (row["length"], row["trained"], sum(len(token["ids"]) for token in row["tokens"])) == (64, 12, 64)
@@ -91,7 +91,7 @@ def test_whatever_an_eye_would_miss_is_written_out() -> None:
 
 
 def test_the_page_is_whole_in_itself_and_escapes_what_rows_say(there: Plan) -> None:
-    text = rows_page(shown(there, None, 2))
+    text = rows_page(view_rows(there, None, 2))
     assert ">&lt;</s>" in text
     assert "<b>?" not in text
     assert not any(word in text for word in ("<script", "http:", "https:", "src=", "@import", "url("))
@@ -118,7 +118,7 @@ def test_the_page_is_well_formed(there: Plan, tmp_path: Path) -> None:
             assert self.open.pop() == tag
 
     nesting = Nesting()
-    page = write(rows_page(shown(there, None, 2)), tmp_path / "deep" / "page.html")
+    page = write(rows_page(view_rows(there, None, 2)), tmp_path / "deep" / "page.html")
     nesting.feed(page.read_text(encoding="utf-8"))
     assert nesting.open == []
 
@@ -132,7 +132,7 @@ def test_the_command_writes_the_page_beside_the_results(base: Path, data: Path, 
 
 def test_packing_tells_how_full_its_rows_are(base: Path, data: Path, tmp_path: Path) -> None:
     file = tiny.recipe(tmp_path, [tiny.sft(data, {"packing": True})], model=str(base))
-    found = shown(tiny.planned(file, tmp_path / "runs"), None, 2)
+    found = view_rows(tiny.planned(file, tmp_path / "runs"), None, 2)
     assert printed(found).splitlines()[0].endswith("packed into 25 rows, 67% full")
     assert [row.where.rpartition(":")[2] for row in found.rows] == ["1", "2"]
 
@@ -141,7 +141,8 @@ def test_rows_are_prepared_before_the_models_between_are_made(base: Path, data: 
     stages = [tiny.sft(data), tiny.sft(data, name="more", init="$sft", rows={"train_on": "all"})]
     there = tiny.planned(tiny.recipe(tmp_path, stages, model=str(base)), tmp_path / "runs")
     assert there.stage("sft").state == "absent"
-    assert shown(there, "more", 1).stats["train"]["trained_tokens"] == shown(there, "more", 1).stats["train"]["tokens"]
+    stats = view_rows(there, "more", 1).stats["train"]
+    assert stats["trained_tokens"] == stats["tokens"]
     prepare_rows(there, there.stage("sft"))
     assert [there.preparable(planned) for planned in there.stages] == [True, True]
 
@@ -156,11 +157,11 @@ def test_without_the_tokenizer_the_command_that_makes_it_is_named(data: Path, tm
     file = tiny.recipe(tmp_path, [scratch, tiny.sft(data, init="$scratch")], chat_template="plain")
     there = tiny.planned(file, tmp_path / "runs")
     with pytest.raises(UserError) as error:
-        shown(there, None, 1)
+        view_rows(there, None, 1)
     assert str(error.value) == (
         f"{file}:12: 'sft' takes its tokenizer from 'scratch', which is not made. Make it: ft run {file} --to scratch"
     )
     assert not there.preparable(there.stage("sft"))
     with pytest.raises(UserError) as error:
-        shown(there, "scratch", 1)
+        view_rows(there, "scratch", 1)
     assert str(error.value) == f"{file}:4: 'scratch' prepares no rows. These do: sft."

@@ -10,8 +10,7 @@ import pytest
 
 import tiny
 from ft.progress import LINES, on_terminal
-from ft.run import executor as start
-from ft.run import fork_server as warm
+from ft.run import executor, fork_server
 from ft.run.executor import StageProcess, threads
 from ft.stages import STAGES
 
@@ -33,9 +32,9 @@ def test_ctrl_c_before_there_is_a_process_is_an_interruption():
 
 def test_stages_at_once_share_the_threads_and_speak_in_lines():
     alone = {"OMP_NUM_THREADS": "5", "HOME": "/"}
-    assert start.shared(alone, 1) == alone
-    assert start.shared(alone, 2) == {"OMP_NUM_THREADS": "2", "HOME": "/", LINES: "1"}
-    assert start.shared(alone, 9)["OMP_NUM_THREADS"] == "1"
+    assert executor.share_threads(alone, 1) == alone
+    assert executor.share_threads(alone, 2) == {"OMP_NUM_THREADS": "2", "HOME": "/", LINES: "1"}
+    assert executor.share_threads(alone, 9)["OMP_NUM_THREADS"] == "1"
     assert threads({}) == len(os.sched_getaffinity(0))
 
 
@@ -50,7 +49,7 @@ def test_a_bar_moves_on_the_stages_own_terminal_only(monkeypatch):
 def test_an_accelerator_is_known_by_its_device_file(device, shown, tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (tmp_path / device).touch()
-    assert warm.has_accelerator(tmp_path) is shown
+    assert fork_server.has_accelerator(tmp_path) is shown
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_an_accelerator_is_known_by_its_device_file(device, shown, tmp_path, mon
 def test_a_hidden_gpu_is_none(device, visible, shown, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     (tmp_path / device).touch()
-    assert warm.has_accelerator(tmp_path) is shown
+    assert fork_server.has_accelerator(tmp_path) is shown
 
 
 def test_tests_and_the_commands_they_start_see_no_gpu():
@@ -69,7 +68,7 @@ def test_tests_and_the_commands_they_start_see_no_gpu():
 
 
 def test_one_stage_alone_or_a_gpu_is_worth_no_fork_server(monkeypatch):
-    monkeypatch.setattr(warm, "has_accelerator", lambda: False)
-    assert [warm.worth_it([STAGES["sft"]] * count) for count in (1, 2)] == [False, sys.platform == "linux"]
-    monkeypatch.setattr(warm, "has_accelerator", lambda: True)
-    assert not warm.worth_it([STAGES["sft"]] * 2)
+    monkeypatch.setattr(fork_server, "has_accelerator", lambda: False)
+    assert [fork_server.worth_it([STAGES["sft"]] * count) for count in (1, 2)] == [False, sys.platform == "linux"]
+    monkeypatch.setattr(fork_server, "has_accelerator", lambda: True)
+    assert not fork_server.worth_it([STAGES["sft"]] * 2)

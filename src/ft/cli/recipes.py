@@ -144,17 +144,16 @@ def show_command(
 ) -> None:
     """Rows as the trainer gets them: trained tokens coloured, counts, lengths."""
     from ft.results.store import plan
-    from ft.tools.show import as_json as json_of
-    from ft.tools.show import print_shown, shown
+    from ft.tools.show import print_rows, rows_as_json, view_rows
 
-    found = shown(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
+    found = view_rows(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
     if html or html_file:
         from ft.report.page import rows_page, write
 
         path = html_file or runs / found.recipe / f"{found.stage}-rows.html"
         out.print(str(write(rows_page(found), path)), markup=False)
     else:
-        print_json(json_of(found)) if as_json else print_shown(found, out)
+        print_json(rows_as_json(found)) if as_json else print_rows(found, out)
 
 
 @app.command("stats")
@@ -170,8 +169,7 @@ def stats_command(
 ) -> None:
     """What rows hold: how many, turns, lengths, grades, ties and what is broken, source by source."""
     from ft.results.store import plan
-    from ft.tools.stats import as_json as json_of
-    from ft.tools.stats import file_source, of_file, of_recipe, show_stats
+    from ft.tools.stats import file_source, of_file, of_recipe, show_stats, stats_as_json
 
     with Progress("reading rows", unit="rows") as progress:
         if path.endswith((".yaml", ".yml")):
@@ -184,7 +182,7 @@ def stats_command(
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
             found = [of_file(file_source(path, format_, columns or []), model, progress.advance)]
     if as_json:
-        return print_json([json_of(one) for one in found])
+        return print_json([stats_as_json(one) for one in found])
     for one in found:
         show_stats(one, out)
     return None
@@ -211,9 +209,9 @@ def new_command(
 ) -> None:
     """A recipe for your own rows: looked at first, then written, with what differs and what to type next."""
     from ft.results.store import plan
-    from ft.tools.new import ForkOptions, columns_of, fork, fork_lines
+    from ft.tools.new import ForkOptions, fork, fork_lines, parse_columns
 
-    options = ForkOptions(name, data, stage, format_, columns_of(columns or []), reject, too_long, force)
+    options = ForkOptions(name, data, stage, format_, parse_columns(columns or []), reject, too_long, force)
     parent = plan(read_recipe(recipe, None, runs), runs)
     new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs))
     for line in fork_lines(new_recipe):

@@ -113,13 +113,15 @@ ResultName = Annotated[
 @runs_app.command("diff")
 def diff_command(one: ResultName, other: ResultName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """What decided the difference of two results, key by key, and their numbers side by side."""
-    from ft.results.ledger import difference, entries, find_result
+    from ft.results.ledger import compare_results, entries, find_result
 
     results = entries(runs)
     a, b = find_result(results, one, runs), find_result(results, other, runs)
-    keys = [{"key": key, "here": here, "there": there} for key, here, there in difference(a, b, results)]
+    keys = [{"key": key, "here": here, "there": there} for key, here, there in compare_results(a, b, results)]
     names = [*dict.fromkeys([*a.numbers, *b.numbers])]
-    numbers = [{"number": name, "here": a.numbers.get(name), "there": b.numbers.get(name)} for name in names]
+    numbers: list[dict[str, Any]] = [
+        {"number": name, "here": a.numbers.get(name), "there": b.numbers.get(name)} for name in names
+    ]
     if as_json:
         return print_json({"here": str(a.folder), "there": str(b.folder), "key": keys, "numbers": numbers})
     out.print(f"{a.folder} → {b.folder}", markup=False)
@@ -131,16 +133,16 @@ def diff_command(one: ResultName, other: ResultName, runs: Runs = Path("runs"), 
     table.add_column("number")
     for result in (a, b):
         table.add_column(result.fingerprint[:8], justify="right")
-    for line in numbers:
-        style = "bold" if line["here"] != line["there"] else ""
-        table.add_row(line["number"], _shown(line["here"]), _shown(line["there"]), style=style)
+    for number in numbers:
+        style = "bold" if number["here"] != number["there"] else ""
+        table.add_row(number["number"], _shown(number["here"]), _shown(number["there"]), style=style)
     if numbers:
         out.print()
         out.print(table)
     return None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "(absent)" if value is None else str(value)
 
 

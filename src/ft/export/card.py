@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ft.export.trained_model import TrainedModel, shown
+from ft.export.trained_model import TrainedModel, public_path
 from ft.hub import local_path
 from ft.report.numbers import number_words
 from ft.result import FOLDER_NAME
@@ -127,7 +127,7 @@ def _data(result: TrainedModel) -> Iterator[str]:
         for source in stage.job["data"]:
             path = source["path"]
             on_hub = local_path(path) is None
-            name = f"[{path}](https://huggingface.co/datasets/{path})" if on_hub else f"`{shown_file(path)}`"
+            name = f"[{path}](https://huggingface.co/datasets/{path})" if on_hub else f"`{public_data_path(path)}`"
             part = ", ".join(
                 f"{k} {source[k]}" for k in ("split", "revision", "rows", "weight", "share") if k in source
             )
@@ -135,11 +135,11 @@ def _data(result: TrainedModel) -> Iterator[str]:
     yield ""
 
 
-def shown_file(path: str) -> str:
+def public_data_path(path: str) -> str:
     """A data file without the folders of this machine; rows of another stage by that stage's folder."""
     parts = path.split("/")
     made_here = len(parts) > 1 and FOLDER_NAME.fullmatch(parts[-2])
-    return "/".join(parts[-2:]) if made_here else shown(path)
+    return "/".join(parts[-2:]) if made_here else public_path(path)
 
 
 def _numbers(result: TrainedModel) -> Iterator[str]:

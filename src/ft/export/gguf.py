@@ -38,6 +38,6 @@ def convert(script: Path, folder: Path, dtype: str, log: Callable[[str], None]) 
     log(f"converting to GGUF: {script.name} --outtype {TYPES[dtype]}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not file.exists():
-        said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise fail("--gguf", f"the converter failed: {said}", "It may not know this architecture or tokenizer.")
+        lines = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise fail("--gguf", f"the converter failed: {lines}", "It may not know this architecture or tokenizer.")
     return file

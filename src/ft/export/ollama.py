@@ -69,9 +69,9 @@ def go_template(chat: ChatTemplate, adds_bos: bool) -> GoTemplate:
     has_system = any(role == S for _, role in pieces)
     for roles in DIALOGUES:
         if S not in roles or has_system:
-            _proven(chat, text, roles, bos if adds_bos else "")
+            _check_template(chat, text, roles, bos if adds_bos else "")
     padded = [{"role": U, "content": "  blanks  "}]
-    if (bos if adds_bos else "") + rendered(text, padded) != chat.text(padded, prompt=True):
+    if (bos if adds_bos else "") + render_go(text, padded) != chat.text(padded, prompt=True):
         notes.append("The chat template takes blanks off the ends of a message; in Ollama they stay.")
     if not has_system:
         notes.append("The chat template has no system message; one given to Ollama is dropped.")
@@ -105,9 +105,9 @@ def _pieces(chat: ChatTemplate) -> tuple[Pieces, str, list[str]]:
     return pieces, cues.pop(), []
 
 
-def _proven(chat: ChatTemplate, go: str, roles: Sequence[str], bos: str) -> None:
+def _check_template(chat: ChatTemplate, go: str, roles: Sequence[str], bos: str) -> None:
     messages: list[Message] = [{"role": r, "content": SAID[n % len(SAID)]} for n, r in enumerate(roles)]
-    if bos + rendered(go, messages) != chat.text(messages, prompt=True):
+    if bos + render_go(go, messages) != chat.text(messages, prompt=True):
         raise Underivable(f"the Go template writes {', '.join(roles)} otherwise than the chat template")
 
 
@@ -146,7 +146,7 @@ def _literal(text: str) -> str:
 ACTION = re.compile(r"\{\{ (.*?) \}\}")
 
 
-def rendered(go: str, messages: Sequence[Mapping[str, Any]]) -> str:
+def render_go(go: str, messages: Sequence[Mapping[str, Any]]) -> str:
     """What Ollama makes of a template of ours and a dialogue."""
     parts = ACTION.split(go)
     tokens = [(n % 2 == 1, part) for n, part in enumerate(parts) if part or n % 2]

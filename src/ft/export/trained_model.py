@@ -65,7 +65,7 @@ class TrainedModel(Result):
         bottom = self.chain[0].job.get("model")
         if not bottom:
             return "nothing: trained from random weights"
-        return self.hub_base or f"{shown(bottom['path'])} (a local folder)"
+        return self.hub_base or f"{public_path(bottom['path'])} (a local folder)"
 
     @property
     def hub_base(self) -> str | None:
@@ -110,7 +110,7 @@ class TrainedModel(Result):
                 yield f"{result.stage}: {metric} is {reached}, required was {require[metric]}"
 
 
-def shown(path: str) -> str:
+def public_path(path: str) -> str:
     """A path as others may read it: no folders of this machine."""
     local = local_path(path)
     return local.name if local else path

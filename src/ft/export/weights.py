@@ -44,7 +44,7 @@ def write_weights(result: TrainedModel, folder: Path, dtype: str, options: Expor
     saved = difference(reference, behaviour(read, rows, reference))
     _gate(saved, gated and dtype == "float32", result, "what was written")
     compared = {"rows": len(rows.ids), "tolerance": TOLERANCE, "gated": gated, "merged": in_memory, "saved": saved}
-    return {"compared": compared, "said": said(compared, dtype, options.onto)}
+    return {"compared": compared, "said": describe_comparison(compared, dtype, options.onto)}
 
 
 def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
@@ -75,7 +75,7 @@ def _gate(found: dict[str, Any], gated: bool, result: TrainedModel, what: str) -
         raise fail(str(result.folder), told, fix)
 
 
-def said(compared: dict[str, Any], dtype: str, onto: str) -> str:
+def describe_comparison(compared: dict[str, Any], dtype: str, onto: str) -> str:
     """The comparison in a sentence or two."""
     saved, what = compared["saved"], "logits" if "kl" in compared["saved"] else "scores"
     words = f"On {compared['rows']} fixed rows the largest difference of {what} to the trained model is "

@@ -117,7 +117,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
         number=main_number(stage.display.headline, numbers),
         numbers=numbers_table(numbers),
         sections=tuple(sections),
-        settings=tuple(_settings(stage, run)),
+        settings=tuple(_settings(stage)),
         facts=tuple(_stage_facts(stage)),
         warnings=tuple(dict.fromkeys(warnings)),
         curve=tuple(curve),
@@ -157,8 +157,8 @@ def _safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _settings(stage: ReportedStage, run: Run) -> list[Section]:
-    tables = [found for found in (settings_table(stage, run), sources_table(stage)) if found]
+def _settings(stage: ReportedStage) -> list[Section]:
+    tables = [found for found in (settings_table(stage), sources_table(stage)) if found]
     return [Section("Settings and data", tuple(tables))] if tables else []
 
 

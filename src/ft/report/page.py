@@ -25,7 +25,7 @@ from ft.report.numbers import duration
 from ft.report.run import Run
 from ft.run.run import rows_line
 from ft.secrets import hide, variables
-from ft.tools.show import Shown, visible_tokens
+from ft.tools.show import RowsView, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -110,7 +110,7 @@ def _without_secrets(text: str) -> str:
     return "".join(part if part.startswith("data:") else hide(part, held) for part in PICTURE.split(text))
 
 
-def rows_page(found: Shown) -> str:
+def rows_page(found: RowsView) -> str:
     """Rows token by token: what `ft show --html` writes."""
     template = _environment().get_template("rows.html.jinja")
     style = Markup(draw.colours_css()) + _style("style.css", "rows.css")

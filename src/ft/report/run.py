@@ -78,7 +78,6 @@ class Run:
     repeat: str = ""
     seed: int | None = None
     skipped: tuple[str, ...] = ()
-    runs: Path | None = None
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -107,7 +106,7 @@ def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
         words.append(f"--runs {planned.runs}")
     recipe = planned.recipe
     stages = tuple(_of_planned(stage, planned) for stage in planned.stages)
-    return Run(recipe.name, stages, " ".join(words), recipe.seed, recipe.skipped, planned.runs)
+    return Run(recipe.name, stages, " ".join(words), recipe.seed, recipe.skipped)
 
 
 def _of_planned(planned: Planned, whole: Plan) -> ReportedStage:
@@ -135,8 +134,7 @@ def of_folder(path: Path) -> Run:
     """The results of a run's folder, the newest of each stage; or of one stage's folder, with those it is made from."""
     folder = path.resolve()
     if Result(folder).job:
-        stages = tuple(map(_of_result, _with_parents(Result(folder))))
-        return Run(folder.name, stages, runs=artifacts.runs_folder(folder))
+        return Run(folder.name, tuple(map(_of_result, _with_parents(Result(folder)))))
     newest: dict[str, Result] = {}
     for file in sorted(folder.glob(f"*/{artifacts.JOB}"), key=lambda file: (file.stat().st_mtime, file)):
         if ".old-" not in file.parent.name:
@@ -147,7 +145,7 @@ def of_folder(path: Path) -> Run:
     ordered: list[Result] = []
     for result in newest.values():
         ordered += [one for one in _with_parents(result) if one not in ordered]
-    return Run(folder.name, tuple(map(_of_result, ordered)), runs=folder.parent)
+    return Run(folder.name, tuple(map(_of_result, ordered)))
 
 
 def _parents(result: Result) -> list[tuple[Result, str]]:

@@ -10,21 +10,21 @@ from ft import artifacts
 from ft.files import read_json
 from ft.recipe.check import defaults
 from ft.report.parts import Table
-from ft.report.run import ReportedStage, Run
+from ft.report.run import ReportedStage
 from ft.stages import STAGES
 
 UNKNOWN = object()
 
 
-def settings_table(stage: ReportedStage, run: Run) -> Table | None:
+def settings_table(stage: ReportedStage) -> Table | None:
     """A line each key that is not at its class's default; where the default is not known, every written key."""
-    rows = tuple((name, format_setting(value), format_setting(usual)) for name, value, usual in _changed(stage, run))
+    rows = tuple((name, format_setting(value), format_setting(usual)) for name, value, usual in _changed(stage))
     if not rows:
         return None
     return Table(("setting", "here", "default"), rows, "Settings that differ from the defaults", numeric=False)
 
 
-def _changed(stage: ReportedStage, run: Run) -> Iterator[tuple[str, Any, Any]]:
+def _changed(stage: ReportedStage) -> Iterator[tuple[str, Any, Any]]:
     kind = STAGES.get(stage.kind)
     for block, values in stage.blocks.items():
         owner = kind.blocks.get(block) if kind else None

@@ -9,8 +9,9 @@ import fcntl
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 from ft import artifacts
 from ft.errors import fail
@@ -116,32 +117,33 @@ def recipe_meant(word: str) -> str:
 # What decided a difference
 
 
-def difference(one: Result, other: Result, results: Sequence[Result]) -> list[tuple[str, Any, Any]]:
+def compare_results(one: Result, other: Result, results: Sequence[Result]) -> list[tuple[str, object, object]]:
     """(key, here, there) of each value that differs, in full; where parents differ, what differs in these as well."""
     lines = []
     for key, here, there in differences(one.key, other.key):
         lines += _into_lists(key, here, there)
         mine, theirs = (_by_fingerprint(results, value) for value in (here, there))
         if mine and theirs and mine.fingerprint != theirs.fingerprint:
-            lines += [(f"{key} › {inner}", a, b) for inner, a, b in difference(mine, theirs, results)]
+            lines += [(f"{key} › {inner}", a, b) for inner, a, b in compare_results(mine, theirs, results)]
     return lines
 
 
-def _into_lists(key: str, here: Any, there: Any) -> list[tuple[str, Any, Any]]:
+def _into_lists(key: str, here: object, there: object) -> list[tuple[str, object, object]]:
     """Lists of mappings (data sources) entry by entry."""
-    lists = all(isinstance(v, list) and all(isinstance(one, Mapping) for one in v) for v in (here, there))
-    if not lists:
+    if not (_is_list_of_mappings(here) and _is_list_of_mappings(there)):
         return [(key, here, there)]
-    longest = max(len(here), len(there))
-    padded = [[*value, *[None] * (longest - len(value))] for value in (here, there)]
     return [
         (f"{key}.{place}{'.' if inner else ''}{inner}", a, b)
-        for place, (mine, theirs) in enumerate(zip(*padded, strict=True))
+        for place, (mine, theirs) in enumerate(zip_longest(here, there))
         for inner, a, b in differences(mine, theirs)
     ]
 
 
-def _by_fingerprint(results: Sequence[Result], value: Any) -> Result | None:
+def _is_list_of_mappings(value: object) -> TypeGuard[list[Mapping[str, object]]]:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+
+
+def _by_fingerprint(results: Sequence[Result], value: object) -> Result | None:
     if not isinstance(value, str):
         return None
     return next((result for result in reversed(results) if result.fingerprint == value), None)

@@ -11,13 +11,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ft import artifacts
 from ft.errors import fail
 from ft.result import Result
 from ft.results.ledger import entries, find_result, in_use, size, status
-from ft.run.run import locked
+from ft.run.run import hold_lock
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _refuse_in_use(runs: Path, existing: Sequence[Result], results: Sequence[Res
             raise fail(str(folder), "these prepared rows are in use", "Wait for the run, or stop it.")
 
 
-def _same(path: Any, folder: Path) -> bool:
+def _same(path: object, folder: Path) -> bool:
     return isinstance(path, str) and Path(path).resolve() == folder.resolve()
 
 
@@ -97,7 +96,7 @@ def remove(runs: Path, what: Removal, force: bool = False) -> int:
     trash.mkdir(parents=True, exist_ok=True)
     for folder in what.folders:
         try:
-            with locked(runs, folder.name, wait=False):
+            with hold_lock(runs, folder.name, wait=False):
                 folder.rename(trash / f"{folder.name}.{os.getpid()}")
         except BlockingIOError:
             raise fail(str(folder), "it is in use", "Wait for the run, or stop it.") from None

@@ -79,7 +79,7 @@ class Plan:
     def job(self, planned: Planned) -> Job:
         """What the stage's own process is given."""
         stage = planned.stage
-        sources = [self._resolved(source) for source in stage.data]
+        sources = [self._resolve(source) for source in stage.data]
         return Job(
             name=stage.name,
             kind=stage.kind_name,
@@ -92,7 +92,7 @@ class Plan:
             inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
             rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
             data=tuple(sources),
-            eval_data=tuple(self._resolved(source) for source in stage.eval_data),
+            eval_data=tuple(self._resolve(source) for source in stage.eval_data),
             blocks=stage.blocks,
             template=self.recipe.chat_template,
             require=stage.require,
@@ -101,7 +101,7 @@ class Plan:
         )
 
     def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
-        return [Source(**self._resolved(source)) for source in sources]
+        return [Source(**self._resolve(source)) for source in sources]
 
     def tokenizer_folder(self, planned: Planned) -> Path | None:
         """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
@@ -128,7 +128,7 @@ class Plan:
             return False
         return planned.rows_key is not None
 
-    def _resolved(self, source: Mapping[str, Any]) -> dict[str, Any]:
+    def _resolve(self, source: Mapping[str, Any]) -> dict[str, Any]:
         """A source with `$stage` replaced by the rows that stage left."""
         name = reference(source["path"])
         path = str((self.stage(name).folder / artifacts.ROWS).absolute()) if name else source["path"]
@@ -140,11 +140,11 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     _adapters_fit(recipe)
     planned: dict[str, Planned] = {}
     for stage in recipe.stages:
-        planned[stage.name] = _planned(stage, recipe, runs, planned, processes)
+        planned[stage.name] = _plan_stage(stage, recipe, runs, planned, processes)
     return Plan(recipe, runs, tuple(planned.values()), processes)
 
 
-def _planned(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
+def _plan_stage(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
     hashes = artifacts.hash_cache(runs)
     key = _key(stage, recipe, above, hashes)
     fingerprint = digest(key)
@@ -249,24 +249,24 @@ def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
     if not earlier:
         return "new"
     latest = max(earlier, key=lambda file: file.stat().st_mtime)
-    return ", ".join(changed(Result(latest.parent).key, key)[:4])
+    return ", ".join(list_changes(Result(latest.parent).key, key)[:4])
 
 
-def differences(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(before: object, after: object, prefix: str = "") -> list[tuple[str, object, object]]:
     """(key, before, after) of each value that differs, keys of mappings joined by dots; lists are one value."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = dict.fromkeys([*before, *after])
-        both = [(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
-        return [found for mine, theirs, key in both for found in differences(mine, theirs, key)]
+        pairs = [(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [change for mine, theirs, key in pairs for change in differences(mine, theirs, key)]
     return [] if before == after else [(prefix, before, after)]
 
 
-def changed(before: Any, after: Any) -> list[str]:
+def list_changes(before: object, after: object) -> list[str]:
     """ "train.beta changed (0.1 → 0.2)" for each key that differs; hashes and long values are only named."""
-    return [_change(*found) for found in differences(before, after)]
+    return [_change(*change) for change in differences(before, after)]
 
 
-def _change(key: str, before: Any, after: Any) -> str:
+def _change(key: str, before: object, after: object) -> str:
     short = all(isinstance(v, (int, float, bool, str, type(None))) and len(str(v)) <= 12 for v in (before, after))
     values = f" ({before} → {after})" if short and "." in key and not key.startswith(("data", "model")) else ""
     return f"{key} changed{values}"

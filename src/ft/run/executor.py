@@ -40,12 +40,12 @@ class StageProcess:
                 return 130 if interrupted and code else code  # a launcher makes another code of it
 
 
-def start(
+def start_stage(
     job: Path, kind: Kind, launch: Launch, leader: Leader | None, kinds: Collection[Kind], count: int
 ) -> StageProcess:
     """Start a stage as a process of its own, or as several; `kinds` are those of all stages that this run makes, and
     `count` of them work at this time."""
-    given = shared(environment(), count)
+    given = share_threads(environment(), count)
     if launch == ALONE and not leader and fork_server.worth_it(kinds) and (process := _fork(job, given, kinds)):
         return process
     if launch.processes == 1 or not kind.trains:
@@ -72,7 +72,7 @@ def _fork(job: Path, given: dict[str, str], kinds: Collection[Kind]) -> StagePro
     watches who asked for it."""
     own, server = ({k: v for k, v in alone(every).items() if k != ENDS_WITH_PARENT} for every in (given, environment()))
     try:
-        return StageProcess(fork_server.start(job, own, server, kinds))
+        return StageProcess(fork_server.fork_stage(job, own, server, kinds))
     except KeyboardInterrupt:
         return StageProcess(None)
     except (OSError, EOFError):  # no socket, no room for it
@@ -92,7 +92,7 @@ def environment() -> dict[str, str]:
     return {**QUIET, **os.environ, ENDS_WITH_PARENT: "1"}
 
 
-def shared(given: dict[str, str], stages: int) -> dict[str, str]:
+def share_threads(given: dict[str, str], stages: int) -> dict[str, str]:
     """The environment for one of several stages at once: its share of the threads, and lines in place of bars."""
     if stages == 1:
         return given

@@ -37,7 +37,7 @@ def has_accelerator(devices: Path = Path("/dev")) -> bool:
     return any(any(devices.glob(pattern)) for pattern in patterns)
 
 
-def start(job: Path, own: Mapping[str, str], server: Mapping[str, str], kinds: Collection[Kind]) -> BaseProcess:
+def fork_stage(job: Path, own: Mapping[str, str], server: Mapping[str, str], kinds: Collection[Kind]) -> BaseProcess:
     """`ft stage JOB`, started with an environment of its `own`. The first start makes the `server`, which imports what
     stages of `kinds` will; it is waited for. Raises OSError or EOFError where no stage can be started so."""
     trained = TRAINING if any(kind.trains for kind in kinds) else ()

@@ -30,7 +30,7 @@ def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
-        for tracker in _asked(train.get("report_to")):
+        for tracker in _trackers(train.get("report_to")):
             _tracker(tracker, planned.stage.where, problems)
         _same_processes(planned, launch, problems)
         try:
@@ -73,7 +73,7 @@ def _of_its_kind(stage: Stage, problems: Problems) -> None:
         problems += error.problems
 
 
-def _asked(report_to: Any) -> list[str]:
+def _trackers(report_to: Any) -> list[str]:
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
     return [name for name in names if name != "none"]
 

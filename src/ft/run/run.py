@@ -31,7 +31,7 @@ from ft.recipe.kind import function_at
 from ft.results.store import Plan, Planned, plan
 from ft.run.accelerate_config import ALONE, Launch
 from ft.run.distributed import Leader, killed_by, leading
-from ft.run.executor import ENDS_WITH_PARENT, start
+from ft.run.executor import ENDS_WITH_PARENT, start_stage
 from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
 from ft.secrets import clean, in_rows, refuse
@@ -114,7 +114,7 @@ def prepare_rows(there: Plan, planned: Planned) -> None:
     folder = rows_folder(there.runs, planned.rows_key)
     if (folder / artifacts.STATS).exists():
         return
-    with locked(there.runs, folder.name):
+    with hold_lock(there.runs, folder.name):
         if (folder / artifacts.STATS).exists():
             return
         for partial in folder.parent.glob(f".{folder.name}.*"):
@@ -203,11 +203,11 @@ def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader
     with ExitStack() as locks:
         for planned in stages:
             _parents_are_there(there, planned)
-            locks.enter_context(only_one(there.runs, planned.folder))
+            locks.enter_context(hold_result(there.runs, planned.folder))
             prepare_rows(there, planned)
         jobs = [_job(there, planned, launch) for planned in stages]
         started = [
-            start(job, planned.stage.kind, launch, leader, kinds, len(stages))
+            start_stage(job, planned.stage.kind, launch, leader, kinds, len(stages))
             for job, planned in zip(jobs, stages, strict=True)
         ]
         codes = [one.code() for one in started]
@@ -257,17 +257,17 @@ def _say_batch(planned: Planned, launch: Launch) -> None:
 
 
 @contextmanager
-def only_one(runs: Path, folder: Path) -> Iterator[None]:
+def hold_result(runs: Path, folder: Path) -> Iterator[None]:
     """Two commands never make the same result at once, under whatever recipe's name."""
     try:
-        with locked(runs, folder.name, wait=False):
+        with hold_lock(runs, folder.name, wait=False):
             yield
     except BlockingIOError:
         raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
 
 
 @contextmanager
-def locked(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
+def hold_lock(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
     """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
     file = artifacts.lock_file(runs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -347,5 +347,5 @@ def _set_aside(there: Plan, name: str) -> None:
     for planned in there.stages:
         if name in _ancestry(there, planned.name) and planned.folder.exists():
             count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
-            with only_one(there.runs, planned.folder):
+            with hold_result(there.runs, planned.folder):
                 planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

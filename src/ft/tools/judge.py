@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ft.recipe.job import Job
 from ft.result import Result
 from ft.results.store import plan
 from ft.rewards import REWARDS
-from ft.run.run import make_stage, only_one
+from ft.run.run import hold_result, make_stage
 from ft.tools.chat import is_recipe, model_at, newest_model
 
 RECIPE_MODEL = "model"
@@ -55,7 +55,7 @@ class JudgeChoice:
         return judge, {name: value for name, value in backend.items() if value is not None}
 
 
-def find_model(what: str, runs: Path, read: Any) -> Path:
+def find_model(what: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
     """The folder of a model: one given, a Hub id's (fetched), or a recipe's stage, RECIPE or RECIPE:STAGE.
 
     `read` makes a Recipe of a file. RECIPE alone is its newest model.
@@ -63,10 +63,10 @@ def find_model(what: str, runs: Path, read: Any) -> Path:
     file, colon, stage = what.rpartition(":")
     if not (colon and is_recipe(file)):
         found = newest_model(plan(read(Path(what)), runs)) if is_recipe(what) else model_at(what)
-        return _fetched(found.model) if found.folder is None and found.model else Path(found.folder or what)
+        return _fetch(found.model) if found.folder is None and found.model else Path(found.folder or what)
     recipe: Recipe = read(Path(file))
     if stage == RECIPE_MODEL and recipe.model:
-        return _fetched(recipe.model)
+        return _fetch(recipe.model)
     planned = plan(recipe, runs).stage(stage)
     if not planned.done:
         raise fail(what, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
@@ -75,7 +75,7 @@ def find_model(what: str, runs: Path, read: Any) -> Path:
     return planned.folder
 
 
-def _fetched(model: ModelSource) -> Path:
+def _fetch(model: ModelSource) -> Path:
     """The folder itself, or a copy of what the Hub has under the name: weights, configs and tokenizer."""
     if model.folder:
         return model.folder
@@ -111,19 +111,19 @@ def compare(request: JudgeRequest, runs: Path) -> Path:
     inputs = {"other": request.other.absolute()}
     if request.judge:
         inputs["scorer" if judge["kind"] == "reward" else "judge"] = request.judge.absolute()
-    _checked(blocks, request)
+    _check(blocks, request)
     fingerprint = digest(_key(request, blocks, inputs, artifacts.hash_cache(runs)))
     folder = (runs / "judged" / f"judge-{fingerprint}").absolute()
     if Result(folder).state != "done":
         folder.mkdir(parents=True, exist_ok=True)
         job = Job("judge", "judge", fingerprint, folder, request.seed, where="ft judge", inputs=inputs, blocks=blocks)
         given: dict[str, Any] = {"init": request.ours.absolute(), "data": (_source(request.prompts),)}
-        with only_one(runs, folder):
+        with hold_result(runs, folder):
             make_stage(replace(job, **given, template=request.chat_template).write())
     return folder
 
 
-def _checked(blocks: Mapping[str, Any], request: JudgeRequest) -> None:
+def _check(blocks: Mapping[str, Any], request: JudgeRequest) -> None:
     """Raises UserError for what the stage's process would refuse."""
     from ft.models.generation.backends import BackendOptions
     from ft.stages.judge import JudgeOptions

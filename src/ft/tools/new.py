@@ -108,7 +108,7 @@ def fork(there: Plan, options: ForkOptions, check: Callable[[Path], Recipe]) -> 
     return Fork(path, stage.name, source, summary, skipped, tuple(notes))
 
 
-def columns_of(words: Sequence[str]) -> dict[str, str]:
+def parse_columns(words: Sequence[str]) -> dict[str, str]:
     """`prompt=question,completion=answer`, as often as wished, as {ours: theirs}."""
     found = {}
     for pair in (pair for word in words for pair in word.split(",")):
@@ -157,7 +157,7 @@ def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
         raise fail("--format", f"no format '{options.format}'", f"There are: {', '.join(FORMATS)}.")
     name, notes = options.format, []
     if name is None:
-        name = _detected(options.data, dict(options.columns))
+        name = _detect_format(options.data, dict(options.columns))
         notes.append(f"The first rows tell the format: {name}.")
         if name == "hh_pairs" and stage.kind.rows in CONVERSATIONS:
             name = "hh"
@@ -167,7 +167,7 @@ def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
     return Source(options.data, format=name, columns=dict(options.columns)), notes
 
 
-def _detected(path: str, columns: dict[str, str]) -> str:
+def _detect_format(path: str, columns: dict[str, str]) -> str:
     """The format that the first rows are in; UserError where they are in none, or in several."""
     found: dict[str, str] = {}
     for located in islice(read(Source(path), _known_later), SAMPLE):
@@ -220,9 +220,9 @@ def summarize(there: Plan, stage: Stage, source: Source) -> DataSummary:
             if isinstance(row, BadRow):
                 summary.refuse(located.where, located.row, row)
                 continue
-            _counted(summary, located, there.recipe.seed, stage)
+            _count_row(summary, located, there.recipe.seed, stage)
             if isinstance(row, Rendered):
-                _measured(summary, located, row, limit)
+                _measure_row(summary, located, row, limit)
     return summary
 
 
@@ -238,13 +238,13 @@ def _renderer(there: Plan, stage: Stage) -> Renderer | None:
     return Renderer(tokenizer, train_on=RowOptions(**stage.blocks["rows"]).train_on)
 
 
-def _counted(summary: DataSummary, located: Located, seed: int, stage: Stage) -> None:
+def _count_row(summary: DataSummary, located: Located, seed: int, stage: Stage) -> None:
     summary.good += 1
     if stage.kind.rows:
         summary.held_out.update(share for share in _shares(stage) if eval_side(located.row, share, seed))
 
 
-def _measured(summary: DataSummary, located: Located, row: Rendered, limit: int | None) -> None:
+def _measure_row(summary: DataSummary, located: Located, row: Rendered, limit: int | None) -> None:
     length = len(row.input_ids)
     summary.tokens += length
     summary.trained += sum(label != IGNORE_INDEX for label in row.labels)

@@ -60,7 +60,7 @@ class ShownRow:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RowsView:
     """What there is to show of a stage: the counts of all its rows, and the first of them token by token."""
 
     recipe: str
@@ -92,7 +92,7 @@ class Shown:
         return found
 
 
-def shown(there: Plan, stage: str | None, rows: int) -> Shown:
+def view_rows(there: Plan, stage: str | None, rows: int) -> RowsView:
     """The stage's prepared rows, prepared now if they are not there. Raises UserError."""
     planned = there.stage(stage) if stage else _first_with_rows(there)
     if planned.rows_key is None:
@@ -103,7 +103,7 @@ def shown(there: Plan, stage: str | None, rows: int) -> Shown:
     folder = rows_folder(there.runs, planned.rows_key)
     tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
     kept = single_rows(folder)
-    return Shown(
+    return RowsView(
         recipe=there.recipe.name,
         stage=planned.name,
         folder=folder,
@@ -161,7 +161,7 @@ def visible_tokens(row: ShownRow) -> Iterator[tuple[Token, str]]:
         place += len(token.text)
 
 
-def as_json(found: Shown) -> dict[str, Any]:
+def rows_as_json(found: RowsView) -> dict[str, Any]:
     rows = [
         {
             "where": row.where,
@@ -180,7 +180,7 @@ def as_json(found: Shown) -> dict[str, Any]:
 # On a terminal
 
 
-def print_shown(found: Shown, console: Console) -> None:
+def print_rows(found: RowsView, console: Console) -> None:
     """Counts, histogram, then the rows; without colours trained text stands in ⟦ ⟧."""
     console.print(f"{found.stage}: {rows_line(found.stats)}\n")
     console.print(_roles_table(found))
@@ -191,13 +191,13 @@ def print_shown(found: Shown, console: Console) -> None:
     coloured = console.color_system is not None
     for row in found.rows:
         console.print(Text(f"\n{row.where}", style="bold"), f"· {row.length:,} tokens, {row.trained:,} trained")
-        console.print(_coloured(row) if coloured else _bracketed(row), markup=False)
+        console.print(_coloured_text(row) if coloured else _bracketed_text(row), markup=False)
     if found.rows:
         console.print()
         console.print(_legend(found) if coloured else "⟦ ⟧ trained   ⏎ line end   · blank   ⇥ tab")
 
 
-def _roles_table(found: Shown) -> Table:
+def _roles_table(found: RowsView) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("role")
     for name in ("tokens", "trained", "share trained"):
@@ -208,7 +208,7 @@ def _roles_table(found: Shown) -> Table:
     return table
 
 
-def _histogram(found: Shown) -> Iterator[str]:
+def _histogram(found: RowsView) -> Iterator[str]:
     most = max((rows for _, _, rows in found.bins), default=1) or 1
     for low, high, rows in found.bins:
         eighths = -(-rows * 40 * 8 // most)
@@ -216,7 +216,7 @@ def _histogram(found: Shown) -> Iterator[str]:
         yield f"{low:>7,} to {high:>6,} {rows:>9,} {bar}".rstrip()
 
 
-def _coloured(row: ShownRow) -> Text:
+def _coloured_text(row: ShownRow) -> Text:
     text = Text()
     for style, group in groupby(visible_tokens(row), key=lambda pair: _style(pair[0])):
         text.append("".join(words for _, words in group), style=style)
@@ -228,7 +228,7 @@ def _style(token: Token) -> str:
     return f"{style} {SPECIAL}" if token.special else style
 
 
-def _bracketed(row: ShownRow) -> str:
+def _bracketed_text(row: ShownRow) -> str:
     parts = []
     for trained, group in groupby(visible_tokens(row), key=lambda pair: pair[0].trained):
         words = "".join(text for _, text in group)
@@ -236,7 +236,7 @@ def _bracketed(row: ShownRow) -> str:
     return "".join(parts)
 
 
-def _legend(found: Shown) -> Text:
+def _legend(found: RowsView) -> Text:
     text = Text().append("trained", style=TRAINED)
     for role, count, trained in found.roles:
         if trained < count:

@@ -29,7 +29,7 @@ from ft.recipe import ModelSource
 from ft.recipe.types import reference
 from ft.results.store import Plan, Planned
 from ft.secrets import RowWatch
-from ft.tools.new import columns_of
+from ft.tools.new import parse_columns
 
 BATCH = 1000
 REASONS = 12  # told apart; the others are counted together
@@ -84,7 +84,7 @@ class Counted:
 
     def add(self, row: Row, lengths: Iterator[int]) -> None:
         self.rows += 1
-        for name, values in _measured(row, lengths).items():
+        for name, values in _measure(row, lengths).items():
             self.means[name].add(values)
         if "rating" in row:
             self.ratings[row["rating"]] += 1
@@ -127,16 +127,16 @@ class Stats:
 # Counting
 
 
-def counted(sources: Sequence[Source], title: str, tokenizer: Any | None, tick: Tick) -> Stats:
+def count_rows(sources: Sequence[Source], title: str, tokenizer: Any | None, tick: Tick) -> Stats:
     """Every row of every source read and measured; without a tokenizer lengths are in words."""
     lengths = _tokens(tokenizer) if tokenizer else _words
-    found = [_counted(source, lengths, tick) for source in sources]
+    found = [_count_source(source, lengths, tick) for source in sources]
     shares = any(source.share is not None for source in sources)
     mixture = parts(sources, [one.taken for one in found]) if shares else {}
     return Stats(title, "tokens" if tokenizer else "words", found, mixture)
 
 
-def _counted(source: Source, lengths: Lengths, tick: Tick) -> Counted:
+def _count_source(source: Source, lengths: Lengths, tick: Tick) -> Counted:
     found = Counted(source.path)
     rows = formatted(source, found.refuse)
     while batch := list(islice(rows, BATCH)):
@@ -179,7 +179,7 @@ def _texts(row: Row) -> list[str]:
     return [message["content"] for messages in (before, *answers) for message in messages]
 
 
-def _measured(row: Row, lengths: Iterator[int]) -> dict[str, list[float]]:
+def _measure(row: Row, lengths: Iterator[int]) -> dict[str, list[float]]:
     """What a row adds to each mean; takes from `lengths` what belongs to its texts."""
     if "text" in row:
         return {"example": [next(lengths)]}
@@ -201,12 +201,12 @@ def file_source(path: str, name: str | None, columns: Sequence[str]) -> Source:
     """Rows named on the command line. Raises UserError where the format is unknown."""
     if name is not None and name not in FORMATS:
         raise fail("--format", f"no format '{name}'", f"There are: {', '.join(FORMATS)}.")
-    return Source(path, format=name, columns=columns_of(columns))
+    return Source(path, format=name, columns=parse_columns(columns))
 
 
 def of_file(source: Source, model: str | None, tick: Tick) -> Stats:
     tokenizer = tokenizer_of(ModelSource(model), None, None) if model else None
-    return counted([source], source.path, tokenizer, tick)
+    return count_rows([source], source.path, tokenizer, tick)
 
 
 def of_recipe(there: Plan, stage: str | None, tick: Tick, note: Callable[[str], None]) -> list[Stats]:
@@ -227,7 +227,7 @@ def of_recipe(there: Plan, stage: str | None, tick: Tick, note: Callable[[str], 
         tokenizer = _tokenizer(there, planned, note)
         for part, sources in (("data", planned.stage.data), ("eval_data", planned.stage.eval_data)):
             if sources:
-                found.append(counted(there.sources(sources), f"{planned.name}.{part}", tokenizer, tick))
+                found.append(count_rows(there.sources(sources), f"{planned.name}.{part}", tokenizer, tick))
     return found
 
 
@@ -248,7 +248,7 @@ def _tokenizer(there: Plan, planned: Planned, note: Callable[[str], None]) -> An
 # Showing
 
 
-def as_json(found: Stats) -> dict[str, Any]:
+def stats_as_json(found: Stats) -> dict[str, Any]:
     return {
         "title": found.title,
         "unit": found.unit,

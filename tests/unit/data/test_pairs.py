@@ -17,7 +17,7 @@ from ft.encode.pairs import PairOptions, PairRenderer, RenderedPair
 from ft.encode.prepare import train_rows
 from ft.errors import UserError
 from ft.run.run import prepare_rows, rows_folder
-from ft.tools.show import shown
+from ft.tools.show import view_rows
 
 USER, YES = {"role": "user", "content": "sky?"}, {"role": "assistant", "content": "yes?"}
 
@@ -167,7 +167,7 @@ def test_the_trainers_columns_are_the_rendered_ones(tmp_path, base):
 
 
 def test_both_answers_are_shown(tmp_path, base):
-    [shown_row] = shown(planned(tmp_path, base, [row()]), "dpo", 1).rows
+    [shown_row] = view_rows(planned(tmp_path, base, [row()]), "dpo", 1).rows
     assert "".join(token.text for token in shown_row.tokens if token.trained) == "blue<|im_end|>red, or so<|im_end|>"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Source
-from ft.tools.stats import counted
+from ft.tools.stats import count_rows
 
 TRANSCRIPTS = Path(__file__).parents[4] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
 pytestmark = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the transcripts are not here")
@@ -48,7 +48,7 @@ def test_pairs_share_everything_but_the_last_answer(tmp_path: Path) -> None:
 
 
 def test_no_pair_is_a_tie_and_thirteen_are_broken() -> None:
-    [found] = counted([Source(str(TRANSCRIPTS))], "harmless", None, lambda rows: None).sources
+    [found] = count_rows([Source(str(TRANSCRIPTS))], "harmless", None, lambda rows: None).sources
 
     assert (found.rows, found.ties, found.broken.total()) == (2299, 0, 13)
     assert found.broken == {
