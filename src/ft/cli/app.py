@@ -39,10 +39,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
-    found = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
-    for notice in found.notices:
+    checked = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
+    for notice in checked.notices:
         talk.print(notice, style="yellow", markup=False)
-    return found
+    return checked
 
 
 def read_launch_file(config: Path | None, runs: Path) -> Launch:

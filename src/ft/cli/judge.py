@@ -42,18 +42,18 @@ def judge_command(
     who = JudgeChoice(by, prompt, base_url, key_env)
     who.blocks()  # what was typed is checked before models are looked for
 
-    def found(what: str) -> Path:
+    def find(what: str) -> Path:
         return find_model(what, runs, lambda file: read_recipe(file, None, runs))
 
     options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "tie": tie}
     options |= {"batch_size": batch_size} | ({"by": column} if column else {})
     kind, _, judge = by.partition(":")
     request = JudgeRequest(
-        ours=found(ours),
-        other=found(other),
+        ours=find(ours),
+        other=find(other),
         prompts=file_source(str(prompts), format_, []),
         who=who,
-        judge=found(judge) if kind in ("reward", "model") else None,
+        judge=find(judge) if kind in ("reward", "model") else None,
         options=options,
         seed=seed,
         chat_template=chat_template,

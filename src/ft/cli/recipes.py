@@ -77,27 +77,27 @@ def _fit(there: Plan, gpu: str, way: Launch, as_json: bool) -> None:
 
     on, shared = named(gpu), sharding(way)
     with talk.status("counting parameters and bytes"):
-        found = fit_plan(there, on, shared)
-    print_json(values(found)) if as_json else show(found, out)
+        fits = fit_plan(there, on, shared)
+    print_json(values(fits)) if as_json else show(fits, out)
 
 
 def _probe(there: Plan, gpu: str | None, as_json: bool) -> None:
     from ft.fit.probe import probed, show
 
-    found = probed(there, gpu)
-    print_json(found) if as_json else show(found, out)
+    measured = probed(there, gpu)
+    print_json(measured) if as_json else show(measured, out)
 
 
 def _diff(recipe: Path, as_json: bool) -> None:
     from ft.recipe.merge import changes
 
     problems = Problems()
-    found = changes(recipe, problems)
+    lines = changes(recipe, problems)
     problems.raise_any()
     if as_json:
-        print_json([{"key": key, "there": there, "here": here} for key, there, here in found])
+        print_json([{"key": key, "there": there, "here": here} for key, there, here in lines])
         return
-    for key, there, here in found:
+    for key, there, here in lines:
         out.print(f"{key}: {there or '(absent)'} → {here or '(absent)'}", markup=False)
 
 
@@ -124,10 +124,10 @@ def run_command(
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
     way = read_launch_file(launch, runs)
-    found = read_recipe(recipe, set_, runs)
-    with reported(found, set_ or (), runs):
-        there = run(found, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
-    stages = choose_stages(there, to, only)
+    checked = read_recipe(recipe, set_, runs)
+    with reported(checked, set_ or (), runs):
+        planned = run(checked, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
+    stages = choose_stages(planned, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)
 
 
@@ -146,14 +146,14 @@ def show_command(
     from ft.results.store import plan
     from ft.tools.show import print_rows, rows_as_json, view_rows
 
-    found = view_rows(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
+    view = view_rows(plan(read_recipe(recipe, set_, runs), runs), stage, rows)
     if html or html_file:
         from ft.report.page import rows_page, write
 
-        path = html_file or runs / found.recipe / f"{found.stage}-rows.html"
-        out.print(str(write(rows_page(found), path)), markup=False)
+        path = html_file or runs / view.recipe / f"{view.stage}-rows.html"
+        out.print(str(write(rows_page(view), path)), markup=False)
     else:
-        print_json(rows_as_json(found)) if as_json else print_rows(found, out)
+        print_json(rows_as_json(view)) if as_json else print_rows(view, out)
 
 
 @app.command("stats")
@@ -175,16 +175,16 @@ def stats_command(
         if path.endswith((".yaml", ".yml")):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
             there = plan(read_recipe(Path(path), set_, runs), runs)
-            found = of_recipe(
+            stats = of_recipe(
                 there, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
             )
         else:
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
-            found = [of_file(file_source(path, format_, columns or []), model, progress.advance)]
+            stats = [of_file(file_source(path, format_, columns or []), model, progress.advance)]
     if as_json:
-        return print_json([stats_as_json(one) for one in found])
-    for one in found:
-        show_stats(one, out)
+        return print_json([stats_as_json(part) for part in stats])
+    for part in stats:
+        show_stats(part, out)
     return None
 
 

@@ -32,12 +32,12 @@ def report_command(
 
     if len(paths) > MOST_RUNS:
         raise fail(paths[MOST_RUNS], f"a comparison has at most {MOST_RUNS} runs", "Name fewer.")
-    found = [_run_at(path, set_ or (), runs) for path in paths]
-    if len(found) == 1:
-        out.print(str(write(report_page(found[0]), to or _place(found[0], paths[0], runs))), markup=False)
+    reports = [_run_at(path, set_ or (), runs) for path in paths]
+    if len(reports) == 1:
+        out.print(str(write(report_page(reports[0]), to or _place(reports[0], paths[0], runs))), markup=False)
         return
-    names = "-and-".join(run.name for run in found)[:100]
-    out.print(str(write(comparison_page(found), to or runs / f"{names}.html")), markup=False)
+    names = "-and-".join(run.name for run in reports)[:100]
+    out.print(str(write(comparison_page(reports), to or runs / f"{names}.html")), markup=False)
 
 
 def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:

@@ -160,21 +160,21 @@ def rm_command(
 
     if not (results or cache or set_aside):
         raise fail("ft runs rm", "nothing is named", "Name results, or --cache or --set-aside.")
-    found = removal(runs, results or [], cache, set_aside)
-    for folder in found.folders:
-        out.print(f"{_size(found.sizes[folder]):>9}  {folder}", markup=False)
-    for one in found.dependents:
+    going = removal(runs, results or [], cache, set_aside)
+    for folder in going.folders:
+        out.print(f"{_size(going.sizes[folder]):>9}  {folder}", markup=False)
+    for one in going.dependents:
         talk.print(f"{one} was made from it", style="yellow", markup=False)
-    if not found.folders:
+    if not going.folders:
         talk.print("there is nothing of that to remove")
         return
-    if found.dependents and not force:
-        remove(runs, found)  # refuses, and says why
-    question = f"Remove {len(found.folders)} folders, {_size(sum(found.sizes.values()))}, for good?"
+    if going.dependents and not force:
+        remove(runs, going)  # refuses, and says why
+    question = f"Remove {len(going.folders)} folders, {_size(sum(going.sizes.values()))}, for good?"
     if not yes and not sys.stdin.isatty():
         raise fail("ft runs rm", "nobody is there to ask", "Say --yes.")
     if yes or typer.confirm(question, err=True):
-        out.print(f"freed {_size(remove(runs, found, force))}")
+        out.print(f"freed {_size(remove(runs, going, force))}")
 
 
 @app.command("secrets")
@@ -187,14 +187,14 @@ def secrets_command(
     places = paths or [place for place in (Path("recipes"), Path("runs")) if place.exists()]
     for absent in (place for place in places if not place.exists()):
         raise fail(str(absent), "there is no such file or folder", "")
-    found = 0
+    count = 0
     for problem in scan_all(places):
-        found += 1
+        count += 1
         out.print(str(problem), markup=False)
     talk.print(
-        f"{found or 'no'} secret{'' if found == 1 else 's'} found in {', '.join(map(str, places))}", markup=False
+        f"{count or 'no'} secret{'' if count == 1 else 's'} found in {', '.join(map(str, places))}", markup=False
     )
-    if found:
+    if count:
         raise typer.Exit(1)
 
 
@@ -256,12 +256,12 @@ def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) ->
         if stage or sets:
             raise fail("STAGE" if stage else "--set", f"{path} is no recipe", "Leave it out.")
         return Path(path)
-    there = plan(read_recipe(Path(path), sets, runs), runs)
+    whole = plan(read_recipe(Path(path), sets, runs), runs)
     if stage is None:
-        found = newest_model(there).folder
-        assert found is not None
-        return found
-    planned = there.stage(stage)
+        newest = newest_model(whole).folder
+        assert newest is not None
+        return newest
+    planned = whole.stage(stage)
     if not planned.done:
         raise fail(path, f"'{stage}' is not made", f"Make it: ft run {path} --to {stage}")
     return planned.folder

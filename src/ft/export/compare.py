@@ -127,6 +127,6 @@ def _kl(one: Sequence[Any], other: Sequence[Any]) -> float:
     return total / tokens
 
 
-def same(found: Mapping[str, Any]) -> bool:
+def same(difference: Mapping[str, Any]) -> bool:
     """Whether two models are the same but for rounding in float32."""
-    return bool(found["relative"] <= TOLERANCE)
+    return bool(difference["relative"] <= TOLERANCE)

@@ -22,10 +22,10 @@ FIX = "Get one (git clone https://github.com/ggml-org/llama.cpp) and say --llama
 def converter(checkout: Path | None) -> Path:
     """The converter's file, in the checkout or on the path. Raises UserError."""
     if checkout is None:
-        found = shutil.which(SCRIPT)
-        if found is None:
+        script = shutil.which(SCRIPT)
+        if script is None:
             raise fail("--gguf", f"there is no {SCRIPT} on the path", FIX)
-        return Path(found)
+        return Path(script)
     if not (checkout / SCRIPT).exists():
         raise fail("--llama-cpp", f"{checkout} holds no {SCRIPT}", FIX)
     return checkout / SCRIPT

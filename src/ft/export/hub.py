@@ -25,8 +25,8 @@ def ready(name: str) -> str:
 def push(folder: Path, name: str, private: bool, api: Callable[..., Any] | None = None) -> str:
     """Upload an exported folder; the address. `api` stands for huggingface_hub.HfApi in tests."""
     token = ready(name)
-    found = Problems(scan_all([folder]))
-    found.raise_any()
+    problems = Problems(scan_all([folder]))
+    problems.raise_any()
     if api is None:
         from huggingface_hub import HfApi
 

@@ -43,13 +43,13 @@ def modelfile(renderer: Renderer, positions: int | None, adds_bos: bool, weights
     """
     if renderer.template is None:
         raise Underivable("the model has no chat template")
-    found = go_template(renderer.template, adds_bos)
+    template = go_template(renderer.template, adds_bos)
     stops = [renderer.tokenizer.convert_ids_to_tokens(id) for id in renderer.stop_ids]
-    lines = [f"FROM {weights}", f'TEMPLATE """{found.text}"""']
+    lines = [f"FROM {weights}", f'TEMPLATE """{template.text}"""']
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     if positions and positions < OLLAMA_SEES:
         lines.append(f"PARAMETER num_ctx {positions}")
-    return "\n".join(lines) + "\n", found
+    return "\n".join(lines) + "\n", template
 
 
 def go_template(chat: ChatTemplate, adds_bos: bool) -> GoTemplate:

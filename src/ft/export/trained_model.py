@@ -46,9 +46,9 @@ class TrainedModel(Result):
         float32, which holds every other dtype exactly."""
         if not self.adapter:
             return "float32"
-        given = parts(self.folder)[0].dtype
-        if given or str(self.done["device"]).startswith("CPU"):
-            return given or "float32"
+        dtype = parts(self.folder)[0].dtype
+        if dtype or str(self.done["device"]).startswith("CPU"):
+            return dtype or "float32"
         return dtype_of_stage(STAGES[self.kind], self.blocks)
 
     @property

@@ -68,11 +68,12 @@ def _padding(model: Any, tokenizer: Any, rows: Rows) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id if apart else None
 
 
-def _gate(found: dict[str, Any], gated: bool, result: TrainedModel, what: str) -> None:
-    if gated and not same(found):
-        told = f"{what} is not the trained one: {found['max_difference']:.3g} in the largest difference of logits"
-        fix = f"Allowed is {TOLERANCE:g} of the largest logit ({found['largest']:.3g}). Export the adapter: --adapter."
-        raise fail(str(result.folder), told, fix)
+def _gate(difference: dict[str, Any], gated: bool, result: TrainedModel, what: str) -> None:
+    if gated and not same(difference):
+        most, largest = difference["max_difference"], difference["largest"]
+        problem = f"{what} is not the trained one: {most:.3g} in the largest difference of logits"
+        fix = f"Allowed is {TOLERANCE:g} of the largest logit ({largest:.3g}). Export the adapter: --adapter."
+        raise fail(str(result.folder), problem, fix)
 
 
 def describe_comparison(compared: dict[str, Any], dtype: str, onto: str) -> str:

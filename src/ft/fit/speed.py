@@ -48,6 +48,6 @@ def tokens(planned: Planned) -> int | None:
     return int(rows["tokens"] * train["num_train_epochs"])
 
 
-def seconds(planned: Planned, found: Pace, processes: int) -> float | None:
+def seconds(planned: Planned, pace: Pace, processes: int) -> float | None:
     count = tokens(planned)
-    return None if count is None else count / found.tokens_per_second / processes
+    return None if count is None else count / pace.tokens_per_second / processes

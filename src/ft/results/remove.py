@@ -88,9 +88,9 @@ def remove(runs: Path, what: Removal, force: bool = False) -> int:
     A folder is renamed first: killed in the middle, no half of a result is left where one is looked for.
     """
     if what.dependents and not force:
-        made = ", ".join(map(str, what.dependents[:4])) + (", …" if len(what.dependents) > 4 else "")
+        names = ", ".join(map(str, what.dependents[:4])) + (", …" if len(what.dependents) > 4 else "")
         raise fail(
-            str(what.results[0].folder), f"other results were made from it: {made}", "Name these too, or --force."
+            str(what.results[0].folder), f"other results were made from it: {names}", "Name these too, or --force."
         )
     trash = artifacts.cache_folder(runs) / "removed"
     trash.mkdir(parents=True, exist_ok=True)

@@ -70,11 +70,11 @@ class Plan:
     processes: int = 1  # that a stage which trains runs on
 
     def stage(self, name: str) -> Planned:
-        found = next((p for p in self.stages if p.name == name), None)
-        if found is None:
+        planned = next((p for p in self.stages if p.name == name), None)
+        if planned is None:
             names = ", ".join(p.name for p in self.stages)
             raise fail(str(self.recipe.file), f"no stage '{name}'", f"There are: {names}.")
-        return found
+        return planned
 
     def job(self, planned: Planned) -> Job:
         """What the stage's own process is given."""

@@ -45,16 +45,16 @@ def start_stage(
 ) -> StageProcess:
     """Start a stage as a process of its own, or as several; `kinds` are those of all stages that this run makes, and
     `count` of them work at this time."""
-    given = share_threads(environment(), count)
-    if launch == ALONE and not leader and fork_server.worth_it(kinds) and (process := _fork(job, given, kinds)):
+    variables = share_threads(environment(), count)
+    if launch == ALONE and not leader and fork_server.worth_it(kinds) and (process := _fork(job, variables, kinds)):
         return process
     if launch.processes == 1 or not kind.trains:
-        given = alone(given)
+        variables = alone(variables)
     elif leader:
-        given = together(given, leader.tell(job))
+        variables = together(variables, leader.tell(job))
     if launch.file and kind.trains:
-        return _start_ft(["ranks", str(launch.file), str(job)], given)
-    return _start_ft(["stage", str(job)], given)
+        return _start_ft(["ranks", str(launch.file), str(job)], variables)
+    return _start_ft(["stage", str(job)], variables)
 
 
 def follow_leader() -> int:
@@ -62,15 +62,16 @@ def follow_leader() -> int:
     return follow(lambda job, port: _start_ft(["stage", str(job)], together(environment(), port)).code())
 
 
-def _start_ft(arguments: list[str], given: dict[str, str]) -> StageProcess:
+def _start_ft(arguments: list[str], variables: dict[str, str]) -> StageProcess:
     command = [sys.executable, "-m", "ft", *arguments]
-    return StageProcess(subprocess.Popen(command, env=given, stdin=subprocess.PIPE))
+    return StageProcess(subprocess.Popen(command, env=variables, stdin=subprocess.PIPE))
 
 
-def _fork(job: Path, given: dict[str, str], kinds: Collection[Kind]) -> StageProcess | None:
+def _fork(job: Path, variables: dict[str, str], kinds: Collection[Kind]) -> StageProcess | None:
     """The same from a process that has imported the libraries, or None where there can be none. Its stdin is closed: it
     watches who asked for it."""
-    own, server = ({k: v for k, v in alone(every).items() if k != ENDS_WITH_PARENT} for every in (given, environment()))
+    environments = [alone(every) for every in (variables, environment())]
+    own, server = ({k: v for k, v in every.items() if k != ENDS_WITH_PARENT} for every in environments)
     try:
         return StageProcess(fork_server.fork_stage(job, own, server, kinds))
     except KeyboardInterrupt:
@@ -92,15 +93,15 @@ def environment() -> dict[str, str]:
     return {**QUIET, **os.environ, ENDS_WITH_PARENT: "1"}
 
 
-def share_threads(given: dict[str, str], stages: int) -> dict[str, str]:
+def share_threads(variables: dict[str, str], stages: int) -> dict[str, str]:
     """The environment for one of several stages at once: its share of the threads, and lines in place of bars."""
     if stages == 1:
-        return given
-    return given | {THREADS: str(max(1, threads(given) // stages)), LINES: "1"}
+        return variables
+    return variables | {THREADS: str(max(1, threads(variables) // stages)), LINES: "1"}
 
 
-def threads(given: dict[str, str]) -> int:
+def threads(variables: dict[str, str]) -> int:
     """How many threads one stage would compute with: as the environment says, else one a core."""
-    asked = given.get(THREADS, "").partition(",")[0]
+    number = variables.get(THREADS, "").partition(",")[0]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() else cores
+    return int(number) if number.isdecimal() else cores

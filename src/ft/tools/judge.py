@@ -62,8 +62,8 @@ def find_model(what: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
     """
     file, colon, stage = what.rpartition(":")
     if not (colon and is_recipe(file)):
-        found = newest_model(plan(read(Path(what)), runs)) if is_recipe(what) else model_at(what)
-        return _fetch(found.model) if found.folder is None and found.model else Path(found.folder or what)
+        model = newest_model(plan(read(Path(what)), runs)) if is_recipe(what) else model_at(what)
+        return _fetch(model.model) if model.folder is None and model.model else Path(model.folder or what)
     recipe: Recipe = read(Path(file))
     if stage == RECIPE_MODEL and recipe.model:
         return _fetch(recipe.model)
@@ -117,9 +117,9 @@ def compare(request: JudgeRequest, runs: Path) -> Path:
     if Result(folder).state != "done":
         folder.mkdir(parents=True, exist_ok=True)
         job = Job("judge", "judge", fingerprint, folder, request.seed, where="ft judge", inputs=inputs, blocks=blocks)
-        given: dict[str, Any] = {"init": request.ours.absolute(), "data": (_source(request.prompts),)}
+        changes: dict[str, Any] = {"init": request.ours.absolute(), "data": (_source(request.prompts),)}
         with hold_result(runs, folder):
-            make_stage(replace(job, **given, template=request.chat_template).write())
+            make_stage(replace(job, **changes, template=request.chat_template).write())
     return folder
 
 
@@ -161,5 +161,5 @@ def _model_key(folder: Path, hashes: Path) -> str | dict[str, Any]:
 
 
 def _source(prompts: Source) -> dict[str, Any]:
-    told = {"path": prompts.path, "format": prompts.format, "columns": prompts.columns}
-    return {name: value for name, value in told.items() if value}
+    values = {"path": prompts.path, "format": prompts.format, "columns": prompts.columns}
+    return {name: value for name, value in values.items() if value}
