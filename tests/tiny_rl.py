@@ -95,7 +95,7 @@ def prompts(count: int = 16) -> list[dict[str, Any]]:
 
 def share_of_e(prompts: Any, completions: Sequence[Any], **columns: Any) -> list[float]:
     """How much of the answer is the letter e."""
-    return [said[-1]["content"].count("e") / max(1, len(said[-1]["content"])) for said in completions]
+    return [text.count("e") / max(1, len(text)) for text in (completion[-1]["content"] for completion in completions)]
 
 
 def sum_of_ids(prompts: Any, completions: Any, completion_ids: Sequence[list[int]], **columns: Any) -> list[float]:

@@ -138,8 +138,8 @@ def _readable(scorer: Scorer, rows: Mapping[int, Located], bad: BadRows) -> tupl
 
 def _why(*answers: list[int] | BadRow) -> BadRow:
     """The first answer that cannot be read, with its side."""
-    side, found = next((side, a) for side, a in zip(SIDES, answers, strict=True) if isinstance(a, BadRow))
-    return BadRow(f"{side}: {found.what}", found.fix)
+    side, bad = next((side, a) for side, a in zip(SIDES, answers, strict=True) if isinstance(a, BadRow))
+    return BadRow(f"{side}: {bad.what}", bad.fix)
 
 
 def _key(number: int, side: str) -> str:
@@ -150,9 +150,9 @@ def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], bat
     """Key → score of every answer; what an interrupted run has scored stands in its file."""
 
     def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
-        found = scorer.of_ids([answer.ids for answer in batch], batch_size)
+        scores = scorer.of_ids([answer.ids for answer in batch], batch_size)
         tick(len(batch), sum(len(answer.ids) for answer in batch))
-        return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, found, strict=True))
+        return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, scores, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
     done = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
@@ -175,7 +175,7 @@ def _pairs(rows: Mapping[int, Located], scores: Mapping[str, Mapping[str, float]
 
     def side_of(number: int, name: str) -> Side:
         row, key = rows[number].row, _key(number, name)
-        own = {model: found[key] for model, found in scores.items()}
+        own = {model: by_answer[key] for model, by_answer in scores.items()}
         return Side(own, *lengths[key], row.get(f"safety_{name}"), row.get(f"gold_{name}"))
 
     return [
@@ -202,7 +202,7 @@ def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[s
 
 def _columns(rows: Sequence[Located], card: Card) -> list[dict[str, Any]]:
     """A line a pair, both answers by both models side by side (arXiv:2307.09288, figure 32)."""
-    found = []
+    lines = []
     for (where, _), pair in zip(rows, card.pairs, strict=True):
         line: dict[str, Any] = {"where": where, "axis": pair.axis, "rating": pair.rating}
         for name in SIDES:
@@ -210,8 +210,8 @@ def _columns(rows: Sequence[Located], card: Card) -> list[dict[str, Any]]:
             line |= {f"{model}_{name}": score for model, score in side.scores.items()}
             line |= {f"safety_{name}": side.safe, f"gold_{name}": side.gold}
             line |= {f"tokens_{name}": side.tokens, f"characters_{name}": side.characters}
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def show(card: Card) -> None:
@@ -224,24 +224,24 @@ def show(card: Card) -> None:
             table.add_row(model, axis, f"{row[AVERAGE]['pairs']:,}", *cells, style="dim" if model == LONGER else "")
     console.print(table)
     for model in card.models:
-        console.print(f"{model}: {_said(card, model)}", markup=False)
+        console.print(f"{model}: {_summary_line(card, model)}", markup=False)
     if len(card.models) == 2:
-        told = card.disagreement()["grid"][card.main][AVERAGE]
-        low, high = told["low"], told["high"]
-        console.print(f"they disagree on {told['share']:.1%} of pairs (95% interval {low:.1%} to {high:.1%})")
+        disagreement = card.disagreement()["grid"][card.main][AVERAGE]
+        low, high = disagreement["low"], disagreement["high"]
+        console.print(f"they disagree on {disagreement['share']:.1%} of pairs (95% interval {low:.1%} to {high:.1%})")
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
     return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
 
 
-def _said(card: Card, model: str) -> str:
+def _summary_line(card: Card, model: str) -> str:
     """'log loss 0.412 (0.693 knows nothing), calibration error 0.031, 0 ties, …'"""
-    told, length = card.calibration(model), card.length(model)["tokens"]["pairs"]["spearman"]
+    calibration, length = card.calibration(model), card.length(model)["tokens"]["pairs"]["spearman"]
     ties = card.grid()[model][card.main][AVERAGE]["ties"]
     words = [
-        f"log loss {told['log_loss']:.3f} (0.693 knows nothing)",
-        f"calibration error {told['calibration_error']:.3f}",
+        f"log loss {calibration['log_loss']:.3f} (0.693 knows nothing)",
+        f"calibration error {calibration['calibration_error']:.3f}",
         f"{ties:,} ties, each half right",
     ]
     if length is not None:

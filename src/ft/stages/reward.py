@@ -78,7 +78,7 @@ def make(job: Job) -> dict[str, Any]:
         lines = read_lines(job.folder / artifacts.METRICS)
         numbers |= last_values(lines, ENDS)
         rough = trainer.args.bf16 or trainer.args.fp16
-        _let_go(trainer)
+        _release_model(trainer)
         check_reload(job.folder, rows, scores, job.where, ROUGH if rough else 0.0)
     return numbers
 
@@ -116,10 +116,10 @@ def graded(rows: Any, options: RewardOptions, where: str) -> Any:
     lacking = [place for place, rating in enumerate(ratings) if rating not in margins]
     if lacking:
         first, count = rows[lacking[0]]["where"], f"{len(lacking):,} of {len(rows):,} rows"
-        said = (
-            "no rating" if ratings[lacking[0]] is None else f"rating {ratings[lacking[0]]}, which margin does not list"
-        )
-        raise fail(first, f"the row has {said} (so have {count})", "Rate every row, or write `reward: {margin: none}`.")
+        rating = ratings[lacking[0]]
+        problem = "no rating" if rating is None else f"rating {rating}, which margin does not list"
+        fix = "Rate every row, or write `reward: {margin: none}`."
+        raise fail(first, f"the row has {problem} (so have {count})", fix)
     return rows.remove_columns(unread).add_column("margin", [float(margins[rating]) for rating in ratings])
 
 
@@ -174,8 +174,8 @@ def _share(trainer: Any) -> None:
 def _checked_rows(trainer: Any) -> list[tuple[str, list[int]]]:
     """Both sides of a few pairs, held out where there are any: where each stands, and its tokens."""
     rows = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
-    found = [rows[place] for place in range(min(CHECKED, len(rows)))]
-    sides = [(row, side) for row in found for side in ("chosen", "rejected")]
+    checked = [rows[place] for place in range(min(CHECKED, len(rows)))]
+    sides = [(row, side) for row in checked for side in ("chosen", "rejected")]
     return [(f"{row['where']} {side}", [*row["prompt_ids"], *row[f"{side}_ids"]]) for row, side in sides]
 
 
@@ -190,8 +190,8 @@ def check_reload(
 
     again = batch_scores(Scorer(folder).model, [ids for _, ids in rows])
     named = [
-        {"row": name, "score": finite_or_none(score), "reloaded": finite_or_none(found)}
-        for (name, _), score, found in zip(rows, scores, again, strict=True)
+        {"row": name, "score": finite_or_none(score), "reloaded": finite_or_none(reloaded)}
+        for (name, _), score, reloaded in zip(rows, scores, again, strict=True)
     ]
     write_json(folder / "scores.json", named)
     allowed = EXACT + rough * (1 + max(map(abs, scores)))
@@ -201,7 +201,7 @@ def check_reload(
         raise fail(where, what, "This is a fault of ft or of a library; the stage counts as not made.")
 
 
-def _let_go(trainer: Any) -> None:
+def _release_model(trainer: Any) -> None:
     """Free the trained model, so that the saved one has room beside nothing."""
     import gc
 
