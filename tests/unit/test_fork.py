@@ -187,6 +187,21 @@ def test_the_way_out_of_pairs_works(forks: Forks) -> None:
     assert (made.summary.good, made.summary.trained) == (40, 200)
 
 
+def test_a_stage_on_pairs_is_forked_with_pairs_alone(base: Path, data: Path, tmp_path: Path) -> None:
+    """Their format is known to be right; they are measured when they are prepared."""
+    pairs = [{"prompt": f"{n} sky?", "chosen": "blue", "rejected": "red"} for n in range(40)]
+    own = written(tmp_path / "pairs.jsonl", pairs)
+    stage = {**tiny.sft(own), "kind": "dpo", "rows": {"max_prompt_length": 32}}
+    there = tiny.planned(tiny.recipe(tmp_path / "parent", [stage], model=str(base)), tmp_path / "runs")
+    made = fork(there, ForkOptions(str(tmp_path / "new/own.yaml"), str(own)), tiny.checked)
+    assert (made.source.format, made.summary.good, made.summary.rendered) == ("preference", 40, False)
+    assert "rows: {eval_fraction: 0.1}" in made.path.read_text()
+    said = refused(lambda: fork(there, ForkOptions(str(tmp_path / "new/b.yaml"), str(data)), tiny.checked))
+    assert said.endswith(
+        "rows.jsonl: its rows are no pairs of answers, and 'dpo' trains on pairs. Name another stage: --stage."
+    )
+
+
 def test_an_evaluation_can_be_forked_with_prompts(forks: Forks, tmp_path: Path) -> None:
     made = forks([{"prompt": "snow?", "answer": "white"}], stage="score")
     assert made.path.read_text().partition("stages:\n")[2] == (

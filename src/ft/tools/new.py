@@ -164,6 +164,9 @@ def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
             notes.append("A pair holds two transcripts; the chosen one is trained on: format hh.")
     if stage.kind.rows in CONVERSATIONS and name in (*PAIRS, *QUESTIONS):
         raise _not_conversations(options.data, name, stage)
+    if stage.kind.rows == "pairs" and name not in PAIRS:
+        what = f"its rows are no pairs of answers, and '{stage.name}' trains on pairs"
+        raise fail(options.data, what, "Name another stage: --stage.")
     return Source(options.data, format=name, columns=dict(options.columns)), notes
 
 
@@ -227,8 +230,9 @@ def summarize(there: Plan, stage: Stage, source: Source) -> DataSummary:
 
 
 def _renderer(there: Plan, stage: Stage) -> Renderer | None:
-    """The stage's own renderer without its limit; None where no tokenizer is there yet, or the stage renders none."""
-    if not stage.kind.rows:
+    """The stage's own renderer without its limit; None where no tokenizer is there yet, or the stage renders no whole
+    rows: pairs are measured when they are prepared."""
+    if stage.kind.rows not in CONVERSATIONS:
         return None
     try:
         folder = there.tokenizer_folder(there.stage(stage.name))
