@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from ft.figures.numbers import format_number
@@ -184,7 +184,7 @@ class Dots(Chart):
     share: bool = False
     level: float | None = None
     note: str = ""
-    y: ClassVar[str] = ""
+    y: str = field(default="", init=False)
 
     @property
     def names(self) -> list[str]:
@@ -227,7 +227,7 @@ class Histogram(Chart):
     counts: tuple[tuple[str, tuple[int, ...]], ...]
     marks: tuple[float, ...] = ()
     note: str = ""
-    y: ClassVar[str] = "share"
+    y: str = field(default="share", init=False)
 
     @property
     def names(self) -> list[str]:
@@ -339,7 +339,7 @@ class Shares(Chart):
     names_of_parts: tuple[str, ...]
     counts: tuple[tuple[str, tuple[float, ...]], ...]
     note: str = ""
-    y: ClassVar[str] = ""
+    y: str = field(default="", init=False)
 
     @property
     def names(self) -> list[str]:
