@@ -210,6 +210,7 @@ def measure(side: str, folder: Path, options: Parameters) -> dict[str, float]:
     import torch
 
     if side == "ours":
+        import ft.rl.actor_setup
         import ft.rl.ppo  # noqa: F401
         from ft.models.device import keep_freed_memory
 

@@ -15,6 +15,7 @@ import ast
 import builtins
 import copy
 import dis
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping

@@ -6,6 +6,7 @@ import copy
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -78,9 +79,8 @@ def read_as(annotation: Any, value: Any) -> str:
     try:
         return repr(coerce(annotation, value))
     except ValueError as error:
-        return (
-            f"refused: {sorted(str(error).split())}"  # typing remembers a union in the order of whoever made it first
-        )
+        # typing remembers a union in the order of whoever made it first, so the words count and not their order
+        return f"refused: {sorted(re.findall(r'[^ .,]+', str(error)))}"
 
 
 @pytest.mark.parametrize("path", OWNERS)
