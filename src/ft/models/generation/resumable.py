@@ -70,8 +70,8 @@ def compute_entries(
         for batch in todo:
             entries = work(batch, progress.advance)
             if batch_size is not None:  # in the order of the items, as the lines stand after a run that went on
-                found = dict(entries)
-                entries = ((item.key, found[item.key]) for item in batch)
+                by_key = dict(entries)
+                entries = ((item.key, by_key[item.key]) for item in batch)
             for key, entry in entries:
                 done[key] = entry
                 out.write(json_line({"key": key, **entry}, file))

@@ -25,8 +25,8 @@ class LocalWorker:
         ]
         engine, renderer = self.chat_model.engine, self.chat_model.renderer
         for one in answer_dialogues(engine, renderer, dialogues, sampling, batch_size=self.batch_size):
-            found = one.answers[0] if one.answers else None
-            if found is None:
+            turn_answer = one.answers[0] if one.answers else None
+            if turn_answer is None:
                 yield answer(one.dialogue.key, None, 0, False)
             else:
-                yield answer(one.dialogue.key, found.text, len(found.ids), found.ended)
+                yield answer(one.dialogue.key, turn_answer.text, len(turn_answer.ids), turn_answer.ended)
