@@ -16,13 +16,14 @@ import pytest
 import tiny
 from ft.fit.gpus import gpu_here
 from ft.fit.kinds import stage_fit
-from ft.fit.probe import ANSWERING, COUNTED, few_steps
+from ft.fit.probe import COUNTED, few_steps
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
 from ft.results.store import Plan
 
 pytestmark = pytest.mark.gpu
 
+FROM_PROMPTS = ("ppo", "rloo", "grpo")
 REWARDED = {"reward": {"rewards": {"answer": 1.0}}, "rows": {"eval_fraction": 0.0}}
 LORA = {"lora": {"r": 16, "target_modules": "all-linear"}}
 NF4 = {"quantization": {**tiny.NF4, "bnb_4bit_compute_dtype": "bfloat16"}}
@@ -74,7 +75,7 @@ def long_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             said = [[{"role": "assistant", "content": answer}] for answer in answers]
             chat.write(json.dumps({"messages": [ask, *said[0]]}) + "\n")
             pair.write(json.dumps({"prompt": [ask], "chosen": said[0], "rejected": said[1]}) + "\n")
-    return {"sft": chats, "dpo": pairs, "reward": pairs, **dict.fromkeys(ANSWERING, prompts)}
+    return {"sft": chats, "dpo": pairs, "reward": pairs, **dict.fromkeys(FROM_PROMPTS, prompts)}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -92,7 +93,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def recipe_of(case: str, rows: Mapping[str, Path], folder: Path, model: Path) -> Plan:
     kind = CASES[case]["kind"]
-    train = REINFORCED if kind in ANSWERING else TRAIN
+    train = REINFORCED if kind in FROM_PROMPTS else TRAIN
     stage = {**CASES[case], "train": train, "data": [{"path": str(rows[kind])}]}
     if kind in ("dpo", "reward"):
         stage["data"][0]["format"] = "preference"
