@@ -26,6 +26,7 @@ LAYERS = (
     ("recipe",),
     ("data",),
     ("encode",),
+    ("families",),
     ("models",),
     ("gatt",),
     ("rewards",),
@@ -240,3 +241,9 @@ def test_no_file_holds_a_secret_or_a_path_of_one_machine():
             if real or MACHINE.search(line):
                 found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
     assert found == []
+
+
+def test_classes_of_a_family_are_named_in_families_alone():
+    names = re.compile(r"AutoModelFor[A-Z]\w+|ForSequenceClassification|[\"'](CAUSAL_LM|SEQ_CLS)[\"']")
+    files = [file for file in FILES if part(file) != "families"]
+    assert [str(file.relative_to(SOURCE)) for file in files if names.search(file.read_text(encoding="utf-8"))] == []

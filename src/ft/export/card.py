@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ft.export.trained_model import TrainedModel, public_path
+from ft.families import CAUSAL
 from ft.hub import local_path
 from ft.report.numbers import number_words
 from ft.result import FOLDER_NAME
@@ -68,7 +69,7 @@ def _opening(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
     name = "FOLDER_OR_ID"
-    auto = "AutoModelForSequenceClassification" if result.scores else "AutoModelForCausalLM"
+    auto = CAUSAL.auto_name(bool(result.scores))
     yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
     if record["form"] == "adapter":
         yield "from peft import PeftModel"

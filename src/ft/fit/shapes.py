@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ft.errors import fail
+from ft.families import family_of
 from ft.fit.known import KNOWN
 from ft.recipe import ModelSource, Owner
 
@@ -183,7 +184,6 @@ def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Sha
 def built(config: Any, scores: bool = False, layers: int | None = None) -> Any:
     """The model on the meta device, with `layers` of its layers; tensors with shapes and without memory."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.initialization import no_init_weights
 
     config = copy.deepcopy(config)
@@ -193,7 +193,7 @@ def built(config: Any, scores: bool = False, layers: int | None = None) -> Any:
             config.layer_types = config.layer_types[:layers]
     if scores:
         config.num_labels = 1
-    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    auto = family_of(config, config.name_or_path or "model").auto_class(scores)
     with torch.device("meta"), no_init_weights():
         model = auto.from_config(config)
     model.tie_weights()
@@ -306,7 +306,8 @@ def _counted(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter:
 def _put_on(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool, layers: int) -> Adapter:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(**{**lora, "init_lora_weights": False, "task_type": "SEQ_CLS" if scores else "CAUSAL_LM"})
+    task = family_of(shape.config, where).peft_task(scores)
+    config = LoraConfig(**{**lora, "init_lora_weights": False, "task_type": task})
     try:
         model = get_peft_model(built(shape.config, scores, layers), config, low_cpu_mem_usage=True)
     except (ValueError, TypeError) as error:

@@ -16,6 +16,7 @@ from typing import Any
 from ft import artifacts
 from ft.encode.conversation import template
 from ft.errors import fail
+from ft.families import FAMILIES, family_of
 from ft.files import read_json, write_json
 from ft.imports import uncollected
 from ft.notices import quiet_bars
@@ -29,8 +30,7 @@ def is_adapter(folder: Path) -> bool:
 def is_reward(folder: Path) -> bool:
     """Whether the folder holds a reward model, whole or as an adapter, and no model that answers."""
     adapter, config = (read_json(folder / name) or {} for name in (artifacts.ADAPTER_CONFIG, artifacts.CONFIG))
-    named = any("ForSequenceClassification" in name for name in config.get("architectures") or ())
-    return adapter.get("task_type") == "SEQ_CLS" or named
+    return any(family.is_scorer(config.get("architectures") or [], adapter.get("task_type")) for family in FAMILIES)
 
 
 def load_tokenizer(path: str | Path, chat_template: str | None = None, revision: str | None = None) -> Any:
@@ -124,9 +124,7 @@ def _tensor(folder: Path, name: str) -> Any:
 
 def load_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
     """Weights as `source` says, safetensors only, quantised while they are read when asked."""
-    from transformers import AutoModelForCausalLM
-
-    return _read(AutoModelForCausalLM, source, dtype, quantization, use_cpu)
+    return _read(False, source, dtype, quantization, use_cpu)
 
 
 def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
@@ -134,13 +132,11 @@ def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str,
 
     Raises UserError when anything else than the head would be new: a backbone is never random.
     """
-    from transformers import AutoModelForSequenceClassification
-
     from ft.models.reward_head import put_head
 
     with _quiet_loading():  # the head is missing and the language model's is left over, as is right
         more = {"num_labels": 1, "output_loading_info": True}
-        model, found = _read(AutoModelForSequenceClassification, source, dtype, quantization, use_cpu, more)
+        model, found = _read(True, source, dtype, quantization, use_cpu, more)
     missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     if missing - {"score.weight"}:
         what = f"its weights do not fill a reward model: {', '.join(sorted(missing)[:3])}"
@@ -162,16 +158,16 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _read(
-    auto: Any,
+    scores: bool,
     source: ModelSource,
     dtype: str,
     quantization: Mapping[str, Any] | None,
     use_cpu: bool,
     more: Mapping[str, Any] | None = None,
 ) -> Any:
-    """What `auto.from_pretrained` returns, differentiable where the weights are quantised."""
+    """What `from_pretrained` of the family's class returns, differentiable where the weights are quantised."""
     import torch
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
 
     quiet_bars()
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
@@ -182,6 +178,8 @@ def _read(
         if not use_cpu:
             options["device_map"] = {"": _local_device()}
     try:
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        auto = family_of(config, source.path).auto_class(scores)
         read = auto.from_pretrained(source.path, revision=source.revision, **options, **(more or {}))
     except OSError as error:
         text = str(error).splitlines()[0]
@@ -225,7 +223,7 @@ def base_of(model: ModelSource | None, init: Path | None) -> tuple[ModelSource, 
 def _with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    config = LoraConfig(**lora, task_type="CAUSAL_LM")
+    config = LoraConfig(**lora, task_type=family_of(base.config, "model").peft_task(scores=False))
     if adapter is not None:
         config.base_model_name_or_path = base.name_or_path
         model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config)
@@ -240,7 +238,8 @@ def _with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, An
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
-    model = get_peft_model(base, LoraConfig(**lora, task_type="SEQ_CLS"))  # which trains and saves the head as well
+    task = family_of(base.config, "model").peft_task(scores=True)  # which trains and saves the head as well
+    model = get_peft_model(base, LoraConfig(**lora, task_type=task))
     if adapter is not None:
         weights = {
             name: value for name, value in load_peft_weights(str(adapter), "cpu").items() if "lm_head" not in name

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from ft.families import CAUSAL, family_of
 from ft.models.load import is_reward, load_base, load_scorer_base, parts, share
 
 Onto = Literal["trained", "original"]
@@ -82,17 +83,17 @@ def save(model: Any, folder: Path, dtype: str) -> None:
 
 
 def is_scorer(model: Any) -> bool:
-    return type(model).__name__.endswith("ForSequenceClassification")
+    return CAUSAL.is_scorer([type(model).__name__], None)
 
 
 def plain(folder: Path, scores: bool, use_cpu: bool) -> Any:
     """An exported folder as anybody opens it, by transformers alone, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
-    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    read = auto.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    return _placed(read, use_cpu).eval()
+    family = family_of(AutoConfig.from_pretrained(str(folder), trust_remote_code=False), str(folder))
+    options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+    return _placed(family.auto_class(scores).from_pretrained(str(folder), **options), use_cpu).eval()
 
 
 def unequal(one: Any, other: Any) -> list[str]:

@@ -28,6 +28,7 @@ from ft.data.formats import BadRow
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.errors import fail
+from ft.families import family_of
 from ft.files import write_json
 from ft.models.batching import batches_by_length, pad
 from ft.models.hidden_states import inner_of
@@ -254,7 +255,8 @@ class SharedBase(Actors):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({**weights, HEAD: self.heads[CRITIC].weight.detach().cpu()}, str(folder / artifacts.ADAPTER_WEIGHTS))
         config = shallow(self.policy.peft_config[CRITIC])
-        config.task_type, config.modules_to_save, config.inference_mode = "SEQ_CLS", ["score"], True
+        config.task_type = family_of(inner_of(self.policy).config, str(folder)).peft_task(scores=True)
+        config.modules_to_save, config.inference_mode = ["score"], True
         config.save_pretrained(str(folder))
         write_json(folder / artifacts.LINEAGE, self.origin)
         share(folder)
@@ -272,7 +274,8 @@ class SharedBase(Actors):
         """A new adapter in float32 with a head of zeros, both frozen until the role acts."""
         base = inner_of(self.policy)
         config = shallow(config)
-        config.task_type, config.modules_to_save = "CAUSAL_LM", None
+        config.task_type = family_of(base.config, role).peft_task(scores=False)
+        config.modules_to_save = None
         self.policy.add_adapter(role, config)
         head = ScoreHead(base.config.get_text_config().hidden_size, 1, bias=False, device=self.policy.device)
         torch.nn.init.zeros_(head.weight)
