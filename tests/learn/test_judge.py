@@ -190,7 +190,7 @@ def test_a_server_is_asked_in_both_orders_and_every_word_is_kept(judged, server)
         better = [line[side] in tiny.COLOURS for side in ("answer", "other_answer")]
         assert line["outcome"] == ("tie" if better[0] == better[1] else "win" if better[0] else "loss")
         assert [one["first"] for one in line["asked"]] == ["answer", "other_answer"]
-        assert line["judge"] == {"server": "chat", "prompt": JudgePrompt.read(PROMPT).told()}
+        assert line["judge"] == {"server": "chat", "prompt": JudgePrompt.read(PROMPT).record()}
     assert {line["why"] for line in told if "asked" not in line} <= {"same", "empty"}
 
 

@@ -289,6 +289,6 @@ def test_half_a_character_at_the_end_is_told_at_the_end() -> None:
     words = tiny.tokenizer()
     speller = Speller(words)
     assert speller.add(words("é")["input_ids"][0]) is None
-    rest = speller.rest()
+    rest = speller.flush()
     assert rest is not None
     assert (rest.text, len(rest.ids)) == ("�", 1)

@@ -48,9 +48,9 @@ class Sample:
 
     @property
     def conversation(self) -> list[Message]:
-        return [*self.prompt.messages, *_said(self)]
+        return [*self.prompt.messages, *_answer_messages(self)]
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         return {**self.origin, "score": self.score, "scores": dict(self.parts)}
 
 
@@ -107,8 +107,8 @@ def best_row(samples: Sequence[Sample]) -> Row:
     return {
         **one.prompt.columns,
         "prompt": list(one.prompt.messages),
-        "completion": _said(one),
-        "sampled": {**one.told(), "of": len(samples)},
+        "completion": _answer_messages(one),
+        "sampled": {**one.record(), "of": len(samples)},
     }
 
 
@@ -120,12 +120,12 @@ def pair_row(samples: Sequence[Sample]) -> Row | None:
     sides = dict(zip(SIDES, (samples[place] for place in places), strict=True))
     chosen, rejected = sides.values()
     row: Row = {**chosen.prompt.columns, "prompt": list(chosen.prompt.messages)}
-    row |= {side: _said(one) for side, one in sides.items()}
+    row |= {side: _answer_messages(one) for side, one in sides.items()}
     row |= {"margin": chosen.score - rejected.score}
     row |= {f"source_{side}": one.origin["policy"] for side, one in sides.items()}
     row |= {f"temperature_{side}": one.origin["temperature"] for side, one in sides.items()}
-    return row | {"sampled": {side: {**one.told(), "of": len(samples)} for side, one in sides.items()}}
+    return row | {"sampled": {side: {**one.record(), "of": len(samples)} for side, one in sides.items()}}
 
 
-def _said(one: Sample) -> list[Message]:
+def _answer_messages(one: Sample) -> list[Message]:
     return [{"role": "assistant", "content": one.text}]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft.data.formats import BadRow
 from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
-from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, wanted, without
+from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
 from ft.encode.segments import Layout, Spans
 from ft.encode.truncation import Counts, fewest, kept, turn_starts
 from ft.errors import fail
@@ -141,7 +141,7 @@ class Renderer:
                 return self._plain(row["text"])
             messages, first = _messages(row)
             self._refuse_forged(messages)
-            trained = wanted(messages, first, self.train_on)
+            trained = trained_messages(messages, first, self.train_on)
         except BadRow as bad:
             return bad
         return _Read([_bare(message) for message in messages], first, trained, _tools(row))
@@ -263,7 +263,7 @@ class Renderer:
         if "messages" not in row and "prompt" not in row:
             return 0
         messages, first = _messages(row)
-        trained = [n for n in wanted(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
+        trained = [n for n in trained_messages(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
         pick = min if self.train_on in ("last", "completion") else max
         stays = pick(trained, default=len(messages) - 1)
         stays = stays if first is None else min(stays, first)

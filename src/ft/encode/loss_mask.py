@@ -14,7 +14,7 @@ IGNORE_INDEX = -100  # a label that no loss counts, as PyTorch's cross entropy, 
 TrainOn = Literal["last", "assistant", "completion", "all"]
 
 
-def wanted(messages: Sequence[Message], first: int | None, train_on: TrainOn) -> set[int]:
+def trained_messages(messages: Sequence[Message], first: int | None, train_on: TrainOn) -> set[int]:
     """The messages that are trained."""
     answers = [n for n in range(first or 0, len(messages)) if messages[n]["role"] == "assistant"]
     if train_on == "all":

@@ -81,16 +81,16 @@ class Spans:
 
     def _skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
         if kept:
-            return self._made(messages, tools, kept)
+            return self._build_skeleton(messages, tools, kept)
         key = (repr(tools), *[(message["role"], not message["content"]) for message in messages])
         if not (skeleton := self.skeletons.get(key)):
-            skeleton = self._made(messages, tools, kept)
+            skeleton = self._build_skeleton(messages, tools, kept)
             if len(self.skeletons) >= self.KEPT:
                 self.skeletons.clear()
             self.skeletons[key] = skeleton
         return skeleton
 
-    def _made(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
+    def _build_skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
         worded = [
             message if n in kept or not message["content"] else {**message, "content": word(n)}
             for n, message in enumerate(messages)

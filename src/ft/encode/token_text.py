@@ -35,11 +35,11 @@ class Speller:
         text = self._text()
         if text.endswith(HALF) and len(self.waiting) < LONGEST:
             return None
-        return self._told(text)
+        return self._take_piece(text)
 
-    def rest(self) -> Piece | None:
+    def flush(self) -> Piece | None:
         """What still waits at the end of a text: bytes that never became a character."""
-        return self._told(self._text()) if self.waiting else None
+        return self._take_piece(self._text()) if self.waiting else None
 
     def _text(self) -> str:
         return self._decoded([*self.before, *self.waiting])[len(self._decoded(self.before)) :]
@@ -48,7 +48,7 @@ class Speller:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=self.skip, clean_up_tokenization_spaces=False)
         return text
 
-    def _told(self, text: str) -> Piece:
+    def _take_piece(self, text: str) -> Piece:
         piece = Piece(text, tuple(self.waiting))
         self.before, self.waiting = [*self.before, *self.waiting][-BEHIND:], []
         return piece
@@ -60,5 +60,5 @@ def spelt(tokenizer: Any, ids: Iterable[int]) -> Iterator[Piece]:
     for token in ids:
         if piece := speller.add(token):
             yield piece
-    if rest := speller.rest():
+    if rest := speller.flush():
         yield rest

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ft.data.formats.messages import BadRow, Message, said
+from ft.data.formats.messages import BadRow, Message, make_message
 from ft.errors import Problems, fail
 
 Verdict = Literal["first", "second", "tie"]
@@ -51,7 +51,7 @@ class JudgePrompt:
         found.try_out(str(path))
         return found
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         return {"name": self.name, "version": self.version, "hash": self.hash}
 
     @cached_property
@@ -68,7 +68,7 @@ class JudgePrompt:
             text = self._template.render(messages=list(asked), row=dict(row), first=first, second=second)
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRow(f"the judge's prompt '{self.name}' cannot be rendered: {error}") from error
-        return [*([said("system", self.system)] if self.system else []), said("user", text.strip())]
+        return [*([make_message("system", self.system)] if self.system else []), make_message("user", text.strip())]
 
     def verdict(self, reply: str) -> Verdict | None:
         """The one verdict whose mark stands in the reply; None where there is none, or more than one of them."""
@@ -84,7 +84,7 @@ class JudgePrompt:
                 return key
 
         try:
-            asked = [said("user", words["question"])]
+            asked = [make_message("user", words["question"])]
             text = self._template.render(messages=asked, row=_Any(), first=words["first"], second=words["second"])
         except Exception as error:
             raise fail(where, f"prompt is no template that renders: {error}", "Mend it.") from error

@@ -151,7 +151,7 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
     spec, who = _model_judge(job, options)
     sampling = Sampling(options.reply_tokens, temperature=0.0, seed=job.seed)
     judge = ByWords(spec, who, prompt, sampling, job.folder, job.name)
-    return judge, {**who, "prompt": prompt.told()}
+    return judge, {**who, "prompt": prompt.record()}
 
 
 def _model_judge(job: Job, options: JudgeOptions) -> tuple[WorkerSpec, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from ft import artifacts
-from ft.data.formats.messages import BadRow, is_unicode, said
+from ft.data.formats.messages import BadRow, is_unicode, make_message
 from ft.encode.truncation import fewest, kept, turn_starts
 from ft.errors import Problem, fail
 from ft.hub import local_path
@@ -147,8 +147,8 @@ class ChatSession:
 
     def set_system(self, text: str) -> None:
         """Raises BadRow where the template refuses it."""
-        system = [said("system", text)] if text else []
-        self._prompt([*system, said("user", "hello")])
+        system = [make_message("system", text)] if text else []
+        self._prompt([*system, make_message("user", "hello")])
         self.system = system
 
     def choose_preset(self, preset: str) -> None:
@@ -161,7 +161,7 @@ class ChatSession:
 
     def send(self, text: str) -> None:
         """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was."""
-        messages = [*self.messages, said("user", text)]
+        messages = [*self.messages, make_message("user", text)]
         try:
             messages, prompt = self._fit(messages)
         except BadRow as refused:
@@ -172,9 +172,9 @@ class ChatSession:
         if not answer:
             self.note("There is no answer; the message is forgotten.")
             return
-        turn = [messages[-1], said("assistant", answer)]
+        turn = [messages[-1], make_message("assistant", answer)]
         try:
-            self._prompt([*self.system, *self.messages, *turn, said("user", "go on")])
+            self._prompt([*self.system, *self.messages, *turn, make_message("user", "go on")])
         except BadRow as refused:
             self.note(f"the answer is not remembered: {refused.what}")
             return

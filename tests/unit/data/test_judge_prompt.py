@@ -75,8 +75,8 @@ def test_a_prompt_runs_in_a_sandbox(tmp_path):
 
 
 def test_version_and_hash_say_which_words_were_used(tmp_path):
-    before = JudgePrompt.read(written(tmp_path)).told()
-    after = JudgePrompt.read(written(tmp_path, version=4)).told()
+    before = JudgePrompt.read(written(tmp_path)).record()
+    after = JudgePrompt.read(written(tmp_path, version=4)).record()
     assert (before["version"], after["version"]) == (3, 4)
     assert before["hash"] != after["hash"]
 

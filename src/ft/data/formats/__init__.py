@@ -24,7 +24,7 @@ from ft.data.formats.columns import (
     transcript,
 )
 from ft.data.formats.messages import BadRow as BadRow
-from ft.data.formats.messages import answered, asking, dialogue, either, is_unicode, kind_of, said
+from ft.data.formats.messages import answered, asking, dialogue, either, is_unicode, kind_of, make_message
 from ft.data.formats.preferences import (
     hh_pairs,
     preference,
@@ -74,14 +74,14 @@ def alpaca(row: Row) -> Row:
     for number, pair in enumerate(history, 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f"history: entry {number} is not a pair", 'Write [["question", "answer"], …].')
-        turns += [said("user", pair[0]), said("assistant", pair[1])]
+        turns += [make_message("user", pair[0]), make_message("assistant", pair[1])]
     for name in ("instruction", "input"):
         if not isinstance(row.get(name) or "", str):
             raise BadRow(f"{name} is {kind_of(row[name])}, not a string")
     question = row["instruction"]
     if row.get("input"):
         question = f"{question}\n{row['input']}"
-    turns += [said("user", question), said("assistant", row["output"])]
+    turns += [make_message("user", question), make_message("assistant", row["output"])]
     kept = extras(row, "instruction", "input", "output", "history", "system")
     return {**kept, "messages": messages_of(row, turns, "alpaca row")}
 
@@ -90,7 +90,7 @@ def prompt_completion(row: Row) -> Row:
     """`prompt` and `completion`, each a string or a list of messages; the completion is what is trained."""
     prompt = prompt_of(row)
     value = row[first_of(row, "completion")]
-    wrapped = [said("assistant", value)] if isinstance(value, str) else value
+    wrapped = [make_message("assistant", value)] if isinstance(value, str) else value
     completion = answered(dialogue(wrapped, "completion", prompt[-1]["role"]), "completion")
     return {**extras(row, "system"), "prompt": prompt, "completion": completion}
 
@@ -109,7 +109,7 @@ def user_turns(row: Row) -> Row:
     value = row[column]
     if not isinstance(value, list):
         raise BadRow(f"{column} is {kind_of(value)}, not a list of what users said", 'Write ["…", "…"].')
-    turns = [said("user", turn) if isinstance(turn, str) else turn for turn in value]
+    turns = [make_message("user", turn) if isinstance(turn, str) else turn for turn in value]
     for number, turn in enumerate(turns, 1):
         if isinstance(turn, dict) and turn.get("role") in ("assistant", "tool"):
             raise BadRow(f"{column}: message {number} is of the {turn['role']}", "Read it with format: messages.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ft.data.formats.messages import BadRow, Message, asking, dialogue, either, kind_of, said
+from ft.data.formats.messages import BadRow, Message, asking, dialogue, either, kind_of, make_message
 
 Row = dict[str, Any]
 
@@ -57,12 +57,12 @@ def messages_of(row: Row, value: Any, column: str) -> list[Message]:
         if value[0].get("content") != system:
             raise BadRow(f"column system and {column} hold two system messages", "Drop one of them.")
         return dialogue(value, column)
-    return [*dialogue([said("system", system)], "column system"), *dialogue(value, column, "system")]
+    return [*dialogue([make_message("system", system)], "column system"), *dialogue(value, column, "system")]
 
 
 def prompt_of(row: Row) -> list[Message]:
     value = row[first_of(row, "prompt")]
-    turns = [said("user", value)] if isinstance(value, str) else value
+    turns = [make_message("user", value)] if isinstance(value, str) else value
     return asking(messages_of(row, turns, "prompt"), "prompt ends")
 
 
@@ -85,7 +85,7 @@ def transcript(value: Any, column: str) -> list[Message]:
         fix = 'Write "\\n\\nHuman: …\\n\\nAssistant: …".'
         raise BadRow(f"{column} does not start with 'Human:' or 'Assistant:'", fix)
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [said(roles[name], spoken.strip()) for name, spoken in zip(parts[::2], parts[1::2], strict=True)]
+    return [make_message(roles[name], spoken.strip()) for name, spoken in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def is_transcript(value: Any) -> bool:

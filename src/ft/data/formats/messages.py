@@ -116,7 +116,7 @@ def either(words: Sequence[str]) -> str:
     return " or ".join(words)
 
 
-def said(role: str, text: Any) -> Message:
+def make_message(role: str, text: Any) -> Message:
     return {"role": role, "content": text}
 
 

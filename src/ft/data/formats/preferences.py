@@ -18,7 +18,18 @@ from typing import Any
 
 from ft.data.axes import AXES
 from ft.data.formats.columns import TURN, Row, extras, first_of, messages_of, prompt_of, sharegpt_message, transcript
-from ft.data.formats.messages import BadRow, Message, Tie, answered, asking, dialogue, either, kind_of, said, words
+from ft.data.formats.messages import (
+    BadRow,
+    Message,
+    Tie,
+    answered,
+    asking,
+    dialogue,
+    either,
+    kind_of,
+    make_message,
+    words,
+)
 
 RATINGS = ("significantly better", "better", "slightly better", "negligibly better / unsure")
 """The grades of the Llama 2 paper (arXiv:2307.09288, 3.2.1); a row holds 1 for the first and 4 for the last."""
@@ -128,7 +139,7 @@ def _pair(prompt: list[Message], chosen: Any, rejected: Any, kept: Row) -> Row:
     """The checked pair of a prompt and two answers, each a string or messages."""
     sides = {}
     for name, value in (("chosen", chosen), ("rejected", rejected)):
-        wrapped = [said("assistant", value)] if isinstance(value, str) else value
+        wrapped = [make_message("assistant", value)] if isinstance(value, str) else value
         sides[name] = answered(dialogue(wrapped, name, prompt[-1]["role"]), name)
     _check_different(sides["chosen"], sides["rejected"])
     return graded({**kept, "prompt": prompt, **sides})
@@ -196,7 +207,7 @@ def stack_exchange(row: Row) -> Row:
         return _best_and_another(row, "question", "answers", text="text", score="pm_score")
     question, better, worse = (row[first_of(row, name)] for name in ("question", "response_j", "response_k"))
     kept = extras(row, "question", "response_j", "response_k", "system")
-    return _pair(_asked(row, question, "question"), better, worse, kept)
+    return _pair(_prompt_messages(row, question, "question"), better, worse, kept)
 
 
 def shp(row: Row) -> Row:
@@ -208,7 +219,7 @@ def shp(row: Row) -> Row:
     best = 1 - int(label)
     kept = extras(row, "history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "system")
     kept |= _scores([row.get("score_A"), row.get("score_B")], best)
-    return _pair(_asked(row, history, "history"), answers[best], answers[1 - best], kept)
+    return _pair(_prompt_messages(row, history, "history"), answers[best], answers[1 - best], kept)
 
 
 def webgpt(row: Row) -> Row:
@@ -222,7 +233,7 @@ def webgpt(row: Row) -> Row:
     best = int(scores[1] > scores[0])
     used = [f"{name}_{side}" for name in ("answer", "score", "quotes", "tokens") for side in (0, 1)]
     kept = extras(row, "question", "system", *used) | _scores(scores, best)
-    return _pair(_asked(row, question, "question.full_text"), answers[best], answers[1 - best], kept)
+    return _pair(_prompt_messages(row, question, "question.full_text"), answers[best], answers[1 - best], kept)
 
 
 def summaries(row: Row) -> Row:
@@ -244,7 +255,7 @@ def summaries(row: Row) -> Row:
     title = f"TITLE: {info['title']}\n\n" if info.get("title") else ""
     best, worst = pair[int(choice)], pair[1 - int(choice)]
     kept = extras(row, "info", "summaries", "choice", "system") | _sources(best.get("policy"), worst.get("policy"))
-    prompt = _asked(row, f"{title}{post.strip()}\n\nTL;DR:", "info.post")
+    prompt = _prompt_messages(row, f"{title}{post.strip()}\n\nTL;DR:", "info.post")
     return _pair(prompt, best.get("text"), worst.get("text"), kept)
 
 
@@ -263,11 +274,11 @@ def _best_and_another(row: Row, question: str, answers: str, *, text: str, score
     other = lower[int.from_bytes(blake2b(str(asked).encode(errors="replace"), digest_size=8).digest()) % len(lower)]
     kept = extras(row, question, answers, "system") | _sources(given[best].get(source), given[other].get(source))
     kept |= {"score_chosen": scores[best], "score_rejected": scores[other]}
-    return _pair(_asked(row, asked, question), given[best].get(text), given[other].get(text), kept)
+    return _pair(_prompt_messages(row, asked, question), given[best].get(text), given[other].get(text), kept)
 
 
-def _asked(row: Row, text: Any, name: str) -> list[Message]:
-    return messages_of(row, [said("user", text)], name)
+def _prompt_messages(row: Row, text: Any, name: str) -> list[Message]:
+    return messages_of(row, [make_message("user", text)], name)
 
 
 def _tie(score: float) -> Tie:

@@ -75,7 +75,7 @@ class ChatModel:
         request = Request(prompt, prompt_keys([prompt])[0])
         for _ in self.engine.generate([request], sampling, on_token=on_token):
             pass
-        if rest := speller.rest():
+        if rest := speller.flush():
             on_text(rest.text)
 
     def completion_logprobs(
