@@ -38,7 +38,9 @@ SMALL = {  # a decoder of random weights, where nothing is learnt
     "num_key_value_heads": 2,
     "pad_token_id": 0,
 }
-CPU_2 = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-2.yaml"
+ROOT = Path(__file__).parents[1]
+TRANSCRIPTS = Path(os.environ.get("HH_RLHF_HARMLESS_TEST", "no such file"))  # the harmless test.jsonl.gz of hh-rlhf
+CPU_2 = ROOT / "recipes" / "accelerate" / "cpu-2.yaml"
 TRAIN = {
     "max_length": 64,
     "learning_rate": 0.01,

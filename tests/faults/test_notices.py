@@ -15,7 +15,7 @@ import pytest
 
 import tiny
 
-FLAG = Path(__file__).parents[1] / "with_avx512bf16"
+FLAG = tiny.ROOT / "tests" / "with_avx512bf16"
 NOTICE = re.compile(r"gemm_4bit|pip install|[Ww]arning|deprecated|site-packages|Loading weights|Writing model|it/s")
 
 

@@ -23,7 +23,7 @@ from ft.export.writing import ExportOptions, export
 from ft.models.load import load, load_scorer
 from ft.models.merge import trained
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
+DOCUMENT = tiny.ROOT / "docs" / "export.md"
 QLORA = {"lora": tiny.LORA, "quantization": tiny.NF4}
 TRAIN = {"max_steps": 20, "eval_on_start": True}  # the first evaluation is what packs the weights
 KERNEL = pytest.mark.parametrize("kernel", [False, True], ids=["without the kernel", "with the kernel"])

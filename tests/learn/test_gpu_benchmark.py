@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+import tiny
+
+ROOT = tiny.ROOT
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="tests/gpu has it at its own size")

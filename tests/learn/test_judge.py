@@ -26,7 +26,7 @@ from serving import Scripted, serving
 
 COUNT = 8
 # Replies are kept by what decides them: tests whose servers say other things give them other `reply_tokens`.
-PROMPT = Path(__file__).parents[2] / "data" / "judge" / "pairwise.yaml"
+PROMPT = tiny.ROOT / "data" / "judge" / "pairwise.yaml"
 
 
 def prompts(file: Path, count: int = COUNT) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import tiny
 from ft.fit.gpus import gpu
 from ft.fit.sharding import Sharding
 from ft.fit.table import fit_plan
@@ -16,7 +17,7 @@ from ft.recipe.job import Job
 from ft.results.store import plan
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 # Recipes that `ft new` wrote stand in recipes/ itself and are their owner's.
 RECIPES = sorted(p for p in (ROOT / "recipes").glob("*/**/*.yaml") if "accelerate" not in p.parts)
 

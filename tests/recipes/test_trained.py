@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from tests.recipes.families import model
 
+import tiny
 from ft.files import read_json
 from ft.recipe import read
 from ft.results.store import Planned, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 REAL = [
     *("llama2-7b/sft.yaml", "llama2-7b/sft-qlora.yaml", "llama2-7b/chat.yaml"),
     *("llama3-8b/sft-qlora.yaml", "mistral-7b/sft-qlora.yaml", "zephyr-7b/sft-qlora.yaml"),

@@ -10,12 +10,13 @@ import pytest
 from tests.recipes.families import model
 from tests.recipes.test_trained_rewards import written
 
+import tiny
 from ft.recipe import Recipe, read
 from ft.results.store import Planned, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 PAPER = {  # arXiv:2307.09288, section 3.2.3
     "generation_batch_size": 512,
     "num_iterations": 1,

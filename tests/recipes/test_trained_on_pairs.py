@@ -11,12 +11,13 @@ import torch
 from tests.recipes.families import model
 from tests.recipes.test_trained import rows
 
+import tiny
 from ft.recipe import read
 from ft.results.store import Planned, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 ON_PAIRS = ("llama2-7b/dpo-qlora.yaml", "mistral-7b/dpo-qlora.yaml", "zephyr-7b/dpo-qlora.yaml")
 HH = "\n\nHuman: What is {n} plus one?\n\nAssistant: {said}"
 

@@ -12,13 +12,14 @@ from tests.recipes.families import model
 from tests.recipes.test_trained import rows
 from tests.recipes.test_trained_on_pairs import pairs
 
+import tiny
 from ft.files import read_json
 from ft.recipe import read
 from ft.results.store import Planned, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 PAPER = {  # arXiv:2307.09288, section 3.2.2; optimiser from 2.2
     "learning_rate": 1e-5,
     "lr_scheduler_type": "cosine_with_min_lr",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from ft.files import write_json
 from ft.result import Result
 
-OLD = Path(__file__).parents[1] / "data" / "old_runs"
+OLD = tiny.ROOT / "tests" / "data" / "old_runs"
 SFT = OLD / "tiny-chat" / "sft-61806cf09908"
 
 

@@ -197,6 +197,11 @@ def test_a_class_has_a_name_of_its_own_in_the_whole_package():
     assert {name: where for name, where in twice.items() if name not in DEFINED_TWICE} == {}
 
 
+def test_unit_tests_stand_in_the_rooms_of_what_they_test():
+    folders = [file.relative_to(ROOT / "tests" / "unit") for file in (ROOT / "tests" / "unit").rglob("test_*.py")]
+    assert [str(file) for file in folders if not (SOURCE / file.parent).is_dir()] == []
+
+
 def test_test_files_have_names_of_their_own():
     """pytest imports them by name alone, and collects nothing where two are called the same."""
     names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]

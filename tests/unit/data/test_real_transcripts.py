@@ -1,4 +1,4 @@
-"""Real transcripts with their real faults: the harmless test split of hh-rlhf, where it lies beside the repository."""
+"""Real transcripts with their real faults: the harmless test split of hh-rlhf, where HH_RLHF_HARMLESS_TEST names it."""
 
 import json
 from collections import Counter
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from ft.data.mix import BadRows, mixed
 from ft.data.sources.read import Source
 from ft.tools.stats import count_rows
 
-TRANSCRIPTS = Path(__file__).parents[4] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
+TRANSCRIPTS = tiny.TRANSCRIPTS
 pytestmark = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the transcripts are not here")
 
 EMPTY_ANSWERS = [87, 517, 926, 1104]

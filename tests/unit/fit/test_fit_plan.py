@@ -30,7 +30,7 @@ from ft.results.store import Plan
 from ft.run.accelerate_config import ALONE, read_launch
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[3]
+ROOT = tiny.ROOT
 LLAMA = "meta-llama/Llama-2-7b-hf"
 QLORA = {"lora": {"r": 16, "target_modules": "all-linear"}, "quantization": {**tiny.NF4}}
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from tests.unit.recipe.conftest import GOOD
 
+import tiny
 from ft.recipe import Owner, Recipe, Verdicts, source
 from ft.recipe.check import device_free, nothing_leaks
 from ft.recipe.schema import coerce, schema_of
@@ -28,7 +29,7 @@ from ft.recipe.symbolic import Undecided
 from ft.run.accelerate_config import ALONE, CONFIG, objections
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[3]
+ROOT = tiny.ROOT
 OWNERS = {owner.path: owner for kind in STAGES.values() for owner in kind.blocks.values() if owner.source()}
 OWNERS[CONFIG.path] = CONFIG
 

@@ -27,7 +27,7 @@ from ft.run.accelerate_config import (
 from ft.run.preflight import preflight
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 SHIPPED = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 LORA, NF4, INT8 = {"lora": tiny.LORA}, {"quantization": tiny.NF4}, {"quantization": {"load_in_8bit": True}}
 BF16 = {"quantization": {**tiny.NF4, "bnb_4bit_quant_storage": "bfloat16"}}

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tiny
 from ft.data.formats.messages import BadRow
 from ft.errors import UserError
 from ft.evaluation.judge_prompt import JudgePrompt
 
-SHIPPED = Path(__file__).parents[3] / "data" / "judge" / "pairwise.yaml"
+SHIPPED = tiny.ROOT / "data" / "judge" / "pairwise.yaml"
 ASKED = [{"role": "user", "content": "why is the sky blue?"}]
 GOOD = {
     "name": "own",

@@ -5,12 +5,13 @@ import importlib
 import json
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-TINY = Path(__file__).parents[2] / "data" / "tiny"
+import tiny
+
+TINY = tiny.ROOT / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and make.py are data, not part of the package
 world = importlib.import_module("world")
 make = importlib.import_module("make")

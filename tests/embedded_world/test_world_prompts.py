@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tiny
 from ft.rewards import quality
 
-TINY = Path(__file__).parents[2] / "data" / "tiny"
+TINY = tiny.ROOT / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and prompts.py are data, not part of the package
 world = importlib.import_module("world")
 prompts = importlib.import_module("prompts")

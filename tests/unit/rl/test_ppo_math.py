@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import tiny
 from ft.rl import ppo_math as ours
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ppo_trl_1_12.json").read_text())
+GOLDEN = json.loads((tiny.ROOT / "tests" / "golden" / "ppo_trl_1_12.json").read_text())
 GIVEN = {name: torch.tensor(values) for name, values in GOLDEN["given"].items()}
 FOUND = {name: torch.tensor(values) for name, values in GOLDEN["found"].items()}
 ARGS, MASK = GOLDEN["args"], GIVEN["mask"]

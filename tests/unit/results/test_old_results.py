@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import tiny
 from ft.cli import app
 from ft.recipe import read
 from ft.results.store import plan
 from ft.stages import STAGES
 
-ROOT = Path(__file__).parents[2]
+ROOT = tiny.ROOT
 RECIPES = ROOT / "recipes" / "tiny"
 SETS = ("sft.train.max_steps=4", "sft.train.logging_steps=2", "questions.data.0.rows=12")
 DPO_SETS = ("dpo.train.max_steps=300", "dpo.train.eval_on_start=false", "dpo.train.logging_steps=1")

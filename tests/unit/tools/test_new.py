@@ -12,7 +12,7 @@ from ft.errors import UserError
 from ft.run.run import prepare_rows
 from ft.tools.new import Fork, ForkOptions, fork, fork_lines, parse_columns
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf-harmless-test.jsonl.gz"
+SHARED = tiny.TRANSCRIPTS
 ALPACA = [{"instruction": f"{n} sky?", "output": "blue"} for n in range(40)]
 Forks = Callable[..., Fork]
 
@@ -284,7 +284,7 @@ def test_the_command_prints_the_diff_and_what_to_type_next(parent: Path, tmp_pat
     ]
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the hh-rlhf file is not beside the repository")
+@pytest.mark.skipif(not SHARED.exists(), reason="HH_RLHF_HARMLESS_TEST names no file")
 def test_real_transcripts(forks: Forks) -> None:
     made = forks(str(SHARED), reject=True, too_long="drop_turns")
     assert (made.summary.good, made.summary.bad) == (2300, 12)

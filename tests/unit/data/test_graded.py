@@ -8,14 +8,14 @@ import json
 import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tiny
 from ft.data.formats import format_row
 
-TINY = Path(__file__).parents[2] / "data" / "tiny"
+TINY = tiny.ROOT / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and graded.py are data, not part of the package
 world = importlib.import_module("world")
 risks = importlib.import_module("risks")

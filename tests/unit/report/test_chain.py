@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import tiny
 from ft.report.chain import chain, draw_chain
 from ft.report.run import ReportedStage
 from ft.result import Result
 
-FINISHED = Path(__file__).parents[1] / "data" / "old_runs" / "tiny-chat" / "sft-61806cf09908"
+FINISHED = tiny.ROOT / "tests" / "data" / "old_runs" / "tiny-chat" / "sft-61806cf09908"
 
 
 def stage(

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from ft.errors import UserError
 from ft.gatt.checkers import CHECKERS, COMMON_WORDS
 from ft.gatt.instructions import Bank, Instruction, quotes
 
-ROOT = Path(__file__).parents[3]
+ROOT = tiny.ROOT
 TINY = ROOT / "data" / "tiny"
 
 BANK = """

@@ -4,14 +4,14 @@ import gzip
 import importlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tiny
 from ft.rewards import says
 
-TINY = Path(__file__).parents[2] / "data" / "tiny"
+TINY = tiny.ROOT / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and pairs.py are data, not part of the package
 world = importlib.import_module("world")
 pairs = importlib.import_module("pairs")
