@@ -148,7 +148,7 @@ def machine() -> str:
 
 def processor() -> str:
     known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
@@ -183,11 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="SCRIPT", choices=[claim.script for claim in CLAIMS])
     options = parser.parse_args(arguments)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for claim in CLAIMS:
         if not options.only or claim.script in options.only:
             results[claim.script] = measured(claim)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")  # after each: an interrupted run keeps what it has
+            RESULTS.write_text(
+                json.dumps(results, indent=1) + "\n", encoding="utf-8"
+            )  # after each: an interrupted run keeps what it has
             PAGE.write_text(page(results), encoding="utf-8")
     print(PAGE)
 

@@ -87,7 +87,7 @@ def published() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         for what, theirs, model, written in PUBLISHED:
             file = Path(folder) / "recipe.yaml"
-            file.write_text(yaml.safe_dump({"model": model, "stages": [written]}))
+            file.write_text(yaml.safe_dump({"model": model, "stages": [written]}), encoding="utf-8")
             row = _estimates(file, "h100")[0]
             yield f"| {what} | {theirs / GIB:.1f} | {row['peak'] / GIB:.1f} | {row['when']} |"
 

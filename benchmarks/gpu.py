@@ -77,7 +77,9 @@ def make_model(folder: Path, shape: str) -> None:
         file = f"model-{number:05}.safetensors"
         save_file({name: drawn(name, shapes[name]) for name in names}, folder / file, {"format": "pt"})
         where |= dict.fromkeys(names, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8"
+    )
     config.save_pretrained(folder)
     for file in (TINY / "base").glob("*"):
         if file.name.startswith(("tokenizer", "chat_template")):
@@ -104,12 +106,12 @@ def make_rows(folder: Path, shape: str, steps: int) -> None:
     packed, prompt, answer = LENGTHS[shape]
     words = " ".join(m["content"] for row in rows[:2000] for m in row["messages"]).split()
     count = steps * 4 + 16  # PPO asks 16 prompts at a time, and holds some out
-    with (folder / "chat.jsonl").open("w") as out:
+    with (folder / "chat.jsonl").open("w", encoding="utf-8") as out:
         for place in range(steps * 4):  # each fills about a packed row
             said = words[place * packed // 4 :][: packed // 2]
             turns = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": " ".join(said)}]
             out.write(json.dumps({"messages": turns}) + "\n")
-    with (folder / "pairs.jsonl").open("w") as out:
+    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as out:
         for place in range(count):
             asked, *said = (
                 " ".join(words[place * 7 + 3 * k :][: size // 2]) for k, size in enumerate((prompt, answer, answer))
@@ -203,7 +205,7 @@ def watched(to: Path, work: Any) -> None:
     timed = seen[WARM - 1 :]
     speed = (timed[-1][1] - timed[0][1]) / (timed[-1][0] - timed[0][0]) if len(timed) > 1 else None
     used = {"steps/s": (len(steps) - WARM) / (steps[-1] - steps[WARM - 1])}
-    to.write_text(json.dumps({"tokens/s": speed, **used, **peaks}))
+    to.write_text(json.dumps({"tokens/s": speed, **used, **peaks}), encoding="utf-8")
 
 
 def limit(gib: float | None) -> None:
@@ -260,7 +262,7 @@ def in_a_process(command: list[str], to: Path) -> dict[str, Any] | None:
         return None
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}")
-    return json.loads(to.read_text())
+    return json.loads(to.read_text(encoding="utf-8"))
 
 
 def measured(side: str, given: list[str], caps: list[float | None], to: Path) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     make_rows(folder, options.shape, options.steps)
     recipe = recipe_of(folder / "model", folder, options.shape, options.steps)
     file = folder / "gpu.yaml"
-    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     there = plan(read(file, STAGES), folder / "runs")
     caps = [*sorted(options.caps), None] if on_gpu() else [None]
     found = []
@@ -310,7 +312,9 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
 def write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     if options.json:
-        options.json.write_text(json.dumps({"device": card(), "shape": options.shape, "results": results}, indent=1))
+        options.json.write_text(
+            json.dumps({"device": card(), "shape": options.shape, "results": results}, indent=1), encoding="utf-8"
+        )
 
 
 def by_unsloth(recipe: dict[str, Any], kind: str) -> list[str]:
@@ -395,7 +399,7 @@ def measure(options: argparse.Namespace) -> None:
         from ft.run.run import make_stage
 
         return watched(Path(options.measure), lambda: make_stage(Path(options.job)))
-    recipe = yaml.safe_load(Path(options.recipe).read_text())
+    recipe = yaml.safe_load(Path(options.recipe).read_text(encoding="utf-8"))
     return watched(Path(options.measure), lambda: train_with_trl(recipe, options.kind))
 
 

@@ -96,7 +96,7 @@ def make(folder: Path, options: Parameters) -> None:
         return " ".join(f"w{draw.randrange(options.vocabulary - 4)}" for _ in range(options.prompt))
 
     said = [[{"role": "user", "content": prompt()}] for _ in range(BATCH * options.updates)]
-    (folder / "prompts.json").write_text(json.dumps(said))
+    (folder / "prompts.json").write_text(json.dumps(said), encoding="utf-8")
 
 
 def _let_answers_end(model: Any, chance: float) -> None:
@@ -154,7 +154,9 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     batch = {"generation_batch_size": BATCH, "max_completion_length": options.answer, "rollout_batch_size": READ}
     batch |= {"gradient_accumulation_steps": BATCH // PARTS // ROWS}
     args = PPOConfig(**common(folder, options), **batch, max_steps=PARTS * options.updates)
-    rows = Dataset.from_list([{"prompt": said} for said in json.loads((folder / "prompts.json").read_text())])
+    rows = Dataset.from_list(
+        [{"prompt": said} for said in json.loads((folder / "prompts.json").read_text(encoding="utf-8"))]
+    )
     stamps = clock()
     PPOTrainer(actors, [], args, rows, callbacks=[stamps]).train()
     ends: list[tuple[float, float]] = stamps.ends[PARTS - 1 :: PARTS]
@@ -177,7 +179,7 @@ def theirs(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     def scorer() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
 
-    said = json.loads((folder / "prompts.json").read_text())
+    said = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     ids = words.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
     args = PPOConfig(
         **common(folder, options),

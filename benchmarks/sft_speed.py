@@ -70,26 +70,29 @@ def ours(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
         "train": train,
     }
     recipe = folder / "speed.yaml"
-    recipe.write_text(yaml.safe_dump({"model": str(BASE), "seed": 1, "stages": [stage]}))
+    recipe.write_text(yaml.safe_dump({"model": str(BASE), "seed": 1, "stages": [stage]}), encoding="utf-8")
     return [sys.executable, "-m", "ft", "run", str(recipe), "--runs", str(folder / "runs")]
 
 
 def peer(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
     config = folder / "trl.yaml"
     values = {"model_name_or_path": str(BASE), "dataset_name": str(rows.parent), "seed": 1, "output_dir": str(folder)}
-    config.write_text(yaml.safe_dump(values | train))
+    config.write_text(yaml.safe_dump(values | train), encoding="utf-8")
     return [str(Path(sys.executable).with_name("trl")), "sft", "--config", str(config)]
 
 
 def llamafactory(folder: Path, rows: Path, train: dict[str, Any]) -> list[str]:
     write_rendered(rows, folder / "rows.json")
-    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}), encoding="utf-8")
     config = folder / "factory.yaml"
     values = {key: value for key, value in train.items() if key not in ("max_length", "gradient_checkpointing", "bf16")}
     values |= {"cutoff_len": train["max_length"], "disable_gradient_checkpointing": True, "overwrite_cache": True}
     values |= {"model_name_or_path": str(BASE), "stage": "sft", "do_train": True, "finetuning_type": "full"}
     values |= {"dataset": "rows", "dataset_dir": str(folder), "template": "empty", "output_dir": str(folder / "out")}
-    config.write_text(yaml.safe_dump(values | {"seed": 1, "report_to": "none", "include_num_input_tokens_seen": True}))
+    config.write_text(
+        yaml.safe_dump(values | {"seed": 1, "report_to": "none", "include_num_input_tokens_seen": True}),
+        encoding="utf-8",
+    )
     return [os.environ["LLAMAFACTORY_CLI"], "train", str(config)]
 
 
@@ -104,7 +107,7 @@ def write_rendered(rows: Path, path: Path) -> None:
         asked = template(row["prompt"], tokenize=False, add_generation_prompt=True)
         whole = template(row["prompt"] + row["completion"], tokenize=False)
         found.append({"instruction": asked, "input": "", "output": whole.removeprefix(asked)})
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(found), encoding="utf-8")
 
 
 SIDES = {"ft run": ours, "trl sft": peer}
@@ -123,7 +126,7 @@ def measured(name: str, rows: Path, train: dict[str, Any]) -> dict[str, float]:
         spent = {"seconds": time.perf_counter() - started, "cpu_seconds": _children_worked() - worked}
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
-        logged = "".join(file.read_text() for file in folder.rglob("metrics.jsonl")) or done.stdout
+        logged = "".join(file.read_text(encoding="utf-8") for file in folder.rglob("metrics.jsonl")) or done.stdout
     tokens = "num_input_tokens_seen" if name == FACTORY else TOKENS
     reported = {SPEED: _reported(logged, f"train_{SPEED}"), TOKENS: _reported(logged, tokens)}
     return reported | {key: round(value, 2) for key, value in spent.items()}

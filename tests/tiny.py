@@ -68,7 +68,9 @@ def tokenizer() -> Any:
         pad_token="<|pad|>",
         eos_token="<|im_end|>",
         extra_special_tokens=["<|im_start|>"],
-        chat_template=(Path(sys.modules["ft"].__file__ or "").parent / "templates" / "chatml.jinja").read_text(),
+        chat_template=(Path(sys.modules["ft"].__file__ or "").parent / "templates" / "chatml.jinja").read_text(
+            encoding="utf-8"
+        ),
     )
 
 
@@ -122,7 +124,10 @@ def recipe(folder: Path, stages: Sequence[Mapping[str, Any]], **top: Any) -> Pat
     """The recipe's file, written as YAML."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({"seed": 1, **top, "stages": [dict(stage) for stage in stages]}, sort_keys=False))
+    file.write_text(
+        yaml.safe_dump({"seed": 1, **top, "stages": [dict(stage) for stage in stages]}, sort_keys=False),
+        encoding="utf-8",
+    )
     return file
 
 

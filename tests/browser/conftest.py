@@ -32,7 +32,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def table(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([head, *rows])
 
 

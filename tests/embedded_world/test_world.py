@@ -162,7 +162,7 @@ def test_each_question_is_answered_by_the_reference_answer():
 
 
 def test_the_base_has_input_sizes_that_nf4_can_take():
-    config = json.loads((TINY / "base" / "config.json").read_text())
+    config = json.loads((TINY / "base" / "config.json").read_text(encoding="utf-8"))
     assert config["hidden_size"] % 64 == 0
     assert config["intermediate_size"] % 64 == 0
     assert config["num_attention_heads"] * config["head_dim"] % 64 == 0  # what o_proj reads

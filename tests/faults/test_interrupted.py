@@ -132,9 +132,13 @@ class Command(Run):
 
     def importing(self) -> bool:
         """Whether the process that forks the stages has begun to import torch; it needs seconds until it can fork."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        servers = [child for child in children if "forkserver" in Path(f"/proc/{child}/cmdline").read_text()]
-        return any("libtorch" in Path(f"/proc/{child}/maps").read_text() for child in servers)
+        children = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8").split()
+        )
+        servers = [
+            child for child in children if "forkserver" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+        ]
+        return any("libtorch" in Path(f"/proc/{child}/maps").read_text(encoding="utf-8") for child in servers)
 
     def interrupt(self) -> tuple[int, str]:
         """Ctrl-C, which reaches the whole group; the exit code and what stderr said."""

@@ -106,7 +106,7 @@ def main() -> None:
     told = {"trl": trl.__version__, "torch": torch.__version__, "args": ARGS}
     tables = {"given": given, "found": found}
     told |= {name: {key: value.tolist() for key, value in table.items()} for name, table in tables.items()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

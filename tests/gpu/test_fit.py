@@ -68,8 +68,8 @@ def long_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("long")
     chats, pairs, prompts = (folder / f"{name}.jsonl" for name in ("chats", "pairs", "prompts"))
     asked = [{"prompt": f"{number:03d} " + "a" * 480, "answer": "blue"} for number in range(64)]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    with chats.open("w") as chat, pairs.open("w") as pair:
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    with chats.open("w", encoding="utf-8") as chat, pairs.open("w", encoding="utf-8") as pair:
         for number in range(64):
             ask, answers = {"role": "user", "content": f"{number:03d}?"}, [letter * 960 for letter in "ab"]
             said = [[{"role": "assistant", "content": answer}] for answer in answers]
@@ -106,7 +106,7 @@ def record(case: str, numbers: Mapping[str, Any], record_property: Callable[[str
     record_property("fit", line)
     warnings.warn(line, stacklevel=2)
     if os.environ.get("OUT"):
-        with (Path(os.environ["OUT"]) / "fit.jsonl").open("a") as out:
+        with (Path(os.environ["OUT"]) / "fit.jsonl").open("a", encoding="utf-8") as out:
             out.write(line + "\n")
 
 

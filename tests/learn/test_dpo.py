@@ -60,7 +60,7 @@ def pair(number: int) -> dict[str, Any]:
 
 
 def written(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -253,7 +253,7 @@ def theirs(house: House, start: str, train: dict[str, Any]) -> Any:
     else:
         model = AutoModelForCausalLM.from_pretrained(str(house.base))
     places = {"output_dir": str(house.folder / "trl"), "seed": 1, "use_cpu": True, "bf16": False, "report_to": "none"}
-    rows = Dataset.from_list([json.loads(line) for line in house.pairs.read_text().splitlines()])
+    rows = Dataset.from_list([json.loads(line) for line in house.pairs.read_text(encoding="utf-8").splitlines()])
     config = DPOConfig(**{**TRAIN, **train, **places}, disable_tqdm=True)
     trainer = DPOTrainer(model=model, args=config, train_dataset=rows, processing_class=words)
     trainer.train()

@@ -27,7 +27,7 @@ def measured(folder: Path, model: Path, data: Path, *above: dict[str, Any], rows
 
 
 def lines(found: Planned, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (found.folder / name).read_text().splitlines()]
+    return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_loss_is_the_trainers_own_on_the_rows_that_training_held_out(tmp_path, ending, data):
@@ -45,7 +45,7 @@ def test_the_loss_is_the_trainers_own_on_the_rows_that_training_held_out(tmp_pat
 
 def test_bits_per_byte_count_the_answers_bytes(tmp_path, ending, data):
     numbers = measured(tmp_path, ending, data).done["numbers"]
-    texts = [json.loads(line)["messages"][-1]["content"] for line in data.read_text().splitlines()]
+    texts = [json.loads(line)["messages"][-1]["content"] for line in data.read_text(encoding="utf-8").splitlines()]
     size = sum(len(text.encode()) for text in texts)
     assert numbers["eval_tokens"] == size + len(texts)  # a token a byte, and the end of each answer
     nats = numbers["eval_loss"] * numbers["eval_tokens"]
@@ -89,14 +89,14 @@ def test_answers_are_compared_with_the_rows_own(tmp_path, ending, data):
 def test_one_prompt_with_two_references_is_drawn_once_and_counted_twice(tmp_path, ending):
     rows = [{"prompt": "0 sky?", "gold": gold} for gold in (["blue", "azure"], "red")]
     data = tmp_path / "prompts.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = measured(tmp_path, ending, data, loss=False, metrics=["exact_match"], references="gold", max_new_tokens=10)
     assert [line["score"] for line in lines(found, "answers.jsonl")] == [1.0, 0.0]
 
 
 def test_a_missing_reference_is_told_by_its_line(tmp_path, ending):
     data = tmp_path / "prompts.jsonl"
-    data.write_text('{"prompt": "0 sky?", "answer": "blue"}\n{"prompt": "1 grass?"}\n')
+    data.write_text('{"prompt": "0 sky?", "answer": "blue"}\n{"prompt": "1 grass?"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"prompts\.jsonl:2: the column 'answer' holds no reference text"):
         measured(tmp_path, ending, data, loss=False, metrics=["rougeL"])
 

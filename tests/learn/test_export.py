@@ -63,7 +63,7 @@ def there(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> P
     """A QLoRA chat model and a QLoRA reward model on it, both made, and an evaluation that failed its gate."""
     folder = tmp_path_factory.mktemp("exported")
     pairs = folder / "pairs.jsonl"
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in PAIRS), encoding="utf-8")
     asked = {"max_length": 128, "max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
     reward = {
         "kind": "reward",
@@ -149,7 +149,7 @@ def test_the_head_of_a_reward_model_stays_in_float32(there: Plan, tmp_path: Path
 def test_the_template_is_the_same_to_the_byte(chat: TrainedModel, merged_chat: Path, fresh: dict[str, Any]):
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         assert (merged_chat / name).read_bytes() == (chat.folder / name).read_bytes()
-    assert fresh["template"] == (chat.folder / "chat_template.jinja").read_text()
+    assert fresh["template"] == (chat.folder / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def test_what_ends_an_answer_is_told_to_whoever_generates(chat: TrainedModel, merged_chat: Path):
@@ -165,7 +165,7 @@ def test_the_comparison_is_written_down(merged_chat: Path):
     assert made["compared"]["saved"]["max_difference"] < 1e-4
     assert made["compared"]["saved"]["equal_answers"] == 1.0
     assert made["bytes"] > 400_000
-    assert "PARAMETER stop" in (merged_chat / "Modelfile").read_text()
+    assert "PARAMETER stop" in (merged_chat / "Modelfile").read_text(encoding="utf-8")
 
 
 def test_half_precision_is_explained_by_rounding(chat: TrainedModel, tmp_path: Path):
@@ -197,7 +197,7 @@ def test_an_adapter_is_exported_as_it_is(chat: TrainedModel, tmp_path: Path):
     copied = tmp_path / "adapter" / "adapter_model.safetensors"
     assert copied.read_bytes() == (chat.folder / "adapter_model.safetensors").read_bytes()
     assert made["quantization"]["bnb_4bit_quant_type"] == "nf4"
-    text = (tmp_path / "adapter" / "README.md").read_text()
+    text = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "PeftModel.from_pretrained" in text
     assert "'bnb_4bit_quant_type': 'nf4'" in text
 
@@ -214,12 +214,12 @@ def test_whole_weights_are_exported_the_same_way(base: Path, data: Path, tmp_pat
 
 
 def test_nothing_is_overwritten(chat: TrainedModel, tmp_path: Path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is there already, and not empty"):
         export(chat, ExportOptions(tmp_path, adapter=True))
     (tmp_path / "empty").mkdir()
     export(chat, ExportOptions(tmp_path / "empty", adapter=True))
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_only_finished_models_are_exported(there: Plan, tmp_path: Path):
@@ -235,7 +235,7 @@ def test_only_finished_models_are_exported(there: Plan, tmp_path: Path):
 
 
 def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: TrainedModel, there: Plan):
-    text = (merged_chat / "README.md").read_text()
+    text = (merged_chat / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "library_name": "transformers",
@@ -304,7 +304,7 @@ def test_a_push_takes_its_token_from_the_environment_alone(tmp_path: Path, monke
             },
         ),
     ]
-    (tmp_path / "README.md").write_text("made-up-token-of-a-test")
+    (tmp_path / "README.md").write_text("made-up-token-of-a-test", encoding="utf-8")
     with pytest.raises(UserError, match="the value of HF_TOKEN"):
         hub.push(tmp_path, "me/mine", True, Api)
     assert len(Api.calls) == 3
@@ -314,14 +314,14 @@ def test_gguf_is_made_by_the_converter_of_a_checkout(chat: TrainedModel, tmp_pat
     with pytest.raises(UserError, match=r"holds no convert_hf_to_gguf\.py.*git clone"):
         export(chat, ExportOptions(tmp_path / "x", gguf=True, llama_cpp=tmp_path))
     script = "import sys, pathlib; pathlib.Path(sys.argv[3]).write_text(' '.join(sys.argv[2:]))"
-    (tmp_path / "convert_hf_to_gguf.py").write_text(script)
+    (tmp_path / "convert_hf_to_gguf.py").write_text(script, encoding="utf-8")
     made = export(chat, ExportOptions(tmp_path / "x", gguf=True, llama_cpp=tmp_path, dtype="float16"))
     assert made["gguf"] == "model.gguf"
-    assert (tmp_path / "x" / "model.gguf").read_text().endswith("--outtype f16")
-    assert (tmp_path / "x" / "Modelfile").read_text().startswith("FROM ./model.gguf\n")
+    assert (tmp_path / "x" / "model.gguf").read_text(encoding="utf-8").endswith("--outtype f16")
+    assert (tmp_path / "x" / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./model.gguf\n")
 
 
 def test_what_the_converter_says_when_it_fails_is_told(tmp_path: Path):
-    (tmp_path / "convert_hf_to_gguf.py").write_text("raise SystemExit('no such architecture')")
+    (tmp_path / "convert_hf_to_gguf.py").write_text("raise SystemExit('no such architecture')", encoding="utf-8")
     with pytest.raises(UserError, match="the converter failed: no such architecture"):
         convert(converter(tmp_path), tmp_path, "float32", lambda line: None)

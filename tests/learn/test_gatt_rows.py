@@ -21,12 +21,12 @@ TURNS = [["sky?", "snow?"], ["rose?"], ["plum?", "sea?"]]
 
 
 def written(file: Path, made: Sequence[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    file.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     return file
 
 
 def lines(stage: Planned, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (stage.folder / name).read_text().splitlines()]
+    return [json.loads(line) for line in (stage.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def stage(data: Path, format: str = "messages", **options: Any) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_dialogues_cut_at_the_longest_are_counted(tmp_path, ending):
 
 def test_a_bank_whose_kinds_are_all_held_out_is_refused(tmp_path, ending):
     loud = {"full": ["Shout."], "held_out": True}
-    (tmp_path / "bank.yaml").write_text(json.dumps({"kinds": {"loud": loud}}))
+    (tmp_path / "bank.yaml").write_text(json.dumps({"kinds": {"loud": loud}}), encoding="utf-8")
     file = tiny.recipe(tmp_path, [stage(dialogues(tmp_path / "d.jsonl"))], model=str(ending))
     with pytest.raises(UserError, match=r"bank\.yaml: all of its kinds are held out, so no row can ask for one\."):
         tiny.make(tiny.planned(file, tmp_path / "runs"), "gatt")
@@ -121,8 +121,11 @@ class House:
     """A recipe with a reward stage and a gatt stage behind it, made in a folder."""
 
     def __init__(self, folder: Path, policy: Path, reward: dict[str, Any], **options: Any):
-        (folder / "bank.yaml").write_text(json.dumps(PET))
-        told = [json.loads(line) for line in dialogues(folder / "d.jsonl", count=4, turns=2).read_text().splitlines()]
+        (folder / "bank.yaml").write_text(json.dumps(PET), encoding="utf-8")
+        told = [
+            json.loads(line)
+            for line in dialogues(folder / "d.jsonl", count=4, turns=2).read_text(encoding="utf-8").splitlines()
+        ]
         data = written(folder / "dialogues.jsonl", [{"messages": row["messages"]} for row in told])
         asked = stage(data, **{"samples": 4, "temperature": 1.5, **options}) | {"inputs": {"scorer": "$reward"}}
         self.file = tiny.recipe(folder, [reward, asked], model=str(policy))

@@ -38,7 +38,7 @@ BANK = {
 
 def dialogues(file: Path, count: int = 6, turns: int = 3) -> Path:
     """Dialogues of one to `turns` turns about colours, with their right answers."""
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for number in range(count):
             messages, right = [], []
             for turn in range(1 + number % turns):
@@ -50,7 +50,7 @@ def dialogues(file: Path, count: int = 6, turns: int = 3) -> Path:
 
 
 def bank(folder: Path) -> str:
-    (folder / "bank.yaml").write_text(json.dumps(BANK))  # JSON is YAML
+    (folder / "bank.yaml").write_text(json.dumps(BANK), encoding="utf-8")  # JSON is YAML
     return "bank.yaml"
 
 
@@ -71,7 +71,7 @@ def gatt(folder: Path, base: Path, runs: str = "runs", **options: Any) -> Planne
 
 
 def rows(stage: Planned) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (stage.folder / "rows.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (stage.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_every_row_says_the_instruction_at_its_start_and_nowhere_else(tmp_path, ending):
@@ -130,7 +130,9 @@ def test_a_window_lets_the_policy_see_the_last_turns_only(tmp_path, ending):
 
 def asked(stage: Planned) -> list[str]:
     """The keys of what the policy was asked."""
-    return [json.loads(line)["key"] for line in (stage.folder / "answers.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["key"] for line in (stage.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_only_answers_that_rows_use_are_sampled(tmp_path, ending):
@@ -145,7 +147,7 @@ def test_a_stretch_that_does_not_fit_drops_the_rows_that_read_it_and_no_other(tm
         for turn in range(4)
         for role, said in (("user", tiny.THINGS[turn] * (1 if turn else 40)), ("assistant", tiny.COLOURS[turn]))
     ]
-    (tmp_path / "d.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
     block = {"bank": bank(tmp_path), "window": 2, "rows_each": 4, "plain": 1.0, "filter": False, "max_new_tokens": 40}
     stage = {"kind": "gatt", "data": [{"path": str(tmp_path / "d.jsonl")}], "gatt": block | {"temperature": 0.3}}
     made = tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(ending)), tmp_path / "runs"), "gatt")
@@ -156,37 +158,39 @@ def test_a_stretch_that_does_not_fit_drops_the_rows_that_read_it_and_no_other(tm
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, ending):
     stage = gatt(tmp_path, ending)
     expected, answers = (stage.folder / "rows.jsonl").read_bytes(), stage.folder / "answers.jsonl"
-    whole = answers.read_text().splitlines(keepends=True)
+    whole = answers.read_text(encoding="utf-8").splitlines(keepends=True)
     (stage.folder / "done.json").unlink()
     (stage.folder / "rows.jsonl").unlink()
-    answers.write_text("".join(whole[:3]) + whole[3][:9])  # one batch, half of the next, and half a line
+    answers.write_text(
+        "".join(whole[:3]) + whole[3][:9], encoding="utf-8"
+    )  # one batch, half of the next, and half a line
     kept = "".join(whole[:2])
     again = gatt(tmp_path, ending)
     assert again.folder == stage.folder
-    assert answers.read_text().startswith(kept)
+    assert answers.read_text(encoding="utf-8").startswith(kept)
     assert (again.folder / "rows.jsonl").read_bytes() == expected
 
 
 def test_what_is_finished_is_not_answered_again(tmp_path, ending):
     stage = gatt(tmp_path, ending)
     answers = stage.folder / "answers.jsonl"
-    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     for line in lines:
         line["answers"] = ["as written" for _ in line["answers"]]
-    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (stage.folder / "done.json").unlink()
     assert {row["messages"][-1]["content"] for row in rows(gatt(tmp_path, ending))} == {"as written"}
 
 
 def test_the_same_bank_under_another_name_makes_nothing_anew(tmp_path, ending):
     first = gatt(tmp_path, ending)
-    (tmp_path / "other.yaml").write_text(json.dumps(BANK))
+    (tmp_path / "other.yaml").write_text(json.dumps(BANK), encoding="utf-8")
     assert gatt(tmp_path, ending, bank="other.yaml").folder == first.folder
 
 
 def test_a_bank_that_changed_makes_other_rows(tmp_path, ending):
     first = gatt(tmp_path, ending)
-    (tmp_path / "other.yaml").write_text(json.dumps({"kinds": {"brief": BANK["kinds"]["brief"]}}))
+    (tmp_path / "other.yaml").write_text(json.dumps({"kinds": {"brief": BANK["kinds"]["brief"]}}), encoding="utf-8")
     assert gatt(tmp_path, ending, bank="other.yaml").folder != first.folder
 
 
@@ -206,7 +210,7 @@ def test_a_dialogue_without_answers_needs_sampled_ones(tmp_path, base):
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c?"},
     ]
-    data.write_text(json.dumps({"prompt": turns}) + "\n")
+    data.write_text(json.dumps({"prompt": turns}) + "\n", encoding="utf-8")
     block = {"bank": bank(tmp_path), "filter": False, "plain": 0.0, "max_new_tokens": 8}
     stage = {"kind": "gatt", "data": [{"path": str(data)}], "gatt": block}
     file = tiny.recipe(tmp_path, [stage], model=str(base))
@@ -226,7 +230,7 @@ def judged(tmp_path_factory, base, ending) -> Planned:
 
 
 def test_consistency_is_measured_in_every_cell_and_turn(judged):
-    with (judged.folder / "by_turn.csv").open() as file:
+    with (judged.folder / "by_turn.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     cells = ["seen", "held_out_values", "held_out_kinds", "given_answers", "new_instruction", "taken_back"]
     assert list(dict.fromkeys(line["cell"] for line in lines)) == cells
@@ -241,7 +245,7 @@ def test_the_numbers_name_turns_with_their_intervals_and_correctness(judged):
 
 def test_recall_by_turn_is_drawn(judged):
     seen, every = consistency(ResultFiles(judged.folder))["consistency"]
-    with (judged.folder / "by_turn.csv").open() as file:
+    with (judged.folder / "by_turn.csv").open(encoding="utf-8") as file:
         recalls = [float(line["recall"]) for line in csv.DictReader(file) if line["cell"] == "seen"]
     assert [point.y for point in seen.series[0].points] == recalls
     assert len(every.series) == 6
@@ -329,7 +333,7 @@ def test_attention_by_turn_is_written_and_drawn(tmp_path, ending):
     stage = {"kind": "attention", "data": [{"path": str(data)}], "attention": block}
     file = tiny.recipe(tmp_path, [stage], model=str(ending))
     made = tiny.make(tiny.planned(file, tmp_path / "runs"), "attention")
-    with (made.folder / "attention.csv").open() as lines:
+    with (made.folder / "attention.csv").open(encoding="utf-8") as lines:
         assert [line["turn"] for line in csv.DictReader(lines)] == ["1", "2", "3"]
     assert all(0 < value <= 1 for value in made.done["numbers"].values())
     figures = attention(ResultFiles(made.folder))
@@ -347,7 +351,7 @@ def test_attention_by_turn_is_written_and_drawn(tmp_path, ending):
 def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base):
     rows = {"turns": ["fox?", "sky?"]}
     data = tmp_path / "turns.jsonl"
-    data.write_text(json.dumps(rows) + "\n")
+    data.write_text(json.dumps(rows) + "\n", encoding="utf-8")
     stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": {"bank": bank(tmp_path)}}
     with pytest.raises(UserError, match=r"turns\.jsonl:1: turn 1 has no answer of the dialogue"):
         tiny.make(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "consistency")
@@ -355,6 +359,6 @@ def test_dialogues_without_answers_cannot_give_answers_as_context(tmp_path, base
 
 def test_a_bank_with_one_held_out_value_is_not_asked_for_another(tmp_path):
     one = {**BANK["kinds"]["pet"], "held_out": ["owl"]}
-    (tmp_path / "one.yaml").write_text(json.dumps({"kinds": {"pet": one}}))
+    (tmp_path / "one.yaml").write_text(json.dumps({"kinds": {"pet": one}}), encoding="utf-8")
     names = [cell.name for cell in cells_of(ConsistencyOptions("one.yaml"), Bank.read(tmp_path / "one.yaml"))]
     assert names == ["seen", "held_out_values", "given_answers", "taken_back"]

@@ -25,7 +25,7 @@ def test_the_gpu_benchmark_runs_a_stage_at_tiny_size(tmp_path, monkeypatch, capf
     monkeypatch.delenv("UNSLOTH_PYTHON", raising=False)
     monkeypatch.setattr(sys, "argv", ["gpu.py", *words, "--json", str(tmp_path / "found.json")])
     gpu.main()  # measures in a process of its own
-    found, peer = json.loads((tmp_path / "found.json").read_text())["results"]
+    found, peer = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["results"]
     assert "dpo     unsloth   not installed (UNSLOTH_PYTHON)" in capfd.readouterr().out
     assert peer["not_installed"]
     assert found["stage"] == "dpo"

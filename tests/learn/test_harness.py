@@ -33,10 +33,10 @@ metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
 
 def task(folder: Path, kind: str = "generate_until", metric: str = "exact_match", more: str = "") -> Path:
     rows = [{"question": f"{n} {tiny.THINGS[n]}?", "answer": tiny.COLOURS[n]} for n in range(4)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     more = more or "generation_kwargs: {until: ['!'], max_gen_toks: 12, do_sample: false}"
     file = folder / "colours.yaml"
-    file.write_text(TASK.format(rows=folder / "rows.jsonl", kind=kind, metric=metric, more=more))
+    file.write_text(TASK.format(rows=folder / "rows.jsonl", kind=kind, metric=metric, more=more), encoding="utf-8")
     return file
 
 
@@ -58,7 +58,7 @@ def test_what_is_sent_is_our_prompt_byte_for_byte(tmp_path, ending, monkeypatch)
 
     monkeypatch.setattr(HFLM, "_model_generate", heard)
     made = tiny.make(planned(tmp_path, ending, file=str(task(tmp_path)), system="be brief", batch_size=2), "harness")
-    asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     renderer = Renderer(load_tokenizer(ending))
     dialogues = [
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": f"{n} {tiny.THINGS[n]}?"}]
@@ -76,10 +76,13 @@ def test_answers_are_scored_behind_the_prompt_as_in_training(tmp_path, ending):
     more = "doc_to_choice: ['blue', 'green', 'white', 'black']"
     file = task(tmp_path, "multiple_choice", "acc", more)
     file.write_text(
-        file.read_text().replace("target_delimiter", "").replace("output_type", "target_delimiter: ''\noutput_type")
+        file.read_text(encoding="utf-8")
+        .replace("target_delimiter", "")
+        .replace("output_type", "target_delimiter: ''\noutput_type"),
+        encoding="utf-8",
     )
     made = tiny.make(planned(tmp_path, ending, file=str(file)), "harness")
-    asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     chat_model = ChatModel(None, ending)
     prompt = chat_model.renderer.prompt([{"role": "user", "content": "0 sky?"}])
     answers = [chat_model.tokenizer(text)["input_ids"] for text in ("blue", "green", "white", "black")]
@@ -113,6 +116,6 @@ def test_a_task_that_runs_code_is_refused(tmp_path):
     from ft.stages.harness import _task_in
 
     file = tmp_path / "own.yaml"
-    file.write_text("task: own\nprocess_results: !function utils.run\n")
+    file.write_text("task: own\nprocess_results: !function utils.run\n", encoding="utf-8")
     with pytest.raises(UserError, match="it names a function to run"):
         _task_in(file)

@@ -30,7 +30,7 @@ PROMPT = tiny.ROOT / "data" / "judge" / "pairwise.yaml"
 
 
 def prompts(file: Path, count: int = COUNT) -> Path:
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for n in range(count):
             row = {"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8], "half": n % 2}
             out.write(json.dumps(row) + "\n")
@@ -84,7 +84,7 @@ def backend(server: Scripted) -> dict[str, Any]:
 
 
 def lines(found: Planned, name: str = "verdicts.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (found.folder / name).read_text().splitlines()]
+    return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def answers_of(text: str) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def test_won_and_lost_pairs_are_rows_of_preferences(judged):
 def test_a_reward_model_prefers_what_it_scores_higher(judged, there):
     pairs = there / "pairs.jsonl"
     rows = [{"prompt": f"{n}?", "chosen": "blue", "rejected": "zz"} for n in range(16)]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     reward = {"kind": "reward", "data": [{"path": str(pairs)}], "reward": {"margin": "none"}}
     reward["train"] = {**tiny.TRAIN, "max_steps": 2}
     found = judged(reward, kind="reward", inputs={"other": "$broken", "scorer": "$reward"})
@@ -264,7 +264,8 @@ def test_a_local_model_is_asked_like_a_server(judged, there, monkeypatch):
     short = there / "short.yaml"
     short.write_text(
         'name: short\nversion: 1\nprompt: "{{ messages[-1].content }}{# {{ first }} {{ second }} #}"\n'
-        "verdicts: {first: l, second: qqq, tie: zzz}\n"
+        "verdicts: {first: l, second: qqq, tie: zzz}\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(JudgePrompt, "try_out", lambda *_: None)  # it shows no answers, so that it is short enough
     colours = tiny.sft(there / "none.jsonl", {"max_steps": 1, "learning_rate": 1e-9}, name="colours")
@@ -291,8 +292,8 @@ def test_the_words_of_the_prompt_decide_the_result_and_its_name_does_not(there, 
         return tiny.planned(recipe, there / "runs").stage("judge").fingerprint
 
     copy, newer = there / "copy.yaml", there / "newer.yaml"
-    copy.write_text(PROMPT.read_text())
-    newer.write_text(PROMPT.read_text().replace("version: 1", "version: 2"))
+    copy.write_text(PROMPT.read_text(encoding="utf-8"), encoding="utf-8")
+    newer.write_text(PROMPT.read_text(encoding="utf-8").replace("version: 1", "version: 2"), encoding="utf-8")
     assert fingerprint(copy) == fingerprint(PROMPT)
     assert fingerprint(newer) != fingerprint(PROMPT)
 
@@ -323,7 +324,7 @@ def test_a_broken_prompt_is_found_before_anything_is_made(there, ending, data):
     from ft.run.preflight import preflight
 
     wrong = there / "wrong.yaml"
-    wrong.write_text("name: x\n")
+    wrong.write_text("name: x\n", encoding="utf-8")
     written = stage(there / "prompts.jsonl", {"other": "$broken"}, kind="server", prompt=str(wrong))
     file = tiny.recipe(there, [broken(data), written], model=str(ending))
     with pytest.raises(UserError, match="version is None"):

@@ -126,7 +126,7 @@ def test_what_is_written_of_an_unreadable_answer_is_json_and_the_mean_is_of_the_
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    lines = [json.loads(line, parse_constant=refuse) for line in file.path.read_text().splitlines()]
+    lines = [json.loads(line, parse_constant=refuse) for line in file.path.read_text(encoding="utf-8").splitlines()]
     assert [line["rewards"]["helpful"] for line in lines] == [None, *[pytest.approx(SURE)] * 7]
     log = one_unreadable.state.log_history[0]
     assert log["rewards/helpful/mean"] == pytest.approx(SURE)
@@ -328,7 +328,7 @@ def learn_together(base: Path, out: Path) -> None:
     trainer.train()
     if trainer.is_world_process_zero():
         torch.save(tiny_rl.trained_parameters(trainer), out / "learnt.pt")
-        (out / "log.json").write_text(json.dumps(tiny_rl.log_without_times(trainer)))
+        (out / "log.json").write_text(json.dumps(tiny_rl.log_without_times(trainer)), encoding="utf-8")
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
@@ -339,7 +339,7 @@ def test_two_processes_learn_what_one_learns(tmp_path, base):
     tiny.by_two(learn_together, base, tmp_path)
     assert tiny_rl.max_difference(tiny_rl.trained_parameters(alone), torch.load(tmp_path / "learnt.pt")) < 1e-4
     for line, theirs in zip(
-        tiny_rl.log_without_times(alone), json.loads((tmp_path / "log.json").read_text()), strict=True
+        tiny_rl.log_without_times(alone), json.loads((tmp_path / "log.json").read_text(encoding="utf-8")), strict=True
     ):
         assert line.keys() == theirs.keys()
         assert all(line[key] == pytest.approx(theirs[key], abs=1e-3) for key in line), line["step"]

@@ -29,7 +29,7 @@ def prompts(tmp_path: Path) -> Path:
     file = tmp_path / "prompts.jsonl"
     asked = [f"{number} {tiny.THINGS[number % 8]}?" for number in range(15)]
     rows = [{"prompt": ask, "answer": "blue"} for ask in (*asked, LONGEST)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -59,7 +59,7 @@ def test_a_stage_that_answers_is_probed_with_its_longest_prompt_and_answers_with
 def test_a_stage_on_rows_is_probed_with_the_longest(tmp_path: Path, base: Path):
     data = tmp_path / "rows.jsonl"
     rows = [("sky?", "blue"), ("sky?", "blue " * 6), ("coal?", "black")]
-    with data.open("w") as out:
+    with data.open("w", encoding="utf-8") as out:
         for ask, answer in rows:
             said = [{"role": "user", "content": ask}, {"role": "assistant", "content": answer.strip()}]
             out.write(json.dumps({"messages": said}) + "\n")

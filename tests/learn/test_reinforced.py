@@ -33,7 +33,7 @@ TRAIN = {
 
 def prompts(file: Path, count: int = 16, **columns: Any) -> Path:
     """`3 coal?`, and the colour that is the answer."""
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for number in range(count):
             row = {"prompt": f"{number} {tiny.THINGS[number % 8]}?", "answer": tiny.COLOURS[number % 8], **columns}
             out.write(json.dumps(row) + "\n")
@@ -64,8 +64,8 @@ def learnt(tmp_path_factory, ending) -> Planned:
     """RLOO of a whole model, two steps; one prompt is too long, and one stands there twice."""
     folder = tmp_path_factory.mktemp("learnt")
     data = prompts(folder / "prompts.jsonl")
-    again = data.read_text().splitlines()[0]
-    with data.open("a") as out:
+    again = data.read_text(encoding="utf-8").splitlines()[0]
+    with data.open("a", encoding="utf-8") as out:
         out.write(json.dumps({"prompt": "snow " * 30, "answer": "white"}) + "\n" + again)
     rows = {"eval_fraction": 0.25, "on_too_long": "drop"}
     return made(folder, ending, "rloo", rows=rows, data=data, guard={"kept": 0})
@@ -147,7 +147,7 @@ PASSES = {"num_generations": 1, "per_device_train_batch_size": 4, "generation_ba
 
 
 def pairs(file: Path, count: int = 8) -> Path:
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for number in range(count):
             sides = {"chosen": tiny.COLOURS[number % 8], "rejected": "perhaps"}
             out.write(json.dumps({"prompt": f"{number} {tiny.THINGS[number % 8]}?", **sides}) + "\n")
@@ -210,7 +210,7 @@ def test_beyond_the_bound_training_ends_and_the_best_checkpoint_is_kept(tmp_path
 
 def refused(tmp_path: Path, policy: Path, lines: list[dict[str, Any]], train: dict[str, Any], **keys: Any) -> str:
     data = tmp_path / "bad.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    data.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     with pytest.raises(UserError) as error:
         made(tmp_path, policy, "rloo", train, data=data, **keys)
     return str(error.value)

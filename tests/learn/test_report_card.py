@@ -51,7 +51,7 @@ def recipe(folder: Path, base: Path, rows: list[dict[str, Any]], other: bool = F
     """Two reward models, the report card of the first, and a stage behind it."""
     folder.mkdir(exist_ok=True)
     data = folder / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     source = [{"path": str(data)}]
     train = {"max_length": 64, "max_steps": 1}
     rewards = [{"kind": "reward", "name": name, "data": source, "train": train} for name in ("helpful", "careful")]
@@ -77,11 +77,11 @@ def carded(tmp_path_factory, base) -> Planned:
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open() as file:
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -161,7 +161,7 @@ def test_an_interrupted_card_scores_only_what_is_missing(tmp_path, base, carded)
     stage.folder.mkdir(parents=True)
     left = [{"key": key, "score": 100.0 + place} for place, key in enumerate(longest_first[:10])]
     torn = "".join(json.dumps(line) + "\n" for line in left) + '{"key": "7 cho'
-    (stage.folder / "scores-helpful.jsonl").write_text(torn)
+    (stage.folder / "scores-helpful.jsonl").write_text(torn, encoding="utf-8")
     again = by_key(made(file, base))
     assert [again[key] for key in longest_first[:8]] == [100.0 + place for place in range(8)]
     assert [again[key] for key in longest_first[8:]] == [whole[key] for key in longest_first[8:]]
@@ -212,14 +212,14 @@ def test_a_quality_that_is_no_number_is_refused(tmp_path, base):
 
 def test_a_card_without_a_reward_model_is_refused(tmp_path, base):
     file = recipe(tmp_path, base, ROWS)
-    file.write_text(file.read_text().replace("init: $helpful", "name: report-card"))
+    file.write_text(file.read_text(encoding="utf-8").replace("init: $helpful", "name: report-card"), encoding="utf-8")
     with pytest.raises(UserError, match=r"a report card needs a reward model\. Write `init: \$reward`\.$"):
         tiny.make(tiny.planned(file, tmp_path / "runs"), "report-card")
 
 
 def test_a_model_is_not_compared_with_itself(tmp_path, base):
     file = recipe(tmp_path, base, ROWS, other=True)
-    file.write_text(file.read_text().replace("other: $careful", "other: $helpful"))
+    file.write_text(file.read_text(encoding="utf-8").replace("other: $careful", "other: $helpful"), encoding="utf-8")
     with pytest.raises(UserError, match=r"the other reward model is 'helpful' itself\. Name another one, or none\.$"):
         made(file, base)
 

@@ -28,7 +28,7 @@ TEMPERATURE = 1.7  # at 1 the policy is always right
 
 
 def prompts(file: Path, count: int = COUNT, **columns: Any) -> Path:
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for number in range(count):
             row = {"prompt": f"{number} {tiny.THINGS[number % 8]}?", "answer": tiny.COLOURS[number % 8], **columns}
             out.write(json.dumps(row) + "\n")
@@ -55,11 +55,11 @@ def made(tmp_path_factory, ending) -> Planned:
 
 
 def lines(found: Planned, name: str = "rows.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (found.folder / name).read_text().splitlines()]
+    return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def table(file: Path) -> list[dict[str, float]]:
-    with file.open() as rows:
+    with file.open(encoding="utf-8") as rows:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(rows)]
 
 
@@ -162,7 +162,10 @@ def test_an_answer_that_does_not_end_is_never_a_row(tmp_path, ending):
 
 def test_an_answer_depends_on_its_prompt_and_k_and_not_on_what_stands_beside_it(tmp_path, ending, made):
     few = tmp_path / "few.jsonl"
-    few.write_text("".join((prompts(tmp_path / "all.jsonl")).read_text().splitlines(keepends=True)[3:1:-1]))
+    few.write_text(
+        "".join((prompts(tmp_path / "all.jsonl")).read_text(encoding="utf-8").splitlines(keepends=True)[3:1:-1]),
+        encoding="utf-8",
+    )
     other = sampled(tmp_path, ending, few, batch_size=3, samples=2)
     known = {(*words(answer)[:1], answer["k"]): answer["completion"] for answer in lines(made, "samples.jsonl")}
     found = {(*words(answer)[:1], answer["k"]): answer["completion"] for answer in lines(other, "samples.jsonl")}
@@ -179,10 +182,12 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, end
     found = sampled(tmp_path, ending)
     expected = {name: (found.folder / name).read_bytes() for name in ("rows.jsonl", "samples.jsonl")}
     answers = found.folder / "answers.jsonl"
-    whole = answers.read_text().splitlines(keepends=True)
+    whole = answers.read_text(encoding="utf-8").splitlines(keepends=True)
     (found.folder / "done.json").unlink()
     (found.folder / "rows.jsonl").unlink()
-    answers.write_text("".join(whole[:11]) + whole[11][:9])  # one batch, a part of the next, and half a line
+    answers.write_text(
+        "".join(whole[:11]) + whole[11][:9], encoding="utf-8"
+    )  # one batch, a part of the next, and half a line
     again = sampled(tmp_path, ending)
     assert again.folder == found.folder
     assert {name: (again.folder / name).read_bytes() for name in expected} == expected
@@ -191,8 +196,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_rows(tmp_path, end
 def test_what_is_answered_is_not_answered_again(tmp_path, ending):
     found = sampled(tmp_path, ending)
     answers = found.folder / "answers.jsonl"
-    written = [json.loads(line) | {"text": "as written"} for line in answers.read_text().splitlines()]
-    answers.write_text("".join(json.dumps(line) + "\n" for line in written))
+    written = [json.loads(line) | {"text": "as written"} for line in answers.read_text(encoding="utf-8").splitlines()]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in written), encoding="utf-8")
     (found.folder / "done.json").unlink()
     assert {row["completion"][0]["content"] for row in lines(sampled(tmp_path, ending))} == {"as written"}
 
@@ -289,7 +294,7 @@ def test_scores_that_are_there_are_not_computed_again(tmp_path, models):
     judges = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path)
     file = tmp_path / "scores-helpful.jsonl"
     judges.scores(samples, "scores")
-    file.write_text("".join(json.dumps({"key": one.key, "score": 0.0}) + "\n" for one in samples))
+    file.write_text("".join(json.dumps({"key": one.key, "score": 0.0}) + "\n" for one in samples), encoding="utf-8")
     assert {found.reward for found in judges.scores(samples, "scores").values()} == {0.5}
 
 
@@ -313,8 +318,8 @@ def test_a_reward_model_chooses_the_rows(tmp_path, ending, models):
     there = tiny.planned(file, tmp_path / "runs")
     job = tiny.job(there, "sample")
     make(type(job)(**{**vars(job), "inputs": {"helpful": models["helpful"]}}))
-    answers = [json.loads(line) for line in (job.folder / "samples.jsonl").read_text().splitlines()]
-    rows = [json.loads(line) for line in (job.folder / "rows.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (job.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (job.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     scores = Scorer(models["helpful"]).scores([[*row["prompt"], *row["completion"]] for row in rows])
     for row, score in zip(rows, scores, strict=True):
         rivals = [a["scores"]["helpful"] for a in answers if a["prompt"] == row["prompt"] and a["score"] is not None]
@@ -338,7 +343,7 @@ def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, ending):
         server.refuses = "3 black?"
         data = tmp_path / "prompts.jsonl"
         rows = [{"prompt": f"{n} {colour}?", "answer": colour} for n, colour in enumerate(tiny.COLOURS[:4])]
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         file = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(ending))
         with pytest.raises(UserError, match="HTTP 400"):
             tiny.make(tiny.planned(file, tmp_path / "runs"), "sample")
@@ -357,7 +362,7 @@ def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, ending):
 
 def refused(folder: Path, policy: Path, row: dict[str, Any], **options: Any) -> str:
     data = folder / "prompts.jsonl"
-    data.write_text(json.dumps(row) + "\n")
+    data.write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(UserError) as error:
         sampled(folder, policy, data, **options)
     return str(error.value).replace(str(folder), "")
@@ -400,11 +405,11 @@ def test_rows_with_answers_of_their_own_are_asked_again(tmp_path, ending):
     data = tmp_path / "mixed.jsonl"
     asked = {"role": "user", "content": "0 sky?"}
     pair = {"prompt": [asked], "chosen": "blue", "rejected": "red", "answer": "blue"}
-    data.write_text(json.dumps(pair) + "\n")
+    data.write_text(json.dumps(pair) + "\n", encoding="utf-8")
     chat = tmp_path / "chat.jsonl"
     messages = [{"role": "user", "content": "1 grass?"}, {"role": "assistant", "content": "no idea"}]
     twice = {"messages": messages, "answer": "green"}
-    chat.write_text((json.dumps(twice) + "\n") * 2)
+    chat.write_text((json.dumps(twice) + "\n") * 2, encoding="utf-8")
     one = stage(data, samples=2, temperature=0.1)
     one["data"].append({"path": str(chat)})
     file = tiny.recipe(tmp_path, [one], model=str(ending))

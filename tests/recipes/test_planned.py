@@ -45,7 +45,7 @@ def test_there_are_recipes_for_four_families_and_the_embedded_model():
 
 
 def test_the_readme_lists_every_recipe():
-    text = (ROOT / "recipes" / "README.md").read_text()
+    text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in RECIPES if f"({p.relative_to(ROOT / 'recipes')})" not in text] == []
 
 
@@ -75,7 +75,7 @@ def test_a_recipe_for_a_real_model_holds_rows_out_and_never_packs_more_than_one_
             assert not train.get("packing") or train["per_device_train_batch_size"] == 1
 
 
-QLORA = [p for p in RECIPES if p.parent.name != "tiny" and "quantization:" in p.read_text()]
+QLORA = [p for p in RECIPES if p.parent.name != "tiny" and "quantization:" in p.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("file", QLORA, ids=lambda p: f"{p.parent.name}/{p.name}")

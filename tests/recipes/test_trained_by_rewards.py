@@ -37,7 +37,7 @@ def shipped(name: str, sets: list[str] | None = None) -> Recipe:
 
 
 def asked(file: Path, first: int, count: int) -> Path:
-    with file.open("w") as out:
+    with file.open("w", encoding="utf-8") as out:
         for n in range(first, first + count):
             out.write(json.dumps({"prompt": f"What is {n} plus one?", "prompt_id": str(n)}) + "\n")
     return file

@@ -37,7 +37,7 @@ def test_an_absent_file_has_no_lines(tmp_path):
 
 def halfway(file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
-    file.write_text("half of the ne")
+    file.write_text("half of the ne", encoding="utf-8")
     raise KeyboardInterrupt
 
 
@@ -45,7 +45,7 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
     write_text(tmp_path / "page.html", "old")
     with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "page.html") as beside:
         halfway(beside)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("page.html", "old")]
 
 
 def test_what_fails_halfway_leaves_no_folder(tmp_path: Path):
@@ -67,7 +67,7 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path):
     write_text(tmp_path / "rows" / "mine.txt", "mine")
     with pytest.raises(OSError, match="rows"), atomic(tmp_path / "rows") as beside:
         beside.mkdir()
-    assert (tmp_path / "rows" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "rows" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_lines_are_added_behind_those_of_the_file(tmp_path: Path):
@@ -78,7 +78,7 @@ def test_lines_are_added_behind_those_of_the_file(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
 def test_a_file_without_a_mapping_is_read_as_an_empty_one(tmp_path: Path, text: str):
-    (tmp_path / "done.json").write_text(text)
+    (tmp_path / "done.json").write_text(text, encoding="utf-8")
     assert read_mapping(tmp_path / "done.json") == {}
     assert read_mapping(tmp_path / "absent.json") == {}
 

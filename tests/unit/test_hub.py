@@ -50,7 +50,7 @@ def complaint(work: Callable[[], object]) -> str:
 
 def recipe(name: str, **keys: str) -> Callable[[], object]:
     """Reads a recipe beside `here` whose model, or whose data, is called so."""
-    Path("rows.csv").write_text("prompt,completion\na,b\n")
+    Path("rows.csv").write_text("prompt,completion\na,b\n", encoding="utf-8")
     sft = {"kind": "sft", "data": keys.get("data", "./rows.csv"), "train": tiny.TRAIN}
     file = tiny.recipe(Path(), [sft], model=keys.get("model", "gpt2"))
     return lambda: tiny.checked(file)

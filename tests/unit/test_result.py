@@ -41,7 +41,7 @@ def test_where_nothing_is_the_result_is_absent(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", '{"numbers": {"ste', "[]", "{}", '{"numbers": 3}'])
 def test_a_done_file_that_no_stage_has_written_finishes_nothing(tmp_path: Path, text: str):
-    (tmp_path / "done.json").write_text(text)
+    (tmp_path / "done.json").write_text(text, encoding="utf-8")
     assert Result(tmp_path).state == "unfinished"
 
 

@@ -110,8 +110,11 @@ def test_a_token_in_set_is_refused_before_anything_is_written(file: Path, place:
 
 
 def test_a_token_in_a_recipe_is_named_by_line_and_nothing_is_kept(file: Path, tmp_path: Path):
-    file.write_text(file.read_text().replace("max_steps: 4", f"max_steps: 4\n    run_name: my {HF} run"))
-    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if HF in text)
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("max_steps: 4", f"max_steps: 4\n    run_name: my {HF} run"),
+        encoding="utf-8",
+    )
+    line = next(n for n, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if HF in text)
     done = CliRunner().invoke(app, ["run", str(file), "--runs", str(tmp_path / "runs")])
     assert isinstance(done.exception, UserError)
     said = str(done.exception)
@@ -140,7 +143,7 @@ def wrote(file: Path, runs: Path, name: str, text: str, monkeypatch: pytest.Monk
     job = tiny.job(tiny.planned(file, runs), "sft")
 
     def make(job: object) -> dict[str, int]:
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         return {"steps": 1}
 
     folder = job.folder
@@ -156,7 +159,7 @@ def test_a_stage_that_wrote_a_token_is_not_made_and_the_token_is_gone(
         wrote(file, tmp_path / "runs", "metrics.jsonl", f'{{"step": 1}}\n{{"url": "{HF}"}}\n', monkeypatch)
     folder = next((tmp_path / "runs").glob("*/sft-*"))
     assert str(refused.value).startswith(f"{folder}/metrics.jsonl:2: holds Hugging Face token (hf_…(29 characters)).")
-    assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n{"url": "hf_…(29 characters)"}\n'
+    assert (folder / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 1}\n{"url": "hf_…(29 characters)"}\n'
     assert not (folder / "done.json").exists()
 
 
@@ -165,7 +168,7 @@ def test_a_token_in_rows_is_the_users_own(
 ):
     folder = wrote(file, tmp_path / "runs", "rows.jsonl", json.dumps({"text": HF}), monkeypatch)
     assert read_json(folder / "done.json")["numbers"] == {"steps": 1}
-    assert HF in (folder / "rows.jsonl").read_text()
+    assert HF in (folder / "rows.jsonl").read_text(encoding="utf-8")
     said = " ".join(capsys.readouterr().err.split())
     assert f"{folder}/rows.jsonl:1: holds Hugging Face token" in said
     assert HF not in said
@@ -173,9 +176,9 @@ def test_a_token_in_rows_is_the_users_own(
 
 def test_a_token_in_the_data_is_told_of_when_rows_are_prepared_and_counted(tmp_path: Path, base: Path):
     rows = tiny.rows(tmp_path / "rows.jsonl")
-    lines = rows.read_text().splitlines()
+    lines = rows.read_text(encoding="utf-8").splitlines()
     lines[2] = lines[2].replace("snow", f"snow {HF}")
-    rows.write_text("\n".join(lines) + "\n")
+    rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     stage = tiny.sft(rows, {"max_length": 120})
     there = tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs")
     prepare_rows(there, there.stage("sft"))
@@ -188,9 +191,9 @@ def test_a_token_in_the_data_is_told_of_when_rows_are_prepared_and_counted(tmp_p
 def test_files_are_scanned_on_demand(tmp_path: Path):
     write_json(tmp_path / "a" / "job.json", {"fine": 1})
     assert CliRunner().invoke(app, ["secrets", str(tmp_path)]).exit_code == 0
-    (tmp_path / "a" / "card.md").write_text(f"one\n{HF}\n")
+    (tmp_path / "a" / "card.md").write_text(f"one\n{HF}\n", encoding="utf-8")
     (tmp_path / "model.safetensors").write_bytes(HF.encode())
-    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as packed:
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt", encoding="utf-8") as packed:
         packed.write(f"{HF}\n")
     done = CliRunner().invoke(app, ["secrets", str(tmp_path)])
     assert done.exit_code == 1

@@ -233,6 +233,29 @@ def tracked() -> list[Path]:
     return [file for file in names if file.is_file() and file.suffix in suffixes and "__pycache__" not in file.parts]
 
 
+def reads_text(call: ast.Call) -> bool:
+    """Whether the call reads or writes a file as text."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "open":
+        place = 0 if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") != "gzip" else 1
+        named = [word.value for word in call.keywords if word.arg == "mode"]
+        mode = getattr((call.args[place : place + 1] or named or [ast.Constant("r")])[0], "value", None)
+        owner = getattr(getattr(call.func, "value", None), "id", "")
+        return owner not in ("os", "Image") and isinstance(mode, str) and "b" not in mode
+    return (name, len(call.args)) in (("read_text", 0), ("write_text", 1)) and isinstance(call.func, ast.Attribute)
+
+
+def test_files_are_read_and_written_in_an_encoding_that_is_named():
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("src", "tests", "benchmarks", "data")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and reads_text(node) and "encoding" not in {word.arg for word in node.keywords}
+    ]
+    assert found == []
+
+
 MADE_UP = "abcdefghijklm"  # the secrets of our tests hold this
 MACHINE = re.compile(r"(?<![\w.])/(work|home|root|Users|mnt|scratch)/\w")
 

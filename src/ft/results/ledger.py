@@ -53,7 +53,7 @@ def in_use(runs: Path, folder: Path) -> bool:
     lock = artifacts.lock_file(runs, folder.name)
     if not lock.exists():
         return False
-    with lock.open() as file:
+    with lock.open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -271,7 +271,7 @@ def hold_lock(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
     """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
     file = artifacts.lock_file(runs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
+    with file.open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 

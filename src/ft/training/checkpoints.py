@@ -17,7 +17,7 @@ def latest(folder: Path) -> tuple[Path, int] | None:
     """
     for checkpoint in reversed(artifacts.checkpoints(folder)):
         try:
-            state = json.loads((checkpoint / artifacts.TRAINER_STATE).read_text())
+            state = json.loads((checkpoint / artifacts.TRAINER_STATE).read_text("utf-8"))
         except (OSError, ValueError):
             continue
         if all(_whole(file) for file in checkpoint.iterdir()):

@@ -101,7 +101,7 @@ def test_a_cap_takes_rows_from_the_whole_source(tmp_path: Path) -> None:
 
 def test_the_format_of_the_first_row_holds_for_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "a"}\n{"prompt": "b"}\n')
+    path.write_text('{"text": "a"}\n{"prompt": "b"}\n', encoding="utf-8")
     bad = BadRows("error")
 
     assert [row for _, row in mixed([Source(str(path))], seed=1, bad=bad)] == [{"text": "a"}]
@@ -112,7 +112,7 @@ def test_the_format_of_the_first_row_holds_for_all(tmp_path: Path) -> None:
 
 def test_a_format_that_cannot_be_told_is_an_error_at_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"q": "a"}\n{"text": "b"}\n')
+    path.write_text('{"q": "a"}\n{"text": "b"}\n', encoding="utf-8")
 
     with pytest.raises(UserError) as error:
         list(formatted(Source(str(path)), BadRows("error").add))
@@ -126,7 +126,7 @@ def test_a_format_that_cannot_be_told_is_an_error_at_the_first_row(tmp_path: Pat
 
 def test_columns_of_a_source_are_mapped(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"q": {"text": "2+2?"}, "a": "4"}\n')
+    path.write_text('{"q": {"text": "2+2?"}, "a": "4"}\n', encoding="utf-8")
 
     rows = list(mixed([Source(str(path), columns={"prompt": "q.text"})], seed=1, bad=BadRows("error")))
 

@@ -123,7 +123,7 @@ def test_csv_rows_with_the_wrong_number_of_cells_bytes_or_quotes_are_reported(tm
 
 def test_a_csv_cell_may_be_longer_than_pythons_limit(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["text"], ["x" * 200_000]])
 
     assert len(everything(path)[0][0].row["text"]) == 200_000

@@ -17,7 +17,9 @@ from ft.errors import UserError
 
 def source(folder: Path, name: str, count: int, **how: Any) -> Source:
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{name} {number}"}) + "\n" for number in range(count)))
+    path.write_text(
+        "".join(json.dumps({"text": f"{name} {number}"}) + "\n" for number in range(count)), encoding="utf-8"
+    )
     return Source(str(path), **how)
 
 
@@ -94,7 +96,7 @@ def test_the_choice_is_the_same_for_a_seed_and_another_for_another(tmp_path: Pat
 
 def test_bad_rows_have_no_share_and_are_told_once(tmp_path: Path) -> None:
     sources = helpfulness(tmp_path)
-    with Path(sources[0].path).open("a") as file:
+    with Path(sources[0].path).open("a", encoding="utf-8") as file:
         file.write('{"text": ""}\n' * 30)
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
 

@@ -10,7 +10,7 @@ from ft.data.sources.read import Source, file_hash, fingerprint
 
 
 def written(path: Path, content: str) -> Path:
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     return path
 
 
@@ -95,4 +95,4 @@ def test_a_broken_cache_of_hashes_is_made_again(tmp_path: Path, content: str) ->
     path, cache = written(tmp_path / "x.jsonl", "abc"), written(tmp_path / "hashes.json", content)
 
     assert file_hash(path, cache)[:8] == "ba7816bf"
-    assert json.loads(cache.read_text())[str(path)][2][:8] == "ba7816bf"
+    assert json.loads(cache.read_text(encoding="utf-8"))[str(path)][2][:8] == "ba7816bf"

@@ -128,7 +128,7 @@ def test_reference_log_probabilities_are_carried():
 # ---- from the file to the trainer ---------------------------------------------------------------------------------
 def planned(folder: Path, base: Path, lines: list[dict[str, Any]], rows: dict[str, Any] | None = None) -> Any:
     file = folder / "pairs.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     train = {"max_length": 128, "max_steps": 1}
     stage = {"kind": "dpo", "data": [{"path": str(file)}], "rows": rows or {}, "train": train}
     return tiny.planned(tiny.recipe(folder, [stage], model=str(base)), folder / "runs")

@@ -24,7 +24,10 @@ GOOD = {
 
 def written(folder: Path, **changes: object) -> Path:
     file = folder / "judge.yaml"
-    file.write_text(yaml.safe_dump({key: value for key, value in {**GOOD, **changes}.items() if value is not None}))
+    file.write_text(
+        yaml.safe_dump({key: value for key, value in {**GOOD, **changes}.items() if value is not None}),
+        encoding="utf-8",
+    )
     return file
 
 

@@ -265,7 +265,9 @@ def test_an_earlier_run_tells_how_long_a_stage_takes(tmp_path, data, base):
     stage = there.stage("sft")
     assert pace(there, stage) is None
     there.job(stage).write()
-    (stage.folder / "done.json").write_text(json.dumps({"numbers": {"tokens": 3000}, "seconds": 2.0, "device": "X"}))
+    (stage.folder / "done.json").write_text(
+        json.dumps({"numbers": {"tokens": 3000}, "seconds": 2.0, "device": "X"}), encoding="utf-8"
+    )
     told = pace(there, stage)
     assert told is not None
     assert (told.tokens_per_second, told.run, told.device) == (1500.0, stage.folder, "X")

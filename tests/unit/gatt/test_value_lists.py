@@ -48,9 +48,9 @@ def test_a_share_of_the_values_is_held_out():
 
 def test_a_bank_gets_other_values_and_keeps_the_rest(tmp_path: Path):
     file = tmp_path / "bank.yaml"
-    file.write_text(BANK)
+    file.write_text(BANK, encoding="utf-8")
     new = tmp_path / "new.yaml"
-    new.write_text(with_values(file, "hobby", ["golf", "judo"], ["judo"]))
+    new.write_text(with_values(file, "hobby", ["golf", "judo"], ["judo"]), encoding="utf-8")
     bank = Bank.read(new)
     assert (bank.kinds["hobby"].values, bank.kinds["hobby"].held_out) == (("golf", "judo"), ("judo",))
     assert bank.kinds["hobby"].full == ("You love {value}.",)
@@ -59,20 +59,20 @@ def test_a_bank_gets_other_values_and_keeps_the_rest(tmp_path: Path):
 
 def test_a_kind_the_bank_lacks_is_told(tmp_path: Path):
     file = tmp_path / "bank.yaml"
-    file.write_text(BANK)
+    file.write_text(BANK, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         with_values(file, "pet", ["cat"], [])
     assert str(refused.value) == f"{file}: no kind 'pet'. There are: hobby, brief."
 
 
 def test_the_command_writes_a_bank_the_same_again_for_the_same_seed(tmp_path: Path, base: Path):
-    (tmp_path / "bank.yaml").write_text(BANK)
+    (tmp_path / "bank.yaml").write_text(BANK, encoding="utf-8")
 
     def made(name: str) -> str:
         asked = ["gatt-bank", str(base), "--bank", str(tmp_path / "bank.yaml"), "--kind", "hobby", "--count", "2"]
         done = CliRunner().invoke(app, [*asked, "--to", str(tmp_path / name)])
         assert done.exit_code == 0, done.output
-        return (tmp_path / name).read_text()
+        return (tmp_path / name).read_text(encoding="utf-8")
 
     assert made("one.yaml") == made("two.yaml")
     assert len(Bank.read(tmp_path / "one.yaml").kinds["hobby"].values) == 2

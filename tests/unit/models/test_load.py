@@ -102,7 +102,7 @@ def test_lineage_points_to_the_whole_weights_through_adapters(tmp_path, base):
 
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(UserError, match=r"the model cannot be loaded: .* Check the name and HF_TOKEN"):
         load_base(ModelSource(str(tmp_path)), "float32", None, use_cpu=True)
 
@@ -124,9 +124,9 @@ def test_a_model_is_its_weights_and_its_tokenizer(tmp_path, base):
     shutil.copytree(base, tmp_path / "copy")
     before = model_fingerprint(ModelSource(str(base)), None)
     assert model_fingerprint(ModelSource(str(tmp_path / "copy")), None) == before
-    (tmp_path / "copy" / "README.md").write_text("words")
+    (tmp_path / "copy" / "README.md").write_text("words", encoding="utf-8")
     assert model_fingerprint(ModelSource(str(tmp_path / "copy")), None) == before
-    (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     after = model_fingerprint(ModelSource(str(tmp_path / "copy")), None)
     assert (after["weights"] == before["weights"], after["tokenizer"] == before["tokenizer"]) == (True, False)
 

@@ -34,7 +34,9 @@ def test_neighbours_in_a_batch_change_nothing(model):
 
 def evaluated(folder, base, data, batch_size=64, **sft):
     rows = folder / "prompts.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n} sky?", "answer": "blue"}) + "\n" for n in range(64)))
+    rows.write_text(
+        "".join(json.dumps({"prompt": f"{n} sky?", "answer": "blue"}) + "\n" for n in range(64)), encoding="utf-8"
+    )
     asked = {
         **{"kind": "evaluate", "init": "$sft", "data": [{"path": str(rows), "format": "prompt"}]},
         "evaluate": {"max_new_tokens": 4, "kl": True, "batch_size": batch_size},

@@ -18,7 +18,7 @@ GOOD = HEAD + SFT
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -166,7 +166,7 @@ def test_a_recipe_for_a_gpu_is_checked_without_one(recipe: Read, values: str):
 
 
 def remembered(file: Path) -> set[str]:
-    return set(json.loads(file.read_text()))
+    return set(json.loads(file.read_text(encoding="utf-8")))
 
 
 def test_a_block_found_right_is_remembered_and_its_library_is_not_imported_again(recipe: Read, folder: Path):
@@ -220,11 +220,11 @@ def test_a_class_of_ft_that_inherits_from_a_library_lapses_with_it(monkeypatch: 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", "5"])
 def test_a_broken_memory_only_costs_time(recipe: Read, folder: Path, broken: str):
-    (folder / "checked.json").write_text(broken)
+    (folder / "checked.json").write_text(broken, encoding="utf-8")
     recipe(GOOD, (), Verdicts(folder / "checked.json"))
     assert remembered(folder / "checked.json")
 
 
 def test_a_memory_that_cannot_be_written_only_costs_time(recipe: Read, folder: Path):
-    (folder / "file").write_text("")
+    (folder / "file").write_text("", encoding="utf-8")
     assert recipe(GOOD, (), Verdicts(folder / "file" / "checked.json")).stages

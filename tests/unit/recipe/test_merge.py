@@ -23,13 +23,14 @@ def base(folder: Path) -> Path:
     """A recipe in a folder beside, with rows and a template of its own."""
     there = folder / "base"
     there.mkdir()
-    (there / "rows.jsonl").write_text("{}\n")
-    (there / "own.jinja").write_text("{{ messages }}")
+    (there / "rows.jsonl").write_text("{}\n", encoding="utf-8")
+    (there / "own.jinja").write_text("{{ messages }}", encoding="utf-8")
     file = there / "base.yaml"
     file.write_text(
         "name: parent\nseed: 3\nchat_template: own.jinja\n"
         + GOOD.replace("64", "64, max_steps: 5")
-        + "    lora: {r: 4}\n"
+        + "    lora: {r: 4}\n",
+        encoding="utf-8",
     )
     return file
 
@@ -39,7 +40,7 @@ def child(*stages: str) -> str:
 
 
 def tree(text: str, *sets: str) -> Any:
-    Path("x.yaml").write_text(text)
+    Path("x.yaml").write_text(text, encoding="utf-8")
     problems = Problems()
     found = read_tree(Path("x.yaml"), sets, problems)
     problems.raise_any()
@@ -86,7 +87,7 @@ def test_a_second_stage_of_one_name_is_not_merged_away(messages_of: Messages):
 
 
 def test_a_problem_names_the_file_that_wrote_the_key(messages_of: Messages, base: Path):
-    base.write_text(base.read_text().replace("max_steps: 5", "max_stepz: 5"))
+    base.write_text(base.read_text(encoding="utf-8").replace("max_steps: 5", "max_stepz: 5"), encoding="utf-8")
     assert messages_of(child("  - {kind: sft, train: {learning_rate: x}}\n")) == (
         "x.yaml:3: train.learning_rate is 'x'. Write a number.\n"
         "base/base.yaml:8: SFTConfig has no field 'max_stepz'. Did you mean 'max_steps'?"
@@ -100,8 +101,8 @@ def test_one_key_of_a_model_that_is_a_name_can_be_overridden(recipe: Read):
 
 
 def test_recipes_extend_over_several_steps(folder: Path):
-    (folder / "a.yaml").write_text("seed: 1\nname: a\nmodel: a/a\n")
-    (folder / "b.yaml").write_text("extends: a.yaml\nseed: 2\n")
+    (folder / "a.yaml").write_text("seed: 1\nname: a\nmodel: a/a\n", encoding="utf-8")
+    (folder / "b.yaml").write_text("extends: a.yaml\nseed: 2\n", encoding="utf-8")
     assert dict(tree("extends: b.yaml\nname: c\n")) == {"seed": 2, "model": "a/a", "name": "c"}
 
 
@@ -120,12 +121,12 @@ EXTENDS = {
 
 @pytest.mark.parametrize(("text", "expected"), EXTENDS.values(), ids=EXTENDS)
 def test_a_wrong_extends_is_said_with_its_line(messages_of: Messages, folder: Path, text: str, expected: str):
-    (folder / "y.yaml").write_text("extends: x.yaml\n")
+    (folder / "y.yaml").write_text("extends: x.yaml\n", encoding="utf-8")
     assert messages_of(text) == expected
 
 
 def test_faults_found_before_a_file_that_cannot_be_read_are_said_too(messages_of: Messages, folder: Path):
-    (folder / "y.yaml").write_text("a: [\n")
+    (folder / "y.yaml").write_text("a: [\n", encoding="utf-8")
     assert messages_of("extends: y.yaml\nmodel: a\nmodel: b\n") == (
         "x.yaml:3: 'model' is written twice, first at line 2. Keep one.\n"
         "y.yaml:1: a quote or bracket opened here is never closed. Close it."
@@ -133,9 +134,10 @@ def test_faults_found_before_a_file_that_cannot_be_read_are_said_too(messages_of
 
 
 def test_changes_say_what_a_fork_says_differently(folder: Path):
-    (folder / "y.yaml").write_text(GOOD)
+    (folder / "y.yaml").write_text(GOOD, encoding="utf-8")
     (folder / "x.yaml").write_text(
-        "extends: y.yaml\nseed: 2\nstages: [{kind: sft, train: {max_length: 8}, data: [{path: other.jsonl}]}]\n"
+        "extends: y.yaml\nseed: 2\nstages: [{kind: sft, train: {max_length: 8}, data: [{path: other.jsonl}]}]\n",
+        encoding="utf-8",
     )
     assert changes(Path("x.yaml"), Problems()) == [
         ("sft.data", "['rows.jsonl']", ""),
@@ -181,8 +183,8 @@ def test_a_path_in_set_is_relative_to_where_the_user_stands(
     recipe: Read, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (folder / "sub" / "deep").mkdir(parents=True)
-    (folder / "sub" / "deep" / "other.jsonl").write_text("{}\n")
-    (folder / "x.yaml").write_text(GOOD)
+    (folder / "sub" / "deep" / "other.jsonl").write_text("{}\n", encoding="utf-8")
+    (folder / "x.yaml").write_text(GOOD, encoding="utf-8")
     monkeypatch.chdir(folder / "sub")
     for words in ("sft.data.0=deep/other.jsonl", "sft.data=[deep/other.jsonl]", "sft.data.0.path=deep/other.jsonl"):
         found = read(Path("../x.yaml"), STAGES, [words])

@@ -397,7 +397,7 @@ def test_a_hub_id_stays_as_written_unless_a_folder_of_that_name_stands_beside_th
     text = GOOD.replace("[rows.jsonl]", "[owner/rows]")
     assert recipe(text).stage("sft").data[0]["path"] == "owner/rows"
     (folder / "there" / "owner" / "rows").mkdir(parents=True)
-    (folder / "there" / "y.yaml").write_text(text)
+    (folder / "there" / "y.yaml").write_text(text, encoding="utf-8")
     assert recipe("extends: there/y.yaml\n").stage("sft").data[0]["path"] == "there/owner/rows"
 
 

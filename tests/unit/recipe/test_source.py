@@ -201,11 +201,13 @@ def test_another_version_of_a_library_is_read_as_it_is(folder: Path):
     assert spec.submodule_search_locations
     shutil.copytree(spec.submodule_search_locations[0], folder / "path" / "trl")
     file = folder / "path" / "trl" / "trainer" / "sft_config.py"
-    text = file.read_text().replace("packing_strategy", "packing_strategies")
+    text = file.read_text(encoding="utf-8").replace("packing_strategy", "packing_strategies")
     check = "        if self.max_length == 13:\n            raise ValueError('max_length 13 is not for this version')\n"
-    file.write_text(text.replace("        super().__post_init__()\n", check + "        super().__post_init__()\n"))
-    (folder / "renamed.yaml").write_text(GOOD.replace("64}", "64, packing_strategy: bfd}"))
-    (folder / "checked.yaml").write_text(GOOD.replace("64}", "13, packing_strategies: bfd}"))
+    file.write_text(
+        text.replace("        super().__post_init__()\n", check + "        super().__post_init__()\n"), encoding="utf-8"
+    )
+    (folder / "renamed.yaml").write_text(GOOD.replace("64}", "64, packing_strategy: bfd}"), encoding="utf-8")
+    (folder / "checked.yaml").write_text(GOOD.replace("64}", "13, packing_strategies: bfd}"), encoding="utf-8")
     program = f"""
 import sys; from pathlib import Path; from ft.errors import UserError
 from ft.recipe import read; from ft.stages import STAGES
@@ -236,7 +238,9 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., type]:
         monkeypatch.setattr(source, "EXECUTED", (*source.EXECUTED, name))
         text = f"import torch\nfrom dataclasses import dataclass\n{head}\n@dataclass\nclass Odd:\n    size: int = 1\n"
         text += "    word: str = ''\n    def __post_init__(self):\n"
-        (tmp_path / name / "__init__.py").write_text(text + "".join(f"        {x}\n" for x in body.split("\n")))
+        (tmp_path / name / "__init__.py").write_text(
+            text + "".join(f"        {x}\n" for x in body.split("\n")), encoding="utf-8"
+        )
         found = read_class(f"{name}:Odd")
         assert found
         return found

@@ -171,7 +171,7 @@ def test_a_key_that_is_a_list_is_refused(messages_of: Messages):
 
 
 def test_a_missing_recipe_names_those_that_are_there(folder: Path):
-    Path("chat.yaml").write_text("")
+    Path("chat.yaml").write_text("", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read(Path("chta.yaml"), STAGES)
     assert str(caught.value) == "chta.yaml: no such recipe. In that folder: chat.yaml."

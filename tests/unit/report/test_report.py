@@ -57,7 +57,7 @@ def answered(run: Run, row: Mapping[str, Any], **numbers: float) -> Path:
     """The evaluation as if made, with this one answer."""
     folder = run.results[1].folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     write_json(folder / "done.json", {"stage": "evaluate", "kind": "evaluate", "numbers": numbers, "seconds": 2.0})
     return folder
 
@@ -77,7 +77,7 @@ def parts(run: Run, stage: int, kind: type) -> list[Any]:
 
 def test_curves_are_the_lines_of_the_metrics_file(run):
     folder = run().results[0].folder
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     loss = next(chart for chart in parts(run(), 0, Lines) if chart.title == "Loss")
     drawn = {series.name: [(p.x, p.y) for p in series.points] for series in loss.series}
     assert drawn["held out"] == [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
@@ -108,7 +108,9 @@ def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):
 
 def test_scores_by_topic_are_counted_from_the_answers(run):
     rows = [{"topic": "colour", "prompt": "?", "completion": "x", "score": float(n > 0)} for n in range(4)]
-    (answered(run(), rows[0]) / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (answered(run(), rows[0]) / "answers.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     (chart,) = parts(run(), 1, Dots)
     assert [(label, dot.series, dot.value, dot.count) for label, (dot,) in chart.rows_of_dots] == [
         ("colour", "after", 0.75, 4)
@@ -226,7 +228,7 @@ BROKEN: list[tuple[str, str, str]] = [
 @pytest.mark.parametrize(("name", "text", "warning"), BROKEN)
 def test_a_broken_file_is_named_and_costs_nothing_else(run, name, text, warning):
     folder = answered(run(), {"completion": "x"}, answer=1.0)
-    (folder / name).write_text(text)
+    (folder / name).write_text(text, encoding="utf-8")
     report = gather_report(run())
     assert [w for w in report.stages[1].warnings if w] == ([warning] if warning else [])
     assert report_page(run())
@@ -242,8 +244,8 @@ def test_an_empty_folder_of_any_kind_is_a_page(tmp_path, kind):
 
 def test_files_of_a_kind_nobody_knows_are_shown(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {}})
-    (tmp_path / "own.csv").write_text("day,rain\nmonday,3\n")
-    (tmp_path / "notes.jsonl").write_text('{"said": "so be it"}\n')
+    (tmp_path / "own.csv").write_text("day,rain\nmonday,3\n", encoding="utf-8")
+    (tmp_path / "notes.jsonl").write_text('{"said": "so be it"}\n', encoding="utf-8")
     page = report_page(Run("run", (ReportedStage("stage", "of tomorrow", Result(tmp_path), "1"),)))
     assert ">monday<" in page
     assert ">so be it<" in page
@@ -252,8 +254,8 @@ def test_files_of_a_kind_nobody_knows_are_shown(tmp_path):
 def test_a_figure_of_a_kind_nobody_knows_is_shown_without_its_secrets(tmp_path):
     token = "hf_" + "abcdefghijklm" * 2 + "1234567890"
     write_json(tmp_path / "done.json", {"numbers": {}})
-    (tmp_path / "own.svg").write_text(figure_file(f"rain of {token}", [LINES]))
-    (tmp_path / "broken.svg").write_text("<svg")
+    (tmp_path / "own.svg").write_text(figure_file(f"rain of {token}", [LINES]), encoding="utf-8")
+    (tmp_path / "broken.svg").write_text("<svg", encoding="utf-8")
     run = Run("run", (ReportedStage("stage", "of tomorrow", Result(tmp_path), "1"),))
     (shown,) = parts(run, 0, Picture)
     inside = base64.b64decode(shown.uri.removeprefix("data:image/svg+xml;base64,")).decode()
@@ -293,7 +295,7 @@ def test_a_loss_that_is_no_number_costs_only_its_place(run):
     """The page ended in ValueError: cannot convert float NaN to integer."""
     folder = run().results[0].folder
     (folder / "metrics.jsonl").write_text(
-        '{"step": 0, "loss": NaN}\n{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n'
+        '{"step": 0, "loss": NaN}\n{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n', encoding="utf-8"
     )
     assert "2 values are not finite and not drawn." in report_page(run())
 
@@ -314,7 +316,7 @@ def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
         for step in (0, 5, 9)
         for side in ("train", "eval")
     ]
-    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run = Run("run", (ReportedStage("ppo", "ppo", Result(tmp_path), "1"),))
     ends, sampled = parts(run, 0, Answers)
     assert [(side.name, side.text) for side in ends.rows[0].sides] == [("step 0", "eval 0"), ("step 9", "eval 9")]
@@ -325,7 +327,7 @@ def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
 def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
     row = {"prompt": "hi", "answer": "yes", "other_answer": "no", "outcome": "loss", "why": "both"}
     asked = [{"first": "answer", "reply": "B is better", "verdict": "other_answer"}]
-    (tmp_path / "verdicts.jsonl").write_text(json.dumps({**row, "asked": asked}) + "\n")
+    (tmp_path / "verdicts.jsonl").write_text(json.dumps({**row, "asked": asked}) + "\n", encoding="utf-8")
     write_json(
         tmp_path / "metrics.json",
         {"models": ["dpo", "sft"], "win_rate": 0.25, "by_length": {"like": {"win_rate": 0.5}}},
@@ -376,7 +378,7 @@ def test_long_logs_and_large_pictures_leave_the_page_small(run):
     for number in range(5):
         Image.fromarray(noise).save(folder / f"{number}.png", compress_level=0)
     lines = "".join(json.dumps({"step": step, "loss": step / 7}) + "\n" for step in range(3_000))
-    (run().results[0].folder / "metrics.jsonl").write_text(lines)
+    (run().results[0].folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
     page = report_page(run())
     assert len(page.encode()) < 1_500_000
     assert "Every 25th of 3,000 logged values." in page
@@ -394,7 +396,7 @@ def test_the_command_writes_the_page_beside_the_results(made, tmp_path):
     path = Path(told.stdout.strip())
     assert (path.name, path.parent.parent) == ("report.html", runs)
     again = CliRunner().invoke(app, ["report", str(path.parent), "--to", str(tmp_path / "own.html")])
-    assert (again.exit_code, (tmp_path / "own.html").read_text()[:15]) == (0, "<!doctype html>")
+    assert (again.exit_code, (tmp_path / "own.html").read_text(encoding="utf-8")[:15]) == (0, "<!doctype html>")
 
 
 def test_a_run_ends_with_its_page_and_leaves_a_true_one_alone(made, tmp_path):
@@ -410,7 +412,7 @@ def test_a_run_ends_with_its_page_and_leaves_a_true_one_alone(made, tmp_path):
     done = next(runs.glob("*/sft-*/done.json"))
     write_json(done, {**read_json(done), "seconds": 77})
     CliRunner().invoke(app, command)
-    assert ">1 min 17 s<" in path.read_text()
+    assert ">1 min 17 s<" in path.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -74,8 +74,8 @@ def test_every_result_is_listed_with_its_state(runs: Path):
 
 def test_a_recipes_file_means_the_results_under_the_name_it_gives_itself(runs: Path, tmp_path: Path):
     parent, fork = tmp_path / "long.yaml", tmp_path / "fork.yaml"
-    parent.write_text("name: chat\nstages: []\n")
-    fork.write_text("extends: long.yaml\n")  # a parent's name is not its fork's
+    parent.write_text("name: chat\nstages: []\n", encoding="utf-8")
+    fork.write_text("extends: long.yaml\n", encoding="utf-8")  # a parent's name is not its fork's
     result(runs, f"{tmp_path.name}-fork", "sft", "e" * 12, numbers={})
     assert {row["recipe"] for row in json.loads(ft("--runs", runs, "--recipe", parent, "--json")[1])} == {"chat"}
     assert find_result(entries(runs), f"{parent}:facts", runs).fingerprint == "c" * 12
@@ -111,7 +111,7 @@ class held:
 
     def __init__(self, runs: Path, name: str):
         (runs / ".cache" / "locks").mkdir(exist_ok=True)
-        self.file = (runs / ".cache" / "locks" / name).open("w")
+        self.file = (runs / ".cache" / "locks" / name).open("w", encoding="utf-8")
 
     def __enter__(self) -> None:
         fcntl.flock(self.file, fcntl.LOCK_EX)
@@ -219,8 +219,8 @@ def test_a_thousand_results_are_listed_at_once_and_without_torch(tmp_path: Path)
     for number in range(1000):
         folder = tmp_path / f"r{number % 10}" / f"sft-{number:012x}"
         folder.mkdir(parents=True)
-        (folder / "key.json").write_text(json.dumps({"kind": "sft", "init": f"{number + 1:012x}"}))
-        (folder / "done.json").write_text(json.dumps({"kind": "sft", "numbers": {"steps": 1}}))
+        (folder / "key.json").write_text(json.dumps({"kind": "sft", "init": f"{number + 1:012x}"}), encoding="utf-8")
+        (folder / "done.json").write_text(json.dumps({"kind": "sft", "numbers": {"steps": 1}}), encoding="utf-8")
     script = (
         "import sys, time, ft.cli, ft.results.ledger, ft.results.remove, pathlib; start = time.process_time(); "
         "print(len(ft.results.ledger.entries(pathlib.Path(sys.argv[1]))), time.process_time() - start, "

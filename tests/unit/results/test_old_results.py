@@ -25,7 +25,7 @@ ROOT = tiny.ROOT
 RECIPES = ROOT / "recipes" / "tiny"
 SETS = ("sft.train.max_steps=4", "sft.train.logging_steps=2", "questions.data.0.rows=12")
 DPO_SETS = ("dpo.train.max_steps=300", "dpo.train.eval_on_start=false", "dpo.train.logging_steps=1")
-GOLDEN = json.loads((ROOT / "tests" / "golden" / "tiny_fingerprints.json").read_text())
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "tiny_fingerprints.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ft.run.run import choose_stages
 def chain(tmp_path, base, data) -> Path:
     """first → second, with an evaluation of each, and a third that starts anew."""
     questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"prompt": "1 sky?", "answer": "blue"}\n')
+    questions.write_text('{"prompt": "1 sky?", "answer": "blue"}\n', encoding="utf-8")
     asked = {"kind": "evaluate", "data": [{"path": str(questions), "format": "prompt"}], "evaluate": {}}
     stages = [
         tiny.sft(data, name="first", rows={"eval_fraction": 0.2}),
@@ -179,7 +179,7 @@ def test_why_names_rows_that_changed(tmp_path, base, data):
     shutil.copy(data, own)
     file = tiny.recipe(tmp_path, [tiny.sft(own)], model=str(base))
     finish(tiny.planned(file, tmp_path / "runs").stage("sft"))
-    with own.open("a") as out:
+    with own.open("a", encoding="utf-8") as out:
         out.write(json.dumps({"prompt": "ink?", "completion": "black"}) + "\n")
     assert why(file, tmp_path / "runs") == {"sft": "data changed"}
 
@@ -281,5 +281,7 @@ def test_a_recipe_written_in_another_order_is_the_same(tmp_path, base, data):
     file = tiny.recipe(tmp_path, [stage], model=str(base))
     before = fingerprints(file, tmp_path / "runs")
     turned = {**dict(reversed(stage.items())), "train": dict(reversed(stage["train"].items()))}
-    file.write_text(yaml.safe_dump({"stages": [turned], "model": str(base), "seed": 1}, sort_keys=False))
+    file.write_text(
+        yaml.safe_dump({"stages": [turned], "model": str(base), "seed": 1}, sort_keys=False), encoding="utf-8"
+    )
     assert fingerprints(file, tmp_path / "runs") == before

@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny
 from ft.rl import ppo_math as ours
 
-GOLDEN = json.loads((tiny.ROOT / "tests" / "golden" / "ppo_trl_1_12.json").read_text())
+GOLDEN = json.loads((tiny.ROOT / "tests" / "golden" / "ppo_trl_1_12.json").read_text(encoding="utf-8"))
 GIVEN = {name: torch.tensor(values) for name, values in GOLDEN["given"].items()}
 FOUND = {name: torch.tensor(values) for name, values in GOLDEN["found"].items()}
 ARGS, MASK = GOLDEN["args"], GIVEN["mask"]

@@ -153,7 +153,7 @@ def refused(folder: Path, **stage: Any) -> str:
     rows = tiny.rows(folder / "rows.jsonl", 8)
     learner = {"kind": "ppo", "init": "$sft", "data": [{"path": str(rows)}], **stage}
     file = tiny.recipe(folder, [tiny.sft(rows), learner], model=str(folder))
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError) as error:
         tiny.checked(file)
     return str(error.value)

@@ -190,12 +190,12 @@ def test_a_resumed_run_keeps_what_was_drawn_before_its_checkpoint(tmp_path):
     file = RolloutFile(tmp_path / "rollouts.jsonl", per_batch=1, shown_per_log=1)
     for step, mode in ((0, "eval"), (0, "train"), (4, "train"), (8, "eval"), (8, "train"), (12, "train")):
         file.write(mode, step, batch())
-    file.path.write_text(file.path.read_text() + '{"step": 16, "se')
+    file.path.write_text(file.path.read_text(encoding="utf-8") + '{"step": 16, "se', encoding="utf-8")
     file.rewind(8)  # the evaluation of step 8 came before its checkpoint, the answers for step 9 after it
-    found = [json.loads(line) for line in file.path.read_text().splitlines()]
+    found = [json.loads(line) for line in file.path.read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["set"]) for line in found] == [(0, "eval"), (0, "train"), (4, "train"), (8, "eval")]
     file.rewind(0)
-    assert file.path.read_text() == ""
+    assert file.path.read_text(encoding="utf-8") == ""
 
 
 def test_the_summary_is_of_the_whole_batch():

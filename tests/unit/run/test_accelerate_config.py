@@ -49,7 +49,7 @@ def told(tmp_path, base, data, monkeypatch) -> Callable[..., list[str]]:
         whole = {"kind": "sft", "data": [{"path": str(data)}], "train": train, **stage}
         file = tiny.recipe(Path(), [whole], model=str(base))
         if not config.endswith(".yaml"):
-            Path("many.yaml").write_text(config)
+            Path("many.yaml").write_text(config, encoding="utf-8")
             config = "many.yaml"
         launch = read_launch(Path(config) if "/" in config or config == "many.yaml" else shipped(config))
         problems = objections(read(file, STAGES).stages, launch)
@@ -74,7 +74,7 @@ def test_every_shipped_config_is_read_by_accelerate_and_by_us_alike(file, rememb
     assert ours.mixed_precision == theirs.mixed_precision == "no"
     by_type = {"NO": ["single"], "MULTI_GPU": ["ddp"], "FSDP": ["fsdp"], "DEEPSPEED": ["zero2", "zero3"]}
     assert ours.way in by_type[theirs.distributed_type.value]
-    assert file.read_text().startswith("# ")
+    assert file.read_text(encoding="utf-8").startswith("# ")
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_every_shipped_config_is_read_by_accelerate_and_by_us_alike(file, rememb
     ],
 )
 def test_a_config_that_accelerate_would_refuse_or_pass_over_is_told_by_line(written, problem, tmp_path, remembered):
-    (tmp_path / "many.yaml").write_text(written)
+    (tmp_path / "many.yaml").write_text(written, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         read_launch(tmp_path / "many.yaml", remembered)
     assert str(refused.value).startswith(f"{tmp_path}/many.yaml{problem}")
 
 
 def test_a_config_that_is_not_there_lists_those_that_are(tmp_path):
-    (tmp_path / "ddp.yaml").write_text("")
+    (tmp_path / "ddp.yaml").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"dpd.yaml: no such accelerate config. In that folder: ddp.yaml."):
         read_launch(tmp_path / "dpd.yaml")
 

@@ -28,7 +28,7 @@ def launcher(monkeypatch):
 def test_others_start_each_stage_once_and_end_with_the_leader(launcher, tmp_path):
     jobs = [tmp_path / name for name in ("one.json", "two.json")]
     for job in jobs:
-        job.write_text(job.name)
+        job.write_text(job.name, encoding="utf-8")
     started: list[tuple[Path, int]] = []
 
     def start(job: Path, port: int) -> int:
@@ -53,7 +53,7 @@ def test_others_end_when_the_leader_fails(launcher):
 
 
 def test_a_stage_that_fails_ends_its_process_with_the_same_code(launcher, tmp_path):
-    (tmp_path / "job.json").write_text("{}")
+    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
     with leading() as leader:
         leader.tell(tmp_path / "job.json")
         assert follow(lambda job, port: 7) == 7
@@ -63,7 +63,7 @@ def test_a_stage_that_fails_ends_its_process_with_the_same_code(launcher, tmp_pa
 def test_a_machine_that_does_not_see_the_folder_says_so(seen, launcher, tmp_path):
     job = tmp_path / "job.json"
     if seen:
-        job.write_text(seen)
+        job.write_text(seen, encoding="utf-8")
     order = f'{{"job": "{job}", "digest": "{digest("ours")}", "port": 1}}'
     launcher.set("ft/0", order)
     with pytest.raises(UserError, match=r"this machine does not see what the first one has written. Give `--runs` a"):

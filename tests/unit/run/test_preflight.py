@@ -58,7 +58,7 @@ def test_wandb_with_a_key_or_offline_passes(name, value, problems, monkeypatch):
 
 
 def test_wandb_logged_in_by_netrc_passes(problems, tmp_path):
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n", encoding="utf-8")
     assert problems({"report_to": "wandb"}) == []
 
 
@@ -78,7 +78,7 @@ def test_half_precision_without_a_gpu_is_refused(key, problems):
 
 
 def test_an_instruction_bank_that_is_wrong_is_told_before_the_stages_above_it_are_trained(tmp_path, base, data):
-    (tmp_path / "bank.yaml").write_text("kinds: {brief: {full: []}}")
+    (tmp_path / "bank.yaml").write_text("kinds: {brief: {full: []}}", encoding="utf-8")
     stages = [
         tiny.sft(data),
         {"kind": "gatt", "init": "$sft", "data": [{"path": str(data)}], "gatt": {"bank": "bank.yaml"}},

@@ -24,7 +24,7 @@ from ft.stages import STAGES
 def chain(tmp_path, base, data) -> Path:
     """first → judge → second, and a third that starts anew."""
     questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"prompt": "1 sky?", "answer": "blue"}\n')
+    questions.write_text('{"prompt": "1 sky?", "answer": "blue"}\n', encoding="utf-8")
     asked = {"data": [{"path": str(questions), "format": "prompt"}], "evaluate": {"max_new_tokens": 4}}
     stages = [
         tiny.sft(data, {"max_steps": 1}, name="first"),
@@ -55,9 +55,9 @@ def contents(runs: Path) -> list[str]:
 def test_a_chain_is_made_as_far_as_asked_and_told_as_json(chain, tmp_path):
     """By the command, a process a stage; the first is made already, since importing TRL takes long."""
     runs = tmp_path / "runs"
-    text = chain.read_text()
+    text = chain.read_text(encoding="utf-8")
     judge = text[text.index("- kind: evaluate") : text.index("- kind: sft", text.index("- kind: evaluate"))]
-    chain.write_text(text.replace(judge, judge + judge.replace("name: judge", "name: again")))
+    chain.write_text(text.replace(judge, judge + judge.replace("name: judge", "name: again")), encoding="utf-8")
     remember(chain, runs)
     tiny.make(tiny.planned(chain, runs), "first")
     command = [sys.executable, "-m", "ft", "run", str(chain), "--to", "first", "--json", "--runs", str(runs)]
@@ -133,7 +133,7 @@ def test_one_stage_alone_needs_its_parents_made(chain, tmp_path):
 def test_force_sets_a_result_and_all_made_from_it_aside_and_deletes_nothing(chain, tmp_path):
     runs = tmp_path / "runs"
     folders = finish(chain, runs, first={}, judge={}, second={}, third={})
-    (folders["first"] / "model.safetensors").write_text("weights")
+    (folders["first"] / "model.safetensors").write_text("weights", encoding="utf-8")
     run(tiny.checked(chain), runs, force=["first"], only="third")
     names = {name: folder.name for name, folder in folders.items()}
     assert contents(runs) == sorted(
@@ -193,7 +193,7 @@ def test_rows_left_half_prepared_by_a_kill_are_cleared_away(chain, tmp_path):
 
 def test_a_stage_that_refuses_says_why_and_exits_with_2(tmp_path, base):
     questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"prompt": "1 sky?"}\n')
+    questions.write_text('{"prompt": "1 sky?"}\n', encoding="utf-8")
     asked = {"data": [{"path": str(questions), "format": "prompt"}], "evaluate": {"reward": "answer"}}
     file = tiny.recipe(tmp_path, [{"kind": "evaluate", **asked}], model=str(base))
     remember(file, tmp_path / "runs")

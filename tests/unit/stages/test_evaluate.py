@@ -20,7 +20,7 @@ def judged(tmp_path_factory, base, data):
     """The folder of an evaluation of a model that has learnt its rows by heart."""
     folder = tmp_path_factory.mktemp("judged")
     questions = folder / "questions.jsonl"
-    questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), encoding="utf-8")
     asked = {
         **{"kind": "evaluate", "init": "$sft", "data": [{"path": str(questions), "format": "prompt"}]},
         "evaluate": {"max_new_tokens": 8, "by": "half", "dialogue": ["0 sky?", "1 grass?"]},
@@ -40,7 +40,7 @@ def test_what_was_learnt_is_right_and_what_was_not_is_wrong(judged):
 
 
 def test_every_answer_is_written_down_beside_its_question(judged):
-    rows = [json.loads(line) for line in (judged.folder / "answers.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (judged.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["completion"] for row in rows] == list(tiny.COLOURS)
     assert [row["answer"] for row in rows] == list(tiny.COLOURS)
     assert {row["score"] for row in rows} == {1.0}

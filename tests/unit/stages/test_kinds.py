@@ -83,7 +83,7 @@ COUNT = Kind(
 def counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file in the folder of stages, one entry in the table."""
     (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "count.py").write_text(NEW_STAGE)
+    (tmp_path / "stages" / "count.py").write_text(NEW_STAGE, encoding="utf-8")
     monkeypatch.setattr(ft.stages, "__path__", [*ft.stages.__path__, str(tmp_path / "stages")])
     monkeypatch.setitem(STAGES, "count", COUNT)
 
@@ -131,7 +131,7 @@ def test_a_new_format_is_one_function_and_one_line(tmp_path: Path, base: Path, m
 
     monkeypatch.setitem(FORMATS, "slash", slash)
     data = tmp_path / "lines.jsonl"
-    data.write_text("".join(json.dumps({"line": f"{n} sky? / blue"}) + "\n" for n in range(8)))
+    data.write_text("".join(json.dumps({"line": f"{n} sky? / blue"}) + "\n" for n in range(8)), encoding="utf-8")
     stage = {**tiny.sft(data), "data": [{"path": str(data), "format": "slash"}]}
     there = tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs")
     tiny.job(there, "sft")

@@ -18,7 +18,7 @@ Forks = Callable[..., Fork]
 
 
 def written(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -54,7 +54,7 @@ def refused(made: Callable[[], Fork]) -> str:
 
 def test_a_fork_says_only_what_differs(forks: Forks) -> None:
     made = forks(ALPACA)
-    assert made.path.read_text() == (
+    assert made.path.read_text(encoding="utf-8") == (
         "# parent-tiny on rows of its own. `ft plan --diff` tells what differs from the recipe it extends.\n"
         "extends: ../parent/tiny.yaml\n"
         "stages:\n"
@@ -97,12 +97,12 @@ def test_bad_rows_are_shown_and_nothing_is_written(forks: Forks, tmp_path: Path)
 
 def test_reject_sets_bad_rows_aside(forks: Forks) -> None:
     made = forks([*ALPACA, {"instruction": "sky?", "output": ""}], reject=True)
-    assert "    rows: {eval_fraction: 0.1, on_bad_row: reject}\n" in made.path.read_text()
+    assert "    rows: {eval_fraction: 0.1, on_bad_row: reject}\n" in made.path.read_text(encoding="utf-8")
     assert f"{made.source.path}: 40 good rows, 1 bad ones will be set aside" in list(fork_lines(made))
 
 
 def test_reject_is_not_written_where_every_row_is_good(forks: Forks) -> None:
-    assert "on_bad_row" not in forks(ALPACA, reject=True).path.read_text()
+    assert "on_bad_row" not in forks(ALPACA, reject=True).path.read_text(encoding="utf-8")
 
 
 def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: Path) -> None:
@@ -111,7 +111,9 @@ def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: P
         f"{tmp_path}/own.jsonl: 1 of 41 rows are longer than max_length 64, the first at {tmp_path}/own.jsonl:41, "
         "the longest of 85 tokens. Say --too-long drop_turns (whole oldest turns leave) or --too-long drop."
     )
-    assert "rows: {eval_fraction: 0.1, on_too_long: drop}\n" in forks(rows, too_long="drop").path.read_text()
+    assert "rows: {eval_fraction: 0.1, on_too_long: drop}\n" in forks(rows, too_long="drop").path.read_text(
+        encoding="utf-8"
+    )
     assert refused(lambda: forks(rows, name="b", too_long="cut")) == (
         "--too-long: 'cut'. Write drop_turns (whole oldest turns leave) or drop."
     )
@@ -129,7 +131,7 @@ def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
     assert (
         "data: [{path: ../own.jsonl, format: prompt_completion, "
         'columns: {prompt: question, completion: "reply to: it"}}]'
-    ) in made.path.read_text()
+    ) in made.path.read_text(encoding="utf-8")
     assert (made.summary.good, made.summary.trained) == (40, 200)
     assert refused(lambda: forks(rows, name="b", columns={"prompt": "quest"})) == (
         f"{tmp_path}/own.jsonl:1: no column 'quest'. There are: question, reply to: it."
@@ -195,7 +197,7 @@ def test_a_stage_on_pairs_is_forked_with_pairs_alone(base: Path, data: Path, tmp
     there = tiny.planned(tiny.recipe(tmp_path / "parent", [stage], model=str(base)), tmp_path / "runs")
     made = fork(there, ForkOptions(str(tmp_path / "new/own.yaml"), str(own)), tiny.checked)
     assert (made.source.format, made.summary.good, made.summary.rendered) == ("preference", 40, False)
-    assert "rows: {eval_fraction: 0.1}" in made.path.read_text()
+    assert "rows: {eval_fraction: 0.1}" in made.path.read_text(encoding="utf-8")
     said = refused(lambda: fork(there, ForkOptions(str(tmp_path / "new/b.yaml"), str(data)), tiny.checked))
     assert said.endswith(
         "rows.jsonl: its rows are no pairs of answers, and 'dpo' trains on pairs. Name another stage: --stage."
@@ -204,14 +206,14 @@ def test_a_stage_on_pairs_is_forked_with_pairs_alone(base: Path, data: Path, tmp
 
 def test_an_evaluation_can_be_forked_with_prompts(forks: Forks, tmp_path: Path) -> None:
     made = forks([{"prompt": "snow?", "answer": "white"}], stage="score")
-    assert made.path.read_text().partition("stages:\n")[2] == (
+    assert made.path.read_text(encoding="utf-8").partition("stages:\n")[2] == (
         "  - name: score\n    data: [{path: ../own.jsonl, format: prompt}]\n"
     )
     assert [p.name for p in tiny.planned(made.path, tmp_path / "runs").stages] == ["sft", "score"]
 
 
 def test_a_share_is_held_out_that_leaves_a_row_on_each_side(forks: Forks) -> None:
-    assert "eval_fraction: 0.2}" in forks(ALPACA[:3]).path.read_text()
+    assert "eval_fraction: 0.2}" in forks(ALPACA[:3]).path.read_text(encoding="utf-8")
     assert refused(lambda: forks([ALPACA[0]] * 5, name="b")).endswith(
         "its rows open all alike, so none can be held out. Give it more conversations."
     )
@@ -219,13 +221,13 @@ def test_a_share_is_held_out_that_leaves_a_row_on_each_side(forks: Forks) -> Non
 
 def test_nothing_is_overwritten_without_force(forks: Forks, parent: Path) -> None:
     made = forks(ALPACA)
-    before = made.path.read_text()
+    before = made.path.read_text(encoding="utf-8")
     assert refused(lambda: forks(ALPACA[:30])) == (
         f"{made.path}: is there already. Give another name, or --force to overwrite it."
     )
-    assert made.path.read_text() == before
-    made.path.write_text("old")
-    assert forks(ALPACA, force=True).path.read_text() == before
+    assert made.path.read_text(encoding="utf-8") == before
+    made.path.write_text("old", encoding="utf-8")
+    assert forks(ALPACA, force=True).path.read_text(encoding="utf-8") == before
     assert refused(lambda: forks(ALPACA, name="../parent/tiny", force=True)).endswith(
         "that is the recipe to start from. Give the new one another name."
     )
@@ -252,15 +254,18 @@ def test_held_out_rows_of_the_parent_do_not_stay(base: Path, data: Path, tmp_pat
     own = written(tmp_path / "own.jsonl", ALPACA)
     there = tiny.planned(parent, tmp_path / "runs")
     made = fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
-    assert "    eval_data: [] # rows are held out of the data instead\n" in made.path.read_text()
+    assert "    eval_data: [] # rows are held out of the data instead\n" in made.path.read_text(encoding="utf-8")
     assert tiny.planned(made.path, tmp_path / "runs").stage("sft").stage.eval_data == ()
 
 
 def test_skip_leaves_a_stage_out_and_must_name_one(parent: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("extends: parent/tiny.yaml\nstages: [{name: score, skip: true}]\n")
+    own.write_text("extends: parent/tiny.yaml\nstages: [{name: score, skip: true}]\n", encoding="utf-8")
     assert [stage.name for stage in tiny.checked(own).stages] == ["sft"]
-    own.write_text("extends: parent/tiny.yaml\nstages:\n- {name: scroe, skip: true}\n- {name: score, skip: sure}\n")
+    own.write_text(
+        "extends: parent/tiny.yaml\nstages:\n- {name: scroe, skip: true}\n- {name: score, skip: sure}\n",
+        encoding="utf-8",
+    )
     with pytest.raises(UserError) as error:
         tiny.checked(own)
     assert sorted(str(error.value).splitlines()) == [

@@ -22,7 +22,7 @@ def rows(file: Path, *dialogues: list[str]) -> Path:
         roles = (("user", "assistant")[n % 2] for n in range(len(texts)))
         messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
         lines.append(json.dumps({"messages": messages}))
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
 
 

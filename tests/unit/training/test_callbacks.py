@@ -27,7 +27,7 @@ def test_every_logged_value_is_one_line(tmp_path, arguments):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for step in (1, 2):
         metrics.on_log(arguments, TrainerState(global_step=step), TrainerControl(), logs={"loss": step / 2, "epoch": 1})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert lines == ['{"step": 1, "loss": 0.5, "epoch": 1}', '{"step": 2, "loss": 1.0, "epoch": 1}']
 
 
@@ -35,21 +35,21 @@ def test_a_logged_value_that_is_no_number_is_null(tmp_path, arguments):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     state = TrainerState(global_step=1, log_history=[{"loss": float("nan"), "step": 1}])
     metrics.on_log(arguments, state, TrainerControl(), logs={"loss": float("nan"), "grad_norm": float("inf")})
-    assert metrics.path.read_text() == '{"step": 1, "loss": null, "grad_norm": null}\n'
+    assert metrics.path.read_text(encoding="utf-8") == '{"step": 1, "loss": null, "grad_norm": null}\n'
     metrics.on_train_begin(arguments, state, TrainerControl())
-    assert metrics.path.read_text() == '{"step": 1, "loss": null}\n'
+    assert metrics.path.read_text(encoding="utf-8") == '{"step": 1, "loss": null}\n'
 
 
 def test_a_new_run_empties_the_file(tmp_path, arguments):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.path.write_text('{"step": 1, "loss": 9}\n')
+    metrics.path.write_text('{"step": 1, "loss": 9}\n', encoding="utf-8")
     metrics.on_train_begin(arguments, TrainerState(), TrainerControl())
-    assert metrics.path.read_text() == ""
+    assert metrics.path.read_text(encoding="utf-8") == ""
 
 
 def test_a_resumed_run_begins_with_what_its_checkpoint_knows(tmp_path, arguments):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    metrics.path.write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "lo')
+    metrics.path.write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "lo', encoding="utf-8")
     known = [{"loss": 9.0, "step": 1}, {"loss": 8.0, "step": 2}]
     metrics.on_train_begin(arguments, TrainerState(global_step=2, log_history=known), TrainerControl())
     assert read_lines(metrics.path) == [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}]
@@ -64,7 +64,7 @@ def test_only_the_first_process_writes(tmp_path, arguments):
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo', encoding="utf-8")
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 9}]
 
 
@@ -86,7 +86,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     save_file({"weight": torch.ones(64, 64)}, made / "model.safetensors")
     torch.save({"state": torch.ones(64)}, made / "optimizer.pt")
     torch.save({"cpu": torch.ones(64)}, made / "rng_state.pth")
-    (made / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (made / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
     return made
 
 
