@@ -36,11 +36,11 @@ def make_rows(path: Path, rows: int) -> None:
 
 
 def ours(path: str) -> int:
-    from ft.data.mix import BadRows, mixed
+    from ft.data.mix import BadRows, mix_rows
     from ft.data.sources.read import Source
 
     bad = BadRows("error")
-    rows = sum(1 for _ in mixed([Source(path)], seed=1, bad=bad))
+    rows = sum(1 for _ in mix_rows([Source(path)], seed=1, bad=bad))
     bad.finish()
     return rows
 

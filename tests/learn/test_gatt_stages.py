@@ -18,8 +18,8 @@ from ft.gatt.instructions import Bank
 from ft.models.identity import model_identity
 from ft.models.load import load
 from ft.results.store import Planned
-from ft.stages.attention import binned, greatest_attention, to_instruction
-from ft.stages.consistency import ConsistencyOptions, Judged, Recall, cells_of, compared_in, share
+from ft.stages.attention import bin_map, greatest_attention, to_instruction
+from ft.stages.consistency import CheckedAnswer, ConsistencyOptions, Recall, cells_of, compared_in, share
 
 BANK = {
     "kinds": {
@@ -282,8 +282,8 @@ def test_a_cell_that_is_not_there_is_said_with_those_that_are(tmp_path):
         compared_in(options, Bank.read(Path(options.bank)), "x.yaml:1")
 
 
-def said(model: str, turn: int, obeys: bool, right: bool = True) -> Judged:
-    return Judged(model, "seen", "0", turn, "x", {"pet": obeys, "brief": True}, right, None)
+def said(model: str, turn: int, obeys: bool, right: bool = True) -> CheckedAnswer:
+    return CheckedAnswer(model, "seen", "0", turn, "x", {"pet": obeys, "brief": True}, right, None)
 
 
 def test_recall_counts_answers_that_obey_every_kind():
@@ -324,7 +324,7 @@ def test_neighbouring_tokens_are_binned_by_the_greatest():
     import torch
 
     attention = torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.3, 0.0], [0.4, 0.5, 0.6]])
-    assert binned(attention, 2).tolist() == [[pytest.approx(0.3), 0.0], [0.5, pytest.approx(0.6)]]
+    assert bin_map(attention, 2).tolist() == [[pytest.approx(0.3), 0.0], [0.5, pytest.approx(0.6)]]
 
 
 def test_attention_by_turn_is_written_and_drawn(tmp_path, ending):

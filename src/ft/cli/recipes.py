@@ -169,18 +169,18 @@ def stats_command(
 ) -> None:
     """What rows hold: how many, turns, lengths, grades, ties and what is broken, source by source."""
     from ft.results.store import plan
-    from ft.tools.stats import file_source, of_file, of_recipe, show_stats, stats_as_json
+    from ft.tools.stats import file_source, file_stats, recipe_stats, show_stats, stats_as_json
 
     with Progress("reading rows", unit="rows") as progress:
         if path.endswith((".yaml", ".yml")):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
             there = plan(read_recipe(Path(path), set_, runs), runs)
-            stats = of_recipe(
+            stats = recipe_stats(
                 there, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
             )
         else:
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
-            stats = [of_file(file_source(path, format_, columns or []), model, progress.advance)]
+            stats = [file_stats(file_source(path, format_, columns or []), model, progress.advance)]
     if as_json:
         return print_json([stats_as_json(part) for part in stats])
     for part in stats:

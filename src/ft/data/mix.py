@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 
 from ft.data.formats import Row, detect, format_row
 from ft.data.formats.messages import BadRow, Message
-from ft.data.sources.files import Located, Report
+from ft.data.sources.files import Report, SourceRow
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
 
@@ -69,10 +69,10 @@ class BadRows:
         if self._file is not None:
             self._file.close()
         if self.on_bad_row == "error" and self.count:
-            raise UserError(_shortened(self.first, self.count, "bad rows", REJECT_FIX))
+            raise UserError(_first_problems(self.first, self.count, "bad rows", REJECT_FIX))
 
 
-def _shortened(first: list[Problem], count: int, of_what: str, fix: str = "") -> list[Problem]:
+def _first_problems(first: list[Problem], count: int, of_what: str, fix: str = "") -> list[Problem]:
     """The first problems, and a line that counts the rest."""
     if count <= SHOWN:
         return first
@@ -80,29 +80,29 @@ def _shortened(first: list[Problem], count: int, of_what: str, fix: str = "") ->
     return [*first, Problem(where, f"and {count - SHOWN:,} more {of_what}, {count:,} in all", fix)]
 
 
-def formatted(source: Source, report: Report) -> Iterator[Located]:
+def format_rows(source: Source, report: Report) -> Iterator[SourceRow]:
     """The good rows of one source in file order, each in its format; the others go to `report`."""
     name, columns = source.format, source.columns
-    for located in read(source, report):
+    for source_row in read(source, report):
         try:
             if name is None:
-                name = _detected(located, columns)
-            row = format_row(name, located.row, columns)
+                name = _detect_format(source_row, columns)
+            row = format_row(name, source_row.row, columns)
         except BadRow as bad:
-            report(located.where, located.row, bad)
+            report(source_row.where, source_row.row, bad)
         else:
-            yield Located(located.where, row)
+            yield SourceRow(source_row.where, row)
 
 
-def _detected(located: Located, columns: dict[str, str]) -> str:
+def _detect_format(source_row: SourceRow, columns: dict[str, str]) -> str:
     """The format of the first row that can be read, which then holds for all."""
     try:
-        return detect(located.row, columns)
+        return detect(source_row.row, columns)
     except BadRow as bad:
-        raise fail(located.where, bad.what, bad.fix) from bad
+        raise fail(source_row.where, bad.what, bad.fix) from bad
 
 
-def mixed(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[Located]:
+def mix_rows(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[SourceRow]:
     """The formatted rows of all sources, one source after the other in file order; shuffling is the trainer's part.
 
     A source with a cap or a weight gives an exact number of its good rows: `rows` of them chosen by seed, then each
@@ -113,58 +113,58 @@ def mixed(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[Loc
     """
     sources = tuple(sources)
     if any(source.share is not None for source in sources):
-        yield from _shared_out(sources, seed, bad)
+        yield from _draw_shares(sources, seed, bad)
         return
     for source in sources:
         if source.weight == 1 and source.rows is None:
-            yield from _all(source, bad)
+            yield from _take_all(source, bad)
         else:
-            yield from _chosen(source, _counted(source, bad), seed)
+            yield from _choose(source, _count_good(source, bad), seed)
 
 
-def _all(source: Source, bad: BadRows) -> Iterator[Located]:
-    seen_bad, good = bad.count, 0
-    for located in formatted(source, bad.add):
+def _take_all(source: Source, bad: BadRows) -> Iterator[SourceRow]:
+    bad_before, good = bad.count, 0
+    for source_row in format_rows(source, bad.add):
         good += 1
-        yield located
-    _some_are_good(source, good, bad, seen_bad)
+        yield source_row
+    _require_good(source, good, bad, bad_before)
 
 
-def _counted(source: Source, bad: BadRows) -> int:
+def _count_good(source: Source, bad: BadRows) -> int:
     """How many good rows a source has; the bad ones go to `bad`."""
-    seen_bad = bad.count
-    good = sum(1 for _ in formatted(source, bad.add))
-    _some_are_good(source, good, bad, seen_bad)
+    bad_before = bad.count
+    good = sum(1 for _ in format_rows(source, bad.add))
+    _require_good(source, good, bad, bad_before)
     return good
 
 
-def _some_are_good(source: Source, good: int, bad: BadRows, seen_bad: int) -> None:
+def _require_good(source: Source, good: int, bad: BadRows, bad_before: int) -> None:
     if not good and bad.on_bad_row == "reject":
-        raise fail(source.path, f"none of its {bad.count - seen_bad:,} rows is good", f"The last: {bad.last}")
+        raise fail(source.path, f"none of its {bad.count - bad_before:,} rows is good", f"The last: {bad.last}")
 
 
-def _capped(source: Source, good: int) -> int:
+def _cap(source: Source, good: int) -> int:
     return min(good, source.rows or good)
 
 
-def given_rows(source: Source, good: int) -> int:
+def rows_to_take(source: Source, good: int) -> int:
     """How many of its good rows a source gives, by its cap and its weight."""
-    return round(source.weight * _capped(source, good))
+    return round(source.weight * _cap(source, good))
 
 
-def _chosen(source: Source, good: int, seed: int) -> Iterator[Located]:
+def _choose(source: Source, good: int, seed: int) -> Iterator[SourceRow]:
     """Exactly `rows` of the good rows, then exactly `weight` times these."""
-    capped = _capped(source, good)
+    limit = _cap(source, good)
     whole = int(source.weight)
-    cap = _choice(capped, good, random.Random(f"rows {seed}"))
-    part = _choice(given_rows(source, good) - whole * capped, capped, random.Random(f"weight {seed}"))
-    for located in formatted(source, _known):
+    cap = _choice(limit, good, random.Random(f"rows {seed}"))
+    part = _choice(rows_to_take(source, good) - whole * limit, limit, random.Random(f"weight {seed}"))
+    for source_row in format_rows(source, _ignore):
         good -= 1
         if good < 0:
             break
         if next(cap):
             for _ in range(whole + next(part)):
-                yield located
+                yield source_row
     if good:
         raise fail(source.path, "changed while it was read", "Start again when it is whole.")
 
@@ -172,54 +172,55 @@ def _chosen(source: Source, good: int, seed: int) -> Iterator[Located]:
 # Shares
 
 
-def parts(sources: Sequence[Source], given: Sequence[int]) -> dict[str, tuple[int, int]]:
+def group_sizes(sources: Sequence[Source], offered: Sequence[int]) -> dict[str, tuple[int, int]]:
     """For each group how many rows are taken, and of how many: as many as keep the shares and repeat no row.
 
     `given` is what each source gives by its cap and its weight. The group that is scarcest for its share is taken
     whole, and the others as its rows allow; which of their rows, is an exact seeded choice from all their sources.
     """
     shares = {_group(source): source.share for source in sources if source.share is not None}
-    there = Counter[str]()
-    for source, rows in zip(sources, given, strict=True):
+    available = Counter[str]()
+    for source, rows in zip(sources, offered, strict=True):
         if _group(source) not in shares:
             raise ValueError(f"{source.path}: beside shares, every source belongs to a group with a share")
-        there[_group(source)] += rows
-    most = min(there[group] / share for group, share in shares.items())
-    found = {group: (min(round(share * most), there[group]), there[group]) for group, share in shares.items()}
-    empty = [group for group, (taken, _) in found.items() if not taken]
-    if empty and all(there.values()):
-        size = min(there, key=lambda group: there[group] / shares[group])
-        what = f"group '{size}' has {there[size]:,} rows, too few for group '{empty[0]}' to have a row in its share"
+        available[_group(source)] += rows
+    scale = min(available[group] / share for group, share in shares.items())
+    sizes = {group: (min(round(share * scale), available[group]), available[group]) for group, share in shares.items()}
+    empty = [group for group, (count, _) in sizes.items() if not count]
+    if empty and all(available.values()):
+        size = min(available, key=lambda group: available[group] / shares[group])
+        what = f"group '{size}' has {available[size]:,} rows, too few for group '{empty[0]}' to have a row in its share"
         raise fail(sources[0].path, what, "Give it more rows, or change the shares.")
-    return found
+    return sizes
 
 
 def _group(source: Source) -> str:
     return source.group or ""
 
 
-def _shared_out(sources: Sequence[Source], seed: int, bad: BadRows) -> Iterator[Located]:
-    good = [_counted(source, bad) for source in sources]
-    given = [given_rows(source, rows) for source, rows in zip(sources, good, strict=True)]
+def _draw_shares(sources: Sequence[Source], seed: int, bad: BadRows) -> Iterator[SourceRow]:
+    good = [_count_good(source, bad) for source in sources]
+    offered = [rows_to_take(source, rows) for source, rows in zip(sources, good, strict=True)]
     choices = {
-        group: _choice(taken, there, random.Random(f"share {group} {seed}"))
-        for group, (taken, there) in parts(sources, given).items()
+        group: _choice(count, available, random.Random(f"share {group} {seed}"))
+        for group, (count, available) in group_sizes(sources, offered).items()
     }
     for source, rows in zip(sources, good, strict=True):
         choice = choices[_group(source)]
-        yield from (located for located in _chosen(source, rows, seed) if next(choice))
+        yield from (source_row for source_row in _choose(source, rows, seed) if next(choice))
 
 
-def _known(where: str, row: Any, bad: BadRow) -> None:
+def _ignore(where: str, row: Any, bad: BadRow) -> None:
     """The `Report` of the second reading: the first has told of every bad row."""
 
 
-def _choice(wanted: int, there: int, chance: random.Random) -> Iterator[bool]:
-    """`there` answers, exactly `wanted` of them true, every subset alike (Knuth, vol. 2, 3.4.2, algorithm S)."""
-    for left in range(there, 0, -1):
-        taken = chance.random() * left < wanted
-        wanted -= taken
-        yield taken
+def _choice(count: int, available: int, chance: random.Random) -> Iterator[bool]:
+    """`available` answers, exactly `count` of them true, every subset alike (Knuth, vol. 2, 3.4.2, algorithm S)."""
+    for left in range(available, 0, -1):
+        # count / left is the exact share still to be chosen, so that the last ones come out right whatever came before
+        is_chosen = chance.random() * left < count
+        count -= is_chosen
+        yield is_chosen
 
 
 # Splits
@@ -253,18 +254,18 @@ class Leakage:
     def __init__(self) -> None:
         self._sides = {"train": _Prompts(), "eval": _Prompts()}
 
-    def add(self, side: Literal["train", "eval"], located: Located) -> None:
-        self._sides[side].add(*located)
+    def add(self, side: Literal["train", "eval"], source_row: SourceRow) -> None:
+        self._sides[side].add(*source_row)
 
     def problems(self) -> list[Problem]:
         """One problem for each row on the evaluation side that leaks, in the order they were added."""
         import numpy as np
 
         train, held_out = self._sides["train"], self._sides["eval"]
-        trained, asked = (np.array(side.hashes, dtype=np.uint64) for side in (train, held_out))
-        shared, first = np.intersect1d(trained, asked, return_indices=True)[:2]
-        leaking = np.flatnonzero(np.isin(asked, shared))
-        trained_at = first[np.searchsorted(shared, asked[leaking])]
+        trained_prompts, held_out_prompts = (np.array(side.hashes, dtype=np.uint64) for side in (train, held_out))
+        shared, first = np.intersect1d(trained_prompts, held_out_prompts, return_indices=True)[:2]
+        leaking = np.flatnonzero(np.isin(held_out_prompts, shared))
+        trained_at = first[np.searchsorted(shared, held_out_prompts[leaking])]
         return [
             Problem(held_out.where(int(row)), f"its prompt is trained on too, at {train.where(int(other))}", LEAK_FIX)
             for row, other in zip(leaking, trained_at, strict=True)
@@ -274,7 +275,7 @@ class Leakage:
         """Raise one `UserError` that names the first leaking rows and counts the others."""
         problems = self.problems()
         if problems:
-            raise UserError(_shortened(problems[:SHOWN], len(problems), "rows that leak"))
+            raise UserError(_first_problems(problems[:SHOWN], len(problems), "rows that leak"))
 
 
 class _Prompts:
@@ -311,7 +312,7 @@ def _flat(messages: list[Message]) -> list[str]:
     return [part for message in messages for part in (message["role"], message["content"].strip())]
 
 
-def _hash(*parts: Any) -> bytes:
+def _hash(*parts: str) -> bytes:
     """16 bytes; the length before each part keeps ("ab", "c") and ("a", "bc") apart."""
     digest = blake2b(digest_size=16)
     for part in parts:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft.data.formats.columns import KINDS, Row
-from ft.data.formats.messages import BadRow, Message, asking, words
+from ft.data.formats.messages import BadRow, Message, require_question, words
 from ft.data.selection import best, pair
-from ft.data.sources.files import Located
+from ft.data.sources.files import SourceRow
 from ft.files import digest, finite_or_none
 
 SIDES = ("chosen", "rejected")
@@ -43,8 +43,8 @@ class Sample:
 
     @property
     def key(self) -> str:
-        told = [str(self.origin[name]) for name in ("policy", "round", "temperature", "k")]
-        return "/".join((self.prompt.key, *told))
+        origin = [str(self.origin[name]) for name in ("policy", "round", "temperature", "k")]
+        return "/".join((self.prompt.key, *origin))
 
     @property
     def conversation(self) -> list[Message]:
@@ -54,9 +54,9 @@ class Sample:
         return {**self.origin, "score": self.score, "scores": dict(self.parts)}
 
 
-def prompt_in(located: Located) -> Prompt:
+def prompt_in(source_row: SourceRow) -> Prompt:
     """The prompt of a row of any kind: what stands before its last answer. Raises BadRow."""
-    row = located.row
+    row = source_row.row
     if "text" in row:
         raise BadRow("a plain text asks nothing", "Rows to sample for have a prompt, or messages.")
     if row.get("tools"):
@@ -67,14 +67,14 @@ def prompt_in(located: Located) -> Prompt:
         what = f"the prompt ends with a message of the {messages[-1]['role']}"
         raise BadRow(what, "What is answered is what a user says last: drop the row.")
     columns = {name: finite_or_none(value) for name, value in row.items() if name not in KINDS}  # Parquet's absent: NaN
-    return Prompt(digest(words(messages), 16), located.where, messages, columns)
+    return Prompt(digest(words(messages), 16), source_row.where, messages, columns)
 
 
 def _before_answer(messages: Sequence[Message]) -> list[Message]:
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise BadRow("the dialogue has no answer, so nothing stands before one", "Write what is asked as `prompt`.")
-    return asking(list(messages[: answers[-1]]), "what stands before the last answer ends")
+    return require_question(list(messages[: answers[-1]]), "what stands before the last answer ends")
 
 
 def is_earlier(row: Row) -> bool:
@@ -82,23 +82,23 @@ def is_earlier(row: Row) -> bool:
     return isinstance(row.get("sampled"), Mapping)
 
 
-def earlier(located: Located) -> list[Sample]:
+def earlier(source_row: SourceRow) -> list[Sample]:
     """The answer of an earlier round, or the two of a pair, with the prompt they were given to. Raises BadRow."""
-    found, row = prompt_in(located), located.row
+    found, row = prompt_in(source_row), source_row.row
     columns = {name: value for name, value in found.columns.items() if name not in ("sampled", *OF_A_PAIR)}
     prompt = Prompt(found.key, found.where, found.messages, columns)
     sides = (
         {"completion": row["sampled"]} if "completion" in row else {side: row["sampled"].get(side) for side in SIDES}
     )
     try:
-        return [Sample(prompt, row[side][-1]["content"], _origin(told)) for side, told in sides.items()]
+        return [Sample(prompt, row[side][-1]["content"], _origin_of(origin)) for side, origin in sides.items()]
     except (KeyError, TypeError) as error:
         fix = "Read the rows as the sample stage left them."
         raise BadRow("column sampled does not tell where the row's answers are from", fix) from error
 
 
-def _origin(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: told[name] for name in ORIGIN}
+def _origin_of(origin: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: origin[name] for name in ORIGIN}
 
 
 def best_row(samples: Sequence[Sample]) -> Row:

@@ -61,15 +61,15 @@ def of_best(scored: Sequence[Sequence[float]], values: Sequence[Sequence[float]]
     import numpy as np
 
     # Turned round, a stable sort leaves the first of equal scores highest, as `best` does.
-    scores, measured = (np.array(table, dtype=np.float64)[:, ::-1] for table in (scored, values))
-    by_rank = np.take_along_axis(measured, np.argsort(scores, axis=1, kind="stable"), axis=1).mean(axis=0)
+    scores, values_by_score = (np.array(table, dtype=np.float64)[:, ::-1] for table in (scored, values))
+    by_rank = np.take_along_axis(values_by_score, np.argsort(scores, axis=1, kind="stable"), axis=1).mean(axis=0)
     return [float(by_rank @ np.array(_rank_weights(len(by_rank), n, n))) for n in range(1, len(by_rank) + 1)]
 
 
-def _rank_weights(there: int, drawn: int, rank: int) -> list[float]:
-    """How likely each of the `there` sorted scores is the one of this rank (1 is the lowest) among `drawn` of them."""
-    subsets = math.comb(there, drawn)
-    return [math.comb(i, rank - 1) * math.comb(there - 1 - i, drawn - rank) / subsets for i in range(there)]
+def _rank_weights(count: int, subset_size: int, rank: int) -> list[float]:
+    """How likely each of `count` sorted scores has this rank (1 is the lowest) in a random subset of `subset_size`."""
+    subsets = math.comb(count, subset_size)
+    return [math.comb(i, rank - 1) * math.comb(count - 1 - i, subset_size - rank) / subsets for i in range(count)]
 
 
 def hottest(worth: Callable[[float], float], temperatures: Sequence[float]) -> float:

@@ -27,20 +27,20 @@ HEADER = re.compile(r"\n\W*\w[^\n]*[:#\]>*]\Z")
 
 def template(name_or_path_or_text: str) -> str:
     """The Jinja text of a shipped template's name, of a .jinja file, or of the text itself."""
-    given = name_or_path_or_text
-    if "{{" in given or "{%" in given:
-        return given
+    name = name_or_path_or_text
+    if "{{" in name or "{%" in name:
+        return name
     shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.jinja"))}
-    path = shipped.get(given, Path(given))
-    if given not in shipped and path.suffix not in (".jinja", ".j2"):
+    path = shipped.get(name, Path(name))
+    if name not in shipped and path.suffix not in (".jinja", ".j2"):
         names = ", ".join(shipped)
-        raise fail("chat_template", f"no template {given!r}", f"There are: {names}; or name a .jinja file.")
+        raise fail("chat_template", f"no template {name!r}", f"There are: {names}; or name a .jinja file.")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise fail("chat_template", f"{given}: {error.strerror}", f"Shipped are: {', '.join(shipped)}.") from error
+        raise fail("chat_template", f"{name}: {error.strerror}", f"Shipped are: {', '.join(shipped)}.") from error
     except UnicodeDecodeError as error:
-        raise fail("chat_template", f"{given} is not UTF-8 text", "Save it as UTF-8.") from error
+        raise fail("chat_template", f"{name} is not UTF-8 text", "Save it as UTF-8.") from error
 
 
 def word(number: int) -> str:
@@ -112,7 +112,7 @@ class ChatTemplate:
             (id, *span) for id, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]  # fmt: skip
 
-    def shared(self, one: str, other: str) -> int:
+    def common_prefix(self, one: str, other: str) -> int:
         """How many characters two texts begin with in common, in whole tokens."""
         if other.startswith(one):
             return len(one)
@@ -146,9 +146,9 @@ class ChatTemplate:
         for header in headers:
             tokens = [(id, header[start:end]) for id, start, end in self.tokens(header)]
             marks |= {text.strip() for id, text in tokens if self._is_added(id, text)}
-        known = _any_of(marks)
+        marks_pattern = _any_of(marks)
         for piece in headers + cues:
-            lines = (HEADER.search(part.rstrip()) for part in known.split(piece))
+            lines = (HEADER.search(part.rstrip()) for part in marks_pattern.split(piece))
             marks |= {line[0] for line in lines if line}
         return _any_of(marks)
 

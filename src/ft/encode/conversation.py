@@ -15,11 +15,11 @@ from typing import Any, Literal
 from ft.data.formats import BadRow
 from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
-from ft.encode.segments import Layout, Spans
-from ft.encode.truncation import Counts, fewest, kept, turn_starts
+from ft.encode.segments import Layout, Segmenter
+from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
 from ft.errors import fail
 
-__all__ = ["ROLES", "BadRow", "Counts", "Rendered", "Renderer", "template"]
+__all__ = ["ROLES", "BadRow", "Counts", "RenderedRow", "Renderer", "template"]
 
 ROLES = ("template", "system", "user", "assistant", "tool")
 CODES = {role: code for code, role in enumerate(ROLES)}
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedRow:
     """A row as the trainer gets it: `labels` are IGNORE_INDEX where not trained, `roles[n]` is an index into ROLES."""
 
     input_ids: list[int]
@@ -39,12 +39,12 @@ class Rendered:
 
 
 @dataclass
-class _Read:
+class _Conversation:
     """A row's dialogue: `first` is its first message after the prompt, if it has one; `wanted` are trained."""
 
     messages: list[Message]
     first: int | None
-    wanted: set[int]
+    trained: set[int]
     tools: Any
     text: str | BadRow = ""
 
@@ -91,7 +91,7 @@ class Renderer:
         self.template: ChatTemplate | None = None  # a base model's plain text needs none
         if tokenizer.chat_template:
             self.template = ChatTemplate(tokenizer)
-            self.spans = Spans(self.template)
+            self.spans = Segmenter(self.template)
             self.stop_ids = self._stops()
             self.notes = self._notes()
 
@@ -110,51 +110,59 @@ class Renderer:
         chat = self._chat()
         text = chat.text([_bare(message) for message in messages], tools, prompt=True)
         for n, message in enumerate(messages):
-            said = (
+            words = (
                 message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
             )
-            if said.strip() not in text:  # an earlier answer's thinking is left out by design
+            if words.strip() not in text:  # an earlier answer's thinking is left out by design
                 raise BadRow(f"the chat template drops or changes message {n + 1} ({message['role']})")
         return text
 
-    def render(self, row: Row) -> Rendered | None:
+    def render(self, row: Row) -> RenderedRow | None:
         """The row's tokens and labels; None where `on_too_long` drops it. Raises BadRow."""
         rendered = self.render_batch([row])[0]
         if isinstance(rendered, BadRow):
             raise rendered
         return rendered
 
-    def render_batch(self, rows: Sequence[Row]) -> list[Rendered | BadRow | None]:
+    def render_batch(self, rows: Sequence[Row]) -> list[RenderedRow | BadRow | None]:
         """What `render` returns or raises for each row, in one call of the tokenizer."""
-        return [self._fitted(row, rendered) for row, rendered in zip(rows, self._rendered(rows), strict=True)]
+        return [self._fit(row, rendered) for row, rendered in zip(rows, self._render_whole(rows), strict=True)]
 
     # Rendering, whatever the length
 
-    def _rendered(self, rows: Sequence[Row]) -> list[Rendered | BadRow]:
-        drafts = [self._draft(read) for read in self._with_texts([self._read(row) for row in rows])]
-        encoded = self._encoded([draft.layout.text for draft in drafts if isinstance(draft, _Draft)])
-        return [self._labelled(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
+    def _render_whole(self, rows: Sequence[Row]) -> list[RenderedRow | BadRow]:
+        drafts = [
+            self._draft(conversation) for conversation in self._render_texts([self._read_row(row) for row in rows])
+        ]
+        encoded = self._tokenize([draft.layout.text for draft in drafts if isinstance(draft, _Draft)])
+        return [self._label(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
 
-    def _read(self, row: Row) -> _Read | Rendered | BadRow:
+    def _read_row(self, row: Row) -> _Conversation | RenderedRow | BadRow:
         try:
             if "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str):
-                return self._plain(row["text"])
+                return self._render_text(row["text"])
             messages, first = _messages(row)
             self._refuse_forged(messages)
             trained = trained_messages(messages, first, self.train_on)
         except BadRow as bad:
             return bad
-        return _Read([_bare(message) for message in messages], first, trained, _tools(row))
+        return _Conversation([_bare(message) for message in messages], first, trained, _tools(row))
 
-    def _with_texts(self, reads: list[_Read | Rendered | BadRow]) -> list[_Read | Rendered | BadRow]:
+    def _render_texts(
+        self, conversations: list[_Conversation | RenderedRow | BadRow]
+    ) -> list[_Conversation | RenderedRow | BadRow]:
         """The dialogues with their texts, which are rendered together where no tools are given."""
-        plain = [read for read in reads if isinstance(read, _Read) and read.tools is None]
-        texts = self._chat().texts([read.messages for read in plain]) if plain else []
-        for read, text in zip(plain, texts, strict=True):
-            read.text = text
-        return reads
+        plain = [
+            conversation
+            for conversation in conversations
+            if isinstance(conversation, _Conversation) and conversation.tools is None
+        ]
+        texts = self._chat().texts([conversation.messages for conversation in plain]) if plain else []
+        for conversation, text in zip(plain, texts, strict=True):
+            conversation.text = text
+        return conversations
 
-    def _encoded(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    def _tokenize(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         if not texts:
             return iter(())
         encoded = self.tokenizer(
@@ -162,39 +170,41 @@ class Renderer:
         )
         return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
-    def _draft(self, read: _Read | Rendered | BadRow) -> _Draft | Rendered | BadRow:
-        if not isinstance(read, _Read):
-            return read
+    def _draft(self, conversation: _Conversation | RenderedRow | BadRow) -> _Draft | RenderedRow | BadRow:
+        if not isinstance(conversation, _Conversation):
+            return conversation
         try:
-            if isinstance(read.text, BadRow):
-                return read.text
-            text = read.text or self._chat().text(read.messages, read.tools)
-            draft = self._chosen(read, self.spans.layout(read.messages, read.tools, text))
+            if isinstance(conversation.text, BadRow):
+                return conversation.text
+            text = conversation.text or self._chat().text(conversation.messages, conversation.tools)
+            draft = self._select_trained(
+                conversation, self.spans.layout(conversation.messages, conversation.tools, text)
+            )
         except BadRow as bad:
             return bad
         self.counts.answers_shortened += len(draft.layout.shortened)
         return draft
 
-    def _chosen(self, read: _Read, layout: Layout) -> _Draft:
+    def _select_trained(self, conversation: _Conversation, layout: Layout) -> _Draft:
         """Which characters are trained, of the messages that are wanted."""
-        answers = [n for n in sorted(read.wanted) if read.messages[n]["role"] == "assistant"]
+        answers = [n for n in sorted(conversation.trained) if conversation.messages[n]["role"] == "assistant"]
         for n in answers:
             if n in layout.faults and (self.train_on != "all" or n in layout.shortened):
                 raise layout.faults[n]
         spans = layout.spans
         if self.train_on == "all":
-            silent = [(spans[n].start, spans[n].end) for n in range(len(spans)) if n not in read.wanted]
+            silent = [(spans[n].start, spans[n].end) for n in range(len(spans)) if n not in conversation.trained]
             return _Draft(layout, without(len(layout.text), silent), answers)
         trained: list[tuple[int, int]] = []
-        for n in sorted(read.wanted):
-            after_prompt = self.train_on == "completion" and read.first is not None and n > read.first
-            start = trained.pop()[0] if after_prompt and n - 1 in read.wanted else spans[n].start
+        for n in sorted(conversation.trained):
+            after_prompt = self.train_on == "completion" and conversation.first is not None and n > conversation.first
+            start = trained.pop()[0] if after_prompt and n - 1 in conversation.trained else spans[n].start
             trained.append((start, spans[n].end))
         if not trained:
             raise BadRow("no message of this row is trained", "Give it an answer, or an answer train: true.")
         return _Draft(layout, trained, answers)
 
-    def _labelled(self, draft: _Draft, ids: list[int], offsets: list[tuple[int, int]]) -> Rendered | BadRow:
+    def _label(self, draft: _Draft, ids: list[int], offsets: list[tuple[int, int]]) -> RenderedRow | BadRow:
         layout = draft.layout
         starts = [start for start, _ in offsets]
         labels, roles = [IGNORE_INDEX] * len(ids), [0] * len(ids)
@@ -214,9 +224,9 @@ class Renderer:
             return bad
         if not count:
             return BadRow("no token of this row is trained", "Give it an answer.")
-        return Rendered(ids, labels, roles)
+        return RenderedRow(ids, labels, roles)
 
-    def _plain(self, text: str) -> Rendered:
+    def _render_text(self, text: str) -> RenderedRow:
         """A document: BOS where the tokenizer puts one, the text, EOS; all of it trained."""
         if found := self.special.search(text):
             raise BadRow(f"the text holds the control token {found[0]!r}", "Take it out: EOS is put behind each text.")
@@ -225,11 +235,11 @@ class Renderer:
         ids = list(self.tokenizer(text)["input_ids"])
         if ids[-1:] != [self.tokenizer.eos_token_id]:
             ids.append(self.tokenizer.eos_token_id)
-        return Rendered(ids, list(ids), [0] * len(ids))
+        return RenderedRow(ids, list(ids), [0] * len(ids))
 
     # Length
 
-    def _fitted(self, row: Row, rendered: Rendered | BadRow) -> Rendered | BadRow | None:
+    def _fit(self, row: Row, rendered: RenderedRow | BadRow) -> RenderedRow | BadRow | None:
         if isinstance(rendered, BadRow) or self._fits(rendered):
             return rendered
         length = len(rendered.input_ids)
@@ -237,25 +247,25 @@ class Renderer:
         if self.on_too_long == "error":
             what = f"it is {length} tokens long, over max_length {self.max_length}"
             return BadRow(what, "Raise max_length, or set on_too_long: drop_turns or drop.")
-        if self.on_too_long == "drop_turns" and (shorter := self._shortened(row)):
+        if self.on_too_long == "drop_turns" and (shorter := self._drop_turns(row)):
             return shorter
         self.counts.rows_dropped += 1
         return None
 
-    def _shortened(self, row: Row) -> Rendered | BadRow | None:
-        def fits(turns: int) -> Rendered | BadRow | None:
-            return self._less(row, turns)
+    def _drop_turns(self, row: Row) -> RenderedRow | BadRow | None:
+        def fits(turns: int) -> RenderedRow | BadRow | None:
+            return self._without_turns(row, turns)
 
-        found: tuple[int, Rendered | BadRow] | None = fewest(self._droppable(row), fits)
-        if found is None:
+        fitting: tuple[int, RenderedRow | BadRow] | None = fewest_dropped(self._droppable(row), fits)
+        if fitting is None:
             return None
-        dropped, shorter = found
+        dropped, shorter = fitting
         if isinstance(shorter, BadRow):
             return shorter
         self.counts.turns_dropped += dropped
         return replace(shorter, dropped_turns=dropped)
 
-    def _fits(self, rendered: Rendered) -> bool:
+    def _fits(self, rendered: RenderedRow) -> bool:
         return self.max_length is None or len(rendered.input_ids) <= self.max_length
 
     def _droppable(self, row: Row) -> int:
@@ -269,15 +279,15 @@ class Renderer:
         stays = stays if first is None else min(stays, first)
         return max(0, sum(start < stays for start in turn_starts(messages)) - 1)
 
-    def _less(self, row: Row, turns: int) -> Rendered | BadRow | None:
+    def _without_turns(self, row: Row, turns: int) -> RenderedRow | BadRow | None:
         """The row without its oldest turns, if it fits then."""
         messages, first = _messages(row)
-        left = kept(messages, turns)
+        numbers = messages_left(messages, turns)
         if first is None:
-            shorter = {**row, "messages": [messages[n] for n in left]}
+            shorter = {**row, "messages": [messages[n] for n in numbers]}
         else:
-            shorter = {**row, "prompt": [messages[n] for n in left if n < first]}
-        rendered = self._rendered([shorter])[0]
+            shorter = {**row, "prompt": [messages[n] for n in numbers if n < first]}
+        rendered = self._render_whole([shorter])[0]
         return rendered if isinstance(rendered, BadRow) or self._fits(rendered) else None
 
     # Checks
@@ -332,17 +342,17 @@ class Renderer:
         chat = self._chat()
         if chat.closing:
             notes.append(f"The chat template ends no answer; the next turn's {chat.closing!r} is trained as its end.")
-        asked = [{"role": "user", "content": "What is it?"}]
+        question = [{"role": "user", "content": "What is it?"}]
         try:
-            cue = self.prompt(asked)
-            trained = self._rendered([{"messages": [*asked, {"role": "assistant", "content": "This."}]}])[0]
+            cue = self.prompt(question)
+            trained = self._render_whole([{"messages": [*question, {"role": "assistant", "content": "This."}]}])[0]
         except BadRow as bad:
             raise fail("chat template", bad.what, bad.fix) from bad
-        if isinstance(trained, Rendered) and trained.input_ids[: len(cue)] != cue:
-            read = [chat.tokenizer.decode(ids[-4:]) for ids in (cue, trained.input_ids[: len(cue)])]
+        if isinstance(trained, RenderedRow) and trained.input_ids[: len(cue)] != cue:
+            endings = [chat.tokenizer.decode(ids[-4:]) for ids in (cue, trained.input_ids[: len(cue)])]
             notes.append(
-                f"The prompt for an answer ends in {read[0]!r}, where training has {read[1]!r}: the chat template or "
-                "the tokenizer writes it otherwise when an answer follows."
+                f"The prompt for an answer ends in {endings[0]!r}, where training has {endings[1]!r}: the chat "
+                "template or the tokenizer writes it otherwise when an answer follows."
             )
         return tuple(notes)
 

@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ft.data.formats import BadRow
-from ft.encode.conversation import Rendered, Renderer
+from ft.encode.conversation import RenderedRow, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
-from ft.encode.truncation import fewest, kept, turn_starts
+from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 
 Row = dict[str, Any]
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
@@ -89,7 +89,7 @@ class PairRenderer:
 
     def render_batch(self, rows: Sequence[Row]) -> list[RenderedPair | BadRow | None]:
         """Each row as a pair, as what is wrong with it, or None where on_too_long drops it."""
-        return [self._fitted(row, pair) for row, pair in zip(rows, self._pairs(rows), strict=True)]
+        return [self._fit(row, pair) for row, pair in zip(rows, self._pairs(rows), strict=True)]
 
     def _pairs(self, rows: Sequence[Row]) -> list[RenderedPair | BadRow]:
         """The pairs, whatever their length, in one call of the tokenizer."""
@@ -98,15 +98,15 @@ class PairRenderer:
         halves = zip(rows, rendered[: len(rows)], rendered[len(rows) :], strict=True)
         return [_pair(row, chosen, rejected) for row, chosen, rejected in halves]
 
-    def _fitted(self, row: Row, pair: RenderedPair | BadRow) -> RenderedPair | BadRow | None:
+    def _fit(self, row: Row, pair: RenderedPair | BadRow) -> RenderedPair | BadRow | None:
         if isinstance(pair, BadRow) or not (excess := self._excess(pair)):
             return pair
         self.counts.rows_too_long += 1
         if self.options.on_too_long == "error":
             return BadRow(excess, "Raise it, or set on_too_long: drop_turns or drop.")
-        if self.options.on_too_long == "drop_turns" and (found := self._shortened(row)):
-            self.counts.turns_dropped += found[0]
-            return found[1]
+        if self.options.on_too_long == "drop_turns" and (shorter := self._drop_turns(row)):
+            self.counts.turns_dropped += shorter[0]
+            return shorter[1]
         self.counts.rows_dropped += 1
         return None
 
@@ -119,29 +119,31 @@ class PairRenderer:
             return f"it is {pair.longest} tokens long, over max_length {self.max_length}"
         return ""
 
-    def _shortened(self, row: Row) -> tuple[int, RenderedPair] | None:
+    def _drop_turns(self, row: Row) -> tuple[int, RenderedPair] | None:
         def fits(turns: int) -> RenderedPair | None:
-            prompt = [row["prompt"][n] for n in kept(row["prompt"], turns)]
+            prompt = [row["prompt"][n] for n in messages_left(row["prompt"], turns)]
             pair = self._pairs([{**row, "prompt": prompt}])[0]
             return pair if isinstance(pair, RenderedPair) and not self._excess(pair) else None
 
-        return fewest(len(turn_starts(row["prompt"])) - 1, fits)
+        return fewest_dropped(len(turn_starts(row["prompt"])) - 1, fits)
 
 
 def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> list[list[int] | BadRow]:
     """Tokens of each conversation through the end-of-turn token of its last message, an answer: the ids that a pair
     with this answer has. A score is read at that last token. `renderer` must train on the last answer."""
     rendered = renderer.render_batch([{"messages": [_bare(message) for message in turns]} for turns in conversations])
-    found: list[list[int] | BadRow] = []
+    token_lists: list[list[int] | BadRow] = []
     for turns, row in zip(conversations, rendered, strict=True):
-        if isinstance(row, Rendered) and turns[-1]["role"] != "assistant":
-            found.append(BadRow("a conversation to score ends with an answer", "End it with an assistant message."))
-        elif isinstance(row, Rendered):
-            found.append(row.input_ids[: _answer(row)[1]])
+        if isinstance(row, RenderedRow) and turns[-1]["role"] != "assistant":
+            token_lists.append(
+                BadRow("a conversation to score ends with an answer", "End it with an assistant message.")
+            )
+        elif isinstance(row, RenderedRow):
+            token_lists.append(row.input_ids[: _answer(row)[1]])
         else:
             assert row is not None, "without a budget no row is dropped"
-            found.append(row)
-    return found
+            token_lists.append(row)
+    return token_lists
 
 
 def _bare(message: Row) -> Row:
@@ -152,12 +154,14 @@ def _side(row: Row, answer: str) -> Row:
     return {"prompt": row.get("prompt"), "completion": row.get(answer), "tools": row.get("tools")}
 
 
-def _pair(row: Row, chosen: Rendered | BadRow | None, rejected: Rendered | BadRow | None) -> RenderedPair | BadRow:
+def _pair(
+    row: Row, chosen: RenderedRow | BadRow | None, rejected: RenderedRow | BadRow | None
+) -> RenderedPair | BadRow:
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if isinstance(side, BadRow):
             return BadRow(f"{name}: {side.what}", side.fix)
-    assert isinstance(chosen, Rendered)
-    assert isinstance(rejected, Rendered)
+    assert isinstance(chosen, RenderedRow)
+    assert isinstance(rejected, RenderedRow)
     (start, end), (other_start, other_end) = _answer(chosen), _answer(rejected)
     if chosen.input_ids[:start] != rejected.input_ids[:other_start]:
         return BadRow("its prompt is not the same tokens before both answers", "Use another chat template.")
@@ -173,7 +177,7 @@ def _pair(row: Row, chosen: Rendered | BadRow | None, rejected: Rendered | BadRo
     )
 
 
-def _answer(row: Rendered) -> tuple[int, int]:
+def _answer(row: RenderedRow) -> tuple[int, int]:
     """First and one past the last trained token; a template's whitespace behind the end token is left out."""
     trained = [place for place, label in enumerate(row.labels) if label != IGNORE_INDEX]
     return trained[0], trained[-1] + 1

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
 from ft.data.formats import BadRow
-from ft.data.mix import BadRows, Leakage, eval_side, mixed
-from ft.data.sources.read import Located, Source
-from ft.encode.conversation import ROLES, Rendered, Renderer
+from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
+from ft.data.sources.read import Source, SourceRow
+from ft.encode.conversation import ROLES, RenderedRow, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
 from ft.errors import fail
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
-Made = Rendered | RenderedPair
+PreparedRow = RenderedRow | RenderedPair
 PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -81,20 +81,20 @@ def rows_folder(runs: Path, key: RowsKey) -> Path:
 def train_rows(folder: Path) -> Dataset:
     """What the trainer trains on: packed rows where packing is on."""
     packed = folder / artifacts.PACKED_ROWS
-    return _opened(packed if packed.exists() else folder / artifacts.TRAIN_ROWS)
+    return _open(packed if packed.exists() else folder / artifacts.TRAIN_ROWS)
 
 
 def eval_rows(folder: Path) -> Dataset | None:
     path = folder / artifacts.EVAL_ROWS
-    return _opened(path) if path.exists() else None
+    return _open(path) if path.exists() else None
 
 
 def single_rows(folder: Path) -> Dataset:
     """Training rows one by one, with `where` and `roles`, for looking at."""
-    return _opened(folder / artifacts.TRAIN_ROWS)
+    return _open(folder / artifacts.TRAIN_ROWS)
 
 
-def _opened(path: Path) -> Dataset:
+def _open(path: Path) -> Dataset:
     from datasets import Dataset
 
     return Dataset.load_from_disk(str(path)) if path.is_dir() else Dataset.from_file(str(path))
@@ -113,14 +113,14 @@ def prepare(
     tick: Callable[[int], None] = lambda rows_read: None,
 ) -> dict[str, Any]:
     """Make the folder and return its stats. Raises UserError with the rows that are wrong; nothing is left then."""
-    started = time.monotonic()
+    start = time.monotonic()
     with atomic(folder) as partial:
         partial.mkdir()
-        maker = _Maker(partial, tokenizer, rows, max_length, seed, tick)
+        maker = _RowMaker(partial, tokenizer, rows, max_length, seed, tick)
         stats = maker.make(sources, eval_sources)
         if packing:
             _pack(partial, stats, max_length, packing)
-        stats["seconds"] = round(time.monotonic() - started, 2)
+        stats["seconds"] = round(time.monotonic() - start, 2)
         write_json(partial / artifacts.STATS, stats)
     return stats
 
@@ -144,15 +144,15 @@ class _Side:
         self.file = pa.OSFile(str(self.path), "wb")
         self.writer = pa.ipc.new_stream(self.file, self.schema)
 
-    def write(self, rendered: Sequence[tuple[str, Made]]) -> None:
+    def write(self, batch: Sequence[tuple[str, PreparedRow]]) -> None:
         import pyarrow as pa
 
-        lines = [_columns(where, row) for where, row in rendered]
+        lines = [_columns(where, row) for where, row in batch]
         self.writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=self.schema))
-        for _, row in rendered:
+        for _, row in batch:
             self.count(row)
 
-    def count(self, row: Made) -> None:
+    def count(self, row: PreparedRow) -> None:
         self.rows += 1
         self.tokens += len(row.input_ids)
         self.lengths[len(row.input_ids)] += 1
@@ -169,13 +169,13 @@ class _Side:
             "trainer_rows": self.rows,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
-            "by_role": _named(self.by_role),
-            "trained_by_role": _named(self.trained_by_role),
+            "by_role": _by_role_name(self.by_role),
+            "trained_by_role": _by_role_name(self.trained_by_role),
             "lengths": _histogram(self.lengths),
         }
 
 
-def _columns(where: str, row: Made) -> dict[str, Any]:
+def _columns(where: str, row: PreparedRow) -> dict[str, Any]:
     columns: dict[str, Any] = {"where": where, "input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
     columns["length"] = len(row.input_ids)
     if isinstance(row, RenderedPair):
@@ -185,7 +185,7 @@ def _columns(where: str, row: Made) -> dict[str, Any]:
     return columns
 
 
-def _named(counts: Counter[Any]) -> dict[str, int]:
+def _by_role_name(counts: Counter[Any]) -> dict[str, int]:
     return {ROLES[role]: count for role, count in sorted(counts.items())}
 
 
@@ -198,14 +198,14 @@ def _histogram(lengths: Counter[int]) -> dict[str, Any]:
     bins: Counter[int] = Counter()
     for length, count in lengths.items():
         bins[(length - 1) // width] += count
-    quantiles, seen = {}, 0
-    wanted = [("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)]
+    quantiles, count_so_far = {}, 0
+    pending = [("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)]
     for length in sorted(lengths):
-        seen += lengths[length]
-        while wanted and seen >= wanted[0][1] * total:
-            quantiles[wanted.pop(0)[0]] = length
-    shown = [{"up_to": (place + 1) * width, "rows": bins[place]} for place in range(max(bins) + 1)]
-    return {"bins": shown, "quantiles": quantiles}
+        count_so_far += lengths[length]
+        while pending and count_so_far >= pending[0][1] * total:
+            quantiles[pending.pop(0)[0]] = length
+    bars = [{"up_to": (place + 1) * width, "rows": bins[place]} for place in range(max(bins) + 1)]
+    return {"bins": bars, "quantiles": quantiles}
 
 
 def _renderer(tokenizer: Any, rows: RowOptions | PairOptions, max_length: int) -> Renderer | PairRenderer:
@@ -214,7 +214,7 @@ def _renderer(tokenizer: Any, rows: RowOptions | PairOptions, max_length: int) -
     return Renderer(tokenizer, train_on=rows.train_on, max_length=max_length, on_too_long=rows.on_too_long)
 
 
-class _Maker:
+class _RowMaker:
     """Reads, renders and writes both sides of the rows."""
 
     def __init__(
@@ -237,11 +237,11 @@ class _Maker:
         train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
         holds_out = eval_sources or self.rows.eval_fraction
         held_out = _Side(self.folder / artifacts.EVAL_ROWS, self.schema) if holds_out else None
-        for batch in self.rendered(sources, "train" if eval_sources else None):
+        for batch in self.render(sources, "train" if eval_sources else None):
             self.split(batch, train, held_out)
         if held_out and eval_sources:
-            for batch in self.rendered(eval_sources, "eval"):
-                held_out.write([(located.where, row) for located, row in batch])
+            for batch in self.render(eval_sources, "eval"):
+                held_out.write([(source_row.where, row) for source_row, row in batch])
             self.leakage.raise_any()
         self.bad.finish()
         counts = self.renderer.counts
@@ -256,12 +256,12 @@ class _Maker:
         self.refuse_empty(stats, sources)
         return stats
 
-    def rendered(
+    def render(
         self, sources: Sequence[Source], side: Literal["train", "eval"] | None
-    ) -> Iterator[list[tuple[Located, Made]]]:
+    ) -> Iterator[list[tuple[SourceRow, PreparedRow]]]:
         """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the renderer."""
-        located = mixed(sources, seed=self.seed, bad=self.bad)
-        while batch := list(islice(located, BATCH)):
+        source_rows = mix_rows(sources, seed=self.seed, bad=self.bad)
+        while batch := list(islice(source_rows, BATCH)):
             good = []
             for item in batch:
                 self.watch.add(item.where, item.row)
@@ -275,9 +275,9 @@ class _Maker:
             self.tick(len(batch))
             yield good
 
-    def split(self, batch: list[tuple[Located, Made]], train: _Side, held_out: _Side | None) -> None:
+    def split(self, batch: list[tuple[SourceRow, PreparedRow]], train: _Side, held_out: _Side | None) -> None:
         fraction = self.rows.eval_fraction
-        sides: tuple[list[tuple[str, Made]], list[tuple[str, Made]]] = ([], [])
+        sides: tuple[list[tuple[str, PreparedRow]], list[tuple[str, PreparedRow]]] = ([], [])
         for item, row in batch:
             sides[fraction > 0 and eval_side(item.row, fraction, self.seed)].append((item.where, row))
         train.write(sides[0])
@@ -302,7 +302,7 @@ def _pack(folder: Path, stats: dict[str, Any], max_length: int, strategy: str) -
     from trl import pack_dataset
 
     disable_progress_bars()
-    rows = _opened(folder / artifacts.TRAIN_ROWS).select_columns(["input_ids", "labels"])
+    rows = _open(folder / artifacts.TRAIN_ROWS).select_columns(["input_ids", "labels"])
     packed = pack_dataset(rows, max_length, strategy, map_kwargs={"keep_in_memory": len(rows) < 100_000})
     packed.save_to_disk(str(folder / artifacts.PACKED_ROWS))
     enable_progress_bars()

@@ -47,7 +47,7 @@ class Skeleton:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _WordedDialogue:
     """A dialogue of words instead of contents, and its rendering."""
 
     messages: list[Message]
@@ -56,10 +56,10 @@ class _Shown:
     slots: tuple[int, ...]
 
 
-class Spans:
+class Segmenter:
     """Lays out dialogues under one template. Skeletons are kept by the roles of the dialogue."""
 
-    KEPT = 4096
+    CACHED = 4096
 
     def __init__(self, template: ChatTemplate):
         self.template = template
@@ -67,82 +67,82 @@ class Spans:
 
     def layout(self, messages: Sequence[Message], tools: Any, text: str) -> Layout:
         """The layout of a dialogue and its text. Raises BadRow where the text drops or changes what a message says."""
-        kept_as_is: frozenset[int] = frozenset()
+        literal: frozenset[int] = frozenset()
         while True:
-            skeleton = self._skeleton(messages, tools, kept_as_is)
+            skeleton = self._skeleton(messages, tools, literal)
             begins = _begins(skeleton, messages, text)
             if isinstance(begins, list):
-                return self._laid_out(messages, text, skeleton, begins)
-            if begins in kept_as_is:
-                raise _altered(begins, messages[begins]["role"], "does not write the same way twice")
-            kept_as_is |= {begins}
+                return self._build_layout(messages, text, skeleton, begins)
+            if begins in literal:
+                raise _alteration(begins, messages[begins]["role"], "does not write the same way twice")
+            literal |= {begins}
 
     # The skeleton
 
-    def _skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
-        if kept:
-            return self._build_skeleton(messages, tools, kept)
+    def _skeleton(self, messages: Sequence[Message], tools: Any, literal: frozenset[int]) -> Skeleton:
+        if literal:
+            return self._build_skeleton(messages, tools, literal)
         key = (repr(tools), *[(message["role"], not message["content"]) for message in messages])
         if not (skeleton := self.skeletons.get(key)):
-            skeleton = self._build_skeleton(messages, tools, kept)
-            if len(self.skeletons) >= self.KEPT:
+            skeleton = self._build_skeleton(messages, tools, literal)
+            if len(self.skeletons) >= self.CACHED:
                 self.skeletons.clear()
             self.skeletons[key] = skeleton
         return skeleton
 
-    def _build_skeleton(self, messages: Sequence[Message], tools: Any, kept: frozenset[int]) -> Skeleton:
+    def _build_skeleton(self, messages: Sequence[Message], tools: Any, literal: frozenset[int]) -> Skeleton:
         worded = [
-            message if n in kept or not message["content"] else {**message, "content": word(n)}
+            message if n in literal or not message["content"] else {**message, "content": word(n)}
             for n, message in enumerate(messages)
         ]
         parts = WORD.split(self.template.text(worded, tools))
-        shown = _Shown(worded, tools, tuple(parts[::2]), tuple(map(int, parts[1::2])))
+        worded_dialogue = _WordedDialogue(worded, tools, tuple(parts[::2]), tuple(map(int, parts[1::2])))
         for n, message in enumerate(worded):
-            times = shown.slots.count(n)
+            times = worded_dialogue.slots.count(n)
             if message is not messages[n] and (times == 0 or (times > 1 and message["role"] == "assistant")):
-                raise _altered(n, message["role"], "repeats" if times else "drops")
+                raise _alteration(n, message["role"], "repeats" if times else "drops")
         begins: dict[int, Place] = {}
         ends: dict[int, Place] = {}
         for n, message in enumerate(worded):
-            if message["role"] == "assistant" and (begin := self._begin(shown, n)):
+            if message["role"] == "assistant" and (begin := self._begin(worded_dialogue, n)):
                 begins[n] = begin
-                if end := self._end(shown, n, begin):
+                if end := self._end(worded_dialogue, n, begin):
                     ends[n] = end
-        return Skeleton(shown.pieces, shown.slots, begins, ends)
+        return Skeleton(worded_dialogue.pieces, worded_dialogue.slots, begins, ends)
 
-    def _begin(self, shown: _Shown, n: int) -> Place | None:
+    def _begin(self, worded_dialogue: _WordedDialogue, n: int) -> Place | None:
         """Where the prompt for answer n ends."""
         if n == 0:
             return None
         try:
-            prompt = WORD.split(self.template.text(shown.messages[:n], shown.tools, prompt=True))
+            prompt = WORD.split(self.template.text(worded_dialogue.messages[:n], worded_dialogue.tools, prompt=True))
         except BadRow:
             return None
-        piece = shown.slots.index(n) if n in shown.slots else _after(shown.slots, n)
-        before = shown.slots[piece - 1] if piece else None
+        piece = worded_dialogue.slots.index(n) if n in worded_dialogue.slots else _after(worded_dialogue.slots, n)
+        before = worded_dialogue.slots[piece - 1] if piece else None
         if (int(prompt[-2]) if len(prompt) > 1 else None) != before:
             return None
-        shared = self.template.shared(prompt[-1], shown.pieces[piece])
-        return (piece, shared) if shared else None
+        length = self.template.common_prefix(prompt[-1], worded_dialogue.pieces[piece])
+        return (piece, length) if length else None
 
-    def _end(self, shown: _Shown, n: int, begin: Place) -> Place | None:
+    def _end(self, worded_dialogue: _WordedDialogue, n: int, begin: Place) -> Place | None:
         """Behind the token that ends answer n: what stands there when the answer is the last, or what follows it."""
-        slotted = n in shown.slots
-        piece, start = (shown.slots.index(n) + 1, 0) if slotted else begin
-        rest = shown.pieces[piece][start:]
-        if n == len(shown.messages) - 1:
+        slotted = n in worded_dialogue.slots
+        piece, start = (worded_dialogue.slots.index(n) + 1, 0) if slotted else begin
+        rest = worded_dialogue.pieces[piece][start:]
+        if n == len(worded_dialogue.messages) - 1:
             end = self.template.last_added(rest)
             return (piece, start + end) if end else None
         if not slotted:
-            end = self._known_end(rest)
+            end = self._end_in_piece(rest)
             return (piece, start + end) if end else None
-        as_last = WORD.split(self.template.text(shown.messages[: n + 1], shown.tools))[-1]
-        end = self.template.last_added(rest[: self.template.shared(as_last, rest)])
+        as_last = WORD.split(self.template.text(worded_dialogue.messages[: n + 1], worded_dialogue.tools))[-1]
+        end = self.template.last_added(rest[: self.template.common_prefix(as_last, rest)])
         if not end and self.template.first_added(as_last):
             end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
         return (piece, end) if end else None
 
-    def _known_end(self, rest: str) -> int:
+    def _end_in_piece(self, rest: str) -> int:
         """The end of an answer that stands in its piece as it is, so not as a word: behind its end-of-turn token."""
         found = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
         return min(found, default=0)
@@ -167,7 +167,7 @@ class Spans:
 
     # The text laid out along its skeleton
 
-    def _laid_out(self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int]) -> Layout:
+    def _build_layout(self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int]) -> Layout:
         layout = Layout(text, [])
         contents = {
             n: (begins[k] + len(skeleton.pieces[k]), begins[k + 1]) for k, n in enumerate(skeleton.slots)
@@ -175,7 +175,7 @@ class Spans:
         cursor = 0
         for n, message in enumerate(messages):
             if n not in contents:
-                contents[n] = self._looked_up(layout, messages, n, cursor, skeleton, begins)
+                contents[n] = self._search_content(layout, messages, n, cursor, skeleton, begins)
             start, end = contents[n]
             if message["role"] == "assistant":
                 layout.spans.append(self._answer(layout, n, skeleton, begins, (start, end)))
@@ -184,7 +184,7 @@ class Spans:
             cursor = max(cursor, end)
         return layout
 
-    def _looked_up(
+    def _search_content(
         self, layout: Layout, messages: Sequence[Message], n: int, cursor: int, skeleton: Skeleton, begins: list[int]
     ) -> tuple[int, int]:
         """Where a content without a slot stands: whitespace may differ, and an old answer may lack its thinking."""
@@ -200,9 +200,9 @@ class Spans:
         if role == "assistant" and answer != content and (found := _squeezed_find(layout.text, answer, low, high)):
             layout.shortened += (n,)
             fix = "Train only the last answer (train_on: last), or give this message train: false."
-            layout.faults[n] = _altered(n, role, "leaves the thinking out of", fix)
+            layout.faults[n] = _alteration(n, role, "leaves the thinking out of", fix)
             return found
-        raise _altered(n, role, "drops or changes")
+        raise _alteration(n, role, "drops or changes")
 
     def _answer(
         self,
@@ -254,13 +254,13 @@ def _forms(content: str) -> list[str]:
 
 def _squeezed_find(text: str, content: str, low: int, high: int) -> tuple[int, int] | None:
     """Where content stands in text[low:high], whatever the whitespace in either."""
-    inked = [at for at in range(low, high) if not text[at].isspace()]
-    wanted = "".join(content.split())
-    at = "".join(text[place] for place in inked).find(wanted)
-    return None if at < 0 else (inked[at], inked[at + len(wanted) - 1] + 1)
+    printed = [at for at in range(low, high) if not text[at].isspace()]
+    characters = "".join(content.split())
+    at = "".join(text[place] for place in printed).find(characters)
+    return None if at < 0 else (printed[at], printed[at + len(characters) - 1] + 1)
 
 
-def _altered(n: int, role: str, does: str, fix: str = "Change the message, or use another chat template.") -> BadRow:
+def _alteration(n: int, role: str, does: str, fix: str = "Change the message, or use another chat template.") -> BadRow:
     return BadRow(f"the chat template {does} message {n + 1} ({role})", fix)
 
 

@@ -9,56 +9,56 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-BEHIND = 4  # tokens decoded before a new one; every decoder looks back one token at most
+CONTEXT = 4  # tokens decoded before a new one; every decoder looks back one token at most
 LONGEST = 8  # tokens a character may take: emoji sequences are several characters, one character is at most 4 bytes
 HALF = "\ufffd"  # what a decoder writes for bytes that are no character yet
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """The text that tokens add. Mostly one token; more where only together they spell a character."""
 
     text: str
     ids: tuple[int, ...]
 
 
-class Speller:
+class IncrementalDecoder:
     """Turns a stream of tokens into pieces whose texts, joined, are the decoded whole."""
 
     def __init__(self, tokenizer: Any, *, keep_special: bool = True):
         self.tokenizer, self.skip = tokenizer, not keep_special
-        self.before: list[int] = []
-        self.waiting: list[int] = []
+        self.context: list[int] = []
+        self.pending: list[int] = []
 
-    def add(self, token: int) -> Piece | None:
+    def add(self, token: int) -> TextPiece | None:
         """The piece that ends with this token; None while a character is incomplete."""
-        self.waiting.append(token)
+        self.pending.append(token)
         text = self._text()
-        if text.endswith(HALF) and len(self.waiting) < LONGEST:
+        if text.endswith(HALF) and len(self.pending) < LONGEST:
             return None
         return self._take_piece(text)
 
-    def flush(self) -> Piece | None:
+    def flush(self) -> TextPiece | None:
         """What still waits at the end of a text: bytes that never became a character."""
-        return self._take_piece(self._text()) if self.waiting else None
+        return self._take_piece(self._text()) if self.pending else None
 
     def _text(self) -> str:
-        return self._decoded([*self.before, *self.waiting])[len(self._decoded(self.before)) :]
+        return self._decode([*self.context, *self.pending])[len(self._decode(self.context)) :]
 
-    def _decoded(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=self.skip, clean_up_tokenization_spaces=False)
         return text
 
-    def _take_piece(self, text: str) -> Piece:
-        piece = Piece(text, tuple(self.waiting))
-        self.before, self.waiting = [*self.before, *self.waiting][-BEHIND:], []
+    def _take_piece(self, text: str) -> TextPiece:
+        piece = TextPiece(text, tuple(self.pending))
+        self.context, self.pending = [*self.context, *self.pending][-CONTEXT:], []
         return piece
 
 
-def spelt(tokenizer: Any, ids: Iterable[int]) -> Iterator[Piece]:
+def text_pieces(tokenizer: Any, ids: Iterable[int]) -> Iterator[TextPiece]:
     """The pieces of a whole row."""
-    speller = Speller(tokenizer)
+    decoder = IncrementalDecoder(tokenizer)
     for token in ids:
-        if piece := speller.add(token):
+        if piece := decoder.add(token):
             yield piece
-    if rest := speller.flush():
-        yield rest
+    if last := decoder.flush():
+        yield last

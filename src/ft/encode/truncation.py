@@ -26,7 +26,7 @@ def turn_starts(messages: Sequence[Message]) -> list[int]:
     return [n for n, message in enumerate(messages) if message["role"] == "user"]
 
 
-def kept(messages: Sequence[Message], dropped: int) -> list[int]:
+def messages_left(messages: Sequence[Message], dropped: int) -> list[int]:
     """The numbers of the messages left when the `dropped` oldest turns leave."""
     starts = turn_starts(messages)
     if not dropped:
@@ -35,14 +35,14 @@ def kept(messages: Sequence[Message], dropped: int) -> list[int]:
     return [*head, *range(starts[dropped], len(messages))]
 
 
-def fewest(most: int, fits: Callable[[int], T | None]) -> tuple[int, T] | None:
+def fewest_dropped(most: int, fits: Callable[[int], T | None]) -> tuple[int, T] | None:
     """The smallest number of turns to drop, 1 to most, that fits, with what fits; fewer turns are never longer."""
     best: tuple[int, T] | None = None
     low, high = 1, most
     while low <= high:
         middle = (low + high) // 2
-        if (found := fits(middle)) is not None:
-            best, high = (middle, found), middle - 1
+        if (fitting := fits(middle)) is not None:
+            best, high = (middle, fitting), middle - 1
         else:
             low = middle + 1
     return best

@@ -12,8 +12,8 @@ from typing import Any
 from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
-from ft.data.sources.read import Located
-from ft.encode.conversation import Rendered, Renderer
+from ft.data.sources.read import SourceRow
+from ft.encode.conversation import RenderedRow, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
@@ -36,10 +36,10 @@ class Loss:
 @dataclass(frozen=True)
 class _Item:
     key: str
-    row: Rendered
+    row: RenderedRow
 
 
-def held_out(rows: Sequence[Located], options: RowOptions, seed: int) -> list[Located]:
+def held_out(rows: Sequence[SourceRow], options: RowOptions, seed: int) -> list[SourceRow]:
     """The rows a training stage with this `eval_fraction` and seed holds out; all of them where it is 0."""
     if not options.eval_fraction:
         return list(rows)
@@ -50,7 +50,13 @@ class Losses:
     """Losses of rows by the models that are compared; only rows that every one of them can read count."""
 
     def __init__(
-        self, job: Job, rows: Sequence[Located], options: RowOptions, bad: BadRows, longest: int | None, batch_size: int
+        self,
+        job: Job,
+        rows: Sequence[SourceRow],
+        options: RowOptions,
+        bad: BadRows,
+        longest: int | None,
+        batch_size: int,
     ):
         self.job, self.rows, self.options, self.bad = job, rows, options, bad
         self.longest, self.batch_size = longest, batch_size
@@ -111,7 +117,7 @@ class Losses:
             raise fail(self.job.where, what, "Look at data and max_length.")
         return places
 
-    def _rendered(self, chat_model: ChatModel) -> dict[int, Rendered]:
+    def _rendered(self, chat_model: ChatModel) -> dict[int, RenderedRow]:
         longest = min((limit for limit in (self.longest, chat_model.positions) if limit), default=None)
         train_on, on_too_long = self.options.train_on, self.options.on_too_long
         renderer = Renderer(chat_model.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
@@ -135,11 +141,11 @@ def _per_token(sums: Sequence[float], rows: int) -> float:
     return sums[0] / sums[1]
 
 
-def _supervised(row: Rendered) -> int:
+def _supervised(row: RenderedRow) -> int:
     return sum(label != IGNORE_INDEX for label in row.labels[1:])
 
 
-def _size(row: Rendered, tokenizer: Any) -> int:
+def _size(row: RenderedRow, tokenizer: Any) -> int:
     """Bytes of the text that is supervised, without special tokens and the blanks around each stretch of it."""
     runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORE_INDEX)
     texts = [tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for counted, run in runs if counted]

@@ -150,9 +150,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"[\w-]+", text.lower())
 
 
-def holds(said: Sequence[str], phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `said` one after another."""
-    return f" {' '.join(words(phrase))} " in f" {' '.join(said)} "
+def contains_phrase(answer_words: Sequence[str], phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `answer_words` one after another."""
+    return f" {' '.join(words(phrase))} " in f" {' '.join(answer_words)} "
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ class Contains:
     alone: bool = False
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
-        said = words(answer)
-        if not any(holds(said, phrase.replace("{value}", value)) for phrase in self.phrases):
+        answer_words = words(answer)
+        if not any(contains_phrase(answer_words, phrase.replace("{value}", value)) for phrase in self.phrases):
             return False
-        return not self.alone or not any(holds(said, other) for other in values if other != value)
+        return not self.alone or not any(contains_phrase(answer_words, other) for other in values if other != value)
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class Starts:
     text: str = "{value}"
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
-        wanted = words(self.text.replace("{value}", value))
-        return words(answer)[: len(wanted)] == wanted
+        expected = words(self.text.replace("{value}", value))
+        return words(answer)[: len(expected)] == expected
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ class Ends:
     text: str = "{value}"
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
-        wanted = words(self.text.replace("{value}", value))
-        return words(answer)[-len(wanted) :] == wanted
+        expected = words(self.text.replace("{value}", value))
+        return words(answer)[-len(expected) :] == expected
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,15 @@ class Language:
     telling: dict[str, list[str]] = field(default_factory=lambda: COMMON_WORDS)
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
-        if not any(own for name, own in self.telling.items() if name.lower() == value.lower()):
-            known = ", ".join(self.telling)
-            raise ValueError(f"it has no words of '{value}' to tell it by. There are words of {known}")
-        said = words(answer)
-        found = {name.lower(): sum(word in own for word in said) for name, own in self.telling.items()}
-        own = found.pop(value.lower())
-        return own > max(found.values(), default=0)
+        if not any(own_words for name, own_words in self.telling.items() if name.lower() == value.lower()):
+            names = ", ".join(self.telling)
+            raise ValueError(f"it has no words of '{value}' to tell it by. There are words of {names}")
+        answer_words = words(answer)
+        counts = {
+            name.lower(): sum(word in own_words for word in answer_words) for name, own_words in self.telling.items()
+        }
+        own_words = counts.pop(value.lower())
+        return own_words > max(counts.values(), default=0)
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,13 @@ class Repeats:
     least: int = 2
 
     def __call__(self, answer: str, value: str, values: Sequence[str]) -> bool:
-        said = words(answer)
-        spans = range(self.least, len(said) // 2 + 1)
-        return any(said[i : i + n] == said[i + n : i + 2 * n] for n in spans for i in range(len(said) - 2 * n + 1))
+        answer_words = words(answer)
+        spans = range(self.least, len(answer_words) // 2 + 1)
+        return any(
+            answer_words[i : i + n] == answer_words[i + n : i + 2 * n]
+            for n in spans
+            for i in range(len(answer_words) - 2 * n + 1)
+        )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ft.data.formats.messages import BadRow, Message
-from ft.gatt.checkers import holds, words
-from ft.gatt.instructions import Bank, Instruction, quotes
+from ft.gatt.checkers import contains_phrase, words
+from ft.gatt.instructions import Bank, Instruction, quotes_instruction
 
 Row = dict[str, Any]
 Place = Literal["system", "first_user"]
@@ -53,34 +53,35 @@ class Script:
     change: Change | None = None
     left_out: int = 0
 
-    def holding(self, turn: int) -> Instruction | None:
+    def instruction_at(self, turn: int) -> Instruction | None:
         """The newest instruction in a turn; None when the last one was taken back."""
         if self.change and turn >= self.change.turn:
             return self.change.instruction
         return self.first
 
-    def asked(self, turn: int) -> str:
+    def user_for_policy(self, turn: int) -> str:
         """The user message as the policy reads it: the instruction stands before every one."""
-        holding = self.holding(turn)
-        return f"{holding.full} {self.questions[turn]}" if holding else self.questions[turn]
+        instruction = self.instruction_at(turn)
+        return f"{instruction.full} {self.questions[turn]}" if instruction else self.questions[turn]
 
-    def shown(self, turn: int) -> str:
-        """The user message as a row shows it: bare, but where the instruction changes."""
+    def _without_opening(self, turn: int) -> str:
+        """The user message as a row has it after the opening: bare, but where the instruction changes."""
         if self.change and turn == self.change.turn:
             return f"{self.change.text} {self.questions[turn]}"
         return self.questions[turn]
 
     def opening(self, place: Place) -> list[Message]:
         """The messages before the first user message, the instruction in the system message or still to come."""
-        told = [self.system, self.first.shown if place == "system" else ""]
-        text = " ".join(part for part in told if part)
+        parts = [self.system, self.first.text if place == "system" else ""]
+        text = " ".join(part for part in parts if part)
         return [{"role": "system", "content": text}] if text else []
 
-    def user(self, turn: int, place: Place) -> str:
-        shown = self.shown(turn)
-        return f"{self.first.shown} {shown}" if turn == 0 and place == "first_user" else shown
+    def user_in_row(self, turn: int, place: Place) -> str:
+        """The user message as a row shows it: only the first may hold the instruction that the dialogue begins with."""
+        text = self._without_opening(turn)
+        return f"{self.first.text} {text}" if turn == 0 and place == "first_user" else text
 
-    def told(self) -> list[str]:
+    def instruction_texts(self) -> list[str]:
         """Every text of an instruction in this dialogue, which no answer may quote."""
         texts = [self.first.full, self.first.terse]
         if self.change:
@@ -96,7 +97,7 @@ def script(row: Row, key: str, where: str, first: Instruction, turns: int) -> Sc
     return Script(key, where, system, questions[:turns], answers[:turns], _right(row)[:turns], first, left_out=left_out)
 
 
-def own_answers(row: Row) -> tuple[str | None, ...]:
+def row_answers(row: Row) -> tuple[str | None, ...]:
     """The row's own answer to each user message, None where it has none. Raises BadRow where it holds no dialogue."""
     return _turns(row.get("messages") or row.get("prompt") or [])[2]
 
@@ -107,12 +108,12 @@ def check_answers(answers: Sequence[str | None], fix: str) -> None:
         raise BadRow(f"turn {answers.index(None) + 1} has no answer of the dialogue's own", fix)
 
 
-def changed(script: Script, turn: int, other: Instruction) -> Script:
+def change_instruction(script: Script, turn: int, other: Instruction) -> Script:
     """The script with another instruction from `turn` on."""
-    return replace(script, change=Change(turn, other, other.shown))
+    return replace(script, change=Change(turn, other, other.text))
 
 
-def taken_back(script: Script, turn: int, text: str) -> Script:
+def revoke_instruction(script: Script, turn: int, text: str) -> Script:
     """The script with no instruction from `turn` on, where `text` takes the first one back."""
     return replace(script, change=Change(turn, None, text))
 
@@ -122,24 +123,24 @@ def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str
     if any(message["role"] == "tool" for message in messages):
         raise BadRow("the dialogue has tool messages", "Ghost Attention takes turns of a user and an assistant.")
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-    asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
-    if not asked:
+    user_places = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not user_places:
         raise BadRow("the row holds no dialogue", "Write format: messages, prompt or user_turns.")
-    after = [messages[number + 1] if number + 1 < len(messages) else None for number in asked]
-    answers = [said["content"] if said and said["role"] == "assistant" else None for said in after]
-    return system, tuple(messages[number]["content"] for number in asked), tuple(answers)
+    after = [messages[number + 1] if number + 1 < len(messages) else None for number in user_places]
+    answers = [reply["content"] if reply and reply["role"] == "assistant" else None for reply in after]
+    return system, tuple(messages[number]["content"] for number in user_places), tuple(answers)
 
 
 def _right(row: Row) -> tuple[tuple[str, ...], ...]:
     """For each turn the words of which one stands in a right answer: the row's `answers`."""
-    told = row.get("answers") or []
-    good = isinstance(told, list) and all(isinstance(one, list) for one in told)
-    if not good or not all(isinstance(word, str) for one in told for word in one):
+    right = row.get("answers") or []
+    good = isinstance(right, list) and all(isinstance(words, list) for words in right)
+    if not good or not all(isinstance(word, str) for words in right for word in words):
         raise BadRow("answers is not a list with a list of texts for each turn", 'Write [["4", "four"], …].')
-    return tuple(tuple(one) for one in told)
+    return tuple(tuple(words) for words in right)
 
 
-def cuts(script: Script, count: int, chance: random.Random) -> list[int]:
+def row_ends(script: Script, count: int, chance: random.Random) -> list[int]:
     """The turns at which rows of this dialogue end: the last one, and others drawn by chance.
 
     Where the instruction changes they are drawn from there on, as far as there are enough: a row that ends before
@@ -150,49 +151,50 @@ def cuts(script: Script, count: int, chance: random.Random) -> list[int]:
     return sorted([*chance.sample(range(first, last), min(count - 1, last)), last])
 
 
-def row(script: Script, turn: int, said: Sequence[str], *, plain: bool, place: Place, loss: Loss) -> Row:
-    """The dialogue up to `turn`, with the instruction at its start only; the last answer is said[turn].
+def row(script: Script, turn: int, answers: Sequence[str], *, plain: bool, place: Place, loss: Loss) -> Row:
+    """The dialogue up to `turn`, with the instruction at its start only; the last answer is answers[turn].
 
-    plain  the earlier answers are the dialogue's own, which know nothing of the instruction, else those in `said`
+    plain  the earlier answers are the dialogue's own, which know nothing of the instruction, else those in `answers`
     loss   last: the earlier answers are read and not trained. all_turns: they are trained too (an ablation)
     """
     messages = script.opening(place)
     for t in range(turn + 1):
-        own = script.answers[t] if plain and t < turn else said[t]
-        if own is None:
+        answer_text = script.answers[t] if plain and t < turn else answers[t]
+        if answer_text is None:
             raise ValueError(f"{script.where}: turn {t + 1} has no answer of its own")
-        answer: Message = {"role": "assistant", "content": own}
+        answer: Message = {"role": "assistant", "content": answer_text}
         if loss == "last":
             answer["train"] = t == turn
-        messages += [{"role": "user", "content": script.user(t, place)}, answer]
+        messages += [{"role": "user", "content": script.user_in_row(t, place)}, answer]
     return {"messages": messages}
 
 
-def obeyed(bank: Bank, script: Script, turn: int, answer: str) -> dict[str, bool]:
+def obeyed_kinds(bank: Bank, script: Script, turn: int, answer: str) -> dict[str, bool]:
     """Kind → whether the answer does what is asked for in this turn; an instruction taken back is to be left alone.
 
     A kind that the dialogue's own answer obeys too, which knows of no instruction, tells nothing there and is left out.
     """
-    holding = script.holding(turn)
-    if holding is not None:
-        return bank.obeyed(answer, holding.values)
-    own = bank.obeyed(script.answers[turn] or "", script.first.values)
-    return {kind: not found for kind, found in bank.obeyed(answer, script.first.values).items() if not own[kind]}
+    instruction = script.instruction_at(turn)
+    if instruction is not None:
+        return bank.obeyed_kinds(answer, instruction.values)
+    by_chance = bank.obeyed_kinds(script.answers[turn] or "", script.first.values)
+    still_obeyed = bank.obeyed_kinds(answer, script.first.values)
+    return {kind: not obeys for kind, obeys in still_obeyed.items() if not by_chance[kind]}
 
 
 def is_right(script: Script, turn: int, answer: str) -> bool | None:
     """Whether the answer holds a right one; None where the row does not say what is right."""
     if turn >= len(script.right):
         return None
-    return any(holds(words(answer), right) for right in script.right[turn])
+    return any(contains_phrase(words(answer), right) for right in script.right[turn])
 
 
 def score(obeyed: Mapping[str, bool], right: bool | None) -> float | None:
     """The share of what can be told that is as it should be: each kind, and the answer; None when nothing can."""
-    told = [*obeyed.values(), *([] if right is None else [right])]
-    return sum(told) / len(told) if told else None
+    verdicts = [*obeyed.values(), *([] if right is None else [right])]
+    return sum(verdicts) / len(verdicts) if verdicts else None
 
 
-def leaks(script: Script, said: Sequence[str]) -> bool:
+def leaks_instruction(script: Script, answers: Sequence[str]) -> bool:
     """Whether one of the answers quotes an instruction."""
-    return any(quotes(answer, text) for answer in said for text in script.told())
+    return any(quotes_instruction(answer, text) for answer in answers for text in script.instruction_texts())

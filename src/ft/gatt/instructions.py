@@ -17,19 +17,19 @@ from typing import Any, Literal
 
 from ft.errors import Problems, fail
 from ft.files import digest
-from ft.gatt.checkers import CHECKERS, Checker, holds, words
+from ft.gatt.checkers import CHECKERS, Checker, contains_phrase, words
 
 Side = Literal["train", "values", "kinds"]
 
-MOST = 3  # kinds in one instruction (arXiv:2307.09288, section 3.3 combines its constraints at random)
-HOW_MANY = (0.5, 0.35, 0.15)  # shares of instructions of one, two and three kinds; the paper does not say
+MAX_KINDS = 3  # kinds in one instruction (arXiv:2307.09288, section 3.3 combines its constraints at random)
+COUNT_SHARES = (0.5, 0.35, 0.15)  # shares of instructions of one, two and three kinds; the paper does not say
 TERSE = 0.5  # share of training rows whose instruction is cut down to "Figure: Napoleon." (the same section)
 TRIES = 100  # draws for another instruction, after which there is none
 QUOTED = 6  # so many words of an instruction in a row are a quotation, whatever sentence they are of
 
 
 @dataclass(frozen=True)
-class Kind:
+class InstructionKind:
     """One kind of instruction.
 
     full      wordings at length, in which {value} stands for the value
@@ -48,7 +48,7 @@ class Kind:
     check: Checker | None = None
     weight: float = 1.0
 
-    def drawn_from(self, side: Side) -> tuple[str, ...]:
+    def values_of(self, side: Side) -> tuple[str, ...]:
         """The values of one side; empty where the kind has none there."""
         if isinstance(self.held_out, bool) and self.held_out:
             return self.values if side == "kinds" else ()
@@ -70,7 +70,7 @@ class Instruction:
     is_terse: bool = False
 
     @property
-    def shown(self) -> str:
+    def text(self) -> str:
         return self.terse if self.is_terse else self.full
 
 
@@ -83,7 +83,7 @@ class Bank:
     name      hash of what the file says; a comment or another file name leaves it as it is
     """
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, InstructionKind]
     excludes: tuple[frozenset[str], ...] = ()
     normal: tuple[str, ...] = ("Back to normal, please.", "Forget my earlier instructions.", "Stop that now.")
     name: str = ""
@@ -94,25 +94,25 @@ class Bank:
         tree = _tree(path)
         return replace(_Reader(str(path), _lines(path)).bank(tree), name=digest(tree))
 
-    def draw(self, rng: random.Random, side: Side = "train", most: int = MOST, least: int = 1) -> Instruction:
+    def draw(self, rng: random.Random, side: Side = "train", most: int = MAX_KINDS, fewest: int = 1) -> Instruction:
         """One to three kinds, never one twice and never two that exclude each other; half of the time terse."""
-        pools = {name: values for name, kind in self.kinds.items() if (values := kind.drawn_from(side))}
-        count = max(least, min(most, rng.choices(range(1, MOST + 1), HOW_MANY)[0]))
+        pools = {name: values for name, kind in self.kinds.items() if (values := kind.values_of(side))}
+        count = max(fewest, min(most, rng.choices(range(1, MAX_KINDS + 1), COUNT_SHARES)[0]))
         # By weight and without repeats (Efraimidis and Spirakis 2006).
         names = sorted(pools, key=lambda name: rng.random() ** (1 / self.kinds[name].weight), reverse=True)
         chosen: dict[str, str] = {}
         for name in names:
             if len(chosen) < count and not any(self.contradict(name, other) for other in chosen):
                 chosen[name] = rng.choice(pools[name])
-        return self.worded(chosen, rng)
+        return self.compose(chosen, rng)
 
-    def another(
+    def draw_another(
         self,
         first: Instruction,
         rng: random.Random,
         where: str,
         side: Side = "train",
-        most: int = MOST,
+        most: int = MAX_KINDS,
         same_kinds: float = 0.0,
     ) -> Instruction:
         """An instruction that asks for something else than `first`, a share of them for other values of its kinds.
@@ -121,52 +121,56 @@ class Bank:
         """
         for _ in range(TRIES):
             same = rng.random() < same_kinds
-            drawn = self.revalued(first, rng, side) if same else self.draw(rng, side, most)
-            if drawn.values != first.values:
-                return drawn
+            other = self.draw_values(first, rng, side) if same else self.draw(rng, side, most)
+            if other.values != first.values:
+                return other
         what = f"has no other instruction than '{first.full}', so none can change"
         raise fail(where, what, "Give it another value, or let none change (`switch: 0`, `change_turn: null`).")
 
-    def revalued(self, first: Instruction, rng: random.Random, side: Side) -> Instruction:
+    def draw_values(self, first: Instruction, rng: random.Random, side: Side) -> Instruction:
         """The kinds of `first` with values drawn anew."""
-        return self.worded({name: rng.choice(self.kinds[name].drawn_from(side)) for name in first.values}, rng)
+        return self.compose({name: rng.choice(self.kinds[name].values_of(side)) for name in first.values}, rng)
 
     def contradict(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self.excludes
 
-    def worded(self, values: Mapping[str, str], rng: random.Random) -> Instruction:
+    def compose(self, values: Mapping[str, str], rng: random.Random) -> Instruction:
         """The instruction in words, a wording of each kind by chance, the kinds in the order given."""
         full = [rng.choice(self.kinds[name].full).replace("{value}", value) for name, value in values.items()]
         terse = [self.kinds[name].terse.replace("{value}", value) for name, value in values.items()]
         return Instruction(dict(values), " ".join(full), " ".join(terse), rng.random() < TERSE)
 
-    def obeyed(self, answer: str, values: Mapping[str, str]) -> dict[str, bool]:
+    def obeyed_kinds(self, answer: str, values: Mapping[str, str]) -> dict[str, bool]:
         """Kind → whether the answer obeys it, for the kinds that have a checker."""
-        found = {}
+        obeyed = {}
         for name, value in values.items():
             kind = self.kinds[name]
             if kind.check is not None:
-                found[name] = kind.check(answer, value, kind.values)
-        return found
+                obeyed[name] = kind.check(answer, value, kind.values)
+        return obeyed
 
     def has(self, side: Side) -> bool:
         return self.values(side) > 0
 
     def values(self, side: Side) -> int:
         """How many values its kinds have on one side; with one there is one instruction."""
-        return sum(len(kind.drawn_from(side)) for kind in self.kinds.values())
+        return sum(len(kind.values_of(side)) for kind in self.kinds.values())
 
 
-def quotes(answer: str, instruction: str) -> bool:
+def quotes_instruction(answer: str, instruction: str) -> bool:
     """Whether an answer repeats the instruction: a whole sentence of two words or more, or six words in a row.
 
     A row with such an answer would show the instruction in every later turn, and teach to copy it from there.
     """
-    said = words(answer)
+    answer_words = words(answer)
     for sentence in re.split(r"[.!?;\n]+", instruction):
-        told = words(sentence)
-        runs = [told] if len(told) <= QUOTED else [told[i : i + QUOTED] for i in range(len(told) - QUOTED + 1)]
-        if len(told) >= 2 and any(holds(said, " ".join(run)) for run in runs):
+        sentence_words = words(sentence)
+        runs = (
+            [sentence_words]
+            if len(sentence_words) <= QUOTED
+            else [sentence_words[i : i + QUOTED] for i in range(len(sentence_words) - QUOTED + 1)]
+        )
+        if len(sentence_words) >= 2 and any(contains_phrase(answer_words, " ".join(run)) for run in runs):
             return True
     return False
 
@@ -205,15 +209,15 @@ def _lines(path: Path) -> dict[str, int]:
 
 def _kinds(path: Path, lines: Sequence[Any]) -> dict[str, Any]:
     """Name → the rest of its line."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for line in lines:
         if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
             fix = 'Write {"kind": …, "full": […], "terse": …, "values": […]}.'
             raise fail(str(path), "a line is not a kind", fix)
-        if line["kind"] in found:
+        if line["kind"] in kinds:
             raise fail(str(path), f"two lines are of the kind '{line['kind']}'", "Write all its values in one.")
-        found[line["kind"]] = {key: value for key, value in line.items() if key != "kind"}
-    return found
+        kinds[line["kind"]] = {key: value for key, value in line.items() if key != "kind"}
+    return kinds
 
 
 @dataclass
@@ -227,23 +231,23 @@ class _Reader:
     def bank(self, tree: Any) -> Bank:
         if not isinstance(tree, dict) or not isinstance(tree.get("kinds"), dict) or not tree["kinds"]:
             raise fail(self.file, "holds no kinds", "Write `kinds: {hobby: {full: […], terse: …, values: […]}}`.")
-        self.known(self.file, tree, ("kinds", "excludes", "normal"))
+        self.check_keys(self.file, tree, ("kinds", "excludes", "normal"))
         kinds = {str(name): self.kind(str(name), entry) for name, entry in tree["kinds"].items()}
-        more: dict[str, Any] = {}
+        optional: dict[str, Any] = {}
         if "excludes" in tree:
-            more["excludes"] = self.pairs(tree["excludes"], kinds)
+            optional["excludes"] = self.pairs(tree["excludes"], kinds)
         if "normal" in tree:
-            more["normal"] = self.texts(f"{self.file}: normal", tree["normal"])
+            optional["normal"] = self.texts(f"{self.file}: normal", tree["normal"])
         self.problems.raise_any()
-        return Bank({name: kind for name, kind in kinds.items() if kind}, **more)
+        return Bank({name: kind for name, kind in kinds.items() if kind}, **optional)
 
-    def kind(self, name: str, entry: Any) -> Kind | None:
+    def kind(self, name: str, entry: Any) -> InstructionKind | None:
         line = f":{self.lines[name]}" if name in self.lines else ""
         where, before = f"{self.file}{line}: kind '{name}'", len(self.problems)
         if not isinstance(entry, dict):
             self.problems.add(where, "is not a mapping", "Write `{full: […], terse: …, values: […]}`.")
             return None
-        self.known(where, entry, ("full", "terse", "values", "held_out", "check", "weight"))
+        self.check_keys(where, entry, ("full", "terse", "values", "held_out", "check", "weight"))
         full = self.texts(f"{where}: full", entry.get("full"))
         values = self.texts(f"{where}: values", entry["values"]) if "values" in entry else ("",)
         terse = self.terse(where, entry.get("terse"), name, values)
@@ -255,40 +259,44 @@ class _Reader:
         weight = entry.get("weight", 1)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             self.problems.add(where, f"weight is {weight!r}; it is a number above 0", "Write `weight: 2`.")
-        return Kind(name, full, terse, values, held_out, check, weight) if len(self.problems) == before else None
+        return (
+            InstructionKind(name, full, terse, values, held_out, check, weight)
+            if len(self.problems) == before
+            else None
+        )
 
-    def held_out(self, where: str, written: Any, values: Sequence[str]) -> tuple[str, ...] | bool:
-        if isinstance(written, bool):
-            return written
-        held_out = self.texts(f"{where}: held_out", written)
+    def held_out(self, where: str, value: Any, values: Sequence[str]) -> tuple[str, ...] | bool:
+        if isinstance(value, bool):
+            return value
+        held_out = self.texts(f"{where}: held_out", value)
         for value in [v for v in held_out if v not in values]:
             self.problems.add(where, f"held_out '{value}' is none of its values", "Add it to values.")
         if set(held_out) == set(values):
             self.problems.add(where, "all of its values are held out", "Write `held_out: true`.")
         return held_out
 
-    def terse(self, where: str, written: Any, name: str, values: Sequence[str]) -> str:
-        if written is None:
+    def terse(self, where: str, value: Any, name: str, values: Sequence[str]) -> str:
+        if value is None:
             return f"{name.capitalize()}." if values == ("",) else f"{name.capitalize()}: {{value}}."
-        if not isinstance(written, str) or not written.strip():
+        if not isinstance(value, str) or not value.strip():
             self.problems.add(where, "terse is not a text", f'Write "{name.capitalize()}: {{value}}."')
             return "{value}"
-        return written
+        return value
 
-    def check(self, where: str, written: Any, values: Sequence[str]) -> Checker | None:
+    def check(self, where: str, value: Any, values: Sequence[str]) -> Checker | None:
         """`check: ends`, or `check: {ends: {text: …}}`; tried on every value."""
-        if written is None:
+        if value is None:
             return None
-        named = {written: None} if isinstance(written, str) else written
-        if not isinstance(named, dict) or len(named) != 1:
+        entry = {value: None} if isinstance(value, str) else value
+        if not isinstance(entry, dict) or len(entry) != 1:
             self.problems.add(where, "check is not one checker", "Write `check: contains`, or `check: {ends: {…}}`.")
             return None
-        name, given = next(iter(named.items()))
+        name, parameters = next(iter(entry.items()))
         if name not in CHECKERS:
             self.problems.add(where, f"no checker '{name}'", f"There are: {', '.join(CHECKERS)}.")
             return None
         try:
-            check = CHECKERS[name](**(given or {}))
+            check = CHECKERS[name](**(parameters or {}))
             for value in values:
                 check("yes", value, values)
         except (TypeError, ValueError) as error:
@@ -296,24 +304,24 @@ class _Reader:
             return None
         return check
 
-    def texts(self, where: str, written: Any) -> tuple[str, ...]:
-        listed = [written] if isinstance(written, str) else written
+    def texts(self, where: str, value: Any) -> tuple[str, ...]:
+        listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not listed or not all(isinstance(t, str) and t.strip() for t in listed):
             self.problems.add(where, "is not a list of texts", "Put quotes around words that YAML reads otherwise.")
             return ()
         return tuple(listed)
 
-    def pairs(self, written: Any, kinds: Mapping[str, Any]) -> tuple[frozenset[str], ...]:
-        good = isinstance(written, list) and all(
+    def pairs(self, value: Any, kinds: Mapping[str, Any]) -> tuple[frozenset[str], ...]:
+        good = isinstance(value, list) and all(
             isinstance(pair, list) and len(set(map(str, pair))) == 2 and all(isinstance(name, str) for name in pair)
-            for pair in written
+            for pair in value
         )
-        if not good or not all(name in kinds for pair in written for name in pair):
+        if not good or not all(name in kinds for pair in value for name in pair):
             self.problems.add(f"{self.file}: excludes", "is not a list of pairs of kinds", "Write [[brief, twice]].")
             return ()
-        return tuple(frozenset(pair) for pair in written)
+        return tuple(frozenset(pair) for pair in value)
 
-    def known(self, where: str, entry: Mapping[str, Any], keys: Sequence[str]) -> None:
+    def check_keys(self, where: str, entry: Mapping[str, Any], keys: Sequence[str]) -> None:
         for key in [k for k in entry if k not in keys]:
             self.problems.add(where, f"no key '{key}'", f"There are: {', '.join(keys)}.")
 

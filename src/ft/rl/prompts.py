@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, Leakage, eval_side, mixed
+from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
 from ft.data.prompts import Prompt, prompt_in
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
@@ -63,16 +63,16 @@ def read_prompts(
     bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), Prompts()
     reader = _Reader(renderer, options, longest, check, bad, found)
     leakage = Leakage()
-    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
-        if prompt := reader.prompt(located):
-            held_out = not job.eval_data and eval_side(located.row, options.eval_fraction, job.seed)
+    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+        if prompt := reader.prompt(source_row):
+            held_out = not job.eval_data and eval_side(source_row.row, options.eval_fraction, job.seed)
             (found.held_out if held_out else found.train).append(prompt)
-            leakage.add("train", located)
+            leakage.add("train", source_row)
     reader.seen.clear()  # a prompt that stands on both sides is a leak, and no repetition
-    for located in mixed([Source(**source) for source in job.eval_data], seed=job.seed, bad=bad):
-        if prompt := reader.prompt(located):
+    for source_row in mix_rows([Source(**source) for source in job.eval_data], seed=job.seed, bad=bad):
+        if prompt := reader.prompt(source_row):
             found.held_out.append(prompt)
-            leakage.add("eval", located)
+            leakage.add("eval", source_row)
     bad.finish()
     leakage.raise_any()
     found.counts |= {"rejected": bad.count, "too_long": reader.too_long}
@@ -94,10 +94,10 @@ class _Reader:
     too_long: int = 0
     seen: set[str] = field(default_factory=set)
 
-    def prompt(self, located: Any) -> Prompt | None:
+    def prompt(self, source_row: Any) -> Prompt | None:
         """The row's prompt; None where it is bad, too long, or stands there already."""
         try:
-            prompt = prompt_in(located)
+            prompt = prompt_in(source_row)
             self.check(prompt.columns)
             ids = self.renderer.prompt(prompt.messages)
             if self.longest is not None and len(ids) > self.longest:
@@ -107,7 +107,7 @@ class _Reader:
                 fix = "Write `rows: {on_too_long: drop}`, or raise max_prompt_length."
                 raise BadRow(f"the prompt is {len(ids)} tokens long, and the budget is {self.longest}", fix)
         except BadRow as error:
-            self.bad.add(located.where, located.row, error)
+            self.bad.add(source_row.where, source_row.row, error)
             return None
         if prompt.key in self.seen:
             self.found.counts["repeated"] += 1

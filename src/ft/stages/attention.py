@@ -51,7 +51,7 @@ class AttentionOptions:
 
 
 @dataclass(frozen=True)
-class Spans:
+class InstructionSpans:
     """A whole dialogue as tokens: where its instruction stands, and the tokens of each answer."""
 
     ids: list[int]
@@ -68,24 +68,24 @@ def make(job: Job) -> dict[str, Any]:
     after = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
     place = place_of(options.place, after.renderer)
     dialogues = _read_through(job, options, after, place)
-    found = {AFTER: _Attention.of(after.model, dialogues)}
+    attentions = {AFTER: _Attention.of(after.model, dialogues)}
     del after  # its memory is free for the other
     if "before" in job.inputs:
         before = ChatModel(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
-        found = {"before": _Attention.of(before.model, dialogues), **found}
-    _write_csv(job.folder / artifacts.ATTENTION_TABLE, found)
-    _write_map(job.folder / "map.json", dialogues[0], found, options.bin_tokens)
+        attentions = {"before": _Attention.of(before.model, dialogues), **attentions}
+    _write_csv(job.folder / artifacts.ATTENTION_TABLE, attentions)
+    _write_map(job.folder / "map.json", dialogues[0], attentions, options.bin_tokens)
     write_figures(job, by_turn.attention)
     numbers = {
         f"{'' if name == AFTER else 'baseline_'}attention_turn_{turn}": value
-        for name, attention in found.items()
+        for name, attention in attentions.items()
         for turn, value, _, _ in attention.line(peak=True)
     }
     write_json(job.folder / artifacts.NUMBERS, numbers)
     return numbers
 
 
-def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, place: Place) -> list[Spans]:
+def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, place: Place) -> list[InstructionSpans]:
     """The dialogues with the model's own answers, as tokens; those that do not fit end earlier."""
     bank = Bank.read(Path(options.bank))
     side: Any = "values" if bank.has("values") else "train"
@@ -93,47 +93,50 @@ def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, pl
     for number, row in enumerate(read_dialogues(job, answered_by_row=False)):
         first = bank.draw(random.Random(f"{job.seed} {side} {number}"), side)
         scripts.append(script(row, str(number), str(number), first, options.turns))
-    asked = [
-        Dialogue(one.key, [Turn(one.user(t, place)) for t in range(len(one.questions))], one.opening(place))
+    dialogues = [
+        Dialogue(one.key, [Turn(one.user_in_row(t, place)) for t in range(len(one.questions))], one.opening(place))
         for one in scripts
     ]
     sampling = Sampling(options.max_new_tokens, temperature=0.0, seed=job.seed)
     answers = dialogue_answers(
-        chat_model, asked, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
+        chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
     )
-    found = [spans(one, [a or "" for a in answers[one.key]], place, chat_model.renderer) for one in scripts]
-    whole = [one for one in found if one is not None]
+    spans = [instruction_spans(one, [a or "" for a in answers[one.key]], place, chat_model.renderer) for one in scripts]
+    whole = [one for one in spans if one is not None]
     if not whole:
         raise fail(job.where, "no dialogue could be read", "Look at answers.jsonl.")
     return whole
 
 
-def spans(one: Script, said: Sequence[str], place: Place, renderer: Renderer) -> Spans | None:
+def instruction_spans(one: Script, answers: Sequence[str], place: Place, renderer: Renderer) -> InstructionSpans | None:
     """The dialogue as far as it was answered; None where nothing was."""
     messages = list(one.opening(place))
-    for turn, answer in enumerate(said):
+    for turn, answer in enumerate(answers):
         if not answer.strip():
             break
-        messages += [{"role": "user", "content": one.user(turn, place)}, {"role": "assistant", "content": answer}]
+        messages += [
+            {"role": "user", "content": one.user_in_row(turn, place)},
+            {"role": "assistant", "content": answer},
+        ]
     if messages == one.opening(place):
         return None
     rendered = renderer.render({"messages": messages})
     assert rendered is not None  # only a budget drops rows
     role = CODES["system" if place == "system" else "user"]
-    told = _runs([code == role for code in rendered.roles])[0]
+    instruction = _runs([code == role for code in rendered.roles])[0]
     if place == "first_user":
-        told = told[: len(renderer.tokenizer(one.first.shown, add_special_tokens=False)["input_ids"])]
-    answers = _runs([label != IGNORE_INDEX for label in rendered.labels])
-    return Spans(rendered.input_ids, told, answers)
+        instruction = instruction[: len(renderer.tokenizer(one.first.text, add_special_tokens=False)["input_ids"])]
+    answer_places = _runs([label != IGNORE_INDEX for label in rendered.labels])
+    return InstructionSpans(rendered.input_ids, instruction, answer_places)
 
 
 def _runs(marked: Sequence[bool]) -> list[list[int]]:
     """The places of each unbroken run of True."""
     runs: list[list[int]] = []
-    for place, here in enumerate(marked):
-        if here and place and marked[place - 1]:
+    for place, is_marked in enumerate(marked):
+        if is_marked and place and marked[place - 1]:
             runs[-1].append(place)
-        elif here:
+        elif is_marked:
             runs.append([place])
     return runs
 
@@ -146,7 +149,7 @@ class _Attention:
     first: Tensor  # (T, T) of the first dialogue
 
     @staticmethod
-    def of(model: Any, dialogues: Sequence[Spans]) -> _Attention:
+    def of(model: Any, dialogues: Sequence[InstructionSpans]) -> _Attention:
         model.set_attn_implementation("eager")  # the others never hold the weights
         values, first = [], None
         for dialogue in dialogues:
@@ -160,9 +163,9 @@ class _Attention:
         """Mean over dialogues by turn, with the interval of one standard error to each side."""
         points = []
         for turn in range(max(map(len, self.values))):
-            here = [value[turn][peak] for value in self.values if turn < len(value)]
-            middle = fmean(here)
-            error = (fmean([(v - middle) ** 2 for v in here]) / len(here)) ** 0.5
+            values = [value[turn][peak] for value in self.values if turn < len(value)]
+            middle = fmean(values)
+            error = (fmean([(v - middle) ** 2 for v in values]) / len(values)) ** 0.5
             points.append(Point(turn + 1, middle, middle - error, middle + error))
         return points
 
@@ -174,26 +177,28 @@ def greatest_attention(model: Any, ids: Sequence[int]) -> Tensor:
     """
     import torch
 
-    found: list[Tensor] = []
+    greatest: list[Tensor] = []  # one entry: the greatest so far
 
-    def see(module: Any, arguments: Any, output: Any) -> None:
+    def keep_greatest(module: Any, arguments: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if weights is None or getattr(weights, "ndim", 0) != 4:
             return
-        here = weights[0].amax(0).float()
-        found[:] = [torch.maximum(found[0], here)] if found else [here]
+        values = weights[0].amax(0).float()  # (heads, T, T) to (T, T)
+        greatest[:] = [torch.maximum(greatest[0], values)] if greatest else [values]
 
-    with torch.no_grad(), _watched(model, see):
+    with torch.no_grad(), _attention_hooks(model, keep_greatest):
         model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
-    if not found:
+    if not greatest:
         raise ValueError("no layer of this model returns its attention weights")
-    return found[0].cpu()
+    return greatest[0].cpu()
 
 
 @contextmanager
-def _watched(model: Any, see: Any) -> Iterator[None]:
+def _attention_hooks(model: Any, keep_greatest: Any) -> Iterator[None]:
     handles = [
-        module.register_forward_hook(see) for module in model.modules() if type(module).__name__.endswith("Attention")
+        module.register_forward_hook(keep_greatest)
+        for module in model.modules()
+        if type(module).__name__.endswith("Attention")
     ]
     try:
         yield
@@ -205,35 +210,36 @@ def _watched(model: Any, see: Any) -> Iterator[None]:
 def to_instruction(greatest: Tensor, instruction: Sequence[int], answer: Sequence[int]) -> tuple[float, float]:
     """Mean and greatest over an answer's tokens of their attention to the instruction.
 
-    A token is chosen where the one before it is read, so that is the place that looks.
+    The query that decides token t is at t - 1, since a causal model predicts the next token; so these rows are read.
     """
-    looking = [place - 1 for place in answer]
-    each = greatest[looking][:, list(instruction)].amax(1)
+    queries = [place - 1 for place in answer]
+    each = greatest[queries][:, list(instruction)].amax(1)
     return float(each.mean()), float(each.max())
 
 
-def binned(greatest: Tensor, tokens: int) -> Tensor:
+def bin_map(greatest: Tensor, tokens: int) -> Tensor:
     """(T, T) to (bins, bins): the greatest value of neighbouring tokens."""
     import torch
 
     return torch.nn.functional.max_pool2d(greatest[None, None], tokens, ceil_mode=True)[0, 0]
 
 
-def _write_csv(path: Path, found: Mapping[str, _Attention]) -> None:
+def _write_csv(path: Path, attentions: Mapping[str, _Attention]) -> None:
     measures = {"mean": False, "greatest": True}
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file)
         out.writerow(["model", "turn", *(f"{name}{end}" for name in measures for end in ("", "_low", "_high"))])
-        for name, attention in found.items():
+        for name, attention in attentions.items():
             for points in zip(*(attention.line(peak) for peak in measures.values()), strict=True):
                 values = [value for _, *ends in points for value in ends]
                 out.writerow([name, points[0].x, *(round(value, 5) for value in values)])
 
 
-def _write_map(path: Path, dialogue: Spans, found: Mapping[str, _Attention], tokens: int) -> None:
+def _write_map(path: Path, dialogue: InstructionSpans, attentions: Mapping[str, _Attention], tokens: int) -> None:
     """Which tokens of the first dialogue read which, by model; `starts` are the first cells of its turns' answers."""
     maps = {
-        name: [[round(v, 3) for v in row] for row in binned(one.first, tokens).tolist()] for name, one in found.items()
+        name: [[round(v, 3) for v in row] for row in bin_map(one.first, tokens).tolist()]
+        for name, one in attentions.items()
     }
     starts = [answer[0] // tokens for answer in dialogue.answers]
     write_json(path, {"bin_tokens": tokens, "starts": starts, "maps": maps})

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
@@ -25,15 +25,15 @@ from ft.files import write_json, write_lines
 from ft.gatt.dialogues import (
     Place,
     Script,
-    changed,
+    change_instruction,
     check_answers,
     is_right,
-    obeyed,
-    own_answers,
+    obeyed_kinds,
+    revoke_instruction,
+    row_answers,
     script,
-    taken_back,
 )
-from ft.gatt.instructions import MOST, Bank, Side
+from ft.gatt.instructions import MAX_KINDS, Bank, Side
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.resumable import dialogue_answers
@@ -84,7 +84,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Judged:
+class CheckedAnswer:
     """One answer of one model."""
 
     model: str
@@ -104,17 +104,17 @@ class Judged:
 def make(job: Job) -> dict[str, Any]:
     """Write answers.jsonl, by_turn.csv, metrics.json and consistency.svg; return the numbers."""
     options = ConsistencyOptions(**job.block("consistency"))
-    bank = judged_kinds(Bank.read(Path(options.bank)), job.where)
+    bank = kinds_with_checker(Bank.read(Path(options.bank)), job.where)
     rows = read_dialogues(job, answered_by_row=options.given)
     models = {"before": job.inputs.get("before"), "ablation": job.inputs.get("ablation"), AFTER: job.init}
-    found: list[Judged] = []
+    answers: list[CheckedAnswer] = []
     for name, folder in models.items():
         if folder or name == AFTER:
             chat_model = ChatModel(job.model, folder, job.template, job.blocks.get("quantization"))
             cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
-            found += _Asker(job, options, bank, rows, chat_model, name).judged(cells)
-    write_lines(job.folder / artifacts.ANSWERS, map(asdict, found))
-    table = Recall(found, main_cell(bank).name)
+            answers += _ModelAnswers(job, options, bank, rows, chat_model, name).checked(cells)
+    write_lines(job.folder / artifacts.ANSWERS, map(asdict, answers))
+    table = Recall(answers, main_cell(bank).name)
     table.write_csv(job.folder / artifacts.RECALL_TABLE)
     write_figures(job, by_turn.consistency)
     table.show(options.shown)
@@ -123,7 +123,7 @@ def make(job: Job) -> dict[str, Any]:
     return numbers
 
 
-def judged_kinds(bank: Bank, where: str) -> Bank:
+def kinds_with_checker(bank: Bank, where: str) -> Bank:
     """The bank's kinds whose answers code can judge."""
     kinds = {name: kind for name, kind in bank.kinds.items() if kind.check}
     if not kinds:
@@ -138,14 +138,14 @@ def read_dialogues(job: Job, answered_by_row: bool) -> list[dict[str, Any]]:
     """
     bad = BadRows("error", None)
     rows = []
-    for located in mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad):
-        rows.append(located.row)
+    for source_row in mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad):
+        rows.append(source_row.row)
         try:
-            answers = own_answers(located.row)
+            answers = row_answers(source_row.row)
             if answered_by_row:
                 check_answers(answers, "Write `consistency: {given: false}`, or answer it.")
         except BadRow as problem:
-            bad.add(located.where, located.row, problem)
+            bad.add(source_row.where, source_row.row, problem)
     bad.finish()
     return rows
 
@@ -181,11 +181,11 @@ def compared_in(options: ConsistencyOptions, bank: Bank, where: str) -> list[Cel
 
 def most(side: Side) -> int:
     """Kinds asked for at once. Held-out kinds come one at a time: a combination is obeyed only when every part is."""
-    return 1 if side == "kinds" else MOST
+    return 1 if side == "kinds" else MAX_KINDS
 
 
 @dataclass
-class _Asker:
+class _ModelAnswers:
     """Asks one model every dialogue in every cell."""
 
     job: Job
@@ -195,19 +195,19 @@ class _Asker:
     chat_model: ChatModel
     name: str
 
-    def judged(self, cells: Sequence[Cell]) -> list[Judged]:
+    def checked(self, cells: Sequence[Cell]) -> list[CheckedAnswer]:
         place = place_of(self.options.place, self.chat_model.renderer)
-        asked = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
-        dialogues = [self.dialogue(cell, one, place) for cell, one in asked]
+        scripts = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
+        dialogues = [self.dialogue(cell, one, place) for cell, one in scripts]
         sampling = Sampling(self.options.max_new_tokens, self.options.temperature, seed=self.job.seed)
         file = self.job.folder / f"answers-{self.name}.jsonl"
         title = f"{self.job.name}: {self.name}"
         answers = dialogue_answers(self.chat_model, dialogues, sampling, self.options.batch_size, file, title)
         file.unlink()  # all of it stands in answers.jsonl
         return [
-            self.judge(cell, one, turn, said)
-            for cell, one in asked
-            for turn, said in enumerate(answers[f"{cell.name}/{one.key}"])
+            self.check(cell, one, turn, answer)
+            for cell, one in scripts
+            for turn, answer in enumerate(answers[f"{cell.name}/{one.key}"])
         ]
 
     def script(self, cell: Cell, number: int) -> Script:
@@ -217,47 +217,49 @@ class _Asker:
         one = script(dict(self.rows[number]), str(number), str(number), first, self.options.turns)
         turn = (self.options.change_turn or 0) - 1
         if cell.change == "new":
-            other = self.bank.another(one.first, chance, self.options.bank, cell.side, most(cell.side))
-            return changed(one, turn, other)
-        return taken_back(one, turn, chance.choice(self.bank.normal)) if cell.change else one
+            other = self.bank.draw_another(one.first, chance, self.options.bank, cell.side, most(cell.side))
+            return change_instruction(one, turn, other)
+        return revoke_instruction(one, turn, chance.choice(self.bank.normal)) if cell.change else one
 
     def dialogue(self, cell: Cell, one: Script, place: Place) -> Dialogue:
         turns = [
-            Turn(one.user(turn, place), given=one.answers[turn] if cell.given else None)
+            Turn(one.user_in_row(turn, place), given=one.answers[turn] if cell.given else None)
             for turn in range(len(one.questions))
         ]
         return Dialogue(f"{cell.name}/{one.key}", turns, one.opening(place))
 
-    def judge(self, cell: Cell, one: Script, turn: int, said: str | None) -> Judged:
+    def check(self, cell: Cell, one: Script, turn: int, answer: str | None) -> CheckedAnswer:
         """An answer cut off at max_new_tokens counts as written: nothing."""
         marks = self.rows[int(one.key)].get("held_out") or []
         new = bool(marks[turn]) if turn < len(marks) else None
-        told, right = obeyed(self.bank, one, turn, said or ""), is_right(one, turn, said or "")
-        if said is None:
-            told = dict.fromkeys(told, False)
-        return Judged(self.name, cell.name, one.key, turn + 1, said or "", told, right, new)
+        verdicts, right = obeyed_kinds(self.bank, one, turn, answer or ""), is_right(one, turn, answer or "")
+        if answer is None:
+            verdicts = dict.fromkeys(verdicts, False)
+        return CheckedAnswer(self.name, cell.name, one.key, turn + 1, answer or "", verdicts, right, new)
 
 
 class Recall:
     """Shares of answers that obey, told apart in every way asked for."""
 
-    def __init__(self, judged: Sequence[Judged], main: str):
-        self.judged, self.main = judged, main
-        self.models = list(dict.fromkeys(one.model for one in judged))
-        self.asked = {(one.model, one.cell) for one in judged}
-        self.names = list(dict.fromkeys(one.cell for one in judged))
-        self.turns = sorted({one.turn for one in judged})
+    def __init__(self, checked: Sequence[CheckedAnswer], main: str):
+        self.checked, self.main = checked, main
+        self.models = list(dict.fromkeys(one.model for one in checked))
+        self.scripts = {(one.model, one.cell) for one in checked}
+        self.names = list(dict.fromkeys(one.cell for one in checked))
+        self.turns = sorted({one.turn for one in checked})
 
-    def of(self, model: str, cell: str, when: Callable[[Judged], bool] = lambda one: True) -> list[Judged]:
-        return [one for one in self.judged if one.model == model and one.cell == cell and when(one)]
+    def of(
+        self, model: str, cell: str, when: Callable[[CheckedAnswer], bool] = lambda one: True
+    ) -> list[CheckedAnswer]:
+        return [one for one in self.checked if one.model == model and one.cell == cell and when(one)]
 
     def by_turn(self, model: str, cell: str) -> list[dict[str, Any]]:
-        found = []
+        lines = []
         for turn in self.turns:
-            if here := self.of(model, cell, lambda one, turn=turn: one.turn == turn):  # type: ignore[misc]
-                right = [one.right for one in here if one.right is not None]
-                found.append({"turn": turn, **share([one.obeys for one in here]), "correct": mean(right)})
-        return found
+            if answers := self.of(model, cell, lambda one, turn=turn: one.turn == turn):  # type: ignore[misc]
+                right = [one.right for one in answers if one.right is not None]
+                lines.append({"turn": turn, **share([one.obeys for one in answers]), "correct": mean(right)})
+        return lines
 
     def cells(self) -> dict[str, Any]:
         """Cell → model → recall by turn, kind and question, with intervals, and correctness."""
@@ -276,25 +278,25 @@ class Recall:
                     "correct": mean([one.right for one in self.of(model, cell) if one.right is not None]),
                 }
                 for model in self.models
-                if (model, cell) in self.asked
+                if (model, cell) in self.scripts
             }
             for cell in self.names
         }
 
     def by_kind(self, model: str, cell: str) -> dict[str, Any]:
         """From the second turn on, where the instruction no longer stands in the turn itself."""
-        found: dict[str, list[bool]] = {}
+        obeyed: dict[str, list[bool]] = {}
         for one in self.of(model, cell, lambda one: one.turn > 1):
             for kind, does in one.obeyed.items():
-                found.setdefault(kind, []).append(does)
-        return {kind: share(does) for kind, does in sorted(found.items())}
+                obeyed.setdefault(kind, []).append(does)
+        return {kind: share(does) for kind, does in sorted(obeyed.items())}
 
     def by_count(self, model: str, cell: str) -> dict[int, Any]:
         """By how many kinds are asked for at once, from the second turn on: combinations are the hard part."""
-        found: dict[int, list[bool]] = {}
+        obeyed: dict[int, list[bool]] = {}
         for one in self.of(model, cell, lambda one: one.turn > 1):
-            found.setdefault(len(one.obeyed), []).append(one.obeys)
-        return {count: share(does) for count, does in sorted(found.items())}
+            obeyed.setdefault(len(one.obeyed), []).append(one.obeys)
+        return {count: share(does) for count, does in sorted(obeyed.items())}
 
     def numbers(self, shown: Sequence[int]) -> dict[str, Any]:
         """`turn_4` with its interval, `baseline_turn_4` before, `ablation_turn_4`, `turn_4_gain`; and correctness."""
@@ -321,10 +323,10 @@ class Recall:
         }
         if not right[AFTER]:
             return {}
-        told = share([bool(one) for one in right[AFTER]])
-        return {names[model]: mean(found) for model, found in right.items()} | {
-            "correct_low": told["low"],
-            "correct_high": told["high"],
+        verdicts = share([bool(one) for one in right[AFTER]])
+        return {names[model]: mean(marks) for model, marks in right.items()} | {
+            "correct_low": verdicts["low"],
+            "correct_high": verdicts["high"],
         }
 
     def elsewhere(self) -> dict[str, Any]:
@@ -334,7 +336,7 @@ class Recall:
             names[model].format(cell): mean([one.obeys for one in self.of(model, cell, lambda one: one.turn > 1)])
             for cell in self.names
             for model in self.models
-            if (model, cell) in self.asked
+            if (model, cell) in self.scripts
         }
 
     def write_csv(self, path: Path) -> None:
@@ -353,7 +355,7 @@ class Recall:
         turns = [turn for turn in shown if turn in self.turns]
         table = Table("cell", "model", *(f"t{turn}" for turn in turns), "correct", box=None, pad_edge=False)
         for cell in self.names:
-            for model in [model for model in self.models if (model, cell) in self.asked]:
+            for model in [model for model in self.models if (model, cell) in self.scripts]:
                 lines = {line["turn"]: line["recall"] for line in self.by_turn(model, cell)}
                 right = mean([one.right for one in self.of(model, cell) if one.right is not None])
                 percents = [f"{lines[turn]:.0%}" if turn in lines else "·" for turn in turns]
@@ -361,13 +363,13 @@ class Recall:
         Console(file=sys.stderr, width=140).print(table)
 
 
-def share(told: Sequence[bool]) -> dict[str, Any]:
+def share(verdicts: Sequence[bool]) -> dict[str, Any]:
     """How many, which share of them is true, and its 95 % interval."""
-    if not told:
+    if not verdicts:
         return {"answers": 0, "recall": None, "low": None, "high": None}
-    low, high = wilson(sum(told), len(told))
-    return {"answers": len(told), "recall": sum(told) / len(told), "low": low, "high": high}
+    low, high = wilson(sum(verdicts), len(verdicts))
+    return {"answers": len(verdicts), "recall": sum(verdicts) / len(verdicts), "low": low, "high": high}
 
 
-def mean(told: Sequence[bool]) -> float | None:
-    return sum(told) / len(told) if told else None
+def mean(verdicts: Sequence[bool]) -> float | None:
+    return sum(verdicts) / len(verdicts) if verdicts else None

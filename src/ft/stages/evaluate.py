@@ -17,9 +17,9 @@ from typing import Any
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, prompt_in
-from ft.data.sources.read import Located, Source
+from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import Renderer
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
@@ -107,7 +107,7 @@ def make(job: Job) -> dict[str, Any]:
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
     bad = BadRows(rows_as.on_bad_row, job.folder / artifacts.REJECTS)
-    rows = held_out(list(mixed([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
+    rows = held_out(list(mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
     asked = _asked(job, options, rows, bad)
     losses = None
     if options.loss:
@@ -138,16 +138,16 @@ def make(job: Job) -> dict[str, Any]:
 class _Asked:
     """A row to answer; `references` is what texts are compared with, empty where no metric of texts is asked for."""
 
-    row: Located
+    row: SourceRow
     prompt: Prompt
     references: tuple[str, ...]
 
 
-def _is_prompt(one: Located) -> bool:
+def _is_prompt(one: SourceRow) -> bool:
     return "prompt" in one.row and "completion" not in one.row
 
 
-def _asked(job: Job, options: EvaluateOptions, rows: Sequence[Located], bad: BadRows) -> list[_Asked]:
+def _asked(job: Job, options: EvaluateOptions, rows: Sequence[SourceRow], bad: BadRows) -> list[_Asked]:
     """The prompts among the rows; where there are none, what stands before the rows' own answers."""
     if not options.measures and not options.kl:
         return []
@@ -168,7 +168,7 @@ def _asked(job: Job, options: EvaluateOptions, rows: Sequence[Located], bad: Bad
     return found
 
 
-def _references(options: EvaluateOptions, one: Located, prompt: Prompt) -> tuple[str, ...]:
+def _references(options: EvaluateOptions, one: SourceRow, prompt: Prompt) -> tuple[str, ...]:
     """Raises BadRow where a measure lacks what it reads."""
     for name in [name for name in options.measures if name in REWARDS]:
         for column in columns_of(name):

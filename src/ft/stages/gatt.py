@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow, Message
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, Sample
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
@@ -24,16 +24,16 @@ from ft.files import append_lines, atomic
 from ft.gatt.dialogues import (
     Place,
     Script,
-    changed,
+    change_instruction,
     check_answers,
-    cuts,
     is_right,
-    leaks,
-    obeyed,
+    leaks_instruction,
+    obeyed_kinds,
+    revoke_instruction,
     row,
+    row_ends,
     score,
     script,
-    taken_back,
 )
 from ft.gatt.instructions import Bank
 from ft.models.generation.chat_model import ChatModel
@@ -118,15 +118,15 @@ def make(job: Job) -> dict[str, Any]:
         raise fail(options.bank, "all of its kinds are held out, so no row can ask for one", "Give it another kind.")
     scripts, bad = _scripts(job, options, bank)
     chat_model = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
-    maker = _Maker(job, options, bank, place_of(options.place, chat_model.renderer))
+    maker = GattRowMaker(job, options, bank, place_of(options.place, chat_model.renderer))
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
     answers = dialogue_answers(
         chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
     )
     del chat_model  # a reward model may need the memory next
-    candidates = [found for one in scripts for found in maker.candidates(one, answers)]
-    scores = maker.scores([one for found in candidates for one in found])
+    candidates = [group for one in scripts for group in maker.candidates(one, answers)]
+    scores = maker.scores([one for group in candidates for one in group])
     with atomic(job.folder / artifacts.ROWS) as beside:
         append_lines(beside, maker.rows(candidates, scores))
         if not maker.counts["rows"]:
@@ -136,14 +136,14 @@ def make(job: Job) -> dict[str, Any]:
     return {"dialogues": len(scripts), "rejected": bad, "shortened": shortened, **maker.numbers()}
 
 
-def place_of(written: str, renderer: Renderer) -> Place:
+def place_of(place_option: str, renderer: Renderer) -> Place:
     """Where the instruction stands: in the system message, or in the first user message where there can be none."""
-    if written == "first_user":
+    if place_option == "first_user":
         return "first_user"
     try:
         renderer.prompt([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "What is it?"}])
     except (BadRow, UserError) as error:
-        if written == "auto":
+        if place_option == "auto":
             return "first_user"
         raise fail("chat template", f"takes no system message: {error}", "Write `place: first_user`.") from error
     return "system"
@@ -152,31 +152,31 @@ def place_of(written: str, renderer: Renderer) -> Place:
 def _scripts(job: Job, options: GattOptions, bank: Bank) -> tuple[list[Script], int]:
     """A script a dialogue, each drawn with a seed of its own; and how many rows were bad."""
     bad = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS)
-    found = []
-    for number, located in enumerate(mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
+    scripts = []
+    for number, source_row in enumerate(mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
         chance = random.Random(f"{job.seed} gatt {number}")
         try:
-            one = script(located.row, str(number), located.where, bank.draw(chance), options.turns)
-            _can_be_made(one, options)
+            one = script(source_row.row, str(number), source_row.where, bank.draw(chance), options.turns)
+            _check_own_answers(one, options)
         except BadRow as error:
-            bad.add(located.where, located.row, error)
+            bad.add(source_row.where, source_row.row, error)
         else:
-            found.append(_switched(one, options, bank, chance))
+            scripts.append(_maybe_change(one, options, bank, chance))
     bad.finish()
-    return found, bad.count
+    return scripts, bad.count
 
 
-def _switched(one: Script, options: GattOptions, bank: Bank, chance: random.Random) -> Script:
+def _maybe_change(one: Script, options: GattOptions, bank: Bank, chance: random.Random) -> Script:
     """Now and then with an instruction that changes, or is taken back, at a later turn."""
     if chance.random() >= options.switch or len(one.questions) < 2:
         return one
     turn = chance.randrange(1, len(one.questions))
     if chance.random() < options.normal:
-        return taken_back(one, turn, chance.choice(bank.normal))
-    return changed(one, turn, bank.another(one.first, chance, options.bank, same_kinds=SAME_KINDS))
+        return revoke_instruction(one, turn, chance.choice(bank.normal))
+    return change_instruction(one, turn, bank.draw_another(one.first, chance, options.bank, same_kinds=SAME_KINDS))
 
 
-def _can_be_made(one: Script, options: GattOptions) -> None:
+def _check_own_answers(one: Script, options: GattOptions) -> None:
     """The dialogue's own answers are there where the options need them: of every turn before the last."""
     needs = {"plain: 0": options.plain, "sample: all": options.sample == "last", "window: null": options.window}
     fixes = [fix for fix, needed in needs.items() if needed]
@@ -184,7 +184,7 @@ def _can_be_made(one: Script, options: GattOptions) -> None:
         check_answers(one.answers, f"Write `gatt: {{{', '.join(fixes)}}}`, so that none is read.")
 
 
-def _read(turn: int, plain: bool) -> range:
+def _sampled_turns(turn: int, plain: bool) -> range:
     """The turns whose sampled answers stand in a row that ends with `turn`."""
     return range(turn if plain else 0, turn + 1)
 
@@ -200,14 +200,14 @@ class Candidate:
     script: Script
     turn: int
     sample: int
-    said: Sequence[str | None]
+    answers_by_turn: Sequence[str | None]
     plain: bool
     obeyed: Mapping[str, bool]
     right: bool | None
 
     @property
     def answer(self) -> str:
-        return self.said[self.turn] or ""
+        return self.answers_by_turn[self.turn] or ""
 
     @property
     def key(self) -> str:
@@ -215,7 +215,7 @@ class Candidate:
 
 
 @dataclass
-class _Maker:
+class GattRowMaker:
     """Rows of scripts and answers, and the count of what became of them."""
 
     job: Job
@@ -234,13 +234,19 @@ class _Maker:
 
         Only what rows use is asked: stretches end with the last answer that a row of this dialogue reads or trains.
         """
-        last, ends, used = self.options.sample == "last", [turn for turn, _ in self.ends(one)], self.used(one)
+        last, ends = self.options.sample == "last", [turn for turn, _ in self.ends(one)]
         turns = [
-            Turn(one.asked(t), given=one.answers[t] if last and t != ends[-1] else None, ask=not last or t in ends)
+            Turn(
+                one.user_for_policy(t),
+                given=one.answers[t] if last and t != ends[-1] else None,
+                ask=not last or t in ends,
+            )
             for t in range(len(one.questions))
         ]
         start, stretch = [{"role": "system", "content": one.system}] if one.system else [], self.stretch(one)
-        until = {turn - turn % stretch: turn + 1 for turn in used}  # the first turn of a stretch → where it ends
+        until = {
+            turn - turn % stretch: turn + 1 for turn in self.sampled_turns(one)
+        }  # the first turn of a stretch → where it ends
         return [
             Dialogue(_key(one, sample, first), turns[first:end], [*start, *self.before(one, first)])
             for first, end in until.items()
@@ -254,11 +260,13 @@ class _Maker:
         """The turn before, as the dialogue has it."""
         if turn == 0:
             return []
-        said = one.answers[turn - 1]
-        assert said is not None  # _can_be_made
-        return [{"role": "user", "content": one.questions[turn - 1]}, {"role": "assistant", "content": said}]
+        answer = one.answers[turn - 1]
+        assert answer is not None  # _check_own_answers
+        return [{"role": "user", "content": one.questions[turn - 1]}, {"role": "assistant", "content": answer}]
 
-    def said(self, one: Script, sample: int, answers: Mapping[str, list[str | None]]) -> dict[int, str | None]:
+    def answers_by_turn(
+        self, one: Script, sample: int, answers: Mapping[str, list[str | None]]
+    ) -> dict[int, str | None]:
         """Turn → its answer, None where it was cut; a turn that was not asked or did not fit has none."""
         return {
             int(dialogue.key.rpartition("/")[2]) + place: text
@@ -269,18 +277,18 @@ class _Maker:
     def ends(self, one: Script) -> list[tuple[int, bool]]:
         """The turns that rows of this dialogue end at, and whether the answers before are the dialogue's own."""
         chance, last = random.Random(f"{self.job.seed} rows {one.key}"), self.options.sample == "last"
-        turns = cuts(one, self.options.rows_each, chance)
+        turns = row_ends(one, self.options.rows_each, chance)
         return [(turn, last or chance.random() < self.options.plain) for turn in turns]
 
-    def used(self, one: Script) -> list[int]:
+    def sampled_turns(self, one: Script) -> list[int]:
         """The turns whose sampled answers stand in rows of this dialogue."""
-        return sorted({t for turn, plain in self.ends(one) for t in _read(turn, plain)})
+        return sorted({t for turn, plain in self.ends(one) for t in _sampled_turns(turn, plain)})
 
     def candidates(self, one: Script, answers: Mapping[str, list[str | None]]) -> Iterator[list[Candidate]]:
         """For each turn that rows of this dialogue end at, the answers that pass; the others are counted."""
-        said = [self.said(one, sample, answers) for sample in range(self.options.samples)]
+        samples = [self.answers_by_turn(one, sample, answers) for sample in range(self.options.samples)]
         for turn, plain in self.ends(one):
-            found = [self.candidate(one, turn, sample, said[sample], plain) for sample in range(len(said))]
+            found = [self.candidate(one, turn, number, sample, plain) for number, sample in enumerate(samples)]
             good = [candidate for candidate in found if isinstance(candidate, Candidate)]
             if good:
                 yield good
@@ -288,27 +296,27 @@ class _Maker:
                 self.counts[str(found[0])] += 1
 
     def candidate(
-        self, one: Script, turn: int, sample: int, said: Mapping[int, str | None], plain: bool
+        self, one: Script, turn: int, sample: int, answers_by_turn: Mapping[int, str | None], plain: bool
     ) -> Candidate | str:
         """The answer to this turn, or why no row ends with it."""
-        used = _read(turn, plain)
-        if not all(t in said for t in used):
+        sampled_turns = _sampled_turns(turn, plain)
+        if not all(t in answers_by_turn for t in sampled_turns):
             return "too_long"
-        texts = [text for t in used if (text := said[t]) and text.strip()]
-        if len(texts) < len(used):
+        texts = [text for t in sampled_turns if (text := answers_by_turn[t]) and text.strip()]
+        if len(texts) < len(sampled_turns):
             return "unfinished"
         self.counts["answers"] += 1
-        if leaks(one, texts):
+        if leaks_instruction(one, texts):
             return "leaks"
         answer = texts[-1]
-        told, right = obeyed(self.bank, one, turn, answer), is_right(one, turn, answer)
-        self.counts["judged"] += bool(told)
-        self.counts["obeying"] += bool(told) and all(told.values())
-        if self.options.filter and not all(told.values()):
+        obeyed, right = obeyed_kinds(self.bank, one, turn, answer), is_right(one, turn, answer)
+        self.counts["judged"] += bool(obeyed)
+        self.counts["obeying"] += bool(obeyed) and all(obeyed.values())
+        if self.options.filter and not all(obeyed.values()):
             return "disobeying"
         if self.options.filter and right is False:
             return "wrong"
-        return Candidate(one, turn, sample, [said.get(t) for t in range(turn + 1)], plain, told, right)
+        return Candidate(one, turn, sample, [answers_by_turn.get(t) for t in range(turn + 1)], plain, obeyed, right)
 
     def scores(self, candidates: Sequence[Candidate]) -> dict[str, float | None]:
         """Key → what each answer is worth: by the reward model, which cannot read some, or else by checkers."""
@@ -325,11 +333,11 @@ class _Maker:
     def sample(self, one: Candidate) -> Sample | None:
         """The answer behind what the policy had read; None where an earlier answer of its own was cut."""
         place = one.turn % self.stretch(one.script)
-        asked = {dialogue.key: dialogue for dialogue in self.dialogues(one.script, one.sample)}
-        dialogue = asked[_key(one.script, one.sample, one.turn - place)]
+        dialogues = {dialogue.key: dialogue for dialogue in self.dialogues(one.script, one.sample)}
+        dialogue = dialogues[_key(one.script, one.sample, one.turn - place)]
         messages = list(dialogue.start)
-        for turn, said in zip(dialogue.turns[:place], one.said[one.turn - place :], strict=False):
-            answer = turn.given if turn.given is not None else said
+        for turn, sampled in zip(dialogue.turns[:place], one.answers_by_turn[one.turn - place :], strict=False):
+            answer = turn.given if turn.given is not None else sampled
             if answer is None:
                 return None
             messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": answer}]
@@ -341,29 +349,29 @@ class _Maker:
         self, candidates: Sequence[Sequence[Candidate]], scores: Mapping[str, float | None]
     ) -> Iterator[dict[str, Any]]:
         """A row with the best of each group of candidates; the first of them, where several are."""
-        for found in candidates:
-            good = [one for one in found if one.key in scores]
+        for group in candidates:
+            good = [one for one in group if one.key in scores]
             if good:
                 best = max(good, key=lambda one: scores[one.key] or 0.0)
-                yield self.taken(self.row(best, scores[best.key]))
+                yield self.count_row(self.row(best, scores[best.key]))
             else:
                 self.counts["unscored"] += 1
 
     def row(self, one: Candidate, worth: float | None) -> dict[str, Any]:
-        said = [text or "" for text in one.said]
-        made = row(one.script, one.turn, said, plain=one.plain, place=self.place, loss=self.options.loss)
-        made |= self.provenance(one.script, one.turn, one.plain)
-        made |= {"obeyed": one.obeyed, "right": one.right, "score": worth}
+        answers = [text or "" for text in one.answers_by_turn]
+        line = row(one.script, one.turn, answers, plain=one.plain, place=self.place, loss=self.options.loss)
+        line |= self.provenance(one.script, one.turn, one.plain)
+        line |= {"obeyed": one.obeyed, "right": one.right, "score": worth}
         scorer = self.job.inputs.get("scorer")
-        return made | ({"scorer": model_identity(scorer, hashes(self.job))} if scorer else {})
+        return line | ({"scorer": model_identity(scorer, hashes(self.job))} if scorer else {})
 
     def provenance(self, one: Script, turn: int, plain: bool) -> dict[str, Any]:
         """Where the row is from: enough to make it again, and to ask which rows taught what."""
-        holding, options = one.holding(turn), self.options
+        instruction, options = one.instruction_at(turn), self.options
         return {
             "policy": self.policy,
             "source": one.where.rpartition("/")[2],
-            "instruction": dict(holding.values) if holding else {},
+            "instruction": dict(instruction.values) if instruction else {},
             "terse": one.first.is_terse,
             "changed": bool(one.change and turn >= one.change.turn),
             "turn": turn + 1,
@@ -372,19 +380,19 @@ class _Maker:
             "sampling": {key: getattr(options, key) for key in SAMPLED} | {"seed": self.job.seed},
         }
 
-    def taken(self, made: dict[str, Any]) -> dict[str, Any]:
+    def count_row(self, line: dict[str, Any]) -> dict[str, Any]:
         self.counts["rows"] += 1
-        self.counts["terse_rows"] += made["terse"]
-        self.counts["changed_rows"] += made["changed"]
-        self.kinds.update(made["instruction"].keys())
-        return made
+        self.counts["terse_rows"] += line["terse"]
+        self.counts["changed_rows"] += line["changed"]
+        self.kinds.update(line["instruction"].keys())
+        return line
 
     def numbers(self) -> Mapping[str, Any]:
         """Rows, what was dropped and why, and the share of sampled answers that obey."""
-        shown = ("rows", "answers", "terse_rows", "changed_rows")
+        numbers_shown = ("rows", "answers", "terse_rows", "changed_rows")
         dropped = ["too_long", "unfinished", "leaks", "disobeying", "wrong"]
         dropped += ["unscored"] if "scorer" in self.job.inputs else []
-        numbers: dict[str, Any] = {name: self.counts[name] for name in shown}
+        numbers: dict[str, Any] = {name: self.counts[name] for name in numbers_shown}
         numbers |= {f"dropped_{name}": self.counts[name] for name in dropped}
         if self.counts["judged"]:
             numbers["obeying"] = self.counts["obeying"] / self.counts["judged"]

@@ -16,7 +16,7 @@ from rich.console import Console
 from ft import artifacts
 from ft.data.axes import HELPFUL
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, prompt_in
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
@@ -184,16 +184,16 @@ def _read(
     renderers = [Renderer(tokenizer_of(side.model, side.init, side.template)) for side in sides]
     bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), dict[str, Prompt]()
     ids: list[dict[str, list[int]]] = [{} for _ in sides]
-    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
-            prompt = prompt_in(located)
+            prompt = prompt_in(source_row)
             tokens = [renderer.prompt(prompt.messages) for renderer in renderers]
             if options.function:
                 AnswerScorer({}, {options.function: 1.0}, 0.0).check(prompt.columns)
             if options.by and options.by not in prompt.columns:
                 raise BadRow(f"it has no column '{options.by}', which judge.by names", "Give the row one.")
         except BadRow as error:
-            bad.add(located.where, located.row, error)
+            bad.add(source_row.where, source_row.row, error)
             continue
         found.setdefault(prompt.key, prompt)
         for own, some in zip(ids, tokens, strict=True):

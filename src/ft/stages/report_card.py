@@ -20,8 +20,8 @@ from rich.table import Table
 from ft import artifacts
 from ft.data.axes import SAFETY_THRESHOLD
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, mixed
-from ft.data.sources.read import Located, Source
+from ft.data.mix import BadRows, mix_rows
+from ft.data.sources.read import Source, SourceRow
 from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
 from ft.figures.reward_report import report_card
@@ -105,21 +105,25 @@ def models_of(job: Job) -> dict[str, Path]:
     return dict(zip(names, folders, strict=True))
 
 
-def _rows(job: Job, bad: BadRows) -> dict[int, Located]:
+def _rows(job: Job, bad: BadRows) -> dict[int, SourceRow]:
     """The pairs by their number: a source taken twice has the same `where` twice."""
     rows = {}
-    for number, located in enumerate(mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
-        if "chosen" not in located.row:
+    for number, source_row in enumerate(mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
+        if "chosen" not in source_row.row:
             raise fail(job.where, "a report card reads pairs", "Write `format: preference` at the source.")
-        gold = [located.row.get(name) for name in GOLD]
+        gold = [source_row.row.get(name) for name in GOLD]
         if all(value is None or type(value) in (int, float) for value in gold):
-            rows[number] = located
+            rows[number] = source_row
         else:
-            bad.add(located.where, located.row, BadRow(f"{' and '.join(GOLD)} are {gold}", "Write numbers, or none."))
+            bad.add(
+                source_row.where, source_row.row, BadRow(f"{' and '.join(GOLD)} are {gold}", "Write numbers, or none.")
+            )
     return rows
 
 
-def _readable(scorer: Scorer, rows: Mapping[int, Located], bad: BadRows) -> tuple[dict[int, Located], list[_Answer]]:
+def _readable(
+    scorer: Scorer, rows: Mapping[int, SourceRow], bad: BadRows
+) -> tuple[dict[int, SourceRow], list[_Answer]]:
     """The rows of which the model can read both answers, and these answers; the other rows go to `bad`."""
     good, answers = {}, []
     numbers = list(rows)
@@ -127,11 +131,11 @@ def _readable(scorer: Scorer, rows: Mapping[int, Located], bad: BadRows) -> tupl
         some = numbers[first : first + ROWS_AT_ONCE]
         sides = [scorer.rendered([[*rows[n].row["prompt"], *rows[n].row[side]] for n in some]) for side in SIDES]
         for number, chosen, rejected in zip(some, *sides, strict=True):
-            located = rows[number]
+            source_row = rows[number]
             if isinstance(chosen, BadRow) or isinstance(rejected, BadRow):
-                bad.add(located.where, located.row, _why(chosen, rejected))
+                bad.add(source_row.where, source_row.row, _why(chosen, rejected))
                 continue
-            good[number] = located
+            good[number] = source_row
             answers += [_Answer(_key(number, "chosen"), chosen), _Answer(_key(number, "rejected"), rejected)]
     return good, answers
 
@@ -167,7 +171,7 @@ def _partial(job: Job, name: str) -> Path:
     return job.folder / f"scores-{name}.jsonl"
 
 
-def _pairs(rows: Mapping[int, Located], scores: Mapping[str, Mapping[str, float]], tokenizer: Any) -> list[Pair]:
+def _pairs(rows: Mapping[int, SourceRow], scores: Mapping[str, Mapping[str, float]], tokenizer: Any) -> list[Pair]:
     keys = [_key(number, side) for side in SIDES for number in rows]
     texts = ["\n".join(m["content"] for m in rows[number].row[side]) for side in SIDES for number in rows]
     tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -184,7 +188,7 @@ def _pairs(rows: Mapping[int, Located], scores: Mapping[str, Mapping[str, float]
     ]
 
 
-def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[str, Any]) -> None:
+def _write(job: Job, rows: Mapping[int, SourceRow], card: Card, numbers: Mapping[str, Any]) -> None:
     """All files of the folder; the scores kept on the way leave it last."""
     columns = _columns(list(rows.values()), card)
     with (job.folder / artifacts.SCORE_TABLE).open("w", encoding="utf-8", newline="") as file:
@@ -200,7 +204,7 @@ def _write(job: Job, rows: Mapping[int, Located], card: Card, numbers: Mapping[s
         _partial(job, model).unlink()
 
 
-def _columns(rows: Sequence[Located], card: Card) -> list[dict[str, Any]]:
+def _columns(rows: Sequence[SourceRow], card: Card) -> list[dict[str, Any]]:
     """A line a pair, both answers by both models side by side (arXiv:2307.09288, figure 32)."""
     lines = []
     for (where, _), pair in zip(rows, card.pairs, strict=True):

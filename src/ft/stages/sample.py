@@ -18,7 +18,7 @@ from ft import artifacts
 from ft.data.axes import AXES, SAFETY_THRESHOLD
 from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
 from ft.data.selection import best, curve, hottest, of_best
 from ft.data.sources.read import Source
@@ -140,18 +140,18 @@ def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
     renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
     bad, read = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), _Read()
     pool: dict[str, Sample] = {}
-    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
-            if is_earlier(located.row):
-                for sample in earlier(located):
+            if is_earlier(source_row.row):
+                for sample in earlier(source_row):
                     judges.check(sample.prompt.columns)
                     pool[sample.key] = sample
                 continue
-            prompt = prompt_in(located)
+            prompt = prompt_in(source_row)
             judges.check(prompt.columns)
             ids = renderer.prompt(prompt.messages)
         except BadRow as error:
-            bad.add(located.where, located.row, error)
+            bad.add(source_row.where, source_row.row, error)
             continue
         if prompt.key in read.ids:
             read.counts["repeated"] += 1

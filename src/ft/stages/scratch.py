@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft import artifacts
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
 from ft.encode.conversation import template
 from ft.models.load import share
@@ -49,9 +49,14 @@ def make(job: Job) -> dict[str, Any]:
 
 def _texts(job: Job) -> Iterator[str]:
     bad = BadRows("error", job.folder / artifacts.REJECTS)
-    for located in mixed([Source(**source) for source in job.data], seed=job.seed, bad=bad):
-        messages = located.row.get("messages") or [*located.row.get("prompt", []), *located.row.get("completion", [])]
-        yield from [located.row["text"]] if "text" in located.row else [message["content"] for message in messages]
+    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+        messages = source_row.row.get("messages") or [
+            *source_row.row.get("prompt", []),
+            *source_row.row.get("completion", []),
+        ]
+        yield from (
+            [source_row.row["text"]] if "text" in source_row.row else [message["content"] for message in messages]
+        )
     bad.finish()
 
 

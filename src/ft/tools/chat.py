@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow, is_unicode, make_message
-from ft.encode.truncation import fewest, kept, turn_starts
+from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 from ft.errors import Problem, fail
 from ft.hub import local_path
 from ft.models.generation.chat_model import NF4, ChatModel
@@ -218,11 +218,11 @@ class ChatSession:
             return messages, prompt
 
         def fits(turns: int) -> tuple[list[dict[str, Any]], list[int]] | None:
-            left = [messages[place] for place in kept(messages, turns)]
+            left = [messages[place] for place in messages_left(messages, turns)]
             shorter = self._prompt([*self.system, *left])
             return (left, shorter) if len(shorter) <= room else None
 
-        found = fewest(len(turn_starts(messages)) - 1, fits)
+        found = fewest_dropped(len(turn_starts(messages)) - 1, fits)
         if found is None:
             alone = len(self._prompt([*self.system, messages[-1]]))
             what = f"it is {alone:,} tokens long, and the model has room for {room:,} before an answer"

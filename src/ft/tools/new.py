@@ -19,10 +19,10 @@ from typing import Any
 
 from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
 from ft.data.formats.messages import BadRow
-from ft.data.mix import eval_side, formatted
-from ft.data.sources.files import Located
+from ft.data.mix import eval_side, format_rows
+from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, missing, read
-from ft.encode.conversation import Rendered, Renderer
+from ft.encode.conversation import RenderedRow, Renderer
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import RowOptions
 from ft.errors import Problem, Problems, UserError, fail
@@ -92,18 +92,18 @@ class Fork:
     notes: tuple[str, ...]
 
 
-def fork(there: Plan, options: ForkOptions, check: Callable[[Path], Recipe]) -> Fork:
+def fork(plan: Plan, options: ForkOptions, check: Callable[[Path], Recipe]) -> Fork:
     """Look at the rows and write the recipe. Raises UserError, and writes nothing, where the rows would not train."""
     if options.too_long not in (None, "drop_turns", "drop"):
         raise fail("--too-long", f"'{options.too_long}'", "Write drop_turns (whole oldest turns leave) or drop.")
-    path = _place(there.recipe, options)
-    stage = _stage(there.recipe, options.stage)
+    path = _place(plan.recipe, options)
+    stage = _stage(plan.recipe, options.stage)
     source, notes = _source(options, stage)
-    summary = summarize(there, stage, source)
-    _usable(summary, stage, source, options)
-    behind = there.recipe.stages[there.recipe.stages.index(stage) + 1 :]
-    skipped = tuple(s.name for s in behind if "metrics" in s.kind.leaves)
-    text = _yaml(path, there.recipe, stage, source, skipped, _rows_block(stage, summary, source, options))
+    summary = summarize(plan, stage, source)
+    _check_usable(summary, stage, source, options)
+    later_stages = plan.recipe.stages[plan.recipe.stages.index(stage) + 1 :]
+    skipped = tuple(s.name for s in later_stages if "metrics" in s.kind.leaves)
+    text = _yaml(path, plan.recipe, stage, source, skipped, _rows_block(stage, summary, source, options))
     _write(path, text, check)
     return Fork(path, stage.name, source, summary, skipped, tuple(notes))
 
@@ -173,11 +173,11 @@ def _source(options: ForkOptions, stage: Stage) -> tuple[Source, list[str]]:
 def _detect_format(path: str, columns: dict[str, str]) -> str:
     """The format that the first rows are in; UserError where they are in none, or in several."""
     found: dict[str, str] = {}
-    for located in islice(read(Source(path), _known_later), SAMPLE):
+    for source_row in islice(read(Source(path), _ignore), SAMPLE):
         try:
-            found.setdefault(detect(located.row, columns), located.where)
+            found.setdefault(detect(source_row.row, columns), source_row.where)
         except BadRow as bad:
-            raise fail(located.where, bad.what, _said_on_command_line(bad.fix)) from bad
+            raise fail(source_row.where, bad.what, _as_option(bad.fix)) from bad
     if not found:
         raise fail(path, "none of its rows can be read", "Look at its first lines.")
     if len(found) > 1:
@@ -186,11 +186,11 @@ def _detect_format(path: str, columns: dict[str, str]) -> str:
     return next(iter(found))
 
 
-def _known_later(where: str, row: Any, bad: BadRow) -> None:
+def _ignore(where: str, row: Any, bad: BadRow) -> None:
     """The `Report` while the format is looked for: the whole file is read next, and tells of every bad row."""
 
 
-def _said_on_command_line(fix: str) -> str:
+def _as_option(fix: str) -> str:
     return fix.replace("format: …", "--format").replace("columns: {ours: theirs}", "--columns ours=theirs")
 
 
@@ -210,55 +210,55 @@ def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
 # The rows
 
 
-def summarize(there: Plan, stage: Stage, source: Source) -> DataSummary:
+def summarize(plan: Plan, stage: Stage, source: Source) -> DataSummary:
     """Read every row as the stage would: format, template, masks and length."""
     summary = DataSummary()
-    renderer = _renderer(there, stage)
+    renderer = _renderer(plan, stage)
     summary.rendered = renderer is not None
     limit = stage.blocks["train"]["max_length"] if renderer else None
-    rows = formatted(source, summary.refuse)
+    rows = format_rows(source, summary.refuse)
     while batch := list(islice(rows, BATCH)):
-        rendered = renderer.render_batch([located.row for located in batch]) if renderer else [None] * len(batch)
-        for located, row in zip(batch, rendered, strict=True):
+        rendered = renderer.render_batch([source_row.row for source_row in batch]) if renderer else [None] * len(batch)
+        for source_row, row in zip(batch, rendered, strict=True):
             if isinstance(row, BadRow):
-                summary.refuse(located.where, located.row, row)
+                summary.refuse(source_row.where, source_row.row, row)
                 continue
-            _count_row(summary, located, there.recipe.seed, stage)
-            if isinstance(row, Rendered):
-                _measure_row(summary, located, row, limit)
+            _count_row(summary, source_row, plan.recipe.seed, stage)
+            if isinstance(row, RenderedRow):
+                _measure_row(summary, source_row, row, limit)
     return summary
 
 
-def _renderer(there: Plan, stage: Stage) -> Renderer | None:
+def _renderer(plan: Plan, stage: Stage) -> Renderer | None:
     """The stage's own renderer without its limit; None where no tokenizer is there yet, or the stage renders no whole
     rows: pairs are measured when they are prepared."""
     if stage.kind.rows not in CONVERSATIONS:
         return None
     try:
-        folder = there.tokenizer_folder(there.stage(stage.name))
-        tokenizer = tokenizer_of(there.recipe.model, folder, there.recipe.chat_template)
+        folder = plan.tokenizer_folder(plan.stage(stage.name))
+        tokenizer = tokenizer_of(plan.recipe.model, folder, plan.recipe.chat_template)
     except UserError:
         return None
     return Renderer(tokenizer, train_on=RowOptions(**stage.blocks["rows"]).train_on)
 
 
-def _count_row(summary: DataSummary, located: Located, seed: int, stage: Stage) -> None:
+def _count_row(summary: DataSummary, source_row: SourceRow, seed: int, stage: Stage) -> None:
     summary.good += 1
     if stage.kind.rows:
-        summary.held_out.update(share for share in _shares(stage) if eval_side(located.row, share, seed))
+        summary.held_out.update(share for share in _shares(stage) if eval_side(source_row.row, share, seed))
 
 
-def _measure_row(summary: DataSummary, located: Located, row: Rendered, limit: int | None) -> None:
+def _measure_row(summary: DataSummary, source_row: SourceRow, row: RenderedRow, limit: int | None) -> None:
     length = len(row.input_ids)
     summary.tokens += length
     summary.trained += sum(label != IGNORE_INDEX for label in row.labels)
     summary.longest = max(summary.longest, length)
     if limit is not None and length > limit:
         summary.long += 1
-        summary.first_long = summary.first_long or located.where
+        summary.first_long = summary.first_long or source_row.where
 
 
-def _usable(summary: DataSummary, stage: Stage, source: Source, options: ForkOptions) -> None:
+def _check_usable(summary: DataSummary, stage: Stage, source: Source, options: ForkOptions) -> None:
     """Raise UserError where the stage would refuse these rows, with the option that sets the bad ones aside."""
     problems = Problems()
     if summary.bad and not options.reject:
@@ -282,8 +282,8 @@ def _on_too_long(stage: Stage, options: ForkOptions) -> str:
 
 def _shares(stage: Stage) -> list[float]:
     """Shares to hold out, the old recipe's own first."""
-    own = stage.blocks.get("rows", {}).get("eval_fraction", 0.0)
-    return list(dict.fromkeys(share for share in (own, *HELD_OUT) if share))
+    own_share = stage.blocks.get("rows", {}).get("eval_fraction", 0.0)
+    return list(dict.fromkeys(share for share in (own_share, *HELD_OUT) if share))
 
 
 # The recipe
@@ -348,14 +348,14 @@ def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:
         check(beside)
 
 
-def fork_lines(made: Fork) -> Iterator[str]:
+def fork_lines(fork: Fork) -> Iterator[str]:
     """What to tell the user, line by line."""
-    yield from made.notes
-    summary = made.summary
+    yield from fork.notes
+    summary = fork.summary
     bad = f", {summary.bad:,} bad ones will be set aside" if summary.bad else ""
-    yield f"{made.source.path}: {summary.good:,} good rows{bad}"
+    yield f"{fork.source.path}: {summary.good:,} good rows{bad}"
     if summary.rendered:
         long = f", {summary.long:,} rows too long" if summary.long else ""
         yield f"{summary.tokens:,} tokens, {summary.trained:,} of them trained; longest row {summary.longest:,}{long}"
     yield from map(str, summary.problems)
-    yield f"wrote {made.path}"
+    yield f"wrote {fork.path}"

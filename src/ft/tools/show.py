@@ -17,7 +17,7 @@ from ft import artifacts
 from ft.encode.conversation import ROLES
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.prepare import rows_folder, single_rows
-from ft.encode.token_text import spelt
+from ft.encode.token_text import text_pieces
 from ft.errors import fail
 from ft.files import read_json
 from ft.models.load import tokenizer_of
@@ -79,52 +79,52 @@ class RowsView:
     @property
     def bins(self) -> list[tuple[int, int, int]]:
         """(shortest, longest, rows) of each bar of the length histogram."""
-        found, above = [], 0
+        view, above = [], 0
         for bar in self.stats["train"]["lengths"]["bins"]:
-            found.append((above + 1, bar["up_to"], bar["rows"]))
+            view.append((above + 1, bar["up_to"], bar["rows"]))
             above = bar["up_to"]
-        return found
+        return view
 
     @property
     def quantiles(self) -> dict[str, int]:
         """Of the rows' lengths in tokens: median, p90, p99, longest."""
-        found: dict[str, int] = self.stats["train"]["lengths"]["quantiles"]
-        return found
+        view: dict[str, int] = self.stats["train"]["lengths"]["quantiles"]
+        return view
 
 
-def view_rows(there: Plan, stage: str | None, rows: int) -> RowsView:
+def view_rows(plan: Plan, stage: str | None, rows: int) -> RowsView:
     """The stage's prepared rows, prepared now if they are not there. Raises UserError."""
-    planned = there.stage(stage) if stage else _first_with_rows(there)
+    planned = plan.stage(stage) if stage else _first_with_rows(plan)
     if planned.rows_key is None:
-        names = ", ".join(p.name for p in there.stages if p.rows_key is not None)
+        names = ", ".join(p.name for p in plan.stages if p.rows_key is not None)
         fix = f"These do: {names}." if names else "No stage of this recipe does."
         raise fail(planned.stage.where, f"'{planned.name}' prepares no rows", fix)
-    prepare_rows(there, planned)
-    folder = rows_folder(there.runs, planned.rows_key)
-    tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
-    kept = single_rows(folder)
+    prepare_rows(plan, planned)
+    folder = rows_folder(plan.runs, planned.rows_key)
+    tokenizer = tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
+    rows_of_folder = single_rows(folder)
     return RowsView(
-        recipe=there.recipe.name,
+        recipe=plan.recipe.name,
         stage=planned.name,
         folder=folder,
         max_length=planned.rows_key["max_length"],
         stats=read_json(folder / artifacts.STATS),
-        rows=tuple(shown_row(kept[place], tokenizer) for place in range(min(rows, len(kept)))),
+        rows=tuple(shown_row(rows_of_folder[place], tokenizer) for place in range(min(rows, len(rows_of_folder)))),
     )
 
 
-def _first_with_rows(there: Plan) -> Planned:
-    found = next((p for p in there.stages if p.rows_key is not None), None)
-    if found is None:
-        raise fail(str(there.recipe.file), "no stage of it prepares rows", "A stage of kind sft does.")
-    return found
+def _first_with_rows(plan: Plan) -> Planned:
+    view = next((p for p in plan.stages if p.rows_key is not None), None)
+    if view is None:
+        raise fail(str(plan.recipe.file), "no stage of it prepares rows", "A stage of kind sft does.")
+    return view
 
 
 def shown_row(row: Mapping[str, Any], tokenizer: Any) -> ShownRow:
     """A prepared row token by token, each with its role and whether it is trained."""
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0
-    for piece in spelt(tokenizer, row["input_ids"]):
+    for piece in text_pieces(tokenizer, row["input_ids"]):
         role, trained = ROLES[row["roles"][place]], row["labels"][place] != IGNORE_INDEX
         tokens.append(Token(piece.text, piece.ids, role, trained, piece.ids[0] in special))
         place += len(piece.ids)
@@ -161,7 +161,7 @@ def visible_tokens(row: ShownRow) -> Iterator[tuple[Token, str]]:
         place += len(token.text)
 
 
-def rows_as_json(found: RowsView) -> dict[str, Any]:
+def rows_as_json(view: RowsView) -> dict[str, Any]:
     rows = [
         {
             "where": row.where,
@@ -172,45 +172,45 @@ def rows_as_json(found: RowsView) -> dict[str, Any]:
                 for t in row.tokens
             ],
         }
-        for row in found.rows
+        for row in view.rows
     ]
-    return {"recipe": found.recipe, "stage": found.stage, "folder": str(found.folder), **found.stats, "shown": rows}
+    return {"recipe": view.recipe, "stage": view.stage, "folder": str(view.folder), **view.stats, "shown": rows}
 
 
 # On a terminal
 
 
-def print_rows(found: RowsView, console: Console) -> None:
+def print_rows(view: RowsView, console: Console) -> None:
     """Counts, histogram, then the rows; without colours trained text stands in ⟦ ⟧."""
-    console.print(f"{found.stage}: {rows_line(found.stats)}\n")
-    console.print(_roles_table(found))
-    quantiles = ", ".join(f"{name} {length:,}" for name, length in found.quantiles.items())
-    console.print(f"\nrows by length in tokens: {quantiles}; max_length {found.max_length:,}")
-    for line in _histogram(found):
+    console.print(f"{view.stage}: {rows_line(view.stats)}\n")
+    console.print(_roles_table(view))
+    quantiles = ", ".join(f"{name} {length:,}" for name, length in view.quantiles.items())
+    console.print(f"\nrows by length in tokens: {quantiles}; max_length {view.max_length:,}")
+    for line in _histogram(view):
         console.print(line)
     coloured = console.color_system is not None
-    for row in found.rows:
+    for row in view.rows:
         console.print(Text(f"\n{row.where}", style="bold"), f"· {row.length:,} tokens, {row.trained:,} trained")
         console.print(_coloured_text(row) if coloured else _bracketed_text(row), markup=False)
-    if found.rows:
+    if view.rows:
         console.print()
-        console.print(_legend(found) if coloured else "⟦ ⟧ trained   ⏎ line end   · blank   ⇥ tab")
+        console.print(_legend(view) if coloured else "⟦ ⟧ trained   ⏎ line end   · blank   ⇥ tab")
 
 
-def _roles_table(found: RowsView) -> Table:
+def _roles_table(view: RowsView) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("role")
     for name in ("tokens", "trained", "share trained"):
         table.add_column(name, justify="right")
-    for role, count, trained in found.roles:
+    for role, count, trained in view.roles:
         share = f"{trained / count:.0%}" if trained else "·"
         table.add_row(Text(role, style=ROLE_STYLES[role]), f"{count:,}", f"{trained:,}" if trained else "·", share)
     return table
 
 
-def _histogram(found: RowsView) -> Iterator[str]:
-    most = max((rows for _, _, rows in found.bins), default=1) or 1
-    for low, high, rows in found.bins:
+def _histogram(view: RowsView) -> Iterator[str]:
+    most = max((rows for _, _, rows in view.bins), default=1) or 1
+    for low, high, rows in view.bins:
         eighths = -(-rows * 40 * 8 // most)
         bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
         yield f"{low:>7,} to {high:>6,} {rows:>9,} {bar}".rstrip()
@@ -236,9 +236,9 @@ def _bracketed_text(row: ShownRow) -> str:
     return "".join(parts)
 
 
-def _legend(found: RowsView) -> Text:
+def _legend(view: RowsView) -> Text:
     text = Text().append("trained", style=TRAINED)
-    for role, count, trained in found.roles:
+    for role, count, trained in view.roles:
         if trained < count:
             text.append("   ").append(f"{role}, only read", style=ROLE_STYLES[role])
     return text.append("   ").append("special token", style=SPECIAL).append("   ⏎ line end   · blank   ⇥ tab")

@@ -20,8 +20,8 @@ from rich.table import Table
 from ft.data.formats import FORMATS, Row
 from ft.data.formats.messages import BadRow, Message, Tie
 from ft.data.formats.preferences import RATINGS
-from ft.data.mix import formatted, given_rows, parts
-from ft.data.sources.files import Located
+from ft.data.mix import format_rows, group_sizes, rows_to_take
+from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.errors import UserError, fail
 from ft.models.load import tokenizer_of
@@ -60,7 +60,7 @@ class Mean:
 
 
 @dataclass
-class Counted:
+class SourceStats:
     """What one source holds, or all sources of a stage; `taken` is how many rows its cap and weight leave."""
 
     name: str
@@ -93,14 +93,14 @@ class Counted:
         if "safety_chosen" in row and "safety_rejected" in row:
             self.safety[row["safety_chosen"], row["safety_rejected"]] += 1
 
-    def join(self, other: Counted) -> None:
+    def join(self, other: SourceStats) -> None:
         self.rows += other.rows
         self.taken += other.taken
         self.ties += other.ties
         for name, mean in self.means.items():
             mean.join(other.means[name])
-        for mine, theirs in zip(self.counters, other.counters, strict=True):
-            mine.update(theirs)
+        for own_counter, other_counter in zip(self.counters, other.counters, strict=True):
+            own_counter.update(other_counter)
 
     @property
     def counters(self) -> tuple[Counter[Any], ...]:
@@ -113,12 +113,12 @@ class Stats:
 
     title: str
     unit: str
-    sources: list[Counted]
+    sources: list[SourceStats]
     mixture: dict[str, tuple[int, int]]
 
     @property
-    def whole(self) -> Counted:
-        whole = Counted("all")
+    def whole(self) -> SourceStats:
+        whole = SourceStats("all")
         for source in self.sources:
             whole.join(source)
         return whole
@@ -130,28 +130,28 @@ class Stats:
 def count_rows(sources: Sequence[Source], title: str, tokenizer: Any | None, tick: Tick) -> Stats:
     """Every row of every source read and measured; without a tokenizer lengths are in words."""
     lengths = _tokens(tokenizer) if tokenizer else _words
-    found = [_count_source(source, lengths, tick) for source in sources]
+    stats = [_count_source(source, lengths, tick) for source in sources]
     shares = any(source.share is not None for source in sources)
-    mixture = parts(sources, [one.taken for one in found]) if shares else {}
-    return Stats(title, "tokens" if tokenizer else "words", found, mixture)
+    mixture = group_sizes(sources, [one.taken for one in stats]) if shares else {}
+    return Stats(title, "tokens" if tokenizer else "words", stats, mixture)
 
 
-def _count_source(source: Source, lengths: Lengths, tick: Tick) -> Counted:
-    found = Counted(source.path)
-    rows = formatted(source, found.refuse)
+def _count_source(source: Source, lengths: Lengths, tick: Tick) -> SourceStats:
+    stats = SourceStats(source.path)
+    rows = format_rows(source, stats.refuse)
     while batch := list(islice(rows, BATCH)):
-        _add(found, batch, lengths)
+        _add(stats, batch, lengths)
         tick(len(batch))
-    found.taken = given_rows(source, found.rows)
-    return found
+    stats.taken = rows_to_take(source, stats.rows)
+    return stats
 
 
-def _add(found: Counted, batch: Sequence[Located], lengths: Lengths) -> None:
+def _add(stats: SourceStats, batch: Sequence[SourceRow], lengths: Lengths) -> None:
     """All texts of a batch are measured in one call."""
-    measured = iter(lengths([text for _, row in batch for text in _texts(row)]))
+    lengths_in_order = iter(lengths([text for _, row in batch for text in _texts(row)]))
     for where, row in batch:
-        found.secrets.add(where, row)
-        found.add(row, measured)
+        stats.secrets.add(where, row)
+        stats.add(row, lengths_in_order)
 
 
 def _tokens(tokenizer: Any) -> Lengths:
@@ -184,14 +184,19 @@ def _measure(row: Row, lengths: Iterator[int]) -> dict[str, list[float]]:
     if "text" in row:
         return {"example": [next(lengths)]}
     before, answers = _sides(row)
-    spoken = [(message["role"], next(lengths)) for message in before]
+    messages_with_lengths = [(message["role"], next(lengths)) for message in before]
     last = [sum(next(lengths) for _ in answer) for answer in answers]
-    asked: list[float] = [length for role, length in spoken if role == "user"]
-    said: list[float] = [length for role, length in spoken if role == "assistant"]
+    questions: list[float] = [length for role, length in messages_with_lengths if role == "user"]
+    responses: list[float] = [length for role, length in messages_with_lengths if role == "assistant"]
     if last:
-        said.append(sum(last) / len(last))
-    others = sum(length for role, length in spoken if role not in ("user", "assistant"))
-    return {"turns": [len(asked)], "example": [sum(asked) + sum(said) + others], "prompt": asked, "response": said}
+        responses.append(sum(last) / len(last))
+    other_tokens = sum(length for role, length in messages_with_lengths if role not in ("user", "assistant"))
+    return {
+        "turns": [len(questions)],
+        "example": [sum(questions) + sum(responses) + other_tokens],
+        "prompt": questions,
+        "response": responses,
+    }
 
 
 # Where rows come from
@@ -204,42 +209,42 @@ def file_source(path: str, name: str | None, columns: Sequence[str]) -> Source:
     return Source(path, format=name, columns=parse_columns(columns))
 
 
-def of_file(source: Source, model: str | None, tick: Tick) -> Stats:
+def file_stats(source: Source, model: str | None, tick: Tick) -> Stats:
     tokenizer = tokenizer_of(ModelSource(model), None, None) if model else None
     return count_rows([source], source.path, tokenizer, tick)
 
 
-def of_recipe(there: Plan, stage: str | None, tick: Tick, note: Callable[[str], None]) -> list[Stats]:
+def recipe_stats(plan: Plan, stage: str | None, tick: Tick, note: Callable[[str], None]) -> list[Stats]:
     """The data of one stage, or of each that reads any; one whose rows are not made yet is told of and left out."""
-    chosen = [there.stage(stage)] if stage else [planned for planned in there.stages if planned.stage.data]
+    chosen = [plan.stage(stage)] if stage else [planned for planned in plan.stages if planned.stage.data]
     if not chosen or not chosen[0].stage.data:
-        raise fail(chosen[0].stage.where if chosen else str(there.recipe.file), "there is no data to count")
-    found = []
+        raise fail(chosen[0].stage.where if chosen else str(plan.recipe.file), "there is no data to count")
+    stats = []
     for planned in chosen:
-        absent = _absent(there, planned)
+        absent = _absent(plan, planned)
         if absent:
             what = f"the rows of '{planned.name}' come from '{absent}', which is not made"
-            fix = f"Make it: ft run {there.recipe.file} --to {absent}"
+            fix = f"Make it: ft run {plan.recipe.file} --to {absent}"
             if stage:
                 raise fail(planned.stage.where, what, fix)
             note(f"{what}. {fix}")
             continue
-        tokenizer = _tokenizer(there, planned, note)
+        tokenizer = _tokenizer(plan, planned, note)
         for part, sources in (("data", planned.stage.data), ("eval_data", planned.stage.eval_data)):
             if sources:
-                found.append(count_rows(there.sources(sources), f"{planned.name}.{part}", tokenizer, tick))
-    return found
+                stats.append(count_rows(plan.sources(sources), f"{planned.name}.{part}", tokenizer, tick))
+    return stats
 
 
-def _absent(there: Plan, planned: Planned) -> str | None:
+def _absent(plan: Plan, planned: Planned) -> str | None:
     sources = (*planned.stage.data, *planned.stage.eval_data)
     names = [name for source in sources if (name := reference(source["path"]))]
-    return next((name for name in names if not there.stage(name).done), None)
+    return next((name for name in names if not plan.stage(name).done), None)
 
 
-def _tokenizer(there: Plan, planned: Planned, note: Callable[[str], None]) -> Any | None:
+def _tokenizer(plan: Plan, planned: Planned, note: Callable[[str], None]) -> Any | None:
     try:
-        return tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
+        return tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
     except UserError as error:
         note(f"{planned.name}: lengths are in words, because there is no tokenizer: {error}")
         return None
@@ -248,17 +253,17 @@ def _tokenizer(there: Plan, planned: Planned, note: Callable[[str], None]) -> An
 # Showing
 
 
-def stats_as_json(found: Stats) -> dict[str, Any]:
+def stats_as_json(stats: Stats) -> dict[str, Any]:
     return {
-        "title": found.title,
-        "unit": found.unit,
-        "sources": [_values(source) for source in found.sources],
-        "all": _values(found.whole),
-        "mixture": {group: {"taken": taken, "of": there} for group, (taken, there) in found.mixture.items()},
+        "title": stats.title,
+        "unit": stats.unit,
+        "sources": [_values(source) for source in stats.sources],
+        "all": _values(stats.whole),
+        "mixture": {group: {"taken": taken, "of": available} for group, (taken, available) in stats.mixture.items()},
     }
 
 
-def _values(one: Counted) -> dict[str, Any]:
+def _values(one: SourceStats) -> dict[str, Any]:
     means = {name: None if mean.value is None else round(mean.value, 2) for name, mean in one.means.items()}
     return {
         "name": one.name,
@@ -274,24 +279,24 @@ def _values(one: Counted) -> dict[str, Any]:
     }
 
 
-def show_stats(found: Stats, console: Console) -> None:
+def show_stats(stats: Stats, console: Console) -> None:
     """The table of the paper, then shares of grades and what is wrong, for each source that has any."""
-    sources = [*found.sources, *([found.whole] if len(found.sources) > 1 else [])]
-    console.print(f"{found.title}, lengths in {found.unit}", style="bold", markup=False)
-    console.print(_table(sources, found.unit))
+    sources = [*stats.sources, *([stats.whole] if len(stats.sources) > 1 else [])]
+    console.print(f"{stats.title}, lengths in {stats.unit}", style="bold", markup=False)
+    console.print(_table(sources, stats.unit))
     for name, rows in _shares(sources):
         console.print(f"  {name}: {rows}", markup=False)
-    for group, (taken, there) in found.mixture.items():
-        share = taken / sum(part for part, _ in found.mixture.values())
-        console.print(f"  group {group}: {taken:,} of {there:,} rows, {share:.1%} of the mixture", markup=False)
-    for one in found.sources:
+    for group, (taken, available) in stats.mixture.items():
+        share = taken / sum(part for part, _ in stats.mixture.values())
+        console.print(f"  group {group}: {taken:,} of {available:,} rows, {share:.1%} of the mixture", markup=False)
+    for one in stats.sources:
         for reason, count in one.broken.most_common():
             console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow", markup=False)
         for note in one.secrets.notes:
             console.print(f"  {note}", style="yellow", markup=False)
 
 
-def _table(sources: Sequence[Counted], unit: str) -> Table:
+def _table(sources: Sequence[SourceStats], unit: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("source", overflow="fold")
     heads = ("rows", "taken", "turns", f"{unit}/example", f"{unit}/prompt", f"{unit}/response", "ties", "broken")
@@ -304,7 +309,7 @@ def _table(sources: Sequence[Counted], unit: str) -> Table:
     return table
 
 
-def _shares(sources: Sequence[Counted]) -> Iterator[tuple[str, str]]:
+def _shares(sources: Sequence[SourceStats]) -> Iterator[tuple[str, str]]:
     for one in sources:
         ratings = {RATINGS[rating - 1]: count for rating, count in sorted(one.ratings.items())}
         safety = {f"{_SAFE[chosen]} over {_SAFE[other]}": n for (chosen, other), n in one.safety.most_common()}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ft.data.formats.messages import BadRow
-from ft.data.mix import BadRows, Leakage, conversation_key, eval_side, formatted, mixed
-from ft.data.sources.files import Located
+from ft.data.mix import BadRows, Leakage, conversation_key, eval_side, format_rows, mix_rows
+from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.errors import Problem, UserError
 
@@ -22,7 +22,7 @@ def texts(path: Path, *words: str) -> Path:
 
 def taken(*sources: Source, seed: int = 1) -> list[str]:
     bad = BadRows("error")
-    rows = [located.row["text"] for located in mixed(sources, seed=seed, bad=bad)]
+    rows = [source_row.row["text"] for source_row in mix_rows(sources, seed=seed, bad=bad)]
     bad.finish()
     return rows
 
@@ -37,12 +37,12 @@ def letters(tmp_path: Path, count: int = 10, name: str = "x.jsonl", **how: Any) 
 def test_sources_come_one_after_the_other_in_file_order_with_their_place(tmp_path: Path) -> None:
     one, two = texts(tmp_path / "1.jsonl", "a", "b"), texts(tmp_path / "2.jsonl", "c")
 
-    rows = list(mixed([Source(str(one)), Source(str(two))], seed=1, bad=BadRows("error")))
+    rows = list(mix_rows([Source(str(one)), Source(str(two))], seed=1, bad=BadRows("error")))
 
     assert rows == [
-        Located(f"{one}:1", {"text": "a"}),
-        Located(f"{one}:2", {"text": "b"}),
-        Located(f"{two}:1", {"text": "c"}),
+        SourceRow(f"{one}:1", {"text": "a"}),
+        SourceRow(f"{one}:2", {"text": "b"}),
+        SourceRow(f"{two}:1", {"text": "c"}),
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_weight_counts_good_rows_only(tmp_path: Path) -> None:
     path = texts(tmp_path / "x.jsonl", "a", "", "b", "", "c", "", "d", "")
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
 
-    rows = list(mixed([Source(str(path), weight=0.5)], seed=1, bad=bad))
+    rows = list(mix_rows([Source(str(path), weight=0.5)], seed=1, bad=bad))
 
     assert len(rows) == 2
     assert bad.count == 4
@@ -104,7 +104,7 @@ def test_the_format_of_the_first_row_holds_for_all(tmp_path: Path) -> None:
     path.write_text('{"text": "a"}\n{"prompt": "b"}\n', encoding="utf-8")
     bad = BadRows("error")
 
-    assert [row for _, row in mixed([Source(str(path))], seed=1, bad=bad)] == [{"text": "a"}]
+    assert [row for _, row in mix_rows([Source(str(path))], seed=1, bad=bad)] == [{"text": "a"}]
     with pytest.raises(UserError) as error:
         bad.finish()
     assert str(error.value) == f"{path}:2: no column 'text'. There are: prompt. Map one with columns: {{text: …}}."
@@ -115,7 +115,7 @@ def test_a_format_that_cannot_be_told_is_an_error_at_the_first_row(tmp_path: Pat
     path.write_text('{"q": "a"}\n{"text": "b"}\n', encoding="utf-8")
 
     with pytest.raises(UserError) as error:
-        list(formatted(Source(str(path)), BadRows("error").add))
+        list(format_rows(Source(str(path)), BadRows("error").add))
 
     assert str(error.value) == (
         f"{path}:1: no format is known for the columns q. Say it with format: … (one of messages, sharegpt, alpaca, "
@@ -128,7 +128,7 @@ def test_columns_of_a_source_are_mapped(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"q": {"text": "2+2?"}, "a": "4"}\n', encoding="utf-8")
 
-    rows = list(mixed([Source(str(path), columns={"prompt": "q.text"})], seed=1, bad=BadRows("error")))
+    rows = list(mix_rows([Source(str(path), columns={"prompt": "q.text"})], seed=1, bad=BadRows("error")))
 
     assert rows[0].row == {"prompt": [{"role": "user", "content": "2+2?"}], "q": {"text": "2+2?"}, "a": "4"}
 
@@ -137,7 +137,7 @@ def test_rows_pass_through_in_flat_memory(tmp_path: Path) -> None:
     path = texts(tmp_path / "x.jsonl", *("a long enough line of text " * 4 for _ in range(4_000)))
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
     sources = [Source(str(path), weight=1.5), Source(str(path), format="messages")]
-    rows = mixed(sources, seed=1, bad=bad)
+    rows = mix_rows(sources, seed=1, bad=bad)
     next(rows)
 
     tracemalloc.start()
@@ -157,7 +157,7 @@ def test_rows_pass_through_in_flat_memory(tmp_path: Path) -> None:
 def test_bad_rows_that_are_errors_are_all_named_at_the_end(tmp_path: Path) -> None:
     path = texts(tmp_path / "x.jsonl", "a", "", "b", " ")
     bad = BadRows("error")
-    rows = [located.row["text"] for located in mixed([Source(str(path))], seed=1, bad=bad)]
+    rows = [source_row.row["text"] for source_row in mix_rows([Source(str(path))], seed=1, bad=bad)]
 
     assert rows == ["a", "b"]
     with pytest.raises(UserError) as error:
@@ -171,7 +171,7 @@ def test_bad_rows_that_are_errors_are_all_named_at_the_end(tmp_path: Path) -> No
 def test_after_twenty_bad_rows_the_others_are_counted(tmp_path: Path) -> None:
     path = texts(tmp_path / "x.jsonl", "a", *[""] * 1500)
     bad = BadRows("error")
-    list(mixed([Source(str(path))], seed=1, bad=bad))
+    list(mix_rows([Source(str(path))], seed=1, bad=bad))
 
     with pytest.raises(UserError) as error:
         bad.finish()
@@ -190,7 +190,7 @@ def test_rejected_rows_are_written_once_with_place_reason_and_fix(tmp_path: Path
     path.write_bytes(b'{"text": "a"}\n{"text": ""}\n{"text"\n{"text": "\\ud83d", "n": "\xc3\xa9"}\n{"text": "b"}\n')
     bad = BadRows("reject", rejects)
 
-    list(mixed([Source(str(path), weight=weight)], seed=1, bad=bad))
+    list(mix_rows([Source(str(path), weight=weight)], seed=1, bad=bad))
     bad.finish()
 
     assert bad.count == 3
@@ -218,7 +218,7 @@ def test_rejected_rows_are_written_once_with_place_reason_and_fix(tmp_path: Path
 
 def test_without_bad_rows_there_is_no_file_of_rejects(tmp_path: Path) -> None:
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
-    list(mixed([letters(tmp_path)], seed=1, bad=bad))
+    list(mix_rows([letters(tmp_path)], seed=1, bad=bad))
     bad.finish()
 
     assert bad.count == 0
@@ -230,7 +230,7 @@ def test_a_source_without_one_good_row_is_an_error_even_if_bad_rows_are_rejected
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
 
     with pytest.raises(UserError) as error:
-        list(mixed([Source(str(path), weight=2)], seed=1, bad=bad))
+        list(mix_rows([Source(str(path), weight=2)], seed=1, bad=bad))
 
     assert str(error.value) == (
         f"{path}: none of its 2 rows is good. The last: {path}:2: text is empty. Give it text or drop the row."
@@ -311,12 +311,12 @@ def test_no_row_is_held_out_at_fraction_0_and_all_at_1() -> None:
 
 def test_a_prompt_on_both_sides_is_named_with_both_places() -> None:
     leakage = Leakage()
-    leakage.add("train", Located("data/a.jsonl:1", chat("Hi", "Hello")))
-    leakage.add("train", Located("data/b.jsonl:7", chat("2+2?", "4", "3+3?", "6")))
-    leakage.add("train", Located("data/b.jsonl:8", chat("2+2?", "4", "3+3?", "six")))
-    leakage.add("eval", Located("hub/set[test]:1", chat("2+2?", "4")))
-    leakage.add("eval", Located("hub/set[test]:2", chat("2+2?", "4", "3+3?", "It is 6.")))
-    leakage.add("eval", Located("hub/set[test]:3", chat("Hi", "Hi!")))
+    leakage.add("train", SourceRow("data/a.jsonl:1", chat("Hi", "Hello")))
+    leakage.add("train", SourceRow("data/b.jsonl:7", chat("2+2?", "4", "3+3?", "6")))
+    leakage.add("train", SourceRow("data/b.jsonl:8", chat("2+2?", "4", "3+3?", "six")))
+    leakage.add("eval", SourceRow("hub/set[test]:1", chat("2+2?", "4")))
+    leakage.add("eval", SourceRow("hub/set[test]:2", chat("2+2?", "4", "3+3?", "It is 6.")))
+    leakage.add("eval", SourceRow("hub/set[test]:3", chat("Hi", "Hi!")))
 
     fix = "Drop one of the two rows, or hold rows out with eval_fraction, which keeps conversations on one side."
     assert leakage.problems() == [
@@ -328,11 +328,11 @@ def test_a_prompt_on_both_sides_is_named_with_both_places() -> None:
 def test_a_prompt_leaks_whatever_kind_of_row_holds_it() -> None:
     leakage = Leakage()
     prompt = chat("Hi")["messages"]
-    leakage.add("train", Located("a.jsonl:1", {"prompt": prompt, "completion": chat("", "Hello")["messages"][1:]}))
-    leakage.add("train", Located("a.jsonl:2", {"text": "Once."}))
-    leakage.add("eval", Located("b.jsonl:1", {"prompt": prompt, "answer": "x"}))
-    leakage.add("eval", Located("b.jsonl:2", {"text": "Once.\n"}))
-    leakage.add("eval", Located("b.jsonl:3", {"text": "Twice."}))
+    leakage.add("train", SourceRow("a.jsonl:1", {"prompt": prompt, "completion": chat("", "Hello")["messages"][1:]}))
+    leakage.add("train", SourceRow("a.jsonl:2", {"text": "Once."}))
+    leakage.add("eval", SourceRow("b.jsonl:1", {"prompt": prompt, "answer": "x"}))
+    leakage.add("eval", SourceRow("b.jsonl:2", {"text": "Once.\n"}))
+    leakage.add("eval", SourceRow("b.jsonl:3", {"text": "Twice."}))
 
     assert [problem.where for problem in leakage.problems()] == ["b.jsonl:1", "b.jsonl:2"]
 
@@ -340,9 +340,9 @@ def test_a_prompt_leaks_whatever_kind_of_row_holds_it() -> None:
 def test_turns_without_any_answer_leak_as_a_whole() -> None:
     leakage = Leakage()
     asked = [{"role": "user", "content": "Sky?"}, {"role": "user", "content": "Sea?"}]
-    leakage.add("train", Located("a.jsonl:1", {"messages": asked}))
-    leakage.add("eval", Located("b.jsonl:1", {"messages": asked[:1]}))
-    leakage.add("eval", Located("b.jsonl:2", {"messages": asked}))
+    leakage.add("train", SourceRow("a.jsonl:1", {"messages": asked}))
+    leakage.add("eval", SourceRow("b.jsonl:1", {"messages": asked[:1]}))
+    leakage.add("eval", SourceRow("b.jsonl:2", {"messages": asked}))
 
     assert [problem.where for problem in leakage.problems()] == ["b.jsonl:2"]
 
@@ -350,16 +350,16 @@ def test_turns_without_any_answer_leak_as_a_whole() -> None:
 def test_without_shared_prompts_nothing_is_raised() -> None:
     leakage = Leakage()
     leakage.raise_any()
-    leakage.add("train", Located("a.jsonl:1", chat("Hi", "Hello")))
-    leakage.add("eval", Located("b.jsonl:1", chat("Hello", "Hi")))
+    leakage.add("train", SourceRow("a.jsonl:1", chat("Hi", "Hello")))
+    leakage.add("eval", SourceRow("b.jsonl:1", chat("Hello", "Hi")))
     leakage.raise_any()
 
 
 def test_after_twenty_leaking_rows_the_others_are_counted() -> None:
     leakage = Leakage()
     for number in range(1, 31):
-        leakage.add("train", Located(f"a.jsonl:{number}", chat(f"question {number}", "x")))
-        leakage.add("eval", Located(f"b.jsonl:{number}", chat(f"question {number}", "y")))
+        leakage.add("train", SourceRow(f"a.jsonl:{number}", chat(f"question {number}", "x")))
+        leakage.add("eval", SourceRow(f"b.jsonl:{number}", chat(f"question {number}", "y")))
 
     with pytest.raises(UserError) as error:
         leakage.raise_any()
@@ -370,7 +370,7 @@ def test_after_twenty_leaking_rows_the_others_are_counted() -> None:
 
 
 def test_leakage_holds_16_bytes_a_row() -> None:
-    rows = [Located(f"a.jsonl:{number}", chat(f"question {number}", "x")) for number in range(20_000)]
+    rows = [SourceRow(f"a.jsonl:{number}", chat(f"question {number}", "x")) for number in range(20_000)]
     random.Random(1).shuffle(rows)
     leakage = Leakage()
 

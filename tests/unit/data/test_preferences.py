@@ -10,7 +10,7 @@ from tests.unit.data.test_formats import GOOD
 
 from ft.data.formats import FORMATS, BadRow, detect, format_row
 from ft.data.mix import Leakage, eval_side
-from ft.data.sources.files import Located
+from ft.data.sources.files import SourceRow
 
 Row = dict[str, Any]
 
@@ -337,9 +337,9 @@ def test_what_is_wrong_with_a_public_row_is_said(name: str, row: Row, text: str)
 
 def test_a_pair_leaks_by_its_prompt_whatever_its_answers() -> None:
     leakage = Leakage()
-    leakage.add("train", Located("a.jsonl:1", pair("2+2?", "4", "5")))
-    leakage.add("eval", Located("b.jsonl:1", pair("2+2? ", "four", "five")))
-    leakage.add("eval", Located("b.jsonl:2", pair("3+3?", "4", "5")))
+    leakage.add("train", SourceRow("a.jsonl:1", pair("2+2?", "4", "5")))
+    leakage.add("eval", SourceRow("b.jsonl:1", pair("2+2? ", "four", "five")))
+    leakage.add("eval", SourceRow("b.jsonl:2", pair("3+3?", "4", "5")))
 
     assert [problem.where for problem in leakage.problems()] == ["b.jsonl:1"]
 

@@ -9,7 +9,7 @@ import pytest
 from ft.data.formats import format_row
 from ft.data.formats.messages import BadRow
 from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
-from ft.data.sources.files import Located
+from ft.data.sources.files import SourceRow
 
 QUESTION = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Sky?"}]
 PROMPT = Prompt("key", "rows.jsonl:1", QUESTION, {"answer": "blue", "axis": "safety"})
@@ -23,8 +23,8 @@ def sample(k: int, text: str, score: float, round: int = 1) -> Sample:
 SAMPLES = [sample(0, "red", 0.25), sample(1, "blue", 0.75), sample(2, "sky blue", 0.75)]
 
 
-def read(row: dict[str, Any], format: str) -> Located:
-    return Located("data/rows.jsonl:7", format_row(format, row, {}))
+def read(row: dict[str, Any], format: str) -> SourceRow:
+    return SourceRow("data/rows.jsonl:7", format_row(format, row, {}))
 
 
 def test_the_best_answer_is_a_row_to_train_on():
@@ -53,9 +53,9 @@ def test_answers_worth_the_same_are_no_pair():
 
 
 def test_a_row_of_an_earlier_round_is_read_as_its_answer():
-    located = read(best_row(SAMPLES), "prompt_completion")
-    assert is_earlier(located.row)
-    (found,) = earlier(located)
+    source_row = read(best_row(SAMPLES), "prompt_completion")
+    assert is_earlier(source_row.row)
+    (found,) = earlier(source_row)
     assert (found.text, found.origin, found.prompt.columns) == ("blue", SAMPLES[1].origin, PROMPT.columns)
     assert found.conversation == [*QUESTION, {"role": "assistant", "content": "blue"}]
 
@@ -96,12 +96,12 @@ def test_answers_of_other_rounds_temperatures_and_policies_have_other_keys():
     ],
 )
 def test_a_row_that_cannot_be_sampled_for_is_refused(row, format, what):
-    located = read(row, format)
+    source_row = read(row, format)
     with pytest.raises(BadRow, match=what):
-        earlier(located) if is_earlier(located.row) else prompt_in(located)
+        earlier(source_row) if is_earlier(source_row.row) else prompt_in(source_row)
 
 
 def test_turns_without_an_answer_are_no_prompt():
-    located = read({"turns": ["Sky?", "And the sea?"]}, "user_turns")
+    source_row = read({"turns": ["Sky?", "And the sea?"]}, "user_turns")
     with pytest.raises(BadRow, match="the dialogue has no answer, so nothing stands before one"):
-        prompt_in(located)
+        prompt_in(source_row)

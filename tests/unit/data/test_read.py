@@ -9,14 +9,14 @@ import pytest
 from pyarrow import parquet
 
 from ft.data.formats.messages import BadRow
-from ft.data.sources.files import Located
+from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, hub, missing, read
 from ft.errors import Problem, UserError
 
 Bad = list[tuple[str, Any, str, str]]
 
 
-def everything(path: Path, **how: Any) -> tuple[list[Located], Bad]:
+def everything(path: Path, **how: Any) -> tuple[list[SourceRow], Bad]:
     """The rows of a source and what was reported about others."""
     bad: Bad = []
 
@@ -56,7 +56,7 @@ def test_each_text_file_gives_its_rows_with_their_place(tmp_path: Path, name: st
     first, second = LINES.get(name, (1, 2))
 
     assert everything(path) == (
-        [Located(f"{path}:{first}", {"a": "1", "b": "é"}), Located(f"{path}:{second}", {"a": "2", "b": ""})],
+        [SourceRow(f"{path}:{first}", {"a": "1", "b": "é"}), SourceRow(f"{path}:{second}", {"a": "2", "b": ""})],
         [],
     )
 
@@ -66,7 +66,7 @@ def test_parquet_rows_are_counted_over_its_groups(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": str(number)}]} for number in range(5)]
     parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
 
-    assert everything(path)[0] == [Located(f"{path}:{number}", row) for number, row in enumerate(rows, 1)]
+    assert everything(path)[0] == [SourceRow(f"{path}:{number}", row) for number, row in enumerate(rows, 1)]
 
 
 def test_bad_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_csv_rows_with_the_wrong_number_of_cells_bytes_or_quotes_are_reported(tm
     rows, bad = everything(path)
 
     assert rows == [
-        Located(f"{path}:2", {"a": "1", "b": "two\nlines"}),
-        Located(f"{path}:7", {"a": "3", "b": "4"}),
+        SourceRow(f"{path}:2", {"a": "1", "b": "two\nlines"}),
+        SourceRow(f"{path}:7", {"a": "3", "b": "4"}),
     ]
     assert [row for _, row, *_ in bad] == [["1", "2", "3"], ["\udce9", "2"], '1,"x"y', '5,"open']
     assert [(where.removeprefix(str(path)), what, fix) for where, _, what, fix in bad] == [
@@ -181,7 +181,7 @@ def test_a_torn_gzip_file_is_said_after_the_rows_it_still_holds(tmp_path: Path) 
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 50_000)[:-20])
     rows = read(Source(str(path)))
 
-    assert next(rows) == Located(f"{path}:1", {"a": 1})
+    assert next(rows) == SourceRow(f"{path}:1", {"a": 1})
     with pytest.raises(UserError, match=r"is not a whole gzip file: .*\. Pack or fetch it again\.$"):
         list(rows)
 
@@ -211,8 +211,8 @@ def test_a_folder_gives_its_files_in_name_order(tmp_path: Path) -> None:
     written(tmp_path / "README.md", "about")
 
     assert everything(tmp_path)[0] == [
-        Located(f"{tmp_path}/a.csv:2", {"a": "1"}),
-        Located(f"{tmp_path}/b.jsonl:1", {"a": "2"}),
+        SourceRow(f"{tmp_path}/a.csv:2", {"a": "1"}),
+        SourceRow(f"{tmp_path}/b.jsonl:1", {"a": "2"}),
     ]
 
 
@@ -297,8 +297,8 @@ def test_a_hub_data_set_is_read_by_split_and_row(
     written(repository / "test.jsonl", '{"text": "b"}\n{"text": "c"}\n')
 
     assert list(hub(Source(str(repository), split="test", streaming=streaming))) == [
-        Located(f"{repository}[test]:1", {"text": "b"}),
-        Located(f"{repository}[test]:2", {"text": "c"}),
+        SourceRow(f"{repository}[test]:1", {"text": "b"}),
+        SourceRow(f"{repository}[test]:2", {"text": "c"}),
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
 from ft.tools.stats import count_rows
 
@@ -21,7 +21,7 @@ TWO_ANSWERS_IN_A_ROW = [668, 764, 1255, 1320, 1689, 1850, 1953, 2037]
 def lines(source: Source, rejects: Path) -> tuple[int, list[int]]:
     """How many rows are good, and which lines are bad."""
     bad = BadRows("reject", rejects)
-    good = sum(1 for _ in mixed([source], seed=1, bad=bad))
+    good = sum(1 for _ in mix_rows([source], seed=1, bad=bad))
     bad.finish()
     refused = [json.loads(line)["where"] for line in rejects.read_text("utf-8").splitlines()]
     return good, [int(where.rpartition(":")[2]) for where in refused]
@@ -41,7 +41,7 @@ def test_transcripts_read_as_pairs_refuse_the_same_and_one_of_the_rejected_side(
 
 
 def test_pairs_share_everything_but_the_last_answer(tmp_path: Path) -> None:
-    rows = mixed([Source(str(TRANSCRIPTS))], seed=1, bad=BadRows("reject", tmp_path / "rejects.jsonl"))
+    rows = mix_rows([Source(str(TRANSCRIPTS))], seed=1, bad=BadRows("reject", tmp_path / "rejects.jsonl"))
 
     shapes = Counter((len(row["chosen"]), len(row["rejected"]), row["prompt"][-1]["role"]) for _, row in rows)
 

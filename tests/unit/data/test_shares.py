@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ft.data.mix import BadRows, mixed
+from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source, fingerprint
 from ft.errors import UserError
 
@@ -25,7 +25,7 @@ def source(folder: Path, name: str, count: int, **how: Any) -> Source:
 
 def taken(*sources: Source, seed: int = 1) -> list[str]:
     bad = BadRows("error")
-    rows = [located.row["text"] for located in mixed(sources, seed=seed, bad=bad)]
+    rows = [source_row.row["text"] for source_row in mix_rows(sources, seed=seed, bad=bad)]
     bad.finish()
     return rows
 
@@ -100,7 +100,7 @@ def test_bad_rows_have_no_share_and_are_told_once(tmp_path: Path) -> None:
         file.write('{"text": ""}\n' * 30)
     bad = BadRows("reject", tmp_path / "rejects.jsonl")
 
-    rows = [located.row["text"] for located in mixed(sources, seed=1, bad=bad)]
+    rows = [source_row.row["text"] for source_row in mix_rows(sources, seed=1, bad=bad)]
 
     assert counted(rows)["helpful"] == 300
     assert len(rows) == 600

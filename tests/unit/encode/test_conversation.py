@@ -228,7 +228,7 @@ def test_a_batch_gives_what_single_rows_give():
     options = {"max_length": 60, "on_too_long": "drop"}
     together = Renderer(chatml(), **options).render_batch(rows)
     assert [type(result).__name__ for result in together] == [
-        "Rendered", "BadRow", "Rendered", "Rendered", "BadRow", "Rendered", "NoneType",
+        "RenderedRow", "BadRow", "RenderedRow", "RenderedRow", "BadRow", "RenderedRow", "NoneType",
     ]  # fmt: skip
     for row, result in zip(rows, together, strict=True):
         if isinstance(result, BadRow):

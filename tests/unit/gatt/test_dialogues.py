@@ -10,12 +10,23 @@ import tiny
 from ft.data.formats.messages import BadRow
 from ft.encode.conversation import Renderer
 from ft.gatt.checkers import Contains
-from ft.gatt.dialogues import Script, changed, cuts, is_right, leaks, obeyed, row, score, script, taken_back
-from ft.gatt.instructions import Bank, Instruction, Kind
+from ft.gatt.dialogues import (
+    Script,
+    change_instruction,
+    is_right,
+    leaks_instruction,
+    obeyed_kinds,
+    revoke_instruction,
+    row,
+    row_ends,
+    score,
+    script,
+)
+from ft.gatt.instructions import Bank, Instruction, InstructionKind
 
 FIGURE = Instruction({"figure": "Homer"}, "Always act as Homer.", "Figure: Homer.", is_terse=True)
 PET = Instruction({"pet": "cat"}, "You love your cat.", "Pet: cat.", is_terse=False)
-BANK = Bank({name: Kind(name, (), "", check=Contains()) for name in ("figure", "pet")})
+BANK = Bank({name: InstructionKind(name, (), "", check=Contains()) for name in ("figure", "pet")})
 ROW = {
     "messages": [
         {"role": "user", "content": "One?"},
@@ -44,7 +55,7 @@ def made(one: Script, turn: int = 2, **how) -> dict:
 
 
 def test_the_policy_reads_the_instruction_before_every_user_message(plain_script):
-    assert [plain_script.asked(turn) for turn in range(3)] == [
+    assert [plain_script.user_for_policy(turn) for turn in range(3)] == [
         "Always act as Homer. One?",
         "Always act as Homer. Two?",
         "Always act as Homer. Three?",
@@ -135,8 +146,8 @@ def test_tool_messages_are_refused():
 
 
 def test_a_new_instruction_stands_where_it_comes_and_holds_from_there(plain_script):
-    one = changed(plain_script, 1, PET)
-    assert [one.asked(turn) for turn in range(3)] == [
+    one = change_instruction(plain_script, 1, PET)
+    assert [one.user_for_policy(turn) for turn in range(3)] == [
         "Always act as Homer. One?",
         "You love your cat. Two?",
         "You love your cat. Three?",
@@ -147,24 +158,24 @@ def test_a_new_instruction_stands_where_it_comes_and_holds_from_there(plain_scri
         "You love your cat. Two?",
         "Three?",
     ]
-    assert obeyed(BANK, one, 0, "Homer: 1.") == {"figure": True}
-    assert obeyed(BANK, one, 2, "Homer: 3.") == {"pet": False}
+    assert obeyed_kinds(BANK, one, 0, "Homer: 1.") == {"figure": True}
+    assert obeyed_kinds(BANK, one, 2, "Homer: 3.") == {"pet": False}
 
 
 def test_an_instruction_taken_back_is_to_be_left_alone():
-    one = taken_back(script(ROW, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
-    assert [one.asked(turn) for turn in range(3)] == ["Always act as Homer. One?", "Two?", "Three?"]
+    one = revoke_instruction(script(ROW, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
+    assert [one.user_for_policy(turn) for turn in range(3)] == ["Always act as Homer. One?", "Two?", "Three?"]
     assert contents(made(one))[3] == ("user", "Stop that. Two?")
-    assert obeyed(BANK, one, 0, "Homer: 1.") == {"figure": True}
-    assert obeyed(BANK, one, 2, "Homer: 3.") == {"figure": False}
-    assert obeyed(BANK, one, 2, "3.") == {"figure": True}
+    assert obeyed_kinds(BANK, one, 0, "Homer: 1.") == {"figure": True}
+    assert obeyed_kinds(BANK, one, 2, "Homer: 3.") == {"figure": False}
+    assert obeyed_kinds(BANK, one, 2, "3.") == {"figure": True}
 
 
 def test_what_the_dialogues_own_answer_does_too_is_no_sign_of_an_instruction_taken_back():
     text = [{**message, "content": message["content"].replace("3.", "3, says Homer.")} for message in ROW["messages"]]
-    one = taken_back(script({"messages": text}, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
-    assert obeyed(BANK, one, 1, "Homer: 2.") == {"figure": False}
-    assert obeyed(BANK, one, 2, "3, says Homer.") == {}
+    one = revoke_instruction(script({"messages": text}, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
+    assert obeyed_kinds(BANK, one, 1, "Homer: 2.") == {"figure": False}
+    assert obeyed_kinds(BANK, one, 2, "3, says Homer.") == {}
 
 
 # Judging
@@ -183,24 +194,24 @@ def test_the_score_is_the_share_of_what_is_as_it_should_be():
 
 
 def test_an_answer_that_quotes_any_instruction_of_the_dialogue_leaks(plain_script):
-    one = changed(plain_script, 1, PET)
-    assert leaks(one, ["Fine.", "Always act as Homer, you said."])
-    assert leaks(one, ["Pet cat? No: you love your cat."])
-    assert not leaks(one, SAID)
+    one = change_instruction(plain_script, 1, PET)
+    assert leaks_instruction(one, ["Fine.", "Always act as Homer, you said."])
+    assert leaks_instruction(one, ["Pet cat? No: you love your cat."])
+    assert not leaks_instruction(one, SAID)
 
 
 def test_rows_end_at_the_last_turn_and_at_others_by_chance(plain_script):
-    ends = [cuts(plain_script, 2, random.Random(seed)) for seed in range(20)]
+    ends = [row_ends(plain_script, 2, random.Random(seed)) for seed in range(20)]
     assert {tuple(end) for end in ends} == {(0, 2), (1, 2)}
-    assert cuts(plain_script, 1, random.Random(0)) == [2]
-    assert cuts(plain_script, 9, random.Random(0)) == [0, 1, 2]
+    assert row_ends(plain_script, 1, random.Random(0)) == [2]
+    assert row_ends(plain_script, 9, random.Random(0)) == [0, 1, 2]
 
 
 def test_rows_of_a_dialogue_whose_instruction_changes_end_behind_the_change_as_far_as_there_are_turns(plain_script):
-    one = changed(plain_script, 1, PET)
-    assert {tuple(cuts(one, 2, random.Random(seed))) for seed in range(20)} == {(1, 2)}
-    assert cuts(changed(plain_script, 2, PET), 2, random.Random(0)) == [1, 2]
-    assert cuts(one, 3, random.Random(0)) == [0, 1, 2]
+    one = change_instruction(plain_script, 1, PET)
+    assert {tuple(row_ends(one, 2, random.Random(seed))) for seed in range(20)} == {(1, 2)}
+    assert row_ends(change_instruction(plain_script, 2, PET), 2, random.Random(0)) == [1, 2]
+    assert row_ends(one, 3, random.Random(0)) == [0, 1, 2]
 
 
 # Templates

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from ft.errors import UserError
 from ft.gatt.checkers import CHECKERS, COMMON_WORDS
-from ft.gatt.instructions import Bank, Instruction, quotes
+from ft.gatt.instructions import Bank, Instruction, quotes_instruction
 
 ROOT = tiny.ROOT
 TINY = ROOT / "data" / "tiny"
@@ -96,10 +96,10 @@ def test_half_of_the_instructions_are_terse(bank: Bank):
 
 
 def test_the_two_wordings_say_the_same(bank: Bank):
-    one = bank.worded({"figure": "Homer", "brief": ""}, random.Random(3))
+    one = bank.compose({"figure": "Homer", "brief": ""}, random.Random(3))
     assert one.full in ("Always act as Homer. Be brief.", "Pretend to be Homer. Be brief.")
     assert one.terse == "Figure: Homer. Style: brief."
-    assert one.shown == (one.terse if one.is_terse else one.full)
+    assert one.text == (one.terse if one.is_terse else one.full)
 
 
 def test_a_seed_draws_the_same_instructions_again(bank: Bank):
@@ -120,19 +120,19 @@ def test_held_out_values_and_kinds_are_drawn_for_evaluation_only(bank: Bank):
 def test_another_instruction_never_asks_for_the_same(bank: Bank):
     chance = random.Random(1)
     for first in many(bank, 300):
-        assert bank.another(first, chance, "x:1", same_kinds=0.5).values != first.values
+        assert bank.draw_another(first, chance, "x:1", same_kinds=0.5).values != first.values
 
 
 def test_another_instruction_is_of_the_same_kinds_as_often_as_asked_for(bank: Bank):
     first, chance = Instruction({"figure": "Homer", "brief": ""}, "", ""), random.Random(1)
-    others = [bank.another(first, chance, "x:1", same_kinds=1.0).values for _ in range(20)]
+    others = [bank.draw_another(first, chance, "x:1", same_kinds=1.0).values for _ in range(20)]
     assert others == [{"figure": "Caesar", "brief": ""}] * 20
 
 
 def test_a_bank_with_one_instruction_has_no_other(tmp_path: Path):
     lone = Bank.read(written(tmp_path, 'kinds: {brief: {full: ["Be brief."]}}'))
     with pytest.raises(UserError, match=r"^x:1: has no other instruction than 'Be brief\.'"):
-        lone.another(lone.draw(random.Random(1)), random.Random(1), "x:1", same_kinds=0.5)
+        lone.draw_another(lone.draw(random.Random(1)), random.Random(1), "x:1", same_kinds=0.5)
 
 
 def test_the_name_of_a_bank_is_that_of_what_it_says(bank: Bank, tmp_path: Path):
@@ -166,7 +166,7 @@ def test_a_kind_without_a_terse_wording_gets_one(bank: Bank, tmp_path: Path):
     ],
 )
 def test_a_checker_tells_whether_an_answer_obeys(bank: Bank, answer: str, values: dict, obeyed: dict):
-    assert bank.obeyed(answer, values) == obeyed
+    assert bank.obeyed_kinds(answer, values) == obeyed
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_no_word_tells_of_two_languages():
     ],
 )
 def test_an_answer_that_repeats_a_sentence_of_the_instruction_quotes_it(answer: str, quoted: bool):
-    assert any(quotes(answer, text) for text in ("Always act as Homer.", "Figure: Homer.")) is quoted
+    assert any(quotes_instruction(answer, text) for text in ("Always act as Homer.", "Figure: Homer.")) is quoted
 
 
 def test_six_words_of_a_long_instruction_are_a_quotation():
     told = "Whatever I may ask you from here on, answer in the style of a pirate"
-    assert quotes("I answer in the style of a pirate, matey", told)
-    assert not quotes("In the style of a sailor I answer", told)
+    assert quotes_instruction("I answer in the style of a pirate, matey", told)
+    assert not quotes_instruction("In the style of a sailor I answer", told)
 
 
 # Reading
@@ -214,7 +214,7 @@ def test_a_bank_may_be_a_jsonl_file_with_a_kind_a_line(tmp_path: Path):
     line = {"kind": "pet", "full": ["You have a {value}."], "values": ["cat"], "check": "contains"}
     bank = Bank.read(written(tmp_path, json.dumps(line) + "\n", "bank.jsonl"))
     assert bank.kinds["pet"].values == ("cat",)
-    assert bank.obeyed("My cat!", {"pet": "cat"}) == {"pet": True}
+    assert bank.obeyed_kinds("My cat!", {"pet": "cat"}) == {"pet": True}
 
 
 def test_every_fault_of_a_bank_is_told_at_once(tmp_path: Path):
@@ -300,8 +300,8 @@ def test_the_bank_of_the_embedded_world_judges_as_its_judge_does(monkeypatch: py
         fact = world.draw_fact(chance)
         meant, asked = (bank.draw(chance, chance.choice(("train", "values", "kinds"))).values for _ in range(2))
         answer = world.answer(fact, meant, world.draw_tone(chance))
-        assert bank.obeyed(answer, asked) == dict(world.judge(answer, fact, asked).obeyed)
-        assert all(bank.obeyed(answer, meant).values())
+        assert bank.obeyed_kinds(answer, asked) == dict(world.judge(answer, fact, asked).obeyed)
+        assert all(bank.obeyed_kinds(answer, meant).values())
     sys.modules.pop("world", None)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import tiny
 from ft.cli import app
-from ft.encode.token_text import Speller, spelt
+from ft.encode.token_text import IncrementalDecoder, text_pieces
 from ft.errors import UserError
 from ft.files import write_json
 from ft.models.generation.chat_model import NF4, ChatModel
@@ -280,15 +280,15 @@ def test_pieces_of_tokens_join_to_the_text_and_keep_characters_whole() -> None:
     words = tiny.tokenizer()
     text = "<|im_start|>né 🦊\n "
     ids = words(text)["input_ids"]
-    pieces = list(spelt(words, ids))
+    pieces = list(text_pieces(words, ids))
     assert [piece.text for piece in pieces] == ["<|im_start|>", "n", "é", " ", "🦊", "\n", " "]
     assert [token for piece in pieces for token in piece.ids] == ids
 
 
 def test_half_a_character_at_the_end_is_told_at_the_end() -> None:
     words = tiny.tokenizer()
-    speller = Speller(words)
-    assert speller.add(words("é")["input_ids"][0]) is None
-    rest = speller.flush()
+    decoder = IncrementalDecoder(words)
+    assert decoder.add(words("é")["input_ids"][0]) is None
+    rest = decoder.flush()
     assert rest is not None
     assert (rest.text, len(rest.ids)) == ("�", 1)

@@ -24,7 +24,15 @@ from ft.data.formats.columns import (
     transcript,
 )
 from ft.data.formats.messages import BadRow as BadRow
-from ft.data.formats.messages import answered, asking, dialogue, either, is_unicode, kind_of, make_message
+from ft.data.formats.messages import (
+    dialogue,
+    either,
+    is_unicode,
+    kind_of,
+    make_message,
+    require_answer,
+    require_question,
+)
 from ft.data.formats.preferences import (
     hh_pairs,
     preference,
@@ -43,7 +51,7 @@ def messages(row: Row) -> Row:
     """`messages` (or `conversations`) with role and content, as OpenAI writes them; optional `train` in each."""
     column = first_of(row, "messages", "conversations")
     turns = messages_of(row, row[column], column)
-    return {**extras(row, "conversations", "system"), "messages": answered(turns, column)}
+    return {**extras(row, "conversations", "system"), "messages": require_answer(turns, column)}
 
 
 def every_answer(row: Row) -> Row:
@@ -60,7 +68,7 @@ def sharegpt(row: Row) -> Row:
     if isinstance(value, list):
         value = [sharegpt_message(message, f"{column}: message {number}") for number, message in enumerate(value, 1)]
     turns = messages_of(row, value, column)
-    return {**extras(row, "conversations", "system"), "messages": answered(turns, column)}
+    return {**extras(row, "conversations", "system"), "messages": require_answer(turns, column)}
 
 
 def alpaca(row: Row) -> Row:
@@ -82,8 +90,8 @@ def alpaca(row: Row) -> Row:
     if row.get("input"):
         question = f"{question}\n{row['input']}"
     turns += [make_message("user", question), make_message("assistant", row["output"])]
-    kept = extras(row, "instruction", "input", "output", "history", "system")
-    return {**kept, "messages": messages_of(row, turns, "alpaca row")}
+    extra_columns = extras(row, "instruction", "input", "output", "history", "system")
+    return {**extra_columns, "messages": messages_of(row, turns, "alpaca row")}
 
 
 def prompt_completion(row: Row) -> Row:
@@ -91,7 +99,7 @@ def prompt_completion(row: Row) -> Row:
     prompt = prompt_of(row)
     value = row[first_of(row, "completion")]
     wrapped = [make_message("assistant", value)] if isinstance(value, str) else value
-    completion = answered(dialogue(wrapped, "completion", prompt[-1]["role"]), "completion")
+    completion = require_answer(dialogue(wrapped, "completion", prompt[-1]["role"]), "completion")
     return {**extras(row, "system"), "prompt": prompt, "completion": completion}
 
 
@@ -116,7 +124,7 @@ def user_turns(row: Row) -> Row:
     found = messages_of(row, turns[:1], column)
     for number, turn in enumerate(turns[1:], 2):
         found += dialogue([turn], f"{column}, turn {number}", "system")
-    return {**extras(row, "turns", "conversations", "system"), "messages": asking(found, f"{column} ends")}
+    return {**extras(row, "turns", "conversations", "system"), "messages": require_question(found, f"{column} ends")}
 
 
 def text(row: Row) -> Row:
@@ -135,7 +143,7 @@ def hh(row: Row) -> Row:
     """A transcript "\\n\\nHuman: … \\n\\nAssistant: …" in `text`, `transcript` or `chosen` (Anthropic's hh-rlhf)."""
     column = first_of(row, "text", "transcript", "chosen")
     turns = messages_of(row, transcript(row[column], column), column)
-    return {**extras(row, "transcript", "system"), "messages": answered(turns, column)}
+    return {**extras(row, "transcript", "system"), "messages": require_answer(turns, column)}
 
 
 PAIRS: dict[str, Callable[[Row], Row]] = {
@@ -165,7 +173,7 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "every_answer": every_answer,
 }
 
-TELLING = (
+SIGNATURES = (
     ("shp", {"history", "human_ref_A", "human_ref_B", "labels"}),
     ("webgpt", {"question", "answer_0", "answer_1", "score_0", "score_1"}),
     ("stack_exchange", {"question", "response_j", "response_k"}),
@@ -178,15 +186,15 @@ TELLING = (
 
 def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
     """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names."""
-    return FORMATS[name](_mapped(row, columns) if columns else row)
+    return FORMATS[name](_rename_columns(row, columns) if columns else row)
 
 
-def _mapped(row: Row, columns: dict[str, str]) -> Row:
-    found = {ours: _reach(row, theirs) for ours, theirs in columns.items()}
+def _rename_columns(row: Row, columns: dict[str, str]) -> Row:
+    found = {ours: _value_at(row, theirs) for ours, theirs in columns.items()}
     return {name: value for name, value in row.items() if name not in columns.values()} | found
 
 
-def _reach(row: Row, path: str) -> Any:
+def _value_at(row: Row, path: str) -> Any:
     """The value at a dotted path (`meta.question`, `answers.0.text`); a column with that very name comes first."""
     if path in row:
         return row[path]
@@ -203,9 +211,9 @@ def _reach(row: Row, path: str) -> Any:
 
 def detect(row: Row, columns: dict[str, str] | None = None) -> str:
     """The name of the format a row is in, as far as its columns say; `BadRow` when they say nothing or two things."""
-    row = _mapped(row, columns) if columns else row
+    row = _rename_columns(row, columns) if columns else row
     has = {name for name, value in row.items() if value is not None}
-    found = [name for name, columns_of_it in TELLING if columns_of_it <= has]
+    found = [name for name, columns_of_it in SIGNATURES if columns_of_it <= has]
     if "conversations" in has and isinstance(row.get("chosen"), dict) and isinstance(row.get("rejected"), dict):
         return "sharegpt_pairs"
     if {"chosen", "rejected"} <= has:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ft.data.formats.messages import BadRow, Message, asking, dialogue, either, kind_of, make_message
+from ft.data.formats.messages import BadRow, Message, dialogue, either, kind_of, make_message, require_question
 
 Row = dict[str, Any]
 
@@ -39,9 +39,9 @@ def first_of(row: Row, *names: str) -> str:
     for name in names:
         if row.get(name) is not None:
             return name
-    there = f"There are: {', '.join(row)}." if row else "The row is empty."
+    present = f"There are: {', '.join(row)}." if row else "The row is empty."
     wanted = either([repr(name) for name in names])
-    raise BadRow(f"no column {wanted}", f"{there} Map one with columns: {{{names[0]}: …}}.")
+    raise BadRow(f"no column {wanted}", f"{present} Map one with columns: {{{names[0]}: …}}.")
 
 
 def extras(row: Row, *used: str) -> Row:
@@ -63,7 +63,7 @@ def messages_of(row: Row, value: Any, column: str) -> list[Message]:
 def prompt_of(row: Row) -> list[Message]:
     value = row[first_of(row, "prompt")]
     turns = [make_message("user", value)] if isinstance(value, str) else value
-    return asking(messages_of(row, turns, "prompt"), "prompt ends")
+    return require_question(messages_of(row, turns, "prompt"), "prompt ends")
 
 
 def sharegpt_message(message: Any, where: str) -> Message:
@@ -72,8 +72,8 @@ def sharegpt_message(message: Any, where: str) -> Message:
     role = SHAREGPT_ROLES.get(message["from"].lower())
     if role is None:
         raise BadRow(f"{where} is from {message['from']!r}", f"Known are: {', '.join(SHAREGPT_ROLES)}.")
-    others = {key: value for key, value in message.items() if key not in ("from", "value")}
-    return {**others, "role": role, "content": message["value"]}
+    extra_keys = {key: value for key, value in message.items() if key not in ("from", "value")}
+    return {**extra_keys, "role": role, "content": message["value"]}
 
 
 def transcript(value: Any, column: str) -> list[Message]:
@@ -85,7 +85,7 @@ def transcript(value: Any, column: str) -> list[Message]:
         fix = 'Write "\\n\\nHuman: …\\n\\nAssistant: …".'
         raise BadRow(f"{column} does not start with 'Human:' or 'Assistant:'", fix)
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [make_message(roles[name], spoken.strip()) for name, spoken in zip(parts[::2], parts[1::2], strict=True)]
+    return [make_message(roles[name], text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def is_transcript(value: Any) -> bool:

@@ -48,7 +48,7 @@ def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
             raise BadRow(f"{column}: message {number} is {kind_of(message)}, not an object with role and content")
         role, content = message.get("role"), message.get("content")
         if role not in AFTER[before]:
-            raise _misplaced(column, number, role, before)
+            raise _wrong_role(column, number, role, before)
         if not isinstance(content, str) or not content.strip() or not (content.isascii() or is_unicode(content)):
             raise _bad_content(f"{column}: message {number} ({role})", content, bool(message.get("tool_calls")))
         messages.append(message if len(message) == 2 else _plain(message, f"{column}: message {number} ({role})"))
@@ -56,7 +56,7 @@ def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
     return messages
 
 
-def _misplaced(column: str, number: int, role: Any, before: str) -> BadRow:
+def _wrong_role(column: str, number: int, role: Any, before: str) -> BadRow:
     if role not in ROLES:
         return BadRow(f"{column}: message {number} has role {role!r}", f"Roles are {', '.join(ROLES)}.")
     if role == "system":
@@ -90,12 +90,12 @@ def _plain(message: Message, where: str) -> Message:
         if weight not in (0, 1):
             raise BadRow(f"{where}: weight is {weight!r}", "It is 0 (not trained) or 1.")
         train = bool(weight)
-    kept = {"role": message["role"], "content": message["content"]}
+    plain = {"role": message["role"], "content": message["content"]}
     if train is None:
-        return kept
+        return plain
     if not isinstance(train, bool):
         raise BadRow(f"{where}: train is {train!r}", "It is true or false.")
-    return kept | {"train": train}
+    return plain | {"train": train}
 
 
 def is_unicode(text: str) -> bool:
@@ -120,7 +120,7 @@ def make_message(role: str, text: Any) -> Message:
     return {"role": role, "content": text}
 
 
-def answered(messages: list[Message], column: str) -> list[Message]:
+def require_answer(messages: list[Message], column: str) -> list[Message]:
     """A dialogue to train on ends with an answer."""
     if messages[-1]["role"] != "assistant":
         fix = "Drop what follows the last answer, or read it with format: prompt."
@@ -128,7 +128,7 @@ def answered(messages: list[Message], column: str) -> list[Message]:
     return messages
 
 
-def asking(turns: list[Message], what_ends: str) -> list[Message]:
+def require_question(turns: list[Message], what_ends: str) -> list[Message]:
     if turns[-1]["role"] not in ("user", "tool"):
         fix = "It ends with what is to be answered."
         raise BadRow(f"{what_ends} with a message of the {turns[-1]['role']}, not of the user", fix)

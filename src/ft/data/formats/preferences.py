@@ -22,12 +22,12 @@ from ft.data.formats.messages import (
     BadRow,
     Message,
     Tie,
-    answered,
-    asking,
     dialogue,
     either,
     kind_of,
     make_message,
+    require_answer,
+    require_question,
     words,
 )
 
@@ -54,7 +54,7 @@ _SAFETY_WORDS = {"safe": True, "true": True, "unsafe": False, "false": False}
 # Grades
 
 
-def graded(row: Row) -> Row:
+def check_grades(row: Row) -> Row:
     """The pair with its rating as a number, its axis checked and its safety as truth values; what is null is left out.
 
     A chosen answer that is unsafe beside a safe one is refused: the paper never trains on such a pair (3.2.1).
@@ -72,13 +72,13 @@ def graded(row: Row) -> Row:
 
 def _rating(value: Any, name: str) -> int:
     if isinstance(value, str):
-        known = _RATING_WORDS.get(value.strip().lower())
+        grade = _RATING_WORDS.get(value.strip().lower())
     else:
-        known = int(value) if type(value) in (int, float) and value in (1, 2, 3, 4) else None
-    if known is None:
+        grade = int(value) if type(value) in (int, float) and value in (1, 2, 3, 4) else None
+    if grade is None:
         fix = "It is 1 to 4, or: significantly, better, slightly, negligibly, unsure. "
         raise BadRow(f"{name} is {value!r}", f"{fix}Another column of that name: columns: {{their_{name}: {name}}}.")
-    return known
+    return grade
 
 
 def _axis(value: Any, name: str) -> str:
@@ -88,10 +88,10 @@ def _axis(value: Any, name: str) -> str:
 
 
 def _safety(value: Any, name: str) -> bool:
-    known = _SAFETY_WORDS.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(known, bool):
+    grade = _SAFETY_WORDS.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(grade, bool):
         raise BadRow(f"{name} is {value!r}", "It is true (safe) or false (unsafe), or one of these words.")
-    return known
+    return grade
 
 
 _GRADES = {"rating": _rating, "axis": _axis, "safety_chosen": _safety, "safety_rejected": _safety}
@@ -106,9 +106,9 @@ def preference(row: Row) -> Row:
     if type(chosen) is not type(rejected):
         raise BadRow(f"chosen is {kind_of(chosen)} but rejected is {kind_of(rejected)}", "Write both alike.")
     if isinstance(chosen, list) and not _starts_with_answer(chosen):
-        pair = _parted(row, chosen, rejected)
+        pair = _split_at_answer(row, chosen, rejected)
         _check_prompt(row.get("prompt"), pair["prompt"])
-        return graded({**extras(row, "system"), **pair})
+        return check_grades({**extras(row, "system"), **pair})
     if isinstance(chosen, str) and row.get("prompt") is None and TURN.match(chosen):
         raise BadRow("no column 'prompt', and chosen is a transcript", "Read it with format: hh_pairs.")
     return _pair(prompt_of(row), row["chosen"], row["rejected"], extras(row, "system"))
@@ -117,13 +117,13 @@ def preference(row: Row) -> Row:
 def hh_pairs(row: Row) -> Row:
     """`chosen` and `rejected` as whole transcripts; what they share is the prompt."""
     chosen, rejected = (transcript(row[first_of(row, name)], name) for name in ("chosen", "rejected"))
-    return graded({**extras(row, "system"), **_parted(row, chosen, rejected)})
+    return check_grades({**extras(row, "system"), **_split_at_answer(row, chosen, rejected)})
 
 
 def sharegpt_pairs(row: Row) -> Row:
     """`conversations` of from and value, then `chosen` and `rejected` as such a message each (or a list of them)."""
     column = first_of(row, "conversations", "messages")
-    prompt = asking(messages_of(row, _from_sharegpt(row[column], column), column), f"{column} ends")
+    prompt = require_question(messages_of(row, _from_sharegpt(row[column], column), column), f"{column} ends")
     chosen, rejected = (_from_sharegpt(row[first_of(row, name)], name) for name in ("chosen", "rejected"))
     return _pair(prompt, chosen, rejected, extras(row, "conversations", "system"))
 
@@ -135,24 +135,24 @@ def _from_sharegpt(value: Any, column: str) -> Any:
     return [sharegpt_message(message, f"{column}: message {number}") for number, message in enumerate(turns, 1)]
 
 
-def _pair(prompt: list[Message], chosen: Any, rejected: Any, kept: Row) -> Row:
+def _pair(prompt: list[Message], chosen: Any, rejected: Any, extra_columns: Row) -> Row:
     """The checked pair of a prompt and two answers, each a string or messages."""
     sides = {}
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         wrapped = [make_message("assistant", value)] if isinstance(value, str) else value
-        sides[name] = answered(dialogue(wrapped, name, prompt[-1]["role"]), name)
+        sides[name] = require_answer(dialogue(wrapped, name, prompt[-1]["role"]), name)
     _check_different(sides["chosen"], sides["rejected"])
-    return graded({**kept, "prompt": prompt, **sides})
+    return check_grades({**extra_columns, "prompt": prompt, **sides})
 
 
 def _starts_with_answer(turns: list[Any]) -> bool:
     return bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") == "assistant"
 
 
-def _parted(row: Row, chosen: Any, rejected: Any) -> Row:
+def _split_at_answer(row: Row, chosen: Any, rejected: Any) -> Row:
     """Two whole dialogues as prompt, chosen and rejected: the prompt is what they share."""
-    chosen = answered(messages_of(row, chosen, "chosen"), "chosen")
-    rejected = answered(messages_of(row, rejected, "rejected"), "rejected")
+    chosen = require_answer(messages_of(row, chosen, "chosen"), "chosen")
+    rejected = require_answer(messages_of(row, rejected, "rejected"), "rejected")
     _check_different(chosen, rejected)
     shared = 0
     for one, other in zip(chosen, rejected, strict=False):
@@ -164,7 +164,7 @@ def _parted(row: Row, chosen: Any, rejected: Any) -> Row:
     for name, longer, turns in (("chosen", "rejected", chosen), ("rejected", "chosen", rejected)):
         if len(turns) == shared:
             raise BadRow(f"{name} is only the beginning of {longer}, so it has no answer of its own", "Drop the row.")
-    prompt = asking(chosen[:shared], "what chosen and rejected share ends")
+    prompt = require_question(chosen[:shared], "what chosen and rejected share ends")
     return {"prompt": prompt, "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
@@ -173,14 +173,14 @@ def _check_different(chosen: list[Message], rejected: list[Message]) -> None:
         raise Tie("chosen and rejected are the same", "A pair needs two answers; drop the row.")
 
 
-def _check_prompt(given: Any, shared: list[Message]) -> None:
+def _check_prompt(candidates: Any, shared: list[Message]) -> None:
     """A prompt written beside two whole dialogues is one of the user messages they share, or all they share."""
-    if given is None:
+    if candidates is None:
         return
-    if isinstance(given, str):
-        same = ("user", given.strip()) in words(shared)
+    if isinstance(candidates, str):
+        same = ("user", candidates.strip()) in words(shared)
     else:
-        same = words(dialogue(given, "prompt")) == words(shared)
+        same = words(dialogue(candidates, "prompt")) == words(shared)
     if not same:
         raise BadRow("prompt is not what chosen and rejected begin with", "Drop the column prompt or mend it.")
 
@@ -206,8 +206,8 @@ def stack_exchange(row: Row) -> Row:
     if row.get("answers") is not None:
         return _best_and_another(row, "question", "answers", text="text", score="pm_score")
     question, better, worse = (row[first_of(row, name)] for name in ("question", "response_j", "response_k"))
-    kept = extras(row, "question", "response_j", "response_k", "system")
-    return _pair(_prompt_messages(row, question, "question"), better, worse, kept)
+    extra_columns = extras(row, "question", "response_j", "response_k", "system")
+    return _pair(_prompt_messages(row, question, "question"), better, worse, extra_columns)
 
 
 def shp(row: Row) -> Row:
@@ -217,9 +217,9 @@ def shp(row: Row) -> Row:
     if label not in (0, 1, "0", "1"):
         raise BadRow(f"labels is {label!r}", "It is 1 where A is preferred, 0 where B is.")
     best = 1 - int(label)
-    kept = extras(row, "history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "system")
-    kept |= _scores([row.get("score_A"), row.get("score_B")], best)
-    return _pair(_prompt_messages(row, history, "history"), answers[best], answers[1 - best], kept)
+    extra_columns = extras(row, "history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "system")
+    extra_columns |= _scores([row.get("score_A"), row.get("score_B")], best)
+    return _pair(_prompt_messages(row, history, "history"), answers[best], answers[1 - best], extra_columns)
 
 
 def webgpt(row: Row) -> Row:
@@ -232,8 +232,8 @@ def webgpt(row: Row) -> Row:
         raise _tie(scores[0])
     best = int(scores[1] > scores[0])
     used = [f"{name}_{side}" for name in ("answer", "score", "quotes", "tokens") for side in (0, 1)]
-    kept = extras(row, "question", "system", *used) | _scores(scores, best)
-    return _pair(_prompt_messages(row, question, "question.full_text"), answers[best], answers[1 - best], kept)
+    extra_columns = extras(row, "question", "system", *used) | _scores(scores, best)
+    return _pair(_prompt_messages(row, question, "question.full_text"), answers[best], answers[1 - best], extra_columns)
 
 
 def summaries(row: Row) -> Row:
@@ -254,27 +254,38 @@ def summaries(row: Row) -> Row:
         raise BadRow("info.post is empty", "Drop the row.")
     title = f"TITLE: {info['title']}\n\n" if info.get("title") else ""
     best, worst = pair[int(choice)], pair[1 - int(choice)]
-    kept = extras(row, "info", "summaries", "choice", "system") | _sources(best.get("policy"), worst.get("policy"))
+    extra_columns = extras(row, "info", "summaries", "choice", "system") | _sources(
+        best.get("policy"), worst.get("policy")
+    )
     prompt = _prompt_messages(row, f"{title}{post.strip()}\n\nTL;DR:", "info.post")
-    return _pair(prompt, best.get("text"), worst.get("text"), kept)
+    return _pair(prompt, best.get("text"), worst.get("text"), extra_columns)
 
 
 def _best_and_another(row: Row, question: str, answers: str, *, text: str, score: str, source: str = "") -> Row:
     """The answer with the highest score, and one with a lower, told by a hash of the question."""
-    asked, given = row[first_of(row, question)], row[first_of(row, answers)]
-    if not isinstance(given, list) or not all(isinstance(answer, dict) for answer in given):
+    question_text, candidates = row[first_of(row, question)], row[first_of(row, answers)]
+    if not isinstance(candidates, list) or not all(isinstance(answer, dict) for answer in candidates):
         raise BadRow(f"{answers} is not a list of objects with {text} and {score}")
-    if len(given) < 2:
-        raise BadRow(f"{answers} holds {len(given)} of the two answers a pair needs", "Drop the row.")
-    scores = [_number(answer.get(score), f"{answers}: {score} of answer {n}") for n, answer in enumerate(given, 1)]
+    if len(candidates) < 2:
+        raise BadRow(f"{answers} holds {len(candidates)} of the two answers a pair needs", "Drop the row.")
+    scores = [_number(answer.get(score), f"{answers}: {score} of answer {n}") for n, answer in enumerate(candidates, 1)]
     best = scores.index(max(scores))
     lower = [place for place, value in enumerate(scores) if value < scores[best]]
     if not lower:
         raise _tie(scores[best])
-    other = lower[int.from_bytes(blake2b(str(asked).encode(errors="replace"), digest_size=8).digest()) % len(lower)]
-    kept = extras(row, question, answers, "system") | _sources(given[best].get(source), given[other].get(source))
-    kept |= {"score_chosen": scores[best], "score_rejected": scores[other]}
-    return _pair(_prompt_messages(row, asked, question), given[best].get(text), given[other].get(text), kept)
+    other = lower[
+        int.from_bytes(blake2b(str(question_text).encode(errors="replace"), digest_size=8).digest()) % len(lower)
+    ]
+    extra_columns = extras(row, question, answers, "system") | _sources(
+        candidates[best].get(source), candidates[other].get(source)
+    )
+    extra_columns |= {"score_chosen": scores[best], "score_rejected": scores[other]}
+    return _pair(
+        _prompt_messages(row, question_text, question),
+        candidates[best].get(text),
+        candidates[other].get(text),
+        extra_columns,
+    )
 
 
 def _prompt_messages(row: Row, text: Any, name: str) -> list[Message]:
@@ -296,10 +307,10 @@ def _number(value: Any, name: str) -> float:
 
 
 def _scores(scores: list[Any], best: int) -> Row:
-    there = {"score_chosen": scores[best], "score_rejected": scores[1 - best]}
-    return {name: score for name, score in there.items() if score is not None}
+    present = {"score_chosen": scores[best], "score_rejected": scores[1 - best]}
+    return {name: score for name, score in present.items() if score is not None}
 
 
 def _sources(chosen: Any, rejected: Any) -> Row:
-    there = {"source_chosen": chosen, "source_rejected": rejected}
-    return {name: source for name, source in there.items() if source is not None}
+    present = {"source_chosen": chosen, "source_rejected": rejected}
+    return {name: source for name, source in present.items() if source is not None}

@@ -27,7 +27,7 @@ CELL_CHARACTERS = 16 * 2**20
 """Where a CSV cell is taken for a quote that was never closed, before it swallows the rest of a large file."""
 
 
-class Located(NamedTuple):
+class SourceRow(NamedTuple):
     """A row and where it stands: `x.jsonl:7`, `x.csv:7` (line), `x.json:7`, `x.parquet:7`, `hub/id[train]:7` (row)."""
 
     where: str
@@ -43,7 +43,7 @@ def refuse(where: str, row: Any, bad: BadRow) -> None:
     raise fail(where, bad.what, bad.fix)
 
 
-def rows_in(path: Path, where: str, report: Report) -> Iterator[Located]:
+def rows_in(path: Path, where: str, report: Report) -> Iterator[SourceRow]:
     """The rows of a file by its type; `where` is the path as the user wrote it."""
     reader = READERS.get(type_of(path))
     if reader is None:
@@ -62,7 +62,7 @@ def type_of(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path, where: str) -> Iterator[BinaryIO]:
+def _open(path: Path, where: str) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked where its name ends in .gz."""
     try:
         file = path.open("rb")
@@ -100,10 +100,10 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
 # JSON
 
 
-def _jsonl(path: Path, where: str, report: Report) -> Iterator[Located]:
+def _jsonl(path: Path, where: str, report: Report) -> Iterator[SourceRow]:
     loads = json.loads
-    seen = False
-    with _opened(path, where) as file:
+    has_rows = False
+    with _open(path, where) as file:
         for number, line in enumerate(_lines(file, where), 1):
             try:
                 row = loads(line.decode())
@@ -113,11 +113,11 @@ def _jsonl(path: Path, where: str, report: Report) -> Iterator[Located]:
                 report(f"{where}:{number}", line.decode(errors="replace").rstrip("\r\n"), _unread(line, error))
             else:
                 if type(row) is dict:
-                    yield Located(f"{where}:{number}", row)
+                    yield SourceRow(f"{where}:{number}", row)
                 else:
                     report(f"{where}:{number}", row, _no_object(row))
-            seen = True
-    if not seen:
+            has_rows = True
+    if not has_rows:
         raise _empty(where)
 
 
@@ -135,20 +135,20 @@ def _no_object(row: Any) -> BadRow:
     return BadRow(f"the row is {kind_of(row)}, not an object", 'Write {"column": value, …}.')
 
 
-def _json(path: Path, where: str, report: Report) -> Iterator[Located]:
+def _json(path: Path, where: str, report: Report) -> Iterator[SourceRow]:
     """An array of rows, or an object that holds one list; loaded whole, so limited in size."""
     rows = _the_list(_json_value(path, where), where)
     if not rows:
         raise _empty(where)
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
-            yield Located(f"{where}:{number}", row)
+            yield SourceRow(f"{where}:{number}", row)
         else:
             report(f"{where}:{number}", row, _no_object(row))
 
 
 def _json_value(path: Path, where: str) -> Any:
-    with _opened(path, where) as file:
+    with _open(path, where) as file:
         data = file.read(JSON_BYTES + 1)
     if len(data) > JSON_BYTES:
         size = f"is over {JSON_BYTES // 2**20} MiB, too much for one JSON text"
@@ -170,7 +170,7 @@ def _json_value(path: Path, where: str) -> Any:
 def _the_list(value: Any, where: str) -> list[Any]:
     if isinstance(value, list):
         return value
-    lists = [key for key, held in value.items() if isinstance(held, list)] if isinstance(value, dict) else []
+    lists = [key for key, content in value.items() if isinstance(content, list)] if isinstance(value, dict) else []
     if len(lists) == 1:
         rows: list[Any] = value[lists[0]]
         return rows
@@ -181,41 +181,41 @@ def _the_list(value: Any, where: str) -> list[Any]:
 # Tables
 
 
-def _csv(delimiter: str, path: Path, where: str, report: Report) -> Iterator[Located]:
+def _csv(delimiter: str, path: Path, where: str, report: Report) -> Iterator[SourceRow]:
     csv.field_size_limit(CELL_CHARACTERS)
-    with _opened(path, where) as file:
-        since: list[str] = []  # the text of the row being parsed
-        reader = csv.reader(_noted(_lines(file, where), since), delimiter=delimiter, strict=True)
+    with _open(path, where) as file:
+        pending: list[str] = []  # the text of the row being parsed
+        reader = csv.reader(_decode_lines(_lines(file, where), pending), delimiter=delimiter, strict=True)
         columns = _header(reader, where)
-        seen = False
+        has_rows = False
         while True:
             place = f"{where}:{reader.line_num + 1}"
-            since.clear()
+            pending.clear()
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 fix = "A quote may be open: cells with quotes double them."
-                report(place, "".join(since).rstrip("\r\n"), BadRow(f"no CSV: {error}", fix))
-                seen = True
+                report(place, "".join(pending).rstrip("\r\n"), BadRow(f"no CSV: {error}", fix))
+                has_rows = True
                 continue
             if cells is None:
                 break
             if cells:
-                seen = True
+                has_rows = True
                 bad = _bad_cells(cells, columns)
                 if bad:
                     report(place, cells, bad)
                 else:
-                    yield Located(place, dict(zip(columns, cells, strict=True)))
-    if not seen:
+                    yield SourceRow(place, dict(zip(columns, cells, strict=True)))
+    if not has_rows:
         raise _empty(where)
 
 
-def _noted(lines: Iterator[bytes], since: list[str]) -> Iterator[str]:
+def _decode_lines(lines: Iterator[bytes], pending: list[str]) -> Iterator[str]:
     """Lines as text, each also added to `since`. What is no UTF-8 passes as surrogates, so only its row is bad."""
     for line in lines:
         text = line.decode("utf-8", "surrogateescape")
-        since.append(text)
+        pending.append(text)
         yield text
 
 
@@ -245,7 +245,7 @@ def _bad_cells(cells: list[str], columns: list[str]) -> BadRow | None:
     return None
 
 
-def _parquet(path: Path, where: str, report: Report) -> Iterator[Located]:
+def _parquet(path: Path, where: str, report: Report) -> Iterator[SourceRow]:
     import pyarrow
     from pyarrow import parquet
 
@@ -257,12 +257,12 @@ def _parquet(path: Path, where: str, report: Report) -> Iterator[Located]:
             for batch in file.iter_batches(batch_size=BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Located(f"{where}:{number}", row)
+                    yield SourceRow(f"{where}:{number}", row)
     except (pyarrow.ArrowException, OSError) as error:
         raise fail(where, f"is not whole Parquet: {str(error).splitlines()[0]}", "Write or fetch it again.") from error
 
 
-READERS: dict[str, Callable[[Path, str, Report], Iterator[Located]]] = {
+READERS: dict[str, Callable[[Path, str, Report], Iterator[SourceRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": partial(_csv, ","),

@@ -14,7 +14,7 @@ from typing import Any
 
 from ft.data.formats import FORMATS
 from ft.data.sources.files import READERS, Report, refuse, rows_in, type_of
-from ft.data.sources.files import Located as Located
+from ft.data.sources.files import SourceRow as SourceRow
 from ft.errors import Problem, fail
 from ft.files import read_json, write_json
 from ft.hub import local_path
@@ -77,15 +77,15 @@ def missing(source: Source, where: str) -> Problem | None:
     what = f"no file or folder '{source.path}'"
     if not path.parent.is_dir():
         return Problem(where, what, f"There is no folder '{path.parent}' either.")
-    there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+    siblings = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    near = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)
     if near:
         return Problem(where, what, f"Did you mean {' or '.join(repr(str(path.parent / name)) for name in near)}?")
-    shown = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
-    return Problem(where, what, f"In '{path.parent}' there are: {shown}." if there else f"'{path.parent}' is empty.")
+    names = ", ".join(siblings[:8]) + (", …" if len(siblings) > 8 else "")
+    return Problem(where, what, f"In '{path.parent}' there are: {names}." if siblings else f"'{path.parent}' is empty.")
 
 
-def read(source: Source, report: Report = refuse) -> Iterator[Located]:
+def read(source: Source, report: Report = refuse) -> Iterator[SourceRow]:
     """The rows of a source as they are written, one after the other.
 
     A row that cannot be read goes to `report` and reading goes on; by default the first one raises `UserError`, as
@@ -95,10 +95,10 @@ def read(source: Source, report: Report = refuse) -> Iterator[Located]:
         yield from hub(source)
         return
     for path in _files(source):
-        yield from rows_in(path, _shown(source, path), report)
+        yield from rows_in(path, _as_written(source, path), report)
 
 
-def _shown(source: Source, path: Path) -> str:
+def _as_written(source: Source, path: Path) -> str:
     whole = Path(source.path).expanduser()
     return source.path if path == whole else str(Path(source.path) / path.relative_to(whole))
 
@@ -145,7 +145,7 @@ def _split(path: Path) -> str | None:
     return stem if re.split(r"[-_.]", stem)[0] in SPLITS else None
 
 
-def hub(source: Source) -> Iterator[Located]:
+def hub(source: Source) -> Iterator[SourceRow]:
     """The rows of a Hub data set through `datasets`, memory-mapped; its code is never run."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -161,7 +161,7 @@ def hub(source: Source) -> Iterator[Located]:
         raise fail(where, f"cannot be loaded: {reason}", fix) from error
     number = 0
     for number, row in enumerate(rows, 1):
-        yield Located(f"{where}:{number}", row)
+        yield SourceRow(f"{where}:{number}", row)
     if not number:
         raise fail(where, "holds no rows")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ft.encode.chat_template import Message
 from ft.encode.conversation import Renderer
-from ft.encode.token_text import Speller
+from ft.encode.token_text import IncrementalDecoder
 from ft.models.device import has_gpu
 from ft.models.generation.engine import Completion, Engine, Request
 from ft.models.generation.sampling import Sampling, prompt_keys
@@ -66,16 +66,16 @@ class ChatModel:
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None]) -> None:
         """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there."""
-        speller = Speller(self.tokenizer, keep_special=False)
+        decoder = IncrementalDecoder(self.tokenizer, keep_special=False)
 
         def on_token(key: str, token: int) -> None:
-            if token not in self.renderer.stop_ids and (piece := speller.add(token)):
+            if token not in self.renderer.stop_ids and (piece := decoder.add(token)):
                 on_text(piece.text)
 
         request = Request(prompt, prompt_keys([prompt])[0])
         for _ in self.engine.generate([request], sampling, on_token=on_token):
             pass
-        if rest := speller.flush():
+        if rest := decoder.flush():
             on_text(rest.text)
 
     def completion_logprobs(
