@@ -20,7 +20,7 @@ import yaml
 
 from ft.recipe import Recipe, read
 from ft.recipe.job import Job
-from ft.results.store import Plan, Planned, plan
+from ft.results.store import Plan, PlannedStage, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 from ft.stages.sft import trainer_of
@@ -157,13 +157,13 @@ def trainer(there: Plan, name: str) -> tuple[Any, Job]:
     return trainer_of(found), found
 
 
-def make(there: Plan, name: str) -> Planned:
+def make(there: Plan, name: str) -> PlannedStage:
     """Make one stage in this process, its rows first: what `ft run` does, without a process of its own."""
     make_stage(job(there, name).write())
     return there.stage(name)
 
 
-def trained(folder: Path, model: Path, data: Path, train: Mapping[str, Any] | None = None, **keys: Any) -> Planned:
+def trained(folder: Path, model: Path, data: Path, train: Mapping[str, Any] | None = None, **keys: Any) -> PlannedStage:
     """The folder of a recipe with one sft stage, made."""
     return make(planned(recipe(folder, [sft(data, train, **keys)], model=str(model)), folder / "runs"), "sft")
 
@@ -216,7 +216,7 @@ def _as_rank(rank: int, port: str, work: Callable[..., Any], given: Sequence[Any
     work(*given)
 
 
-def made_by_two(file: Path, runs: Path, name: str) -> Planned:
+def made_by_two(file: Path, runs: Path, name: str) -> PlannedStage:
     """The stage made by two processes."""
     there = planned(file, runs, processes=2)
     by_two(make_stage, job(there, name).write())

@@ -24,7 +24,7 @@ from ft.figures.training import curves
 from ft.files import read_json, read_lines, write_json
 from ft.models.load import load
 from ft.models.logprobs import completion_logprobs
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.stages import dpo
 from ft.training.dpo.reference import check_start
 
@@ -115,7 +115,7 @@ class House:
             there = self.plan(start, train, **keys)
         return dpo.trainer_of(tiny.job(there, "dpo"))
 
-    def made(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> Planned:
+    def made(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> PlannedStage:
         return tiny.make(self.plan(start, train, **keys), "dpo")
 
     def sft(self, start: str, **top: Any) -> Path:

@@ -13,12 +13,14 @@ import tiny
 from ft.errors import UserError
 from ft.figures.evaluation import evaluation
 from ft.figures.result_files import ResultFiles
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 
 PART = {"eval_fraction": 0.4}
 
 
-def measured(folder: Path, model: Path, data: Path, *above: dict[str, Any], rows: Any = None, **block: Any) -> Planned:
+def measured(
+    folder: Path, model: Path, data: Path, *above: dict[str, Any], rows: Any = None, **block: Any
+) -> PlannedStage:
     asked = {"kind": "evaluate", "data": [{"path": str(data)}], "evaluate": {"loss": True, "baseline": False, **block}}
     asked |= {"rows": rows} if rows else {}
     folder.mkdir(exist_ok=True)
@@ -26,7 +28,7 @@ def measured(folder: Path, model: Path, data: Path, *above: dict[str, Any], rows
     return tiny.make(tiny.planned(file, folder / "runs"), "evaluate")
 
 
-def lines(found: Planned, name: str) -> list[dict[str, Any]]:
+def lines(found: PlannedStage, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 

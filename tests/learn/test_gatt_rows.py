@@ -14,7 +14,7 @@ from tests.learn.test_gatt_stages import bank, dialogues, rows
 import tiny
 from ft.errors import UserError
 from ft.models.scorer import Scorer
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 
 PET = {"kinds": {"pet": {"full": ["I have a {value}."], "values": ["cat", "dog"], "check": "contains"}}}
 TURNS = [["sky?", "snow?"], ["rose?"], ["plum?", "sea?"]]
@@ -25,7 +25,7 @@ def written(file: Path, made: Sequence[dict[str, Any]]) -> Path:
     return file
 
 
-def lines(stage: Planned, name: str) -> list[dict[str, Any]]:
+def lines(stage: PlannedStage, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (stage.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
@@ -132,10 +132,10 @@ class House:
         self.runs = folder / "runs"
         shutil.copytree(Path(reward["data"][0]["path"]).parent / "runs", self.runs)
 
-    def made(self, name: str = "gatt") -> Planned:
+    def made(self, name: str = "gatt") -> PlannedStage:
         return tiny.make(tiny.planned(self.file, self.runs), name)
 
-    def again(self, answers: dict[str, list[str | None]] | None = None) -> Planned:
+    def again(self, answers: dict[str, list[str | None]] | None = None) -> PlannedStage:
         """The gatt stage made once more from what lies in its folder, with other answers where they are given."""
         stage = tiny.planned(self.file, self.runs).stage("gatt")
         (stage.folder / "done.json").unlink()
@@ -147,7 +147,7 @@ class House:
         return self.made()
 
     @property
-    def reward(self) -> Planned:
+    def reward(self) -> PlannedStage:
         return tiny.planned(self.file, self.runs).stage("reward")
 
 

@@ -17,7 +17,7 @@ from ft.files import read_json
 from ft.gatt.instructions import Bank
 from ft.models.identity import model_identity
 from ft.models.load import load
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 from ft.stages.attention import bin_map, greatest_attention, to_instruction
 from ft.stages.consistency import CheckedAnswer, ConsistencyOptions, Recall, cells_of, compared_in, share
 
@@ -54,7 +54,7 @@ def bank(folder: Path) -> str:
     return "bank.yaml"
 
 
-def gatt(folder: Path, base: Path, runs: str = "runs", **options: Any) -> Planned:
+def gatt(folder: Path, base: Path, runs: str = "runs", **options: Any) -> PlannedStage:
     """The gatt stage of a recipe, made; by default no row is dropped for what its answer says."""
     folder.mkdir(exist_ok=True)
     block = {
@@ -70,7 +70,7 @@ def gatt(folder: Path, base: Path, runs: str = "runs", **options: Any) -> Planne
     return tiny.make(tiny.planned(tiny.recipe(folder, [stage], model=str(base)), folder / runs), "gatt")
 
 
-def rows(stage: Planned) -> list[dict[str, Any]]:
+def rows(stage: PlannedStage) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (stage.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -128,7 +128,7 @@ def test_a_window_lets_the_policy_see_the_last_turns_only(tmp_path, ending):
     assert sorted(key for key in asked(stage) if key.startswith("2/")) == ["2/0/0", "2/0/1", "2/0/2"]
 
 
-def asked(stage: Planned) -> list[str]:
+def asked(stage: PlannedStage) -> list[str]:
     """The keys of what the policy was asked."""
     return [
         json.loads(line)["key"] for line in (stage.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
@@ -221,7 +221,7 @@ def test_a_dialogue_without_answers_needs_sampled_ones(tmp_path, base):
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory, base, ending) -> Planned:
+def judged(tmp_path_factory, base, ending) -> PlannedStage:
     folder = tmp_path_factory.mktemp("consistency")
     data = dialogues(folder / "dialogues.jsonl", count=4)
     block = {"bank": bank(folder), "turns": 3, "shown": [1, 2], "change_turn": 2, "max_new_tokens": 8}

@@ -20,7 +20,7 @@ from ft.figures.win_rates import win_rates
 from ft.files import read_json
 from ft.models.scorer import Scorer
 from ft.recipe.kind import function_at
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 from ft.stages.judge import JudgeOptions, make
 from serving import Scripted, serving
 
@@ -58,10 +58,10 @@ def broken(data: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def judged(there, ending, data) -> Callable[..., Planned]:
+def judged(there, ending, data) -> Callable[..., PlannedStage]:
     """Makes the judge stage; the models stand there already."""
 
-    def made(*above: dict[str, Any], init: str | None = None, **keys: Any) -> Planned:
+    def made(*above: dict[str, Any], init: str | None = None, **keys: Any) -> PlannedStage:
         written = stage(there / "prompts.jsonl", keys.pop("inputs", {"other": "$broken"}), **keys)
         written |= {"init": init} if init else {}
         written |= {"backend": written["judge"].pop("backend")} if "backend" in written["judge"] else {}
@@ -83,7 +83,7 @@ def backend(server: Scripted) -> dict[str, Any]:
     return {"kind": "server", "base_url": server.url, "model": "chat", "wait": 0.0}
 
 
-def lines(found: Planned, name: str = "verdicts.jsonl") -> list[dict[str, Any]]:
+def lines(found: PlannedStage, name: str = "verdicts.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 

@@ -19,7 +19,7 @@ from ft.files import read_lines
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.sampling import Sampling
 from ft.models.scorer import Scorer
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 
 GREEDY = Sampling(8, 0.0)
 NF4 = {**tiny.NF4, "bnb_4bit_compute_dtype": "float32"}
@@ -45,14 +45,14 @@ def stage(kind: str, data: Path, train: dict[str, Any] | None = None, **keys: An
     return {"kind": kind, "data": [{"path": str(data)}], "train": {**TRAIN, **(train or {})}, **given}
 
 
-def made(folder: Path, policy: Path, kind: str, train: dict[str, Any] | None = None, **keys: Any) -> Planned:
+def made(folder: Path, policy: Path, kind: str, train: dict[str, Any] | None = None, **keys: Any) -> PlannedStage:
     folder.mkdir(exist_ok=True)
     data = keys.pop("data", None) or prompts(folder / "prompts.jsonl")
     file = tiny.recipe(folder, [stage(kind, data, train, **keys)], model=str(policy))
     return tiny.make(tiny.planned(file, folder / "runs"), kind)
 
 
-def logged(found: Planned, key: str) -> list[tuple[int, float]]:
+def logged(found: PlannedStage, key: str) -> list[tuple[int, float]]:
     return [(line["step"], line[key]) for line in read_lines(found.folder / "metrics.jsonl") if key in line]
 
 
@@ -60,7 +60,7 @@ def logged(found: Planned, key: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory, ending) -> Planned:
+def learnt(tmp_path_factory, ending) -> PlannedStage:
     """RLOO of a whole model, two steps; one prompt is too long, and one stands there twice."""
     folder = tmp_path_factory.mktemp("learnt")
     data = prompts(folder / "prompts.jsonl")
@@ -71,7 +71,7 @@ def learnt(tmp_path_factory, ending) -> Planned:
     return made(folder, ending, "rloo", rows=rows, data=data, guard={"kept": 0})
 
 
-def assert_learnt(found: Planned) -> None:
+def assert_learnt(found: PlannedStage) -> None:
     numbers = found.done["numbers"]
     assert numbers["steps"] == 2
     assert numbers["prompts"] + numbers["held_out"] == 16
@@ -154,7 +154,7 @@ def pairs(file: Path, count: int = 8) -> Path:
     return file
 
 
-def judged(folder: Path, policy: Path, kind: str, train: dict[str, Any], **blocks: Any) -> Planned:
+def judged(folder: Path, policy: Path, kind: str, train: dict[str, Any], **blocks: Any) -> PlannedStage:
     """A reward model, and a policy that learns from it by this kind, both made."""
     folder.mkdir(exist_ok=True)
     short = {"max_length": 64, "max_steps": 1, "save_strategy": "no", "gradient_checkpointing": False}

@@ -16,7 +16,7 @@ from ft.evaluation.reward_report import SIDES, accuracy
 from ft.figures.result_files import ResultFiles
 from ft.figures.reward_report import report_card
 from ft.files import read_json, write_json
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 from ft.run.run import StageFailed, run
 
 
@@ -61,7 +61,7 @@ def recipe(folder: Path, base: Path, rows: list[dict[str, Any]], other: bool = F
     return tiny.recipe(folder, [*rewards, judged, behind], model=str(base))
 
 
-def made(file: Path, base: Path, rewards: tuple[str, ...] = ("helpful", "careful")) -> Planned:
+def made(file: Path, base: Path, rewards: tuple[str, ...] = ("helpful", "careful")) -> PlannedStage:
     runs = file.parent / "runs"
     for seed, name in enumerate(rewards):
         stage = tiny.planned(file, runs).stage(name)
@@ -71,7 +71,7 @@ def made(file: Path, base: Path, rewards: tuple[str, ...] = ("helpful", "careful
 
 
 @pytest.fixture(scope="module")
-def carded(tmp_path_factory, base) -> Planned:
+def carded(tmp_path_factory, base) -> PlannedStage:
     folder = tmp_path_factory.mktemp("carded")
     return made(recipe(folder, base, ROWS, other=True), base)
 
@@ -167,7 +167,7 @@ def test_an_interrupted_card_scores_only_what_is_missing(tmp_path, base, carded)
     assert [again[key] for key in longest_first[8:]] == [whole[key] for key in longest_first[8:]]
 
 
-def by_key(card: Planned) -> dict[str, float]:
+def by_key(card: PlannedStage) -> dict[str, float]:
     """The first model's score of each answer."""
     rows = lines(card.folder / "scores.jsonl")
     return {f"{n} {side}": row["scores"][side]["helpful"] for n, row in enumerate(rows) for side in SIDES}

@@ -26,7 +26,7 @@ from ft.files import read_json, read_lines
 from ft.models.load import load, load_base
 from ft.models.scorer import Scorer, batch_scores
 from ft.recipe import ModelSource
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.stages import reward
 from ft.stages.reward import MARGINS, RewardOptions, check_reload, graded
 
@@ -77,7 +77,7 @@ def house(tmp_path, base, data, pairs, parents) -> House:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, base, data, pairs, parents) -> dict[str, Planned]:
+def trained(tmp_path_factory, base, data, pairs, parents) -> dict[str, PlannedStage]:
     """A finished stage of each kind, on an SFT; a quarter of the rows held out."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(parents, folder / "runs")
@@ -115,7 +115,7 @@ class House:
     def trainer(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> Any:
         return reward.trainer_of(tiny.job(self.plan(start, train, **keys), "reward"))
 
-    def made(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> Planned:
+    def made(self, start: str, train: dict[str, Any] | None = None, **keys: Any) -> PlannedStage:
         return tiny.make(self.plan(start, train, **keys), "reward")
 
     def sft(self, start: str, **top: Any) -> Path:
@@ -131,7 +131,7 @@ def both_sides(row: dict[str, Any]) -> list[list[int]]:
     return [[*row["prompt_ids"], *row[f"{side}_ids"]] for side in ("chosen", "rejected")]
 
 
-def scored_rows(stage: Planned) -> list[list[int]]:
+def scored_rows(stage: PlannedStage) -> list[list[int]]:
     """The rows of scores.json, rendered anew."""
     lines = {f"pairs.jsonl:{number + 1}": row for number, row in enumerate(PAIRS)}
     scorer = Scorer(stage.folder)
@@ -143,7 +143,7 @@ def scored_rows(stage: Planned) -> list[list[int]]:
     return found
 
 
-def reported(stage: Planned, key: str = "score") -> list[float]:
+def reported(stage: PlannedStage, key: str = "score") -> list[float]:
     return [entry[key] for entry in read_json(stage.folder / "scores.json")]
 
 

@@ -17,7 +17,7 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.sampling import sampling
 from ft.models.identity import model_identity
 from ft.models.scorer import Scorer
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 from ft.rl.scoring import AnswerScore, AnswerScorer
 from ft.run.run import choose_stages
 from ft.stages.sample import make
@@ -41,7 +41,7 @@ def stage(data: Path, **options: Any) -> dict[str, Any]:
     return {"kind": "sample", "data": [{"path": str(data)}], "sample": block}
 
 
-def sampled(folder: Path, policy: Path, data: Path | None = None, **options: Any) -> Planned:
+def sampled(folder: Path, policy: Path, data: Path | None = None, **options: Any) -> PlannedStage:
     """The sample stage of a recipe, made."""
     folder.mkdir(exist_ok=True)
     data = data or prompts(folder / "prompts.jsonl")
@@ -50,11 +50,11 @@ def sampled(folder: Path, policy: Path, data: Path | None = None, **options: Any
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, ending) -> Planned:
+def made(tmp_path_factory, ending) -> PlannedStage:
     return sampled(tmp_path_factory.mktemp("made"), ending)
 
 
-def lines(found: Planned, name: str = "rows.jsonl") -> list[dict[str, Any]]:
+def lines(found: PlannedStage, name: str = "rows.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (found.folder / name).read_text(encoding="utf-8").splitlines()]
 
 
@@ -217,7 +217,7 @@ def test_the_temperature_with_the_best_answers_is_used(tmp_path, ending):
 # Rounds
 
 
-def rounds(folder: Path, policy: Path, **options: Any) -> tuple[Planned, Planned]:
+def rounds(folder: Path, policy: Path, **options: Any) -> tuple[PlannedStage, PlannedStage]:
     """Two rounds; the second asks half of the first's prompts again, and reads its rows."""
     folder.mkdir(exist_ok=True)
     first = stage(prompts(folder / "one.jsonl"), temperature=0.5) | {"name": "first"}

@@ -18,7 +18,7 @@ from tests.learn.test_dpo import farthest, written
 import tiny
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
-from ft.results.store import Planned
+from ft.results.store import PlannedStage
 from ft.run.run import prepare_rows
 from ft.stages import STAGES
 
@@ -69,14 +69,14 @@ class House:
         first = tiny.sft(self.data, name="start", **LORA)
         return tiny.recipe(self.folder, [first, {**stage, "global_batch": batch}], model=str(self.base))
 
-    def by_one(self, kind: str, a_device: int, **train: Any) -> Planned:
+    def by_one(self, kind: str, a_device: int, **train: Any) -> PlannedStage:
         file = self.file(kind, per_device_train_batch_size=a_device, **train)
         return tiny.make(tiny.planned(file, self.runs), "stage")
 
-    def by_two(self, kind: str, a_device: int, **train: Any) -> Planned:
+    def by_two(self, kind: str, a_device: int, **train: Any) -> PlannedStage:
         return tiny.made_by_two(self.file(kind, per_device_train_batch_size=a_device, **train), self.runs, "stage")
 
-    def aside(self, made: Planned, name: str) -> Path:
+    def aside(self, made: PlannedStage, name: str) -> Path:
         """The result, away from where the next one goes: both have the same name."""
         return made.folder.rename(self.folder / name)
 

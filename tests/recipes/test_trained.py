@@ -16,7 +16,7 @@ from tests.recipes.families import model
 import tiny
 from ft.files import read_json
 from ft.recipe import read
-from ft.results.store import Planned, plan
+from ft.results.store import PlannedStage, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
@@ -37,7 +37,7 @@ def rows(file: Path, first: int, count: int) -> Path:
     return file
 
 
-def made(name: str, folder: Path) -> Planned:
+def made(name: str, folder: Path) -> PlannedStage:
     """The recipe's sft stage, made from a tiny model in two steps."""
     train, held_out = rows(folder / "train.jsonl", 0, 48), rows(folder / "test.jsonl", 100, 4)
     sets = [
@@ -69,7 +69,7 @@ def test_a_recipe_for_a_real_model_runs_on_a_tiny_one(name: str, tmp_path: Path)
     assert_trained(stage, quantised=name != "llama2-7b/sft.yaml")
 
 
-def assert_trained(stage: Planned, quantised: bool) -> None:
+def assert_trained(stage: PlannedStage, quantised: bool) -> None:
     from safetensors.torch import load_file
 
     if not quantised:

@@ -12,7 +12,7 @@ from tests.recipes.test_trained_rewards import written
 
 import tiny
 from ft.recipe import Recipe, read
-from ft.results.store import Planned, plan
+from ft.results.store import PlannedStage, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
@@ -43,7 +43,7 @@ def asked(file: Path, first: int, count: int) -> Path:
     return file
 
 
-def made(name: str, folder: Path) -> Planned:
+def made(name: str, folder: Path) -> PlannedStage:
     """The recipe's PPO stage, in two steps of four answers, from an SFT and reward models of one step."""
     sets = [f"model.path={model('llama2-7b', folder / 'model')}", "ppo.init=$sft"]
     wanted = ("sft", "helpful", "safety", "ppo")

@@ -13,7 +13,7 @@ from tests.recipes.test_trained import rows
 
 import tiny
 from ft.recipe import read
-from ft.results.store import Planned, plan
+from ft.results.store import PlannedStage, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
@@ -38,7 +38,7 @@ def pairs(file: Path, first: int, count: int, transcripts: bool) -> Path:
     return file
 
 
-def made(name: str, folder: Path) -> tuple[Planned, float]:
+def made(name: str, folder: Path) -> tuple[PlannedStage, float]:
     """The recipe's dpo stage, made from a tiny model in two steps, and the learning rate it is for."""
     family, file = name.split("/")[0], ROOT / "recipes" / name
     sets = [f"model.path={model(family, folder / 'model')}"]

@@ -15,7 +15,7 @@ from tests.recipes.test_trained_on_pairs import pairs
 import tiny
 from ft.files import read_json
 from ft.recipe import read
-from ft.results.store import Planned, plan
+from ft.results.store import PlannedStage, plan
 from ft.run.run import make_stage, prepare_rows
 from ft.stages import STAGES
 
@@ -49,7 +49,7 @@ def written(file: Path, form: str, first: int, count: int) -> Path:
     return posts(file, first, count) if form == "shp" else pairs(file, first, count, transcripts=form == "hh_pairs")
 
 
-def made(name: str, folder: Path, axis: str) -> tuple[Planned, Planned]:
+def made(name: str, folder: Path, axis: str) -> tuple[PlannedStage, PlannedStage]:
     """The recipe's reward model and its card, made from a tiny model in two steps."""
     file = ROOT / "recipes" / "llama2-7b" / name
     sets = [f"model.path={model('llama2-7b', folder / 'model')}"]

@@ -17,7 +17,7 @@ from ft import artifacts
 from ft.errors import fail
 from ft.recipe import Recipe, Verdicts, read
 from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
-from ft.run.distributed import launched
+from ft.run.distributed import is_launched
 from ft.stages import STAGES
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
     """As `--launch CONFIG` says, or as `accelerate launch` has started this process."""
     if config is None:
         return launch_of_environment()
-    if launched():
+    if is_launched():
         fix = "Leave out `--launch`, or start `ft run` by itself."
         raise fail(f"--launch {config}", "`accelerate launch` has started the processes already", fix)
     return read_launch(config, Verdicts(artifacts.verdict_cache(runs)))

@@ -21,7 +21,7 @@ from ft.cli.app import (
     read_recipe,
     talk,
 )
-from ft.cli.reports import reported
+from ft.cli.reports import write_report_after
 from ft.errors import Problems, fail
 from ft.progress import Progress
 
@@ -125,7 +125,7 @@ def run_command(
         sys.exit(follow_leader())
     way = read_launch_file(launch, runs)
     checked = read_recipe(recipe, set_, runs)
-    with reported(checked, set_ or (), runs):
+    with write_report_after(checked, set_ or (), runs):
         planned = run(checked, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
     stages = choose_stages(planned, to, only)
     print_json(result_rows(stages)) if as_json else show_results(stages, out)

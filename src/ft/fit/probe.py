@@ -30,7 +30,7 @@ from ft.notices import quiet_bars, quiet_libraries
 from ft.recipe import accumulation
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.rl.loop import prepared
 from ft.stages import STAGES
 
@@ -46,7 +46,7 @@ def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
     return [_compared(Setting(there.recipe, one.stage, named, Sharding()), _measured(there, one)) for one in ready]
 
 
-def can_be_probed(there: Plan, planned: Planned) -> bool:
+def can_be_probed(there: Plan, planned: PlannedStage) -> bool:
     """Whether its rows are prepared, if it has any, and what it starts from and reads is made."""
     ready = planned.prepared is not None or not planned.stage.kind.rows
     return planned.stage.kind.trains and ready and all(there.stage(name).done for name in planned.stage.parents)
@@ -70,7 +70,7 @@ def compared(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {"estimate": estimate, "measured": real, "error": (estimate - real) / real}
 
 
-def _measured(there: Plan, planned: Planned) -> dict[str, Any]:
+def _measured(there: Plan, planned: PlannedStage) -> dict[str, Any]:
     """What the step's own process says: `bytes` at most, or the `problem` it ended with."""
     with tempfile.TemporaryDirectory() as folder:
         file = few_steps(there.job(planned), Path(folder)).write()

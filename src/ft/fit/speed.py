@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ft.result import Result
 from ft.results.ledger import entries
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Pace:
     device: str
 
 
-def pace(there: Plan, planned: Planned) -> Pace | None:
+def pace(there: Plan, planned: PlannedStage) -> Pace | None:
     """Of the newest finished stage that trained the same model the same way (kind, adapter or whole, quantised or not);
     None where there is none. Its time counts evaluation and saving as well."""
     for result in reversed(entries(there.runs)):
@@ -29,14 +29,14 @@ def pace(there: Plan, planned: Planned) -> Pace | None:
     return None
 
 
-def _trained_alike(result: Result, there: Plan, planned: Planned) -> bool:
+def _trained_alike(result: Result, there: Plan, planned: PlannedStage) -> bool:
     model = (result.job.get("model") or {}).get("path")
     same = result.kind == planned.stage.kind_name
     same = same and model == (there.recipe.model.path if there.recipe.model else None)
     return same and all((name in result.blocks) == (name in planned.stage.blocks) for name in ("lora", "quantization"))
 
 
-def tokens(planned: Planned) -> int | None:
+def tokens(planned: PlannedStage) -> int | None:
     """Tokens the stage reads in all, where its rows are prepared."""
     if not planned.prepared:
         return None
@@ -48,6 +48,6 @@ def tokens(planned: Planned) -> int | None:
     return int(rows["tokens"] * train["num_train_epochs"])
 
 
-def seconds(planned: Planned, pace: Pace, processes: int) -> float | None:
+def seconds(planned: PlannedStage, pace: Pace, processes: int) -> float | None:
     count = tokens(planned)
     return None if count is None else count / pace.tokens_per_second / processes

@@ -16,14 +16,14 @@ from ft.fit.memory import PARTS, StageFit
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
 from ft.fit.speed import Pace, pace, seconds, tokens
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 
 
 @dataclass(frozen=True)
 class Row:
     """One stage: what it needs, what would make it fit, and how long it takes where an earlier run tells."""
 
-    planned: Planned
+    planned: PlannedStage
     fit: StageFit
     advice: Advice | None
     pace: Pace | None
@@ -48,7 +48,7 @@ def fit_plan(there: Plan, gpu: Gpu, sharding: Sharding) -> FitPlan:
     return FitPlan(there, gpu, sharding, tuple(rows))
 
 
-def _longest(planned: Planned) -> int | None:
+def _longest(planned: PlannedStage) -> int | None:
     """The longest row that is trained on or held out, in tokens, when rows are prepared."""
     sides = [(planned.prepared or {}).get(side) or {} for side in ("train", "eval")]
     return max((side.get("lengths", {}).get("quantiles", {}).get("longest", 0) for side in sides), default=0) or None

@@ -14,7 +14,7 @@ from ft.files import digest
 from ft.recipe.kind import ARTIFACTS, Artifact, Display
 from ft.recipe.types import reference
 from ft.result import Result, State
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.stages import STAGES
 
 STAMP = '<meta name="ft-results" content="{}">'
@@ -109,7 +109,7 @@ def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
     return Run(recipe.name, stages, " ".join(words), recipe.seed, recipe.skipped)
 
 
-def _of_planned(planned: Planned, whole: Plan) -> ReportedStage:
+def _of_planned(planned: PlannedStage, whole: Plan) -> ReportedStage:
     stage, model = planned.stage, whole.recipe.model
     links = [(stage.init, "init")] if stage.init else []
     links += [(parent, name) for name, parent in stage.inputs.items()]

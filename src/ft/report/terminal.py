@@ -15,7 +15,7 @@ from ft.figures.text import sparkline
 from ft.figures.training import curves
 from ft.files import read_json
 from ft.report.numbers import number_words
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 
 STATES = {"unfinished": "resume"}  # what `ft run` would do, in the word that `ft plan` has always had
 COUNTS = ("rows", "trained_tokens", "batch", "steps")
@@ -55,12 +55,12 @@ def show_plan(there: Plan, console: Console) -> None:
     console.print(table)
 
 
-def result_rows(stages: Sequence[Planned]) -> list[dict[str, Any]]:
+def result_rows(stages: Sequence[PlannedStage]) -> list[dict[str, Any]]:
     """What finished stages left, as plain values."""
     return [{"stage": p.name, "folder": str(p.folder), "seconds": p.result.seconds, **_numbers(p)} for p in stages]
 
 
-def show_results(stages: Sequence[Planned], console: Console) -> None:
+def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
     """Numbers of each finished stage, then the sample dialogue of the last evaluation that made one.
 
     On a terminal the curve of a stage that trained stands behind its numbers; what is piped stays words and numbers.
@@ -81,11 +81,11 @@ def show_results(stages: Sequence[Planned], console: Console) -> None:
         console.print(f"\nmodel: {model.folder}\ntalk to it: ft chat {model.folder}")
 
 
-def _curve(planned: Planned) -> str:
+def _curve(planned: PlannedStage) -> str:
     """How its loss or reward went, as the report draws it."""
     return sparkline(curves(ResultFiles(planned.folder, planned.stage.blocks)).values)
 
 
-def _numbers(planned: Planned) -> Mapping[str, Any]:
+def _numbers(planned: PlannedStage) -> Mapping[str, Any]:
     found: Mapping[str, Any] = planned.result.numbers
     return found

@@ -27,7 +27,7 @@ from ft.result import Result, State
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStage:
     """A stage with its place and its state.
 
     key          everything that decides the result, as JSON; `fingerprint` is its hash
@@ -45,8 +45,7 @@ class Planned:
     prepared: Mapping[str, Any] | None = None  # stats of the prepared rows, when they are there
     inputs: Mapping[str, Path] = field(default_factory=dict)
     init: Path | None = None
-    batch: int | None = None  # rows per optimizer step over all processes, when the recipe says them
-    steps: int | None = None  # optimizer steps, when rows and batch are known
+    processes: int = 1  # the stage is planned for
 
     @property
     def name(self) -> str:
@@ -61,22 +60,40 @@ class Planned:
     def done(self) -> Mapping[str, Any]:
         return self.result.done
 
+    @property
+    def batch(self) -> int | None:
+        """Rows per optimizer step over all processes; None for a kind that does not train."""
+        train = self.stage.complete("train")
+        if self.stage.global_batch or not train:
+            return self.stage.global_batch
+        return int(train[A_DEVICE] * train[ACCUMULATED] * self.processes)
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps; None until its rows are prepared, where they decide it."""
+        train = self.stage.complete("train")
+        if train.get("max_steps", -1) > 0:
+            return int(train["max_steps"])
+        if not self.prepared or not self.batch or train["dataloader_drop_last"]:
+            return None
+        return steps(self.prepared["train"]["trainer_rows"], train["num_train_epochs"], self.batch)
+
 
 @dataclass(frozen=True)
 class Plan:
     recipe: Recipe
     runs: Path
-    stages: tuple[Planned, ...]
+    stages: tuple[PlannedStage, ...]
     processes: int = 1  # that a stage which trains runs on
 
-    def stage(self, name: str) -> Planned:
+    def stage(self, name: str) -> PlannedStage:
         planned = next((p for p in self.stages if p.name == name), None)
         if planned is None:
             names = ", ".join(p.name for p in self.stages)
             raise fail(str(self.recipe.file), f"no stage '{name}'", f"There are: {names}.")
         return planned
 
-    def job(self, planned: Planned) -> Job:
+    def job(self, planned: PlannedStage) -> Job:
         """What the stage's own process is given."""
         stage = planned.stage
         sources = [self._resolve(source) for source in stage.data]
@@ -103,7 +120,7 @@ class Plan:
     def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
         return [Source(**self._resolve(source)) for source in sources]
 
-    def tokenizer_folder(self, planned: Planned) -> Path | None:
+    def tokenizer_folder(self, planned: PlannedStage) -> Path | None:
         """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
         rows can be prepared before the models between are trained. Raises UserError where none is made yet."""
         stage = planned.stage
@@ -117,7 +134,7 @@ class Plan:
             raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.file} --to {stage.name}")
         return None
 
-    def preparable(self, planned: Planned) -> bool:
+    def preparable(self, planned: PlannedStage) -> bool:
         """Whether the stage's rows can be prepared now: its tokenizer is there, and so are rows of stages above."""
         sources = [reference(source["path"]) for source in (*planned.stage.data, *planned.stage.eval_data)]
         if any(name and not self.stage(name).done for name in sources):
@@ -138,13 +155,15 @@ class Plan:
 def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
-    planned: dict[str, Planned] = {}
+    planned: dict[str, PlannedStage] = {}
     for stage in recipe.stages:
         planned[stage.name] = _plan_stage(stage, recipe, runs, planned, processes)
     return Plan(recipe, runs, tuple(planned.values()), processes)
 
 
-def _plan_stage(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Planned], processes: int) -> Planned:
+def _plan_stage(
+    stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, PlannedStage], processes: int
+) -> PlannedStage:
     hashes = artifacts.hash_cache(runs)
     key = _key(stage, recipe, above, hashes)
     fingerprint = digest(key)
@@ -152,8 +171,7 @@ def _plan_stage(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Pl
     state = Result(folder).state
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
     prepared = read_mapping(rows_folder(runs, rows_key) / artifacts.STATS) if rows_key else None
-    batch = _batch(stage, processes)
-    return Planned(
+    return PlannedStage(
         stage=stage,
         folder=folder,
         fingerprint=fingerprint,
@@ -164,12 +182,11 @@ def _plan_stage(stage: Stage, recipe: Recipe, runs: Path, above: Mapping[str, Pl
         prepared=prepared or None,
         inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
         init=above[stage.init].folder if stage.init else None,
-        batch=batch,
-        steps=_steps(stage, prepared, batch),
+        processes=processes,
     )
 
 
-def _key(stage: Stage, recipe: Recipe, above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes: Path) -> dict[str, Any]:
     """What decides the stage's result. Parents enter by their fingerprint, files by content, never by path."""
     key: dict[str, Any] = {"kind": stage.kind_name, "seed": recipe.seed}
     if stage.init:
@@ -201,14 +218,14 @@ def _decides(stage: Stage, block: str, key: str) -> bool:
     return bool(chooses) or stage.kind.affects_result(block, key)
 
 
-def _source_key(source: Mapping[str, Any], above: Mapping[str, Planned], hashes: Path) -> dict[str, Any]:
+def _source_key(source: Mapping[str, Any], above: Mapping[str, PlannedStage], hashes: Path) -> dict[str, Any]:
     name = reference(source["path"])
     if name:
         return {**source, "path": above[name].fingerprint}
     return source_fingerprint(Source(**source), hashes)
 
 
-def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mapping[str, Planned]) -> RowsKey:
+def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mapping[str, PlannedStage]) -> RowsKey:
     """Prepared rows depend on sources, tokenizer, template and budget, and not on the model's weights."""
     train = stage.blocks["train"]
     return {
@@ -216,14 +233,14 @@ def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mappi
         "eval_data": key.get("eval_data", []),
         "rows": dict(stage.blocks.get("rows", {})),
         "max_length": train["max_length"],
-        "packing": train.get("packing_strategy", "bfd") if train.get("packing") else None,
+        "packing": stage.complete("train")["packing_strategy"] if train.get("packing") else None,
         "tokenizer": _tokenizer(stage, key, above),
         "chat_template": key.get("chat_template"),
         "seed": recipe.seed,
     }
 
 
-def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, Planned]) -> Any:
+def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, PlannedStage]) -> Any:
     """The tokenizer travels down the chain unchanged, so the chain's first model names it."""
     made_by = ""
     while stage.init:
@@ -257,7 +274,7 @@ def differences(before: object, after: object, prefix: str = "") -> list[tuple[s
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = dict.fromkeys([*before, *after])
         pairs = [(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
-        return [change for mine, theirs, key in pairs for change in differences(mine, theirs, key)]
+        return [change for one, other, key in pairs for change in differences(one, other, key)]
     return [] if before == after else [(prefix, before, after)]
 
 
@@ -272,24 +289,6 @@ def _change(key: str, before: object, after: object) -> str:
     return f"{key} changed{values}"
 
 
-def _batch(stage: Stage, processes: int) -> int | None:
-    """Rows per optimizer step over all processes, unless a number is left to the library's defaults."""
-    train = stage.blocks.get("train", {})
-    if stage.global_batch or A_DEVICE not in train:
-        return stage.global_batch
-    return int(train[A_DEVICE] * (train.get(ACCUMULATED) or 1) * processes)
-
-
-def _steps(stage: Stage, prepared: Mapping[str, Any] | None, batch: int | None) -> int | None:
-    """Optimizer steps, when nothing is left to the library's defaults."""
-    train = stage.blocks.get("train", {})
-    if train.get("max_steps", -1) > 0:
-        return int(train["max_steps"])
-    if not prepared or not batch or "num_train_epochs" not in train or train.get("dataloader_drop_last"):
-        return None
-    return steps(prepared["train"]["trainer_rows"], train["num_train_epochs"], batch)
-
-
 def _adapters_fit(recipe: Recipe) -> None:
     """A stage that starts from an adapter trains that adapter on: its shape and its base must be the parent's."""
     problems = Problems()
@@ -300,18 +299,14 @@ def _adapters_fit(recipe: Recipe) -> None:
         if "train" not in stage.blocks or not stage.init:
             continue
         parent = recipe.stage(stage.init)
-        theirs, ours = parent.blocks.get("lora"), stage.blocks.get("lora")
-        if theirs is None:
+        adapter, lora = parent.blocks.get("lora"), stage.blocks.get("lora")
+        if adapter is None:
             continue
-        where = stage.where
-        if ours is None:
-            problems.add(
-                where, f"'${stage.init}' is an adapter, and '{stage.name}' has no `lora:`", "Write the same block."
-            )
-        elif _shape(ours) != _shape(theirs):
-            problems.add(
-                where, f"lora differs from '${stage.init}'s, whose adapter it trains on", "Write the same block."
-            )
+        where, fix = stage.where, "Write the same block."
+        if lora is None:
+            problems.add(where, f"'${stage.init}' is an adapter, and '{stage.name}' has no `lora:`", fix)
+        elif _shape(lora) != _shape(adapter):
+            problems.add(where, f"lora differs from '${stage.init}'s, whose adapter it trains on", fix)
         if stage.blocks.get("quantization") != parent.blocks.get("quantization"):
             fix = "An adapter fits the base it was trained on: write the same block."
             problems.add(where, f"quantization differs from '${stage.init}'s", fix)

@@ -22,6 +22,7 @@ from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
 from ft.training.loop import (
+    add_callbacks,
     arguments,
     draw_curves,
     evaluation_has_rows,
@@ -29,7 +30,6 @@ from ft.training.loop import (
     policy,
     save,
     train,
-    watched,
 )
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _attach_callbacks(trainer: Any, inputs: TrainerInputs) -> None:
     else:
         resume_rollouts(trainer)
         listen_to_rollouts(trainer, Renderer(inputs.tokenizer), lambda: inputs.reward.newest, listeners)
-    watched(trainer, job, SHOWN)
+    add_callbacks(trainer, job, SHOWN)
     for callback in (guard, file):
         trainer.add_callback(callback)
 

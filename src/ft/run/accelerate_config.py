@@ -68,7 +68,7 @@ class Launch:
         return self.options.get(option, "").lower() in ("true", "1", "yes", "on")
 
 
-ALONE = Launch()
+ONE_PROCESS = Launch()
 
 
 def read_launch(file: Path, verdicts: Verdicts | None = None) -> Launch:
@@ -285,7 +285,7 @@ def objections(stages: Sequence[Stage], launch: Launch) -> Problems:
     if training:
         _folder_is_left(launch, problems)
     for stage in training:
-        for what_it_has, refused in _refused(stage, launch.way):
+        for what_it_has, refused in _refusals(stage, launch.way):
             if not refused.unless(stage, launch):
                 place = launch.where("distributed_type")
                 what = f"'{stage.name}' ({what_it_has}) cannot run under {launch.way} ({place}): {refused.why}"
@@ -296,7 +296,7 @@ def objections(stages: Sequence[Stage], launch: Launch) -> Problems:
     return problems
 
 
-def _refused(stage: Stage, way: str) -> Iterator[tuple[str, Refused]]:
+def _refusals(stage: Stage, way: str) -> Iterator[tuple[str, Refused]]:
     """What of the stage does not go with this way to launch, unless its condition holds."""
     rows = {row.what: row.refused for row in SUPPORT if row.has(stage)}
     rows[f"`{stage.kind_name}`"] = stage.kind.unsupported or {}

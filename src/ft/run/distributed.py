@@ -29,24 +29,24 @@ PATIENCE = timedelta(days=30)
 ENDED_BY_US = (signal.SIGTERM, signal.SIGINT)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether `accelerate launch` or torchrun has started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def follows() -> bool:
     """Whether another of these processes decides what is made."""
-    return launched() and os.environ["RANK"] != "0"
+    return is_launched() and os.environ["RANK"] != "0"
 
 
-def alone(environment: dict[str, str]) -> dict[str, str]:
+def single_process_environment(environment: dict[str, str]) -> dict[str, str]:
     """An environment for one process that works by itself, on the first GPU: TRL refuses to spread over several."""
     apart = {key: value for key, value in environment.items() if key not in RANK_NAMES}
     first = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return {k: v for k, v in apart.items() if not k.startswith("TORCHELASTIC_")} | {"CUDA_VISIBLE_DEVICES": first}
 
 
-def together(environment: dict[str, str], port: int) -> dict[str, str]:
+def rank_environment(environment: dict[str, str], port: int) -> dict[str, str]:
     """An environment for one of several processes of a stage: they meet at a port of their own, since the launcher's
     store still holds what the stage before wrote."""
     return environment | {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
@@ -77,7 +77,7 @@ class Leader:
 @contextmanager
 def leading() -> Iterator[Leader | None]:
     """The leader, when there are others to lead; they are let go at the end, however that comes."""
-    if not launched():
+    if not is_launched():
         yield None
         return
     leader = Leader(_store())

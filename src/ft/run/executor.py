@@ -13,8 +13,8 @@ from ft.notices import ENVIRONMENT as QUIET
 from ft.progress import LINES
 from ft.recipe import Kind
 from ft.run import fork_server
-from ft.run.accelerate_config import ALONE, Launch
-from ft.run.distributed import Leader, alone, follow, together
+from ft.run.accelerate_config import ONE_PROCESS, Launch
+from ft.run.distributed import Leader, follow, rank_environment, single_process_environment
 
 ENDS_WITH_PARENT = "FT_STDIN_ENDS_WITH_PARENT"
 THREADS = "OMP_NUM_THREADS"
@@ -46,12 +46,17 @@ def start_stage(
     """Start a stage as a process of its own, or as several; `kinds` are those of all stages that this run makes, and
     `count` of them work at this time."""
     variables = share_threads(environment(), count)
-    if launch == ALONE and not leader and fork_server.worth_it(kinds) and (process := _fork(job, variables, kinds)):
+    if (
+        launch == ONE_PROCESS
+        and not leader
+        and fork_server.worth_it(kinds)
+        and (process := _fork(job, variables, kinds))
+    ):
         return process
     if launch.processes == 1 or not kind.trains:
-        variables = alone(variables)
+        variables = single_process_environment(variables)
     elif leader:
-        variables = together(variables, leader.tell(job))
+        variables = rank_environment(variables, leader.tell(job))
     if launch.file and kind.trains:
         return _start_ft(["ranks", str(launch.file), str(job)], variables)
     return _start_ft(["stage", str(job)], variables)
@@ -59,7 +64,7 @@ def start_stage(
 
 def follow_leader() -> int:
     """One of several processes that `accelerate launch` has started, and not the first: start what that one tells."""
-    return follow(lambda job, port: _start_ft(["stage", str(job)], together(environment(), port)).code())
+    return follow(lambda job, port: _start_ft(["stage", str(job)], rank_environment(environment(), port)).code())
 
 
 def _start_ft(arguments: list[str], variables: dict[str, str]) -> StageProcess:
@@ -70,10 +75,10 @@ def _start_ft(arguments: list[str], variables: dict[str, str]) -> StageProcess:
 def _fork(job: Path, variables: dict[str, str], kinds: Collection[Kind]) -> StageProcess | None:
     """The same from a process that has imported the libraries, or None where there can be none. Its stdin is closed: it
     watches who asked for it."""
-    environments = [alone(every) for every in (variables, environment())]
-    own, server = ({k: v for k, v in every.items() if k != ENDS_WITH_PARENT} for every in environments)
+    environments = [single_process_environment(values) for values in (variables, environment())]
+    stage, server = ({k: v for k, v in values.items() if k != ENDS_WITH_PARENT} for values in environments)
     try:
-        return StageProcess(fork_server.fork_stage(job, own, server, kinds))
+        return StageProcess(fork_server.fork_stage(job, stage, server, kinds))
     except KeyboardInterrupt:
         return StageProcess(None)
     except (OSError, EOFError):  # no socket, no room for it

@@ -37,8 +37,10 @@ def has_accelerator(devices: Path = Path("/dev")) -> bool:
     return any(any(devices.glob(pattern)) for pattern in patterns)
 
 
-def fork_stage(job: Path, own: Mapping[str, str], server: Mapping[str, str], kinds: Collection[Kind]) -> BaseProcess:
-    """`ft stage JOB`, started with an environment of its `own`. The first start makes the `server`, which imports what
+def fork_stage(
+    job: Path, variables: Mapping[str, str], server: Mapping[str, str], kinds: Collection[Kind]
+) -> BaseProcess:
+    """`ft stage JOB`, started with the environment `variables`. The first start makes the `server`, which imports what
     stages of `kinds` will; it is waited for. Raises OSError or EOFError where no stage can be started so."""
     trained = TRAINING if any(kind.trains for kind in kinds) else ()
     names = (*ALWAYS, *trained, *sorted({kind.make.partition(":")[0] for kind in kinds}))
@@ -47,16 +49,16 @@ def fork_stage(job: Path, own: Mapping[str, str], server: Mapping[str, str], kin
     resource_tracker.ensure_running()  # which else is started with the server, and lets Ctrl-C through again
     with _environment({**server, "FT_PRELOAD": " ".join(names)}), _ctrl_c_blocked():
         forkserver.ensure_running()
-    process = context.Process(target=_stage, args=(str(job), dict(own)))
+    process = context.Process(target=_stage, args=(str(job), dict(variables)))
     process.start()
     return process
 
 
 @contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Libraries read theirs while they are imported, so the server must have it from its start."""
     before = dict(os.environ)
-    os.environ.update(wanted)
+    os.environ.update(variables)
     try:
         yield
     finally:

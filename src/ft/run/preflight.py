@@ -13,13 +13,13 @@ from ft.errors import Problems, UserError
 from ft.models.device import device_arguments, gpus
 from ft.recipe import Stage
 from ft.recipe.kind import function_at
-from ft.results.store import Planned
-from ft.run.accelerate_config import ALONE, Launch, objections
+from ft.results.store import PlannedStage
+from ft.run.accelerate_config import ONE_PROCESS, Launch, objections
 
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
 
-def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
+def preflight(todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS) -> None:
     """Raises UserError with everything that would stop one of these stages later."""
     problems = objections([planned.stage for planned in todo], launch)
     if any(planned.stage.kind.trains for planned in todo):
@@ -42,7 +42,7 @@ def preflight(todo: Sequence[Planned], launch: Launch = ALONE) -> None:
 
 def _machine(launch: Launch, problems: Problems) -> None:
     """What the config asks of this machine."""
-    here, place = launch.processes // launch.machines, launch.where("num_processes")
+    count, place = launch.processes // launch.machines, launch.where("num_processes")
     if launch.file and launch.machines > 1:
         command = f"accelerate launch --config_file {launch.file} --machine_rank N -m ft run …"
         problems.add(launch.where("num_machines"), "several machines", f"Say on each of them: {command}")
@@ -51,18 +51,18 @@ def _machine(launch: Launch, problems: Problems) -> None:
     if launch.way in ("fsdp", "zero2", "zero3") and not gpus():
         fix = "Use recipes/accelerate/cpu-2.yaml to try out several processes here."
         problems.add(launch.where("distributed_type"), f"{launch.way} needs GPUs, and this machine has none", fix)
-    elif 0 < gpus() < here:
+    elif 0 < gpus() < count:
         fix = f"Write {gpus() * launch.machines}."
-        problems.add(place, f"num_processes is {here} a machine, and this one has {gpus()} GPUs", fix)
+        problems.add(place, f"num_processes is {count} a machine, and this one has {gpus()} GPUs", fix)
 
 
-def _same_processes(planned: Planned, launch: Launch, problems: Problems) -> None:
+def _same_processes(planned: PlannedStage, launch: Launch, problems: Problems) -> None:
     """An interrupted run goes on with the rows a step it began with."""
-    started = planned.result.job.get("processes", launch.processes)
-    begun = planned.state == "unfinished" and bool(planned.result.checkpoints)
-    if begun and started != launch.processes and not planned.stage.global_batch:
-        what = f"'{planned.name}' was begun by {started} processes, and {launch.processes} see other rows a step"
-        fix = f"Go on with {started}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."
+    processes = planned.result.job.get("processes", launch.processes)
+    resumes = planned.state == "unfinished" and bool(planned.result.checkpoints)
+    if resumes and processes != launch.processes and not planned.stage.global_batch:
+        what = f"'{planned.name}' was begun by {processes} processes, and {launch.processes} see other rows a step"
+        fix = f"Go on with {processes}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."
         problems.add(planned.stage.where, what, fix)
 
 

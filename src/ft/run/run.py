@@ -28,8 +28,9 @@ from ft.progress import Progress
 from ft.recipe import Kind, Recipe
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
-from ft.results.store import Plan, Planned, plan
-from ft.run.accelerate_config import ALONE, Launch
+from ft.results import store
+from ft.results.store import Plan, PlannedStage
+from ft.run.accelerate_config import ONE_PROCESS, Launch
 from ft.run.distributed import Leader, killed_by, leading
 from ft.run.executor import ENDS_WITH_PARENT, start_stage
 from ft.run.fork_server import has_accelerator
@@ -38,7 +39,7 @@ from ft.secrets import clean, in_rows, refuse
 from ft.stages import STAGES
 
 RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
-say = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class StageFailed(Exception):
@@ -49,27 +50,27 @@ class StageFailed(Exception):
         self.code = code
 
 
-def choose_stages(there: Plan, to: str | None, only: str | None) -> list[Planned]:
+def choose_stages(plan: Plan, to: str | None, only: str | None) -> list[PlannedStage]:
     """The stages meant: `--to S` is S, what it is made from, and the evaluations of these up to and behind S."""
     if only:
-        return [there.stage(only)]
+        return [plan.stage(only)]
     if not to:
-        return list(there.stages)
-    needed = _ancestry(there, to)
-    last = there.stages.index(there.stage(to)) + 1
-    while last < len(there.stages) and "metrics" in there.stages[last].stage.kind.leaves:
+        return list(plan.stages)
+    needed = _ancestry(plan, to)
+    last = plan.stages.index(plan.stage(to)) + 1
+    while last < len(plan.stages) and "metrics" in plan.stages[last].stage.kind.leaves:
         last += 1
-    judged = [p for p in there.stages[:last] if "metrics" in p.stage.kind.leaves and needed.issuperset(p.stage.parents)]
-    return [p for p in there.stages if p.name in needed or p in judged]
+    judged = [p for p in plan.stages[:last] if "metrics" in p.stage.kind.leaves and needed.issuperset(p.stage.parents)]
+    return [p for p in plan.stages if p.name in needed or p in judged]
 
 
-def _ancestry(there: Plan, name: str) -> set[str]:
+def _ancestry(plan: Plan, name: str) -> set[str]:
     """The stage and everything it is made from."""
     stages, todo = set(), [name]
     while todo:
         stage = todo.pop()
         stages.add(stage)
-        todo += [parent for parent in there.stage(stage).stage.parents if parent not in stages]
+        todo += [parent for parent in plan.stage(stage).stage.parents if parent not in stages]
     return stages
 
 
@@ -80,17 +81,17 @@ def run(
     to: str | None = None,
     only: str | None = None,
     force: Sequence[str] = (),
-    launch: Launch = ALONE,
+    launch: Launch = ONE_PROCESS,
     jobs: int = 1,
 ) -> Plan:
     """Make the chosen stages, in order; finished ones are skipped. Of those that need nothing of each other, up to
     `jobs` are made at the same time. Returns the plan as it stands at the end."""
-    there = plan(recipe, runs, launch.processes)
-    names = [p.name for p in choose_stages(there, to, only)]
+    plan = store.plan(recipe, runs, launch.processes)
+    names = [p.name for p in choose_stages(plan, to, only)]
     for name in force:
-        _set_aside(there, name)
-        there = plan(recipe, runs, launch.processes)
-    todo = [p for p in there.stages if p.name in names]
+        _set_aside(plan, name)
+        plan = store.plan(recipe, runs, launch.processes)
+    todo = [p for p in plan.stages if p.name in names]
     missing = [p for p in todo if p.state != "done"]
     preflight(missing, launch)
     kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
@@ -98,29 +99,29 @@ def run(
         while todo:
             group = todo[:1]
             if group[0].state != "done":
-                group = side_by_side(there, todo, most)
-                _make(there, group, launch, leader, kinds)
+                group = side_by_side(plan, todo, most)
+                _make(plan, group, launch, leader, kinds)
             for planned in group:
                 _gate(planned)
             todo = todo[len(group) :]
-    return plan(recipe, runs, launch.processes)
+    return store.plan(recipe, runs, launch.processes)
 
 
-def prepare_rows(there: Plan, planned: Planned) -> None:
+def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
     """Render and tokenise the stage's rows into the cache, unless they are there. Another command that is at the same
     rows is waited for; what one left that was killed at them is cleared away."""
     if planned.rows_key is None:
         return
-    folder = rows_folder(there.runs, planned.rows_key)
+    folder = rows_folder(plan.runs, planned.rows_key)
     if (folder / artifacts.STATS).exists():
         return
-    with hold_lock(there.runs, folder.name):
+    with hold_lock(plan.runs, folder.name):
         if (folder / artifacts.STATS).exists():
             return
         for partial in folder.parent.glob(f".{folder.name}.*"):
             shutil.rmtree(partial)
         try:
-            _prepare(there, planned, folder)
+            _prepare(plan, planned, folder)
         except OSError as error:
             what = f"the rows cannot be written: {error.strerror or error}"
             raise fail(
@@ -128,27 +129,27 @@ def prepare_rows(there: Plan, planned: Planned) -> None:
             ) from error
 
 
-def _prepare(there: Plan, planned: Planned, folder: Path) -> None:
+def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     assert planned.rows_key is not None
     stage = planned.stage
-    tokenizer = tokenizer_of(there.recipe.model, there.tokenizer_folder(planned), there.recipe.chat_template)
+    tokenizer = tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
     with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,
-            there.sources(stage.data),
-            there.sources(stage.eval_data),
+            plan.sources(stage.data),
+            plan.sources(stage.eval_data),
             tokenizer,
             rows=stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {})),
             max_length=planned.rows_key["max_length"],
             packing=planned.rows_key["packing"],
-            seed=there.recipe.seed,
+            seed=plan.recipe.seed,
             tick=progress.advance,
         )
-    say.print(f"{planned.name}: {rows_line(stats)}")
+    console.print(f"{planned.name}: {rows_line(stats)}")
     if stats["rejected"]:
-        say.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
+        console.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
     for note in stats["notes"]:
-        say.print(f"{planned.name}: {note}", style="yellow", markup=False)
+        console.print(f"{planned.name}: {note}", style="yellow", markup=False)
 
 
 def rows_line(stats: Mapping[str, Any]) -> str:
@@ -170,8 +171,8 @@ def rows_line(stats: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _parents_are_there(there: Plan, planned: Planned) -> None:
-    missing = [name for name in planned.stage.parents if not there.stage(name).done]
+def _parents_are_there(plan: Plan, planned: PlannedStage) -> None:
+    missing = [name for name in planned.stage.parents if not plan.stage(name).done]
     if missing:
         what = f"'{planned.name}' needs {', '.join(missing)}, which is not made"
         raise fail(planned.stage.where, what, "Run without --only.")
@@ -179,33 +180,35 @@ def _parents_are_there(there: Plan, planned: Planned) -> None:
 
 def at_once(jobs: int, launch: Launch) -> int:
     """How many stages are made at the same time: a GPU's memory, and a launcher's processes, are one stage's."""
-    if jobs > 1 and (launch != ALONE or has_accelerator()):
-        say.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
+    if jobs > 1 and (launch != ONE_PROCESS or has_accelerator()):
+        console.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
         return 1
     return jobs
 
 
-def side_by_side(there: Plan, todo: Sequence[Planned], most: int) -> list[Planned]:
+def side_by_side(plan: Plan, todo: Sequence[PlannedStage], most: int) -> list[PlannedStage]:
     """The first stage of `todo`, and those right behind it that can be made at the same time: what they are made from
     is there, and no `require:` before them is still to be met."""
     stages = [todo[0]]
     for planned in todo[1:most]:
-        lacking = [name for name in planned.stage.parents if not there.stage(name).done]
+        lacking = [name for name in planned.stage.parents if not plan.stage(name).done]
         if planned.state == "done" or lacking or stages[-1].stage.require:
             break
         stages.append(planned)
     return stages
 
 
-def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader | None, kinds: Sequence[Kind]) -> None:
+def _make(
+    plan: Plan, stages: Sequence[PlannedStage], launch: Launch, leader: Leader | None, kinds: Sequence[Kind]
+) -> None:
     """Make these stages at the same time. Ctrl-C reaches their processes too; what they saved by then, the next run
     continues from. `kinds` are those of all stages that this run makes."""
     with ExitStack() as locks:
         for planned in stages:
-            _parents_are_there(there, planned)
-            locks.enter_context(hold_result(there.runs, planned.folder))
-            prepare_rows(there, planned)
-        jobs = [_job(there, planned, launch) for planned in stages]
+            _parents_are_there(plan, planned)
+            locks.enter_context(hold_result(plan.runs, planned.folder))
+            prepare_rows(plan, planned)
+        jobs = [_job(plan, planned, launch) for planned in stages]
         started = [
             start_stage(job, planned.stage.kind, launch, leader, kinds, len(stages))
             for job, planned in zip(jobs, stages, strict=True)
@@ -215,19 +218,19 @@ def _make(there: Plan, stages: Sequence[Planned], launch: Launch, leader: Leader
         _raise_for(planned, code)
 
 
-def _job(there: Plan, planned: Planned, launch: Launch) -> Path:
+def _job(plan: Plan, planned: PlannedStage, launch: Launch) -> Path:
     """Say what is made, and write down what its process is given."""
-    folder, work = planned.folder, there.job(planned)
+    folder, work = planned.folder, plan.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / artifacts.KEY, planned.key, allow_nan=True)
     job = work.write()
-    say.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
+    console.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)
     return job
 
 
-def _raise_for(planned: Planned, code: int) -> None:
+def _raise_for(planned: PlannedStage, code: int) -> None:
     """StageFailed, with what the exit code of a stage's process means."""
     if code == 2:
         raise StageFailed("", 2)
@@ -241,19 +244,19 @@ def _raise_for(planned: Planned, code: int) -> None:
         raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
 
 
-def _say_batch(planned: Planned, launch: Launch) -> None:
+def _say_batch(planned: PlannedStage, launch: Launch) -> None:
     """Several processes see more rows a step, unless the recipe says how many; and only training uses them."""
     if launch.processes == 1:
         return
     name, stage, batch = planned.name, planned.stage, planned.batch
     if not stage.kind.trains:
-        say.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
+        console.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
     elif stage.global_batch:
-        say.print(f"{name}: {launch.processes} processes, {batch} rows a step")
+        console.print(f"{name}: {launch.processes} processes, {batch} rows a step")
     elif batch:
         one = batch // launch.processes
         text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
-        say.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
+        console.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
 
 
 @contextmanager
@@ -308,7 +311,7 @@ def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
     """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
     problems = clean(job.folder)
     for problem in (p for p in problems if in_rows(p)):
-        say.print(f"{job.name}: {problem}", style="yellow", markup=False)
+        console.print(f"{job.name}: {problem}", style="yellow", markup=False)
     Problems(p for p in problems if not in_rows(p)).raise_any()
     refuse(str(job.folder / artifacts.DONE), numbers)
 
@@ -328,24 +331,24 @@ def _import_libraries(kind: Kind) -> None:
             import ft.training.trl_compat  # noqa: F401  TRL's trainers take most of the time
 
 
-def _gate(planned: Planned) -> None:
+def _gate(planned: PlannedStage) -> None:
     """`require:` names the least a result must reach for the chain to go on."""
     numbers = planned.result.numbers
     for metric, least in planned.stage.require.items():
         value = numbers.get(metric)
         if value is None:
-            there = ", ".join(k for k, v in numbers.items() if isinstance(v, (int, float)))
-            raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {there}.")
+            names = ", ".join(k for k, v in numbers.items() if isinstance(v, (int, float)))
+            raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {names}.")
         if value < least:
             text = f"{planned.name}: {metric} is {value:.4g}, and the recipe requires {least}. The chain stops here."
             raise StageFailed(text, 1)
 
 
-def _set_aside(there: Plan, name: str) -> None:
+def _set_aside(plan: Plan, name: str) -> None:
     """Rename the stage's folder and those made from it: nothing is overwritten, nothing is deleted."""
-    there.stage(name)
-    for planned in there.stages:
-        if name in _ancestry(there, planned.name) and planned.folder.exists():
+    plan.stage(name)
+    for planned in plan.stages:
+        if name in _ancestry(plan, planned.name) and planned.folder.exists():
             count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
-            with hold_result(there.runs, planned.folder):
+            with hold_result(plan.runs, planned.folder):
                 planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

@@ -15,7 +15,7 @@ from ft.encode.prepare import eval_rows, train_rows
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start
 from ft.recipe.job import Job
-from ft.training.loop import arguments, evaluation_has_rows, last_values, policy, train_and_save, watched
+from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, policy, train_and_save
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def trainer_of(job: Job) -> Any:
     trainer = _trainer(job, config, rows, held_out)
     rough = config.bf16 or config.fp16 or "quantization" in job.blocks or brings_reference(rows)
     check_start(trainer, job.folder, job.where, exact=not rough)
-    trainer = watched(trainer, job)
+    trainer = add_callbacks(trainer, job)
     trainer.add_callback(ChosenFalls(trainer.beta))
     return trainer
 

@@ -22,7 +22,7 @@ from ft.files import finite_or_none, write_json
 from ft.models.device import compute_dtype
 from ft.models.load import adapters_kept, start, tokenizer_of
 from ft.recipe.job import Job
-from ft.training.loop import arguments, evaluation_has_rows, last_values, train_and_save, watched
+from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, train_and_save
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def trainer_of(job: Job) -> Any:
     config = arguments(job, RewardConfig, max_length=None)  # rows fit already; TRL would drop long ones in silence
     trainer = _trainer(job, config, rows, held_out)
     trainer.safety_weight, trainer.warmup_least = options.safety_weight, options.warmup_least
-    return watched(trainer, job)
+    return add_callbacks(trainer, job)
 
 
 def graded(rows: Any, options: RewardOptions, where: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from ft.encode.prepare import eval_rows, train_rows
 from ft.models.load import adapters_kept
 from ft.recipe.job import Job
-from ft.training.loop import arguments, evaluation_has_rows, policy, train_and_save, watched
+from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, policy, train_and_save
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -46,4 +46,4 @@ def trainer_of(job: Job, ends_turns: bool = True) -> Any:
         refuse_leaks(trainer.model, trainer.data_collator, job.where)
     else:
         leave_padding_out(trainer.model)
-    return watched(trainer, job)
+    return add_callbacks(trainer, job)

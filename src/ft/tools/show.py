@@ -21,7 +21,7 @@ from ft.encode.token_text import text_pieces
 from ft.errors import fail
 from ft.files import read_json
 from ft.models.load import tokenizer_of
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.run.run import prepare_rows, rows_line
 
 ROLE_STYLES = {
@@ -113,7 +113,7 @@ def view_rows(plan: Plan, stage: str | None, rows: int) -> RowsView:
     )
 
 
-def _first_with_rows(plan: Plan) -> Planned:
+def _first_with_rows(plan: Plan) -> PlannedStage:
     view = next((p for p in plan.stages if p.rows_key is not None), None)
     if view is None:
         raise fail(str(plan.recipe.file), "no stage of it prepares rows", "A stage of kind sft does.")

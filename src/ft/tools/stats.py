@@ -27,7 +27,7 @@ from ft.errors import UserError, fail
 from ft.models.load import tokenizer_of
 from ft.recipe import ModelSource
 from ft.recipe.types import reference
-from ft.results.store import Plan, Planned
+from ft.results.store import Plan, PlannedStage
 from ft.secrets import RowWatch
 from ft.tools.new import parse_columns
 
@@ -236,13 +236,13 @@ def recipe_stats(plan: Plan, stage: str | None, tick: Tick, note: Callable[[str]
     return stats
 
 
-def _absent(plan: Plan, planned: Planned) -> str | None:
+def _absent(plan: Plan, planned: PlannedStage) -> str | None:
     sources = (*planned.stage.data, *planned.stage.eval_data)
     names = [name for source in sources if (name := reference(source["path"]))]
     return next((name for name in names if not plan.stage(name).done), None)
 
 
-def _tokenizer(plan: Plan, planned: Planned, note: Callable[[str], None]) -> Any | None:
+def _tokenizer(plan: Plan, planned: PlannedStage, note: Callable[[str], None]) -> Any | None:
     try:
         return tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
     except UserError as error:

@@ -41,7 +41,7 @@ def policy(job: Job, config: Any, ends_turns: bool = True) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def watched(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> Any:
+def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> Any:
     """The trainer with what ft records and shows while it trains: of the log, the values that `shown` names."""
     from transformers import PrinterCallback
 

@@ -27,7 +27,7 @@ from ft.fit.speed import pace
 from ft.fit.table import fit_plan, show, values
 from ft.recipe import ModelSource
 from ft.results.store import Plan
-from ft.run.accelerate_config import ALONE, read_launch
+from ft.run.accelerate_config import ONE_PROCESS, read_launch
 from ft.stages import STAGES
 
 ROOT = tiny.ROOT
@@ -217,7 +217,7 @@ def test_the_shipped_accelerate_configs_say_how_they_share():
     found = {name: sharding(way) for name, way in read.items()}
     assert (found["ddp"].kind, found["fsdp"].kind, found["zero3"].kind) == ("ddp", "fsdp", "zero3")
     assert sharding(read["fsdp"].on_gpus(4)) == Sharding("fsdp", 4)
-    assert (sharding(ALONE.on_gpus(2)), sharding(ALONE)) == (Sharding("ddp", 2), Sharding())
+    assert (sharding(ONE_PROCESS.on_gpus(2)), sharding(ONE_PROCESS)) == (Sharding("ddp", 2), Sharding())
 
 
 @pytest.mark.parametrize(("written", "gib"), [("24", 24), ("16gb", 16), ("4090", 24), ("RTX 3060", 12), ("A10G", 22)])

@@ -26,7 +26,7 @@ from ft.recipe.check import device_free, nothing_leaks
 from ft.recipe.schema import coerce, schema_of
 from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
 from ft.recipe.symbolic import Undecided
-from ft.run.accelerate_config import ALONE, CONFIG, objections
+from ft.run.accelerate_config import CONFIG, ONE_PROCESS, objections
 from ft.stages import STAGES
 
 ROOT = tiny.ROOT
@@ -179,7 +179,7 @@ def test_a_remembered_recipe_is_planned_without_reading_a_source(
     monkeypatch.setattr(Owner, "schema", lambda owner: pytest.fail(f"{owner.path} was read"))
     again = recipe(GOOD, (), Verdicts(folder / "checked.json"))
     assert again.stages == first.stages
-    assert objections(again.stages, ALONE) == []
+    assert objections(again.stages, ONE_PROCESS) == []
 
 
 def test_a_class_whose_source_cannot_be_run_is_imported_and_says_the_same(

@@ -15,7 +15,7 @@ from ft.files import write_json
 from ft.models.device import gpus
 from ft.recipe import Verdicts, read
 from ft.run.accelerate_config import (
-    ALONE,
+    ONE_PROCESS,
     SUPPORT,
     WAYS,
     Launch,
@@ -243,7 +243,7 @@ def test_the_table_in_the_docs_is_the_table_in_the_code():
 
 
 def test_what_accelerate_launch_was_told_is_read_from_the_environment(monkeypatch):
-    assert launch_of_environment() == ALONE
+    assert launch_of_environment() == ONE_PROCESS
     told: Sequence[tuple[str, str]] = (
         *(("WORLD_SIZE", "16"), ("LOCAL_WORLD_SIZE", "8"), ("ACCELERATE_USE_FSDP", "true")),
         *(("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT"), ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")),

@@ -11,7 +11,16 @@ from torch.distributed import TCPStore
 
 from ft.errors import UserError
 from ft.files import digest
-from ft.run.distributed import _exit_code, alone, follow, follows, killed_by, launched, leading, together
+from ft.run.distributed import (
+    _exit_code,
+    follow,
+    follows,
+    is_launched,
+    killed_by,
+    leading,
+    rank_environment,
+    single_process_environment,
+)
 
 RANK = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
 
@@ -71,23 +80,23 @@ def test_a_machine_that_does_not_see_the_folder_says_so(seen, launcher, tmp_path
 
 
 def test_only_several_processes_of_a_launcher_follow(launcher, monkeypatch):
-    assert launched()
+    assert is_launched()
     assert follows()
     monkeypatch.setenv("RANK", "0")
     assert not follows()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert not launched()
+    assert not is_launched()
 
 
 def test_a_process_that_works_alone_knows_of_no_others_and_of_one_gpu():
-    left = alone({**RANK, "MASTER_PORT": "1", "PATH": "p", "CUDA_VISIBLE_DEVICES": "2,3"})
+    left = single_process_environment({**RANK, "MASTER_PORT": "1", "PATH": "p", "CUDA_VISIBLE_DEVICES": "2,3"})
     assert left == {"PATH": "p", "CUDA_VISIBLE_DEVICES": "2"}
-    assert alone({})["CUDA_VISIBLE_DEVICES"] == "0"
-    assert alone({"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""  # none stays none
+    assert single_process_environment({})["CUDA_VISIBLE_DEVICES"] == "0"
+    assert single_process_environment({"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""  # none stays none
 
 
 def test_processes_of_a_stage_meet_at_its_port():
-    assert together({"MASTER_PORT": "1"}, 2) == {"MASTER_PORT": "2", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    assert rank_environment({"MASTER_PORT": "1"}, 2) == {"MASTER_PORT": "2", "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
 def test_the_process_that_was_killed_is_named_and_those_ended_after_it_are_not(capsys):

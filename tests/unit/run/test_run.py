@@ -15,7 +15,7 @@ from ft.files import read_json, write_json
 from ft.recipe import Verdicts, read
 from ft.results.store import plan
 from ft.run import run as run_module
-from ft.run.accelerate_config import ALONE, Launch
+from ft.run.accelerate_config import ONE_PROCESS, Launch
 from ft.run.run import StageFailed, hold_result, prepare_rows, run, side_by_side
 from ft.stages import STAGES
 
@@ -224,7 +224,7 @@ def test_no_stage_is_made_beside_one_that_has_a_requirement(chain, tmp_path):
     assert [planned.name for planned in side_by_side(there, there.stages[1:], 9)] == ["judge"]
 
 
-@pytest.mark.parametrize(("gpu", "launch"), [(True, ALONE), (False, Launch(processes=2))])
+@pytest.mark.parametrize(("gpu", "launch"), [(True, ONE_PROCESS), (False, Launch(processes=2))])
 def test_jobs_take_turns_where_one_stage_needs_the_machine(gpu, launch, monkeypatch, capfd):
     monkeypatch.setattr(run_module, "has_accelerator", lambda: gpu)
     assert run_module.at_once(2, launch) == 1
@@ -235,7 +235,7 @@ def test_jobs_take_turns_where_one_stage_needs_the_machine(gpu, launch, monkeypa
 
 def test_jobs_share_a_cpu(monkeypatch):
     monkeypatch.setattr(run_module, "has_accelerator", lambda: False)
-    assert run_module.at_once(2, ALONE) == 2
+    assert run_module.at_once(2, ONE_PROCESS) == 2
 
 
 def test_a_locale_of_another_encoding_changes_nothing(tmp_path, base, data):

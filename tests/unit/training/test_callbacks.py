@@ -15,7 +15,7 @@ from ft.files import read_lines
 from ft.recipe.job import Job
 from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.training.checkpoints import latest
-from ft.training.loop import watched
+from ft.training.loop import add_callbacks
 
 
 @pytest.fixture
@@ -142,7 +142,9 @@ def test_a_plain_trainer_of_transformers_is_recorded_and_saved_like_any_other(tm
     )
     model = AutoModelForCausalLM.from_pretrained(str(base))
     rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 2
-    trainer = watched(Trainer(model, args, train_dataset=rows), Job("plain", "sft", "0", tmp_path, 1, "recipe.yaml:1"))
+    trainer = add_callbacks(
+        Trainer(model, args, train_dataset=rows), Job("plain", "sft", "0", tmp_path, 1, "recipe.yaml:1")
+    )
     trainer.train()
     assert "loss" in read_lines(tmp_path / artifacts.METRICS)[0]
     assert latest(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-1", 1)

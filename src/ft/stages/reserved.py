@@ -1,0 +1,93 @@
+"""What ft decides of the blocks that belong to libraries: keys that are refused, each with the place where a user
+decides the matter; values that are refused, with the reason; and keys that change nothing of a result."""
+
+from __future__ import annotations
+
+# Keys of every Trainer's arguments that ft decides, with the place where a user decides the matter.
+TRAINER_KEYS = {
+    "output_dir": "Folders are named by their content; choose where with `ft run --runs DIR`.",
+    "seed": "Write `seed:` at the top of the recipe.",
+    "do_train": "Remove it: the stage trains.",
+    "do_eval": "Remove it: `eval_strategy` says when.",
+    "do_predict": "Remove it; add a stage of kind `evaluate`.",
+    "resume_from_checkpoint": "Remove it: the same command resumes by itself.",
+    "ignore_data_skip": "Remove it: a resumed run would train the rows of its first steps again.",
+    "local_rank": "Use `ft run --launch CONFIG`.",
+    "disable_tqdm": "Remove it: ft shows its own progress.",
+    "hub_token": "Set HF_TOKEN in the environment.",
+    "trust_remote_code": "Remove it: code from the Hub is never run.",
+    "model_init_kwargs": "Write `model: {path: …, dtype: …, attn_implementation: …}` at the top.",
+    "save_only_model": "Remove it: without the optimizer's state an interrupted run cannot continue.",
+    "remove_unused_columns": "Remove it: the stage hands the trainer the columns it reads.",
+    "label_names": "Remove it: the stage hands the trainer the columns it reads.",
+}
+SFT_KEYS = TRAINER_KEYS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_text_field": "Write `columns: {text: …}` at the source.",
+    "dataset_kwargs": "Remove it: ft prepares the rows before the trainer starts.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "completion_only_loss": "Write `rows: {train_on: completion}`.",
+    "assistant_only_loss": "Write `rows: {train_on: assistant}`.",
+    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns}`; nothing is cut inside a turn.",
+    "eos_token": "The template decides which token ends a turn; write `chat_template:` at the top.",
+    "pad_token": "Remove it: labels are by position, so the pad token hides nothing.",
+    "padding_free": "Write `packing: true`, which is padding-free.",
+}
+
+SFT_VALUES = {
+    ("packing_strategy", "wrapped"): "rows packed end to end see each other, and are cut where a packed row ends",
+    ("packing_strategy", "bfd_split"): "it cuts rows, and the second half of an answer is trained without its question",
+}
+
+DPO_KEYS = TRAINER_KEYS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns}`; no answer is cut.",
+    "pad_token": "Remove it: answers are told from padding by position.",
+    "padding_free": "Remove it: a pair's prompt is shared instead.",
+    "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
+}
+
+REWARD_KEYS = TRAINER_KEYS | {
+    "chat_template_path": "Write `chat_template:` at the top of the recipe.",
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "eos_token": "The template decides which token ends a turn; write `chat_template:` at the top.",
+    "pad_token": "Remove it: a score is read at the end of the answer, whatever pads behind it.",
+}
+
+RL_KEYS = TRAINER_KEYS | {
+    "reward_weights": "Write `reward: {rewards: {name: weight}}`.",
+    "chat_template_kwargs": "Write `chat_template:` at the top of the recipe.",
+    "log_completions": "Remove it: rollouts.jsonl has the answers; `guard: {shown: 4}` shows more of them.",
+    "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
+    "use_transformers_continuous_batching": "Remove it: it would round adapters to bfloat16.",
+    "use_transformers_paged": "Remove it: it would round adapters to bfloat16.",
+}
+
+PPO_KEYS = RL_KEYS | {
+    "safety_threshold": "Write `reward: {safety_threshold: …}`.",
+}
+
+# One unit a key: in PPO the penalty comes after whitening, so it is no reward.
+PPO_REWARD_KEYS = {
+    "unfinished": "Write `train: {missing_eos_penalty: …}`, in standard deviations of a batch's scores: the same "
+    "number means what it meant here.",
+}
+
+# What a user may change without training again: where things are logged, saved and shown.
+COSMETIC = tuple(
+    f"train.{key}"
+    for key in (
+        *("logging_*", "log_*", "report_to", "run_name", "project", "trackio_*", "save_*", "eval_*"),
+        *("push_to_hub", "hub_*", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+        *("dataloader_persistent_workers", "ddp_timeout", "skip_memory_metrics", "include_*", "prediction_loss_only"),
+        *("per_device_eval_batch_size", "use_cpu", "torch_empty_cache_steps", "bf16_full_eval", "fp16_full_eval"),
+    )
+)
+
+# The classes take any number here, and a run would end hours later with nothing learnt.
+MINIMUM = {
+    **dict.fromkeys(("max_length", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
+}
