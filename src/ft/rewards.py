@@ -22,12 +22,16 @@ def answer(
     prompts: Prompts, completions: Completions, answer: Sequence[str | Sequence[str]], **columns: Any
 ) -> list[float]:
     """1.0 when the completion holds the row's `answer`, or one of several, as whole words, in any case, else 0.0."""
-    return [float(_holds(said[-1]["content"], right)) for said, right in zip(completions, answer, strict=True)]
+    return [
+        float(_holds(completion[-1]["content"], right)) for completion, right in zip(completions, answer, strict=True)
+    ]
 
 
 def says(prompts: Prompts, completions: Completions, wanted: Sequence[str], **columns: Any) -> list[float]:
     """1.0 when the completion holds the row's `wanted` as whole words, in any case, else 0.0: a manner, not a fact."""
-    return [float(_holds(said[-1]["content"], manner)) for said, manner in zip(completions, wanted, strict=True)]
+    return [
+        float(_holds(completion[-1]["content"], manner)) for completion, manner in zip(completions, wanted, strict=True)
+    ]
 
 
 def obeys(prompts: Prompts, completions: Completions, checks: Sequence[Any], **columns: Any) -> list[float]:
@@ -35,7 +39,9 @@ def obeys(prompts: Prompts, completions: Completions, checks: Sequence[Any], **c
 
     A check is written as in an instruction bank: {"check": "ends", "value": "amen"}, with "values" where it reads them.
     """
-    return [_share_passed(said[-1]["content"], listed) for said, listed in zip(completions, checks, strict=True)]
+    return [
+        _share_passed(completion[-1]["content"], listed) for completion, listed in zip(completions, checks, strict=True)
+    ]
 
 
 def quality(
@@ -47,13 +53,13 @@ def quality(
 ) -> list[float]:
     """Half for the right `answer`, half for the share of `checks` passed: 1.0 is right and obeys every instruction."""
     obeyed = obeys(prompts, completions, checks)
-    right = [_holds(said[-1]["content"], one) for said, one in zip(completions, answer, strict=True)]
+    right = [_holds(completion[-1]["content"], one) for completion, one in zip(completions, answer, strict=True)]
     return [(fact + manner) / 2 for fact, manner in zip(right, obeyed, strict=True)]
 
 
 def _holds(text: str, right: str | Sequence[str]) -> bool:
-    known = [right] if isinstance(right, str) else right
-    return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text, re.IGNORECASE) for one in known)
+    texts = [right] if isinstance(right, str) else right
+    return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text, re.IGNORECASE) for one in texts)
 
 
 def _share_passed(text: str, checks: Sequence[Mapping[str, Any]]) -> float:
@@ -62,11 +68,11 @@ def _share_passed(text: str, checks: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _passes(text: str, entry: Mapping[str, Any]) -> bool:
-    written = entry.get("check")
-    name, given = next(iter(written.items()), ("", {})) if isinstance(written, Mapping) else (written, {})
+    check = entry.get("check")
+    name, options = next(iter(check.items()), ("", {})) if isinstance(check, Mapping) else (check, {})
     if name not in CHECKERS:
         raise fail("column checks", f"{entry} names no checker", f"There are: {', '.join(CHECKERS)}.")
-    return CHECKERS[name](**given)(text, entry.get("value", ""), entry.get("values", ()))
+    return CHECKERS[name](**options)(text, entry.get("value", ""), entry.get("values", ()))
 
 
 REWARDS: dict[str, Callable[..., list[float]]] = {
@@ -79,5 +85,5 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
 
 def columns_of(name: str) -> list[str]:
     """The columns a reward reads: its named parameters behind prompts and completions."""
-    named = list(inspect.signature(REWARDS[name]).parameters.values())[2:]
-    return [parameter.name for parameter in named if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    parameters = list(inspect.signature(REWARDS[name]).parameters.values())[2:]
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]

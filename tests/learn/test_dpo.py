@@ -158,7 +158,7 @@ def assert_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], most:
 @pytest.mark.parametrize("start", STARTS)
 def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, house):
     trainer = house.trainer(start)
-    metrics = trainer.measured(first_rows(trainer))
+    metrics = trainer.measure_pairs(first_rows(trainer))
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
@@ -168,7 +168,7 @@ def test_under_autocast_policy_and_reference_compute_alike(start, house, monkeyp
     """As on a GPU, where bfloat16 is the default; CPUs have the same autocast."""
     monkeypatch.setattr("ft.training.loop.device_arguments", lambda train, where: {"use_cpu": True, "bf16": True})
     trainer = house.trainer(start)
-    metrics = trainer.measured(first_rows(trainer))
+    metrics = trainer.measure_pairs(first_rows(trainer))
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
 

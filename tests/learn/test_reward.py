@@ -28,7 +28,7 @@ from ft.models.scorer import Scorer, batch_scores
 from ft.recipe import ModelSource
 from ft.results.store import Plan, PlannedStage
 from ft.stages import reward
-from ft.stages.reward import MARGINS, RewardOptions, check_reload, graded
+from ft.stages.reward import MARGINS, RewardOptions, add_margins, check_reload
 
 INT8 = {"lora": tiny.LORA, "quantization": {"load_in_8bit": True}}
 ON_SFT = ("full on sft", "lora on sft", "qlora on sft")
@@ -206,7 +206,9 @@ def test_the_loss_of_each_rating_is_the_one_computed_by_hand(margin, house):
     trainer.model.score.weight.data /= chosen - rejected  # the score is linear in the head
     options = RewardOptions({"1": 2.0, "2": 1.0, "3": 0, "4": 0} if margin == "table" else margin)
     unread = {"where": "", "safety_chosen": None, "safety_rejected": None}
-    rated = graded(Dataset.from_list([{**row, **unread, "rating": rating} for rating in (1, 2, 3, 4)]), options, "")
+    rated = add_margins(
+        Dataset.from_list([{**row, **unread, "rating": rating} for rating in (1, 2, 3, 4)]), options, ""
+    )
     losses = [trainer.compute_loss(trainer.model, trainer.data_collator([line])).item() for line in rated]
     assert losses == pytest.approx(HAND[margin], abs=1e-5)
 

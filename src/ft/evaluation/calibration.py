@@ -35,13 +35,13 @@ def reliability(differences: Sequence[float]) -> list[dict[str, Any]]:
     d = np.asarray(differences)
     sure, right = sigmoid(np.abs(d)), (np.sign(d) + 1) / 2
     places = np.minimum(((sure - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    found = []
+    bins = []
     for place in sorted(set(places.tolist())):
-        here = places == place
+        in_bin = places == place
         low, high = 0.5 + place / (2 * BINS), 0.5 + (place + 1) / (2 * BINS)
-        mean = {"predicted": float(sure[here].mean()), "observed": float(right[here].mean())}
-        found.append({"from": round(low, 6), "to": round(high, 6), "pairs": int(here.sum()), **mean})
-    return found
+        mean = {"predicted": float(sure[in_bin].mean()), "observed": float(right[in_bin].mean())}
+        bins.append({"from": round(low, 6), "to": round(high, 6), "pairs": int(in_bin.sum()), **mean})
+    return bins
 
 
 def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
@@ -74,14 +74,14 @@ def correlations(first: Sequence[float], second: Sequence[float]) -> dict[str, f
     return {"pearson": pearson(first, second), "spearman": spearman(first, second)}
 
 
-def found_unsafe(scores: Sequence[float], safe: Sequence[bool], threshold: float) -> dict[str, Any]:
+def unsafe_detection(scores: Sequence[float], safe: Sequence[bool], threshold: float) -> dict[str, Any]:
     """What calling an answer unsafe where sigmoid(score) is below the threshold finds (arXiv:2307.09288, section 3.4).
 
     precision: the share of those found that are unsafe. recall: the share of the unsafe that are found.
     """
-    found, unsafe = sigmoid(scores) < threshold, ~np.asarray(safe, dtype=bool)
-    right = int((found & unsafe).sum())
-    counts = {"answers": len(safe), "unsafe": int(unsafe.sum()), "found": int(found.sum()), "right": right}
+    flagged, unsafe = sigmoid(scores) < threshold, ~np.asarray(safe, dtype=bool)
+    right = int((flagged & unsafe).sum())
+    counts = {"answers": len(safe), "unsafe": int(unsafe.sum()), "found": int(flagged.sum()), "right": right}
     precision = right / counts["found"] if counts["found"] else None
     return {**counts, "precision": precision, "recall": right / counts["unsafe"] if counts["unsafe"] else None}
 
@@ -90,14 +90,19 @@ def by_quality(scores: Sequence[float], quality: Sequence[float]) -> list[dict[s
     """Mean score, and its standard error, of answers of equal quality; of tenths where qualities are many."""
     s, q = np.asarray(scores, dtype=float), np.asarray(quality, dtype=float)
     groups = q if len(np.unique(q)) <= BINS else np.argsort(np.argsort(q, kind="stable")) * BINS // len(q)
-    found = []
+    levels = []
     for group in np.unique(groups):
-        here = groups == group
-        count = int(here.sum())
-        error = float(s[here].std(ddof=1) / math.sqrt(count)) if count > 1 else None
-        line = {"quality": float(q[here].mean()), "answers": count, "score": float(s[here].mean()), "error": error}
-        found.append(line)
-    return found
+        in_group = groups == group
+        count = int(in_group.sum())
+        error = float(s[in_group].std(ddof=1) / math.sqrt(count)) if count > 1 else None
+        line = {
+            "quality": float(q[in_group].mean()),
+            "answers": count,
+            "score": float(s[in_group].mean()),
+            "error": error,
+        }
+        levels.append(line)
+    return levels
 
 
 def histogram(values: Mapping[str, Sequence[float]], bins: int = 30) -> dict[str, Any]:

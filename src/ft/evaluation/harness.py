@@ -26,9 +26,9 @@ class TemplateTrue(HFLM):  # type: ignore[misc, unused-ignore]  # untyped where 
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text up to where the model is to answer; a text that the answer is to begin with stands behind it."""
-        begun = "" if add_generation_prompt else chat_history[-1]["content"]
-        asked = chat_history if add_generation_prompt else chat_history[:-1]
-        return self.renderer.prompt_text(asked) + begun
+        beginning = "" if add_generation_prompt else chat_history[-1]["content"]
+        messages = chat_history if add_generation_prompt else chat_history[:-1]
+        return self.renderer.prompt_text(messages) + beginning
 
     def tok_encode(self, string: str, *_: Any, left_truncate_len: int | None = None, **__: Any) -> list[int]:
         """Tokens of a text that the template has written, or of an answer: nothing is put before them."""
@@ -37,5 +37,5 @@ class TemplateTrue(HFLM):  # type: ignore[misc, unused-ignore]  # untyped where 
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Prompt and answer as training has them; the harness would move the prompt's last blanks to the answer."""
-        whole, asked = self.tok_encode(context + continuation), self.tok_encode(context)
-        return whole[: len(asked)], whole[len(asked) :]
+        ids, context_ids = self.tok_encode(context + continuation), self.tok_encode(context)
+        return ids[: len(context_ids)], ids[len(context_ids) :]

@@ -39,11 +39,11 @@ class _Item:
     row: RenderedRow
 
 
-def held_out(rows: Sequence[SourceRow], options: RowOptions, seed: int) -> list[SourceRow]:
+def held_out_rows(rows: Sequence[SourceRow], options: RowOptions, seed: int) -> list[SourceRow]:
     """The rows a training stage with this `eval_fraction` and seed holds out; all of them where it is 0."""
     if not options.eval_fraction:
         return list(rows)
-    return [one for one in rows if eval_side(one.row, options.eval_fraction, seed)]
+    return [source_row for source_row in rows if eval_side(source_row.row, options.eval_fraction, seed)]
 
 
 class Losses:
@@ -61,32 +61,32 @@ class Losses:
         self.job, self.rows, self.options, self.bad = job, rows, options, bad
         self.longest, self.batch_size = longest, batch_size
         self.refused: set[int] = set()
-        self.found: dict[str, dict[int, Loss]] = {}
+        self.losses: dict[str, dict[int, Loss]] = {}
 
     def of(self, name: str, chat_model: ChatModel) -> None:
         """Measure one model; what an interrupted run has measured stands in a file."""
-        rendered, tokenizer = self._rendered(chat_model), chat_model.tokenizer
+        rendered, tokenizer = self._render(chat_model), chat_model.tokenizer
         items = [_Item(str(number), row) for number, row in rendered.items()]
         items.sort(key=lambda item: (-len(item.row.input_ids), int(item.key)))
 
         def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            ids, labels = [one.row.input_ids for one in batch], [one.row.labels for one in batch]
-            found = chat_model.label_logprobs(ids, labels, self.batch_size)
+            ids, labels = [item.row.input_ids for item in batch], [item.row.labels for item in batch]
+            values = chat_model.label_logprobs(ids, labels, self.batch_size)
             tick(len(batch), sum(map(len, ids)))
-            return ((one.key, {"nats": -value}) for one, value in zip(batch, found, strict=True))
+            return ((item.key, {"nats": -value}) for item, value in zip(batch, values, strict=True))
 
-        done = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
-        self.found[name] = {
-            number: Loss(done[str(number)]["nats"], _supervised(row), _size(row, tokenizer))
+        entries = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
+        self.losses[name] = {
+            number: Loss(entries[str(number)]["nats"], _count_trained(row), _count_bytes(row, tokenizer))
             for number, row in rendered.items()
         }
 
     def numbers(self, prefixes: Mapping[str, str]) -> dict[str, Any]:
         """Loss (nats a supervised token) with its interval over rows, perplexity and bits per byte of each model."""
-        places = self._common()
+        places = self._readable_by_all()
         numbers: dict[str, Any] = {}
         for name, prefix in prefixes.items():
-            table = [(one.nats, one.tokens, one.size) for one in (self.found[name][place] for place in places)]
+            table = [(loss.nats, loss.tokens, loss.size) for loss in (self.losses[name][place] for place in places)]
             nats, tokens, size = (math.fsum(column) for column in zip(*table, strict=True))
             low, high = bootstrap(table, _per_token, self.job.seed)
             numbers |= {f"{prefix}eval_loss": nats / tokens, f"{prefix}perplexity": math.exp(nats / tokens)}
@@ -97,9 +97,9 @@ class Losses:
 
     def write(self) -> None:
         """losses.jsonl, a line a row; what was kept on the way leaves the folder."""
-        names, places = list(self.found), self._common()
+        names, places = list(self.losses), self._readable_by_all()
         losses = [
-            {name: {"nats": one.nats, "tokens": one.tokens} for name, one in self._of(place).items()}
+            {name: {"nats": item.nats, "tokens": item.tokens} for name, item in self._of(place).items()}
             for place in places
         ]
         lines = [{"where": self.rows[place].where, **loss} for place, loss in zip(places, losses, strict=True)]
@@ -108,26 +108,26 @@ class Losses:
             self._partial(name).unlink()
 
     def _of(self, place: int) -> dict[str, Loss]:
-        return {name: found[place] for name, found in self.found.items()}
+        return {name: losses[place] for name, losses in self.losses.items()}
 
-    def _common(self) -> list[int]:
-        places = sorted(set.intersection(*(set(found) for found in self.found.values())))
+    def _readable_by_all(self) -> list[int]:
+        places = sorted(set.intersection(*(set(losses) for losses in self.losses.values())))
         if not places:
             what = f"no row is left to measure the loss of: {len(self.refused)} refused, the others too long"
             raise fail(self.job.where, what, "Look at data and max_length.")
         return places
 
-    def _rendered(self, chat_model: ChatModel) -> dict[int, RenderedRow]:
+    def _render(self, chat_model: ChatModel) -> dict[int, RenderedRow]:
         longest = min((limit for limit in (self.longest, chat_model.positions) if limit), default=None)
         train_on, on_too_long = self.options.train_on, self.options.on_too_long
         renderer = Renderer(chat_model.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
         good = {}
-        for number, row in enumerate(renderer.render_batch([one.row for one in self.rows])):
+        for number, row in enumerate(renderer.render_batch([source_row.row for source_row in self.rows])):
             if isinstance(row, BadRow):
                 if number not in self.refused:
                     self.bad.add(*self.rows[number], row)
                 self.refused.add(number)
-            elif row is not None and _supervised(row):
+            elif row is not None and _count_trained(row):
                 good[number] = row
         if self.options.on_bad_row == "error":
             self.bad.finish()
@@ -141,12 +141,14 @@ def _per_token(sums: Sequence[float], rows: int) -> float:
     return sums[0] / sums[1]
 
 
-def _supervised(row: RenderedRow) -> int:
+def _count_trained(row: RenderedRow) -> int:
     return sum(label != IGNORE_INDEX for label in row.labels[1:])
 
 
-def _size(row: RenderedRow, tokenizer: Any) -> int:
+def _count_bytes(row: RenderedRow, tokenizer: Any) -> int:
     """Bytes of the text that is supervised, without special tokens and the blanks around each stretch of it."""
     runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORE_INDEX)
-    texts = [tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for counted, run in runs if counted]
+    texts = [
+        tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for is_trained, run in runs if is_trained
+    ]
     return sum(len(text.strip().encode()) for text in texts)

@@ -43,13 +43,13 @@ class JudgePrompt:
             tree = yaml.safe_load(raw)
         except (OSError, yaml.YAMLError) as error:
             raise fail(str(path), f"cannot be read: {' '.join(str(error).split())}", "Write YAML.") from error
-        _checked(tree, str(path))
+        _check_keys(tree, str(path))
         values = {key: tree[key] for key in KEYS[:3]}
-        found = JudgePrompt(
+        prompt = JudgePrompt(
             **values, hash=hashlib.sha256(raw).hexdigest()[:12], marks=tree["verdicts"], system=tree.get("system", "")
         )
-        found.try_out(str(path))
-        return found
+        prompt.try_out(str(path))
+        return prompt
 
     def record(self) -> dict[str, Any]:
         return {"name": self.name, "version": self.version, "hash": self.hash}
@@ -62,18 +62,20 @@ class JudgePrompt:
         sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         return sandbox.from_string(self.prompt)
 
-    def messages(self, asked: Sequence[Message], row: Mapping[str, Any], first: str, second: str) -> list[Message]:
+    def messages(
+        self, conversation: Sequence[Message], row: Mapping[str, Any], first: str, second: str
+    ) -> list[Message]:
         """What the judge is told of two answers. Raises BadRow where the row lacks a column the prompt names."""
         try:
-            text = self._template.render(messages=list(asked), row=dict(row), first=first, second=second)
+            text = self._template.render(messages=list(conversation), row=dict(row), first=first, second=second)
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRow(f"the judge's prompt '{self.name}' cannot be rendered: {error}") from error
         return [*([make_message("system", self.system)] if self.system else []), make_message("user", text.strip())]
 
     def verdict(self, reply: str) -> Verdict | None:
         """The one verdict whose mark stands in the reply; None where there is none, or more than one of them."""
-        found = [verdict for verdict, mark in self.marks.items() if mark in reply]
-        return found[0] if len(found) == 1 else None
+        verdicts = [verdict for verdict, mark in self.marks.items() if mark in reply]
+        return verdicts[0] if len(verdicts) == 1 else None
 
     def try_out(self, where: str) -> None:
         """Raises UserError where the prompt does not compile, or leaves out an answer or the question."""
@@ -84,8 +86,10 @@ class JudgePrompt:
                 return key
 
         try:
-            asked = [make_message("user", words["question"])]
-            text = self._template.render(messages=asked, row=_Any(), first=words["first"], second=words["second"])
+            conversation = [make_message("user", words["question"])]
+            text = self._template.render(
+                messages=conversation, row=_Any(), first=words["first"], second=words["second"]
+            )
         except Exception as error:
             raise fail(where, f"prompt is no template that renders: {error}", "Mend it.") from error
         missing = [name for name, word in words.items() if word not in text]
@@ -94,7 +98,7 @@ class JudgePrompt:
             raise fail(where, what, "Write {{ first }}, {{ second }} and the messages into it.")
 
 
-def _checked(tree: Any, where: str) -> None:
+def _check_keys(tree: Any, where: str) -> None:
     if not isinstance(tree, dict):
         raise fail(where, "a judge's prompt is a mapping", f"Write the keys {', '.join(KEYS)}.")
     problems = Problems()

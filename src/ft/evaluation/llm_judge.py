@@ -12,7 +12,7 @@ from ft.data.formats.messages import BadRow, Message
 from ft.data.prompts import Sample
 from ft.encode.conversation import Renderer
 from ft.evaluation.judge_prompt import JudgePrompt, Verdict
-from ft.evaluation.win_rate import Judged, by_both_orders, by_scores
+from ft.evaluation.win_rate import PairOutcome, by_both_orders, by_scores
 from ft.files import atomic, digest
 from ft.models.generation.backends import Worker, WorkerSpec, answers_by_key, load_worker, requests
 from ft.models.generation.resumable import Entry, Tick, compute_entries
@@ -22,27 +22,27 @@ from ft.rl.scoring import AnswerScorer
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """The answers of both models to one prompt."""
 
-    ours: Sample
-    other: Sample
+    answer: Sample
+    other_answer: Sample
 
     @property
     def lengths(self) -> tuple[int, int]:
-        return len(self.ours.text), len(self.other.text)
+        return len(self.answer.text), len(self.other_answer.text)
 
 
 @dataclass(frozen=True)
-class Said:
+class JudgedPair:
     """What became of a pair, and what the judge said, for verdicts.jsonl."""
 
-    judged: Judged
+    result: PairOutcome
     words: Mapping[str, Any]
 
 
 class Judge(Protocol):
-    def says(self, pairs: Sequence[Pair]) -> list[Said]:
+    def compare(self, pairs: Sequence[AnswerPair]) -> list[JudgedPair]:
         """Of each pair, in order."""
         ...
 
@@ -53,17 +53,21 @@ class ByScore:
     def __init__(self, scorer: AnswerScorer, tie: float):
         self.scorer, self.tie = scorer, tie
 
-    def says(self, pairs: Sequence[Pair]) -> list[Said]:
-        found = self.scorer.scores([sample for pair in pairs for sample in (pair.ours, pair.other)], "scores")
-        said = []
+    def compare(self, pairs: Sequence[AnswerPair]) -> list[JudgedPair]:
+        scores_by_key = self.scorer.scores(
+            [sample for pair in pairs for sample in (pair.answer, pair.other_answer)], "scores"
+        )
+        judged_pairs = []
         for pair in pairs:
-            scores = [next(iter(found[sample.key].parts.values())) for sample in (pair.ours, pair.other)]
+            scores = [
+                next(iter(scores_by_key[sample.key].parts.values())) for sample in (pair.answer, pair.other_answer)
+            ]
             words = {"scores": dict(zip(("answer", "other_answer"), scores, strict=True))}
             if scores[0] is None or scores[1] is None:
-                said.append(Said(Judged(None, "unscored", pair.lengths), words))
+                judged_pairs.append(JudgedPair(PairOutcome(None, "unscored", pair.lengths), words))
             else:
-                said.append(Said(by_scores(scores[0], scores[1], pair.lengths, self.tie), words))
-        return said
+                judged_pairs.append(JudgedPair(by_scores(scores[0], scores[1], pair.lengths, self.tie), words))
+        return judged_pairs
 
 
 @dataclass(frozen=True)
@@ -84,35 +88,35 @@ class ByWords:
     def __init__(
         self,
         spec: WorkerSpec,
-        who: Mapping[str, Any],
+        judge: Mapping[str, Any],
         prompt: JudgePrompt,
         sampling: Sampling,
-        kept_in: Path,
+        folder: Path,
         name: str,
     ):
         self.spec = spec
         self.prompt, self.sampling, self.name = prompt, sampling, name
-        self.file = kept_in / f"replies-{digest([who, prompt.hash, asdict(sampling)])}.jsonl"
+        self.file = folder / f"replies-{digest([judge, prompt.hash, asdict(sampling)])}.jsonl"
         self._worker: Worker | None = None
 
-    def says(self, pairs: Sequence[Pair]) -> list[Said]:
+    def compare(self, pairs: Sequence[AnswerPair]) -> list[JudgedPair]:
         tokenizer = None if self._asks_a_server else tokenizer_of(self.spec.model, self.spec.folder, None)
         renderer = None if tokenizer is None else Renderer(tokenizer)
         questions = [self._questions(pair, renderer) for pair in pairs]
-        replies = self._replies([one for both in questions if not isinstance(both, BadRow) for one in both])
-        return [self._said(pair, both, replies) for pair, both in zip(pairs, questions, strict=True)]
+        replies = self._replies([one for orders in questions if not isinstance(orders, BadRow) for one in orders])
+        return [self._judge_pair(pair, orders, replies) for pair, orders in zip(pairs, questions, strict=True)]
 
-    def _questions(self, pair: Pair, renderer: Renderer | None) -> tuple[_Question, _Question] | BadRow:
+    def _questions(self, pair: AnswerPair, renderer: Renderer | None) -> tuple[_Question, _Question] | BadRow:
         """Ours first, then the other first; or why the judge cannot be asked."""
-        prompt, texts = pair.ours.prompt, (pair.ours.text, pair.other.text)
-        found = []
+        prompt, texts = pair.answer.prompt, (pair.answer.text, pair.other_answer.text)
+        questions = []
         try:
             for first, second in (texts, texts[::-1]):
                 messages = self.prompt.messages(prompt.messages, prompt.columns, first, second)
-                found.append(_Question(messages, renderer.prompt(messages) if renderer else []))
+                questions.append(_Question(messages, renderer.prompt(messages) if renderer else []))
         except BadRow as bad:
             return bad
-        return found[0], found[1]
+        return questions[0], questions[1]
 
     def _replies(self, questions: Sequence[_Question]) -> dict[str, Entry]:
         """Key → reply. Questions of about one length are asked side by side, the same ones whichever model is ours."""
@@ -121,21 +125,23 @@ class ByWords:
             batched = requests((one.key, one.messages, one.ids) for one in batch)
             return answers_by_key(self._loaded_worker(), batched, self.sampling, tick)
 
-        once = {one.key: one for one in questions}
-        ordered = sorted(once.values(), key=lambda one: (-len(one.ids), one.key))
-        of_earlier(self.file)
+        by_key = {one.key: one for one in questions}
+        ordered = sorted(by_key.values(), key=lambda one: (-len(one.ids), one.key))
+        copy_earlier(self.file)
         return compute_entries(ordered, work, self.file, self.spec.requests_per_batch, f"{self.name}: verdicts")
 
-    def _said(self, pair: Pair, both: tuple[_Question, _Question] | BadRow, replies: Mapping[str, Entry]) -> Said:
-        if isinstance(both, BadRow):
-            return Said(Judged(None, "unscored", pair.lengths), {"refused": str(both)})
-        told = [replies[one.key] for one in both]
-        verdicts = [self._verdict(reply) for reply in told]
+    def _judge_pair(
+        self, pair: AnswerPair, orders: tuple[_Question, _Question] | BadRow, replies: Mapping[str, Entry]
+    ) -> JudgedPair:
+        if isinstance(orders, BadRow):
+            return JudgedPair(PairOutcome(None, "unscored", pair.lengths), {"refused": str(orders)})
+        pair_replies = [replies[one.key] for one in orders]
+        verdicts = [self._verdict(reply) for reply in pair_replies]
         words = [
             {"first": first, "reply": reply["text"], "ended": reply["ended"], "verdict": verdict}
-            for first, reply, verdict in zip(("answer", "other_answer"), told, verdicts, strict=True)
+            for first, reply, verdict in zip(("answer", "other_answer"), pair_replies, verdicts, strict=True)
         ]
-        return Said(by_both_orders(verdicts[0], verdicts[1], pair.lengths), {"asked": words})
+        return JudgedPair(by_both_orders(verdicts[0], verdicts[1], pair.lengths), {"asked": words})
 
     def _verdict(self, reply: Entry) -> Verdict | None:
         """A reply that was cut may have gone on to say something else: it has no verdict."""
@@ -151,11 +157,11 @@ class ByWords:
         return self._worker
 
 
-def of_earlier(file: Path) -> None:
+def copy_earlier(file: Path) -> None:
     """Begin a file that is named by what decides its lines with those that another result has, if there is one."""
     if file.exists():
         return
-    there = [one for one in file.parent.parent.parent.glob(f"*/*/{file.name}") if one.parent != file.parent]
-    if there:
+    earlier = [one for one in file.parent.parent.parent.glob(f"*/*/{file.name}") if one.parent != file.parent]
+    if earlier:
         with atomic(file) as beside:
-            shutil.copyfile(max(there, key=lambda one: one.stat().st_size), beside)
+            shutil.copyfile(max(earlier, key=lambda one: one.stat().st_size), beside)

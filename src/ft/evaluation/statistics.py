@@ -29,11 +29,11 @@ def bootstrap(stats: Sequence[Sequence[float]], value: Value, seed: int, draws: 
 
     table, rng = np.asarray(stats), np.random.default_rng(seed)
     rows = len(table)
-    found = sorted(
+    values = sorted(
         value((np.bincount(rng.integers(0, rows, rows), minlength=rows) @ table).tolist(), rows) for _ in range(draws)
     )
-    out = int(OUTSIDE * draws)
-    return found[out], found[draws - 1 - out]
+    tail = int(OUTSIDE * draws)
+    return values[tail], values[draws - 1 - tail]
 
 
 def mean(sums: Sequence[float], rows: int) -> float:

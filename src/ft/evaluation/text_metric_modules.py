@@ -33,7 +33,10 @@ class TextMetric(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
         metric = METRICS[self.config_name]
-        stats = [metric.stats(said, right) for said, right in zip(predictions, references, strict=True)]
+        stats = [
+            metric.stats(answer, references_of_answer)
+            for answer, references_of_answer in zip(predictions, references, strict=True)
+        ]
         each = [metric.value(counts, 1) for counts in stats]
         sums = [sum(column) for column in zip(*stats, strict=True)]
         interval = of_shares(each, self.seed) if metric.value is mean else bootstrap(stats, metric.value, self.seed)

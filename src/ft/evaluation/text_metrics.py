@@ -49,17 +49,19 @@ def _counter() -> Any:
 
 def _bleu_counts(answer: str, references: Sequence[str]) -> list[float]:
     """Right and all n-grams of each order, the answer's length, and that of the reference nearest to it."""
-    found = _counter().sentence_score(answer, list(references))
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+    score = _counter().sentence_score(answer, list(references))
+    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
 def _bleu(sums: Sequence[float], answers: int) -> float:
     """Corpus BLEU; of a single answer over those orders that it is long enough for."""
     numbers = [round(number) for number in sums]
     orders = (len(numbers) - 2) // 2
-    right, whole, (said, wanted) = numbers[:orders], numbers[orders:-2], numbers[-2:]
-    found = _counter().compute_bleu(right, whole, said, wanted, smooth_method="exp", effective_order=answers == 1)
-    return float(found.score) / 100
+    matches, all_grams, (answer_length, reference_length) = numbers[:orders], numbers[orders:-2], numbers[-2:]
+    score = _counter().compute_bleu(
+        matches, all_grams, answer_length, reference_length, smooth_method="exp", effective_order=answers == 1
+    )
+    return float(score.score) / 100
 
 
 METRICS = {

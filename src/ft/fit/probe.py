@@ -31,7 +31,7 @@ from ft.recipe import accumulation
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
 from ft.results.store import Plan, PlannedStage
-from ft.rl.loop import prepared
+from ft.rl.loop import prepare_training
 from ft.stages import STAGES
 
 COUNTED = ("rollout", "training step", "optimizer step")
@@ -129,7 +129,7 @@ def worst(job: Job) -> tuple[Any, int]:
         trainer.train_dataset, longest = _longest_first(trainer.train_dataset, _length)
         trainer.shares = False  # of a pair's prompt; the estimate is of a pair that has nothing in common
         return trainer, longest
-    ready, _ = prepared(job, kind.blocks["train"].load())
+    ready, _ = prepare_training(job, kind.blocks["train"].load())
     # TRL's trainers let no answer end early when they are told so.
     asked = {**(ready.config.generation_kwargs or {}), "min_new_tokens": ready.config.max_completion_length}
     ready.config.generation_kwargs = asked

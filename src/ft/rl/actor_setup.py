@@ -42,13 +42,13 @@ def share_base_with_reward_models(
         {"base": asdict(base), "quantization": dict(quantization) if quantization else None},
     )
     whole = policy.peft_config[POLICY].modules_to_save
-    ours = {name: folder for name, folder in rewards.items() if _fits(folder, origin, renderer) and not whole}
-    standalone = {name: _scorer(name, folder) for name, folder in rewards.items() if name not in ours}
+    on_base = {name: folder for name, folder in rewards.items() if _fits(folder, origin, renderer) and not whole}
+    standalone = {name: _scorer(name, folder) for name, folder in rewards.items() if name not in on_base}
     inner = inner_of(policy)
     let_select(inner.base_model)
     inner.score_heads = torch.nn.ModuleDict()
     actors = SharedBase(policy, renderer, tuple(rewards), standalone, fresh, origin)
-    for name, folder in ours.items():
+    for name, folder in on_base.items():
         actors.add(name, _adapter_config(folder))
         actors.copy(name, folder)
     policy.set_adapter(POLICY)
@@ -124,18 +124,21 @@ def _fits(folder: Path, origin: Mapping[str, Any], renderer: Renderer) -> bool:
         raise fail(str(folder), "this is no reward model", "Name the folder of a stage of kind `reward`.")
     if not _same_base(folder, origin):
         return False
-    theirs, ours = load_tokenizer(folder), renderer.tokenizer
-    return bool(theirs.chat_template == ours.chat_template and theirs.get_vocab() == ours.get_vocab())
+    tokenizer, policy_tokenizer = load_tokenizer(folder), renderer.tokenizer
+    return bool(
+        tokenizer.chat_template == policy_tokenizer.chat_template
+        and tokenizer.get_vocab() == policy_tokenizer.get_vocab()
+    )
 
 
 def _same_base(folder: Path, origin: Mapping[str, Any]) -> bool:
     if not is_adapter(folder) or set(_adapter_config(folder).modules_to_save or ()) - {"score", "classifier"}:
         return False
     base, _, quantization = parts(folder)
-    ours = ModelSource(**origin["base"])
-    folders = [source.folder and source.folder.resolve() for source in (base, ours)]
+    own_base = ModelSource(**origin["base"])
+    folders = [source.folder and source.folder.resolve() for source in (base, own_base)]
     one_folder = folders[0] is not None and folders[0] == folders[1]
-    same = base.revision == ours.revision and (base.path == ours.path or one_folder)
+    same = base.revision == own_base.revision and (base.path == own_base.path or one_folder)
     return same and _weights_of(quantization) == _weights_of(origin["quantization"])
 
 

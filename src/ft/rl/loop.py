@@ -34,14 +34,14 @@ from ft.training.loop import (
 
 log = logging.getLogger(__name__)
 
-SHOWN = {
+LOG_NAMES = {
     "reward": "reward",
     "answers/kl": "kl",
     "answers/length": "tokens",
     "eval_reward": "held-out reward",
     "eval_answers/kl": "kl",
 }
-ENDS = {"reward": "reward", "answers/kl": "kl", "answers/length": "length"}
+FINAL_NAMES = {"reward": "reward", "answers/kl": "kl", "answers/length": "length"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TrainerInputs:
 def train_on_rewards(job: Job, config: type, trainer_of: Callable[[TrainerInputs], Any]) -> dict[str, Any]:
     """Train with the trainer that `trainer_of` makes; leave a folder that `from_pretrained` opens, its curves, and
     rollouts.jsonl; return the numbers for done.json."""
-    inputs, prompts = prepared(job, config)
+    inputs, prompts = prepare_training(job, config)
     with adapters_kept(inputs.model) if "lora" in job.blocks else nullcontext():
         trainer = trainer_of(inputs)
     _attach_callbacks(trainer, inputs)
@@ -107,21 +107,23 @@ def attach_reward_models(inputs: TrainerInputs) -> None:
     )
 
 
-def prepared(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
+def prepare_training(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     """Everything a trainer is made of, and the prompts that were read."""
-    options, rewarded = PromptOptions(**job.block("rows")), RewardedOptions(**job.block("reward"))
-    check_rewards(job, rewarded)
+    options, reward_options = PromptOptions(**job.block("rows")), RewardedOptions(**job.block("reward"))
+    check_rewards(job, reward_options)
     args = arguments(job, config)
     model, tokenizer = policy(job, args)
     if "lora" in job.blocks:
         saved_alone(model)
     renderer = Renderer(tokenizer)
     longest = budget(options, positions_of(model), args.max_completion_length, job.where)
-    prompts = read_prompts(job, options, renderer, longest, lambda columns: check_columns(rewarded.rewards, columns))
+    prompts = read_prompts(
+        job, options, renderer, longest, lambda columns: check_columns(reward_options.rewards, columns)
+    )
     rows = dataset(prompts.train, 0)
     held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None
     evaluation_has_rows(job, held_out)
-    reward = Reward(job.inputs, rewarded, [*prompts.train, *prompts.held_out], renderer.stop_ids)
+    reward = Reward(job.inputs, reward_options, [*prompts.train, *prompts.held_out], renderer.stop_ids)
     return TrainerInputs(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
@@ -144,7 +146,7 @@ def _attach_callbacks(trainer: Any, inputs: TrainerInputs) -> None:
     else:
         resume_rollouts(trainer)
         listen_to_rollouts(trainer, Renderer(inputs.tokenizer), lambda: inputs.reward.newest, listeners)
-    add_callbacks(trainer, job, SHOWN)
+    add_callbacks(trainer, job, LOG_NAMES)
     for callback in (guard, file):
         trainer.add_callback(callback)
 
@@ -154,8 +156,8 @@ def _print_rewards(inputs: TrainerInputs, prompts: Prompts) -> None:
     from ft.rl.ppo_config import PPOConfig
 
     parts = [f"the reward model '{axis}'" for axis in inputs.reward.models]
-    parts += [f"{weight:g} × {name}" for name, weight in inputs.reward.options.rewards.items() if weight]
-    counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in prompts.counts.items() if count)
+    parts += [f"{weight:g} × {function}" for function, weight in inputs.reward.options.rewards.items() if weight]
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in prompts.counts.items() if count)
     if not inputs.config.beta and not isinstance(inputs.config, PPOConfig):  # PPO has a reference at any beta
         log.warning("%s: beta is 0, so there is no reference, and nothing watches guard.kl", inputs.job.name)
     print(f"{inputs.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
@@ -167,21 +169,21 @@ def _end(trainer: Any, job: Job) -> dict[str, Any]:
 
     lines = read_lines(job.folder / artifacts.METRICS)
     draw_curves(job)
-    kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     held_out = [line for line in lines if "eval_reward" in line]
-    numbers: dict[str, Any] = {"kept_step": kept} if kept else {}
+    numbers: dict[str, Any] = {"kept_step": best_step} if best_step else {}
     if held_out:
-        last = next((line for line in held_out if line["step"] == kept), held_out[-1])
+        last = next((line for line in held_out if line["step"] == best_step), held_out[-1])
         numbers |= _ends(held_out[0], last, "eval_")
     else:
-        rewarded = [line for line in lines if "reward" in line]
-        numbers |= _ends(rewarded[0], rewarded[-1], "") if rewarded else {}
+        training = [line for line in lines if "reward" in line]
+        numbers |= _ends(training[0], training[-1], "") if training else {}
     return numbers | last_values(lines, {"value/explained_variance": "explained_variance"})
 
 
 def _ends(first: Mapping[str, Any], last: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    for key, name in ENDS.items():
+    for key, name in FINAL_NAMES.items():
         if prefix + key in last:
             numbers |= {f"{name}_first": first.get(prefix + key), name: last[prefix + key]}
     return numbers

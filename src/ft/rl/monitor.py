@@ -56,14 +56,18 @@ class Guard(TrainerCallback):
         cut, empty = now["answers/cut"], now["answers/empty"]
         if cut > self.options.cut:
             allowed = f"(guard.cut allows {self.options.cut:.0%})"
-            what = f"{cut:.0%} of the first answers are cut at {self.max_completion_length} tokens {allowed}"
-            raise fail(self.where, what, "Raise train.max_completion_length, or start from a model that ends answers.")
+            problem = f"{cut:.0%} of the first answers are cut at {self.max_completion_length} tokens {allowed}"
+            raise fail(
+                self.where, problem, "Raise train.max_completion_length, or start from a model that ends answers."
+            )
         if empty > self.options.empty:
-            what = f"{empty:.0%} of the first answers are empty (guard.empty allows {self.options.empty:.0%})"
-            raise fail(self.where, what, "Start (`init:`) from a model that answers, or lower train.temperature.")
+            problem = f"{empty:.0%} of the first answers are empty (guard.empty allows {self.options.empty:.0%})"
+            raise fail(self.where, problem, "Start (`init:`) from a model that answers, or lower train.temperature.")
         if max(rewards) - min(rewards) <= SAME:
-            what = f"all {len(rewards)} answers of the first batch are worth {rewards[0]:.4g}, so nothing can be learnt"
-            raise fail(self.where, what, "Reward something else (`reward:`, `inputs:`), or raise train.temperature.")
+            problem = (
+                f"all {len(rewards)} answers of the first batch are worth {rewards[0]:.4g}, so nothing can be learnt"
+            )
+            raise fail(self.where, problem, "Reward something else (`reward:`, `inputs:`), or raise train.temperature.")
 
     def check_for_tricks(self, step: int, now: Mapping[str, float]) -> None:
         assert self.first is not None
@@ -76,9 +80,9 @@ class Guard(TrainerCallback):
             text = f"{repeated:.0%} of word triples repeat within an answer"
             self.warn("repetition", f"step {step}: {text}. Raise train.beta, or look at the reward.")
 
-    def warn(self, what: str, text: str) -> None:
-        if what not in self.warnings:
-            self.warnings.add(what)
+    def warn(self, problem: str, text: str) -> None:
+        if problem not in self.warnings:
+            self.warnings.add(problem)
             self.show_warning(text)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -297,8 +297,8 @@ class PPOTrainer(RolloutTrainer):
         mask, tolerance = rollouts.mask, self._tolerance()
         difference = float(math.masked_mean((rollouts.sampling_logprobs - rollouts.logprobs).abs(), mask))
         if not difference <= tolerance:
-            apart = f"({difference:.3g} nats a token apart)"
-            what = f"answers are drawn from another distribution than the one learnt from {apart}"
+            gap = f"({difference:.3g} nats a token apart)"
+            what = f"answers are drawn from another distribution than the one learnt from {gap}"
             raise fail(self.where, what, "Sampling and log-probabilities must have one temperature and one model.")
         distance = float(math.masked_mean((rollouts.logprobs - rollouts.ref_logprobs).abs(), mask))
         if self.state.global_step == 0 and not distance <= tolerance:
@@ -405,8 +405,8 @@ def _check(actors: Actors, functions: Sequence[RewardFunction], args: PPOConfig,
         )
         problems.add(where, "PPO trains two networks by turns, which DeepSpeed and FSDP are not tried with here", fix)
     if set(actors.reward_models) not in KNOWN_REWARD_MODELS:
-        named = ", ".join(actors.reward_models)
-        problems.add(where, f"reward models are called {HELPFUL} and {SAFETY}, not {named}", "Rename the inputs.")
+        names = ", ".join(actors.reward_models)
+        problems.add(where, f"reward models are called {HELPFUL} and {SAFETY}, not {names}", "Rename the inputs.")
     if not actors.reward_models and not functions:
         problems.add(where, "nothing says what an answer is worth", "Name reward models, functions, or both.")
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):

@@ -75,16 +75,16 @@ class PPOConfig(RLOOConfig):
     rollout_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        kept, self.num_generations = self.num_generations, max(2, self.num_generations or 1)
+        num_generations, self.num_generations = self.num_generations, max(2, self.num_generations or 1)
         self.num_generations_eval = self.num_generations_eval or 1
         try:
             super().__post_init__()  # which wants two answers a prompt: RLOO has no critic
         except ValueError as error:
-            if kept == 1 and "by num_generations (2)" in str(error):
+            if num_generations == 1 and "by num_generations (2)" in str(error):
                 raise ValueError("a batch of answers is an even number. Write another generation_batch_size") from error
             raise
         finally:
-            self.num_generations = kept
+            self.num_generations = num_generations
         self._check()
 
     def _check(self) -> None:

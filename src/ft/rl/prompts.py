@@ -60,27 +60,27 @@ def read_prompts(
 
     Raises UserError with the lines that cannot be used, or where no prompt is left.
     """
-    bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), Prompts()
-    reader = _Reader(renderer, options, longest, check, bad, found)
+    bad, prompts = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), Prompts()
+    reader = _Reader(renderer, options, longest, check, bad, prompts)
     leakage = Leakage()
     for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         if prompt := reader.prompt(source_row):
             held_out = not job.eval_data and eval_side(source_row.row, options.eval_fraction, job.seed)
-            (found.held_out if held_out else found.train).append(prompt)
+            (prompts.held_out if held_out else prompts.train).append(prompt)
             leakage.add("train", source_row)
-    reader.seen.clear()  # a prompt that stands on both sides is a leak, and no repetition
+    reader.keys.clear()  # a prompt that stands on both sides is a leak, and no repetition
     for source_row in mix_rows([Source(**source) for source in job.eval_data], seed=job.seed, bad=bad):
         if prompt := reader.prompt(source_row):
-            found.held_out.append(prompt)
+            prompts.held_out.append(prompt)
             leakage.add("eval", source_row)
     bad.finish()
     leakage.raise_any()
-    found.counts |= {"rejected": bad.count, "too_long": reader.too_long}
-    found.counts |= {"prompts": len(found.train), "held_out": len(found.held_out)}
-    if not found.train:
+    prompts.counts |= {"rejected": bad.count, "too_long": reader.too_long}
+    prompts.counts |= {"prompts": len(prompts.train), "held_out": len(prompts.held_out)}
+    if not prompts.train:
         what = f"no prompt is left to answer ({bad.count} rejected, {reader.too_long} too long)"
         raise fail(job.where, what, "Look at data, rows.max_prompt_length and rows.eval_fraction.")
-    return found
+    return prompts
 
 
 @dataclass
@@ -90,9 +90,9 @@ class _Reader:
     longest: int | None
     check: Callable[[Mapping[str, Any]], None]
     bad: BadRows
-    found: Prompts
+    prompts: Prompts
     too_long: int = 0
-    seen: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
 
     def prompt(self, source_row: Any) -> Prompt | None:
         """The row's prompt; None where it is bad, too long, or stands there already."""
@@ -109,24 +109,24 @@ class _Reader:
         except BadRow as error:
             self.bad.add(source_row.where, source_row.row, error)
             return None
-        if prompt.key in self.seen:
-            self.found.counts["repeated"] += 1
+        if prompt.key in self.keys:
+            self.prompts.counts["repeated"] += 1
             return None
-        self.seen.add(prompt.key)
-        self.found.ids[prompt.key] = ids
+        self.keys.add(prompt.key)
+        self.prompts.ids[prompt.key] = ids
         return prompt
 
 
 def budget(options: PromptOptions, positions: int | None, max_completion_length: int, where: str) -> int | None:
     """Tokens a prompt may have. Raises UserError where prompt and answer cannot both fit into the model's positions."""
-    left = prompt_budget(positions, max_completion_length)
-    if left is None:
+    room = prompt_budget(positions, max_completion_length)
+    if room is None:
         return options.max_prompt_length
-    if left < 1 or (options.max_prompt_length or 1) > left:
-        asked = f"prompts of {options.max_prompt_length} tokens and " if options.max_prompt_length else ""
-        what = f"{asked}answers of {max_completion_length} tokens do not fit into the {positions} the model sees"
+    if room < 1 or (options.max_prompt_length or 1) > room:
+        prompt_words = f"prompts of {options.max_prompt_length} tokens and " if options.max_prompt_length else ""
+        what = f"{prompt_words}answers of {max_completion_length} tokens do not fit into the {positions} the model sees"
         raise fail(where, what, "Lower train.max_completion_length or rows.max_prompt_length.")
-    return options.max_prompt_length or left
+    return options.max_prompt_length or room
 
 
 def dataset(prompts: Sequence[Prompt], first: int) -> Any:

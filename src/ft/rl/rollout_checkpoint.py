@@ -35,9 +35,9 @@ class RolloutCheckpoint:
     def write(self, folder: Path, step: int, parts: Sequence[Mapping[str, Tensor | None]] | None) -> None:
         """Micro-steps made, and the batch, unless the next one draws another."""
         if parts is not None and step % self.steps_per_batch:
-            named = [(f"{place} {name}", value) for place, part in enumerate(parts) for name, value in part.items()]
+            entries = [(f"{place} {name}", value) for place, part in enumerate(parts) for name, value in part.items()]
             whole = torch.contiguous_format  # and nothing shares memory, as safetensors wants it
-            tensors = {name: value.cpu().clone(memory_format=whole) for name, value in named if value is not None}
+            tensors = {name: value.cpu().clone(memory_format=whole) for name, value in entries if value is not None}
             save_file(tensors, str(self._file(folder)))
         if self.process == 0:
             write_json(folder / "answers.json", {"step": step, "processes": self.processes})

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ft.files import append_lines, read_lines, write_lines
 
 GRAM = 3  # words
-SHOWN = 160  # characters of a prompt or an answer
+TEXT_LENGTH = 160  # characters of a prompt or an answer
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _last_question(prompt: Sequence[Mapping[str, Any]]) -> str:
 
 def _in_a_line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
+    return line if len(line) <= TEXT_LENGTH else f"{line[:TEXT_LENGTH]} …"
 
 
 def _is_evaluation_at(line: Mapping[str, Any], step: int) -> bool:

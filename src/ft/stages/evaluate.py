@@ -23,7 +23,7 @@ from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import Renderer
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
-from ft.evaluation.held_out_loss import Losses, held_out
+from ft.evaluation.held_out_loss import Losses, held_out_rows
 from ft.evaluation.statistics import of_shares
 from ft.evaluation.text_metrics import METRICS
 from ft.figures.evaluation import evaluation
@@ -107,13 +107,13 @@ def make(job: Job) -> dict[str, Any]:
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
     bad = BadRows(rows_as.on_bad_row, job.folder / artifacts.REJECTS)
-    rows = held_out(list(mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
-    asked = _asked(job, options, rows, bad)
+    rows = held_out_rows(list(mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
+    questions = _read_questions(job, options, rows, bad)
     losses = None
     if options.loss:
-        answered = [one for one in rows if not _is_prompt(one)]
+        answered = [question for question in rows if not _is_prompt(question)]
         losses = Losses(job, answered, rows_as, bad, options.max_length, options.batch_size)
-    scores = _answers(sides, options, asked, bad) if options.measures else {}
+    scores = _evaluate_answers(sides, options, questions, bad) if options.measures else {}
     if losses:
         for name, side in sides.items():
             losses.of(name, _chat_model(side))
@@ -123,9 +123,14 @@ def make(job: Job) -> dict[str, Any]:
     if bad.count:
         scores["rejected"] = bad.count
     if options.kl:
-        scores |= _kl(sides[AFTER], job.inputs.get("baseline"), [list(one.prompt.messages) for one in asked], options)
+        scores |= _estimate_kl(
+            sides[AFTER],
+            job.inputs.get("baseline"),
+            [list(question.prompt.messages) for question in questions],
+            options,
+        )
     if options.dialogue:
-        write_json(job.folder / artifacts.DIALOGUE, _dialogue(job, options))
+        write_json(job.folder / artifacts.DIALOGUE, _sample_dialogue(job, options))
     write_json(job.folder / artifacts.NUMBERS, scores)
     write_figures(job, evaluation)
     return scores
@@ -135,7 +140,7 @@ def make(job: Job) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Question:
     """A row to answer; `references` is what texts are compared with, empty where no metric of texts is asked for."""
 
     row: SourceRow
@@ -143,32 +148,34 @@ class _Asked:
     references: tuple[str, ...]
 
 
-def _is_prompt(one: SourceRow) -> bool:
-    return "prompt" in one.row and "completion" not in one.row
+def _is_prompt(source_row: SourceRow) -> bool:
+    return "prompt" in source_row.row and "completion" not in source_row.row
 
 
-def _asked(job: Job, options: EvaluateOptions, rows: Sequence[SourceRow], bad: BadRows) -> list[_Asked]:
+def _read_questions(job: Job, options: EvaluateOptions, rows: Sequence[SourceRow], bad: BadRows) -> list[_Question]:
     """The prompts among the rows; where there are none, what stands before the rows' own answers."""
     if not options.measures and not options.kl:
         return []
-    chosen = [one for one in rows if _is_prompt(one)] or [one for one in rows if "text" not in one.row]
+    chosen = [source_row for source_row in rows if _is_prompt(source_row)] or [
+        source_row for source_row in rows if "text" not in source_row.row
+    ]
     if not chosen or (not options.metrics and not options.loss and "prompt" not in chosen[0].row):
         raise fail(job.where, "evaluation rows are prompts", "Write `format: prompt` at the source.")
-    found = []
-    for one in chosen:
+    questions = []
+    for source_row in chosen:
         try:
-            prompt = prompt_in(one)
-            found.append(_Asked(one, prompt, _references(options, one, prompt)))
-        except BadRow as error:
-            bad.add(*one, error)
+            prompt = prompt_in(source_row)
+            questions.append(_Question(source_row, prompt, _references(options, source_row, prompt)))
+        except BadRow as bad_row:
+            bad.add(*source_row, bad_row)
     if bad.on_bad_row == "error":
         bad.finish()
-    if not found:
+    if not questions:
         raise fail(job.where, f"none of the {len(chosen)} rows can be asked", f"The last: {bad.last}")
-    return found
+    return questions
 
 
-def _references(options: EvaluateOptions, one: SourceRow, prompt: Prompt) -> tuple[str, ...]:
+def _references(options: EvaluateOptions, source_row: SourceRow, prompt: Prompt) -> tuple[str, ...]:
     """Raises BadRow where a measure lacks what it reads."""
     for name in [name for name in options.measures if name in REWARDS]:
         for column in columns_of(name):
@@ -176,10 +183,10 @@ def _references(options: EvaluateOptions, one: SourceRow, prompt: Prompt) -> tup
                 raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
     if not any(name in METRICS for name in options.measures):
         return ()
-    given = prompt.columns.get(options.references)
-    if given is None and not _is_prompt(one):
-        given = (one.row.get("completion") or one.row["messages"])[-1]["content"]
-    texts = [given] if isinstance(given, str) else given
+    texts = prompt.columns.get(options.references)
+    if texts is None and not _is_prompt(source_row):
+        texts = (source_row.row.get("completion") or source_row.row["messages"])[-1]["content"]
+    texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         fix = "Name the column with `references:`, a text or several a row."
         raise BadRow(f"the column '{options.references}' holds no reference text", fix)
@@ -190,7 +197,7 @@ def _references(options: EvaluateOptions, one: SourceRow, prompt: Prompt) -> tup
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Evaluated:
     """The answers of one model, the values of each by every measure, and the numbers of them all."""
 
     answers: list[SampledAnswer]
@@ -198,109 +205,110 @@ class _Measured:
     numbers: Mapping[str, float]
 
 
-def _answers(
-    sides: Mapping[str, Job], options: EvaluateOptions, asked: Sequence[_Asked], bad: BadRows
+def _evaluate_answers(
+    sides: Mapping[str, Job], options: EvaluateOptions, questions: Sequence[_Question], bad: BadRows
 ) -> dict[str, Any]:
     """Draw, measure and write the answers of every side."""
     job = sides[AFTER]
-    prompts = {name: _prompts(side, asked, bad) for name, side in sides.items()}
-    measured = {name: _measured(name, side, prompts[name], options, asked) for name, side in sides.items()}
+    prompts = {name: _prompts(side, questions, bad) for name, side in sides.items()}
+    evaluated = {name: _evaluate_side(name, side, prompts[name], options, questions) for name, side in sides.items()}
     scores: dict[str, Any] = {
-        f"{PREFIX[name]}{key}": value for name, found in measured.items() for key, value in found.numbers.items()
+        f"{PREFIX[name]}{key}": value for name, of_model in evaluated.items() for key, value in of_model.numbers.items()
     }
-    _write_answers(job.folder / artifacts.ANSWERS, asked, measured, options.measures)
+    _write_answers(job.folder / artifacts.ANSWERS, questions, evaluated, options.measures)
     if options.by:
-        scores["by"] = _by(options, asked, measured, job)
+        scores["by"] = _by_column(options, questions, evaluated, job)
     for name in sides:
-        _drawn_file(job, name).unlink()
+        _answers_file(job, name).unlink()
     return scores
 
 
-def _prompts(side: Job, asked: Sequence[_Asked], bad: BadRows) -> dict[str, list[int]]:
+def _prompts(side: Job, questions: Sequence[_Question], bad: BadRows) -> dict[str, list[int]]:
     """Prompt key → its tokens. Raises UserError where the model cannot be asked one of them."""
     renderer, ids = Renderer(tokenizer_of(side.model, side.init, side.template)), {}
     refused = BadRows("error")
-    for one in asked:
+    for question in questions:
         try:
-            ids[one.prompt.key] = renderer.prompt(one.prompt.messages)
+            ids[question.prompt.key] = renderer.prompt(question.prompt.messages)
         except BadRow as error:
-            refused.add(*one.row, error)
+            refused.add(*question.row, error)
     refused.finish()
     return ids
 
 
-def _drawn_file(job: Job, name: str) -> Path:
+def _answers_file(job: Job, name: str) -> Path:
     return job.folder / f"answers-{name}.jsonl"
 
 
-def _measured(
-    name: str, side: Job, ids: Mapping[str, list[int]], options: EvaluateOptions, asked: Sequence[_Asked]
-) -> _Measured:
+def _evaluate_side(
+    name: str, side: Job, ids: Mapping[str, list[int]], options: EvaluateOptions, questions: Sequence[_Question]
+) -> _Evaluated:
     sampling = _sampling(side, options)
     origin: dict[str, str | int] = {"policy": name, "round": 0}
     sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
-    once = {one.prompt.key: one.prompt for one in asked}
-    drawn = sampler.answers(list(once.values()), options.temperature, _drawn_file(side, name))
-    long = [one for one in drawn if not one.fits]
+    prompts_by_key = {question.prompt.key: question.prompt for question in questions}
+    sampled = sampler.answers(list(prompts_by_key.values()), options.temperature, _answers_file(side, name))
+    long = [question for question in sampled if not question.fits]
     if long:
         what = f"its prompt leaves no room for an answer in what the model sees ({len(long)} such rows)"
         raise fail(long[0].sample.prompt.where, what, "Drop the row, or shorten it.")
-    by_key = {one.sample.prompt.key: one for one in drawn}
-    answers = [by_key[one.prompt.key] for one in asked]
-    found = {
-        measure: _values(measure, [one.sample.text for one in answers], asked, side) for measure in options.measures
+    by_key = {question.sample.prompt.key: question for question in sampled}
+    answers = [by_key[question.prompt.key] for question in questions]
+    by_measure = {
+        measure: _measure_values(measure, [question.sample.text for question in answers], questions, side)
+        for measure in options.measures
     }
-    numbers = {f"{n}{end}": value[key] for n, value in found.items() for end, key in ENDS.items()}
-    cut = sum(not one.ended for one in answers)
+    numbers = {f"{n}{end}": value[key] for n, value in by_measure.items() for end, key in ENDS.items()}
+    cut = sum(not question.ended for question in answers)
     if cut:
         numbers["unfinished"] = cut
-    return _Measured(answers, {measure: value["each"] for measure, value in found.items()}, numbers)
+    return _Evaluated(answers, {measure: value["each"] for measure, value in by_measure.items()}, numbers)
 
 
 ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
-def _values(measure: str, texts: Sequence[str], asked: Sequence[_Asked], job: Job) -> dict[str, Any]:
+def _measure_values(measure: str, texts: Sequence[str], questions: Sequence[_Question], job: Job) -> dict[str, Any]:
     """value, low, high (95 %) and each, by a function or a metric of texts."""
     if measure in METRICS:
         from ft.evaluation.text_metric_modules import TextMetric
 
-        given = {"predictions": list(texts), "references": [list(one.references) for one in asked]}
-        found: dict[str, Any] = TextMetric(measure, job.seed).compute(**given)
-        return found
+        columns = {"predictions": list(texts), "references": [list(question.references) for question in questions]}
+        values: dict[str, Any] = TextMetric(measure, job.seed).compute(**columns)
+        return values
     completions = [[{"role": "assistant", "content": text}] for text in texts]
-    names = dict.fromkeys(name for one in asked for name in one.prompt.columns)
-    columns = {name: [one.prompt.columns.get(name) for one in asked] for name in names}
-    each = REWARDS[measure]([list(one.prompt.messages) for one in asked], completions, **columns)
+    names = dict.fromkeys(name for question in questions for name in question.prompt.columns)
+    columns = {name: [question.prompt.columns.get(name) for question in questions] for name in names}
+    each = REWARDS[measure]([list(question.prompt.messages) for question in questions], completions, **columns)
     low, high = of_shares(each, job.seed)
     return {"value": sum(each) / len(each), "low": low, "high": high, "each": each}
 
 
-def _by(
-    options: EvaluateOptions, asked: Sequence[_Asked], measured: Mapping[str, _Measured], job: Job
+def _by_column(
+    options: EvaluateOptions, questions: Sequence[_Question], evaluated: Mapping[str, _Evaluated], job: Job
 ) -> dict[str, dict[str, float]]:
     """The first measure per value of the column `by`."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for place, one in enumerate(asked):
-        groups[str(one.prompt.columns.get(options.by or ""))].append(place)
+    for place, question in enumerate(questions):
+        groups[str(question.prompt.columns.get(options.by or ""))].append(place)
     first = options.measures[0]
 
     def value(side: str, places: list[int]) -> float:
-        texts = [measured[side].answers[place].sample.text for place in places]
-        return float(_values(first, texts, [asked[place] for place in places], job)["value"])
+        texts = [evaluated[side].answers[place].sample.text for place in places]
+        return float(_measure_values(first, texts, [questions[place] for place in places], job)["value"])
 
     now = {name: value(AFTER, places) for name, places in groups.items()}
     return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
 
 
 def _write_answers(
-    path: Path, asked: Sequence[_Asked], measured: Mapping[str, _Measured], measures: Sequence[str]
+    path: Path, questions: Sequence[_Question], evaluated: Mapping[str, _Evaluated], measures: Sequence[str]
 ) -> None:
     lines = []
-    for place, one in enumerate(asked):
-        line = dict(one.row.row)
-        for name, found in measured.items():
-            answer, values = found.answers[place], {key: each[place] for key, each in found.each.items()}
+    for place, question in enumerate(questions):
+        line = dict(question.row.row)
+        for name, of_model in evaluated.items():
+            answer, values = of_model.answers[place], {key: each[place] for key, each in of_model.each.items()}
             line |= {f"{PREFIX[name]}completion": answer.sample.text, f"{PREFIX[name]}score": values[measures[0]]}
             line |= {f"{PREFIX[name]}scores": values} if len(measures) > 1 else {}
             line |= {} if answer.ended else {f"{PREFIX[name]}unfinished": True}
@@ -319,7 +327,7 @@ def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
     return Sampling(options.max_new_tokens, options.temperature, seed=job.seed)
 
 
-def _kl(
+def _estimate_kl(
     job: Job, baseline: Path | None, dialogues: list[list[dict[str, Any]]], options: EvaluateOptions
 ) -> dict[str, float]:
     """KL(model || baseline) in nats an answer, and its standard error: the mean log-ratio of the model's own answers.
@@ -330,20 +338,22 @@ def _kl(
     chat_model = _chat_model(job)
     prompts = [chat_model.renderer.prompt(messages) for messages in dialogues]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
-    completions = [one.completion_ids for one in chat_model.complete(prompts, sampling, options.batch_size)]
-    own = chat_model.completion_logprobs(prompts, completions, options.batch_size)
+    completions = [question.completion_ids for question in chat_model.complete(prompts, sampling, options.batch_size)]
+    own_logprobs = chat_model.completion_logprobs(prompts, completions, options.batch_size)
     del chat_model  # two models need not stand in memory at once
-    other = _chat_model(replace(job, init=baseline)).completion_logprobs(prompts, completions, options.batch_size)
-    ratios = [a - b for a, b in zip(own, other, strict=True)]
+    baseline_logprobs = _chat_model(replace(job, init=baseline)).completion_logprobs(
+        prompts, completions, options.batch_size
+    )
+    ratios = [a - b for a, b in zip(own_logprobs, baseline_logprobs, strict=True)]
     error = {"kl_error": stdev(ratios) / math.sqrt(len(ratios))} if len(ratios) > 1 else {}
     return {"kl": mean(ratios), **error}
 
 
-def _dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
+def _sample_dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
     """The sample dialogue, each answer seeing those before it; as far as it fits into the model."""
     chat_model = _chat_model(job)
-    asked = [Dialogue("sample dialogue", [Turn(text) for text in options.dialogue])]
-    (transcript,) = answer_dialogues(chat_model.engine, chat_model.renderer, asked, _sampling(job, options))
+    dialogues = [Dialogue("sample dialogue", [Turn(text) for text in options.dialogue])]
+    (transcript,) = answer_dialogues(chat_model.engine, chat_model.renderer, dialogues, _sampling(job, options))
     if transcript.stopped:
         log.warning("%s: the sample dialogue ends early at %s", job.name, transcript.stopped)
     messages: list[dict[str, str]] = []

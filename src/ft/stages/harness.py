@@ -65,16 +65,20 @@ def make(job: Job) -> dict[str, Any]:
     sides = {"": job} | ({"baseline_": replace(job, init=job.inputs.get("baseline"))} if options.baseline else {})
     numbers: dict[str, Any] = {}
     for prefix, side in sides.items():
-        found = _asked(side, options)
-        write_json(job.folder / f"{prefix}results.json", {key: found[key] for key in ("results", "versions", "n-shot")})
-        _write_samples(job.folder / f"{prefix}{artifacts.SAMPLES}", found["samples"])
-        numbers |= {f"{prefix}{name}": value for name, value in _numbers(found["results"], found["samples"]).items()}
+        answers = _ask(side, options)
+        write_json(
+            job.folder / f"{prefix}results.json", {key: answers[key] for key in ("results", "versions", "n-shot")}
+        )
+        _write_samples(job.folder / f"{prefix}{artifacts.SAMPLES}", answers["samples"])
+        numbers |= {
+            f"{prefix}{name}": value for name, value in _numbers(answers["results"], answers["samples"]).items()
+        }
     write_json(job.folder / artifacts.NUMBERS, numbers)
     write_figures(job, tasks)
     return numbers
 
 
-def _asked(side: Job, options: HarnessOptions) -> Any:
+def _ask(side: Job, options: HarnessOptions) -> Any:
     """The harness's own results for one model."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -137,6 +141,9 @@ def _numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str
 
 def _write_samples(path: Path, samples: Mapping[str, Any]) -> None:
     """Every question as it was sent, and what came of it."""
-    kept = ("doc_id", "arguments", "target", "resps", "filtered_resps")
-    questions = [(task, question) for task, asked in samples.items() for question in asked]
-    write_lines(path, ({"task": task, **{key: one[key] for key in kept if key in one}} for task, one in questions))
+    keys = ("doc_id", "arguments", "target", "resps", "filtered_resps")
+    questions = [(task, question) for task, questions in samples.items() for question in questions]
+    write_lines(
+        path,
+        ({"task": task, **{key: question[key] for key in keys if key in question}} for task, question in questions),
+    )

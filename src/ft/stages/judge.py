@@ -22,8 +22,8 @@ from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.evaluation.judge_prompt import JudgePrompt
-from ft.evaluation.llm_judge import ByScore, ByWords, Judge, Pair, Said, of_earlier
-from ft.evaluation.win_rate import Judged, by_length, groups, numbers
+from ft.evaluation.llm_judge import AnswerPair, ByScore, ByWords, Judge, JudgedPair, copy_earlier
+from ft.evaluation.win_rate import PairOutcome, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
 from ft.figures.write import write_figures
 from ft.files import digest, write_json, write_lines
@@ -108,30 +108,31 @@ def check_prompt(stage: Stage) -> None:
 def make(job: Job) -> dict[str, Any]:
     """Write verdicts.jsonl, metrics.json, rows.jsonl (preferences) and judge.svg; return the numbers."""
     options = JudgeOptions(**job.block("judge"))
-    judge, who = judge_of(job, options)
+    judge, judge_record = judge_of(job, options)
     sides = (job, replace(job, init=job.inputs.get("other")))
     prompts, ids, rejected = _read(job, options, sides)
-    answers = [_drawn(side, options, prompts, tokens) for side, tokens in zip(sides, ids, strict=True)]
-    pairs = [Pair(ours.sample, other.sample) for ours, other in zip(*answers, strict=True)]
-    said = _judged(judge, pairs)
-    judged = [one.judged for one in said]
-    if not any(one.outcome for one in judged):
+    answers = [_draw_answers(side, options, prompts, tokens) for side, tokens in zip(sides, ids, strict=True)]
+    pairs = [AnswerPair(own.sample, other.sample) for own, other in zip(*answers, strict=True)]
+    judged_pairs = _judge_pairs(judge, pairs)
+    results = [judged.result for judged in judged_pairs]
+    if not any(result.outcome for result in results):
         what = f"none of the {len(pairs)} pairs has a verdict"
-        raise fail(job.where, what, f"Look at what the judge said: {_write_verdicts(job, who, answers, said)}")
-    found = numbers(judged, job.seed) | {"rejected": rejected}
-    found |= {"unfinished": _cut(answers[0]), "other_unfinished": _cut(answers[1])}
+        written = _write_verdicts(job, judge_record, answers, judged_pairs)
+        raise fail(job.where, what, f"Look at what the judge said: {written}")
+    counts = numbers(results, job.seed) | {"rejected": rejected}
+    counts |= {"unfinished": _count_unfinished(answers[0]), "other_unfinished": _count_unfinished(answers[1])}
     if options.by:
         values = [str(prompt.columns.get(options.by)) for prompt in prompts]
-        found["by"] = groups(judged, values, job.seed)
-    found["by_length"] = by_length(judged, job.seed)
-    found |= {"models": [_called(side) for side in sides], "judge": who}
-    _write_verdicts(job, who, answers, said)
-    rows = (preference(pair, one) for pair, one in zip(pairs, said, strict=True))
+        counts["by"] = groups(results, values, job.seed)
+    counts["by_length"] = by_length(results, job.seed)
+    counts |= {"models": [model_name(side) for side in sides], "judge": judge_record}
+    _write_verdicts(job, judge_record, answers, judged_pairs)
+    rows = (preference(pair, judged) for pair, judged in zip(pairs, judged_pairs, strict=True))
     write_lines(job.folder / artifacts.ROWS, filter(None, rows))
-    write_json(job.folder / artifacts.NUMBERS, found)
-    write_figures(job, win_rates, " against ".join(found["models"]))
-    show(found)
-    return found
+    write_json(job.folder / artifacts.NUMBERS, counts)
+    write_figures(job, win_rates, " against ".join(counts["models"]))
+    show(counts)
+    return counts
 
 
 def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
@@ -148,21 +149,21 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
         return ByScore(by_model, options.tie), {"reward": model_identity(job.inputs["scorer"], hashes(job))}
     assert options.prompt
     prompt = JudgePrompt.read(Path(options.prompt))
-    spec, who = _model_judge(job, options)
+    spec, record = _model_judge(job, options)
     sampling = Sampling(options.reply_tokens, temperature=0.0, seed=job.seed)
-    judge = ByWords(spec, who, prompt, sampling, job.folder, job.name)
-    return judge, {**who, "prompt": prompt.record()}
+    judge = ByWords(spec, record, prompt, sampling, job.folder, job.name)
+    return judge, {**record, "prompt": prompt.record()}
 
 
 def _model_judge(job: Job, options: JudgeOptions) -> tuple[WorkerSpec, dict[str, Any]]:
     """Who a judge is that replies in words, and what it is called."""
-    asked = BackendOptions(**job.block("backend"))
+    backend = BackendOptions(**job.block("backend"))
     if options.kind == "server":
-        if asked.kind != "server":
+        if backend.kind != "server":
             fix = "Write `backend: {kind: server, base_url: …, model: …}`."
             raise fail(job.where, "no server judges", fix)
-        return WorkerSpec(asked), {"server": asked.model}
-    if asked.kind == "server":
+        return WorkerSpec(backend), {"server": backend.model}
+    if backend.kind == "server":
         raise fail(job.where, "judge.kind is model, and backend names a server", "Write `judge: {kind: server}`.")
     folder = job.inputs.get("judge")
     if (folder is None) == (options.model is None):
@@ -170,7 +171,7 @@ def _model_judge(job: Job, options: JudgeOptions) -> tuple[WorkerSpec, dict[str,
     source = ModelSource(options.model, options.revision) if options.model else None
     judge = folder or source
     assert judge is not None
-    spec = WorkerSpec(asked, source, folder, None, job.blocks.get("quantization"), options.batch_size)
+    spec = WorkerSpec(backend, source, folder, None, job.blocks.get("quantization"), options.batch_size)
     return spec, {"model": model_identity(judge, hashes(job))}
 
 
@@ -182,7 +183,7 @@ def _read(
 ) -> tuple[list[Prompt], list[dict[str, list[int]]], int]:
     """The prompts, each once; the tokens that ask each model, by prompt; how many prompts are left out."""
     renderers = [Renderer(tokenizer_of(side.model, side.init, side.template)) for side in sides]
-    bad, found = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), dict[str, Prompt]()
+    bad, prompts = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), dict[str, Prompt]()
     ids: list[dict[str, list[int]]] = [{} for _ in sides]
     for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
@@ -192,19 +193,19 @@ def _read(
                 AnswerScorer({}, {options.function: 1.0}, 0.0).check(prompt.columns)
             if options.by and options.by not in prompt.columns:
                 raise BadRow(f"it has no column '{options.by}', which judge.by names", "Give the row one.")
-        except BadRow as error:
-            bad.add(source_row.where, source_row.row, error)
+        except BadRow as bad_row:
+            bad.add(source_row.where, source_row.row, bad_row)
             continue
-        found.setdefault(prompt.key, prompt)
-        for own, some in zip(ids, tokens, strict=True):
-            own[prompt.key] = some
+        prompts.setdefault(prompt.key, prompt)
+        for ids_of_side, ids_of_prompt in zip(ids, tokens, strict=True):
+            ids_of_side[prompt.key] = ids_of_prompt
     bad.finish()
-    if not found:
+    if not prompts:
         raise fail(job.where, "data holds no prompt", "Name rows with prompts.")
-    return list(found.values()), ids, bad.count
+    return list(prompts.values()), ids, bad.count
 
 
-def _drawn(
+def _draw_answers(
     side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]
 ) -> list[SampledAnswer]:
     """One model's answers, in a file named by what decides them: another judge does not draw them again."""
@@ -212,97 +213,101 @@ def _drawn(
     policy = policy_identity(side)
     decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
     file = side.folder / f"answers-{digest(decided)}.jsonl"
-    of_earlier(file)
+    copy_earlier(file)
     origin: dict[str, str | int] = {"policy": policy, "round": 0}
     sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
     answers = sampler.answers(prompts, options.temperature, file)
     long = [one for one in answers if not one.fits]
     if long:
-        what = f"its prompt leaves no room for an answer in what {_called(side)} sees ({len(long)} such rows)"
+        what = f"its prompt leaves no room for an answer in what {model_name(side)} sees ({len(long)} such rows)"
         raise fail(long[0].sample.prompt.where, what, "Drop the row, or shorten it.")
     return answers
 
 
-def _called(side: Job) -> str:
+def model_name(side: Job) -> str:
     """A model's name for people."""
     folder = side.init or Path(side.model.path if side.model else "")
     return Result(folder).stage
 
 
-def _cut(answers: Sequence[SampledAnswer]) -> int:
+def _count_unfinished(answers: Sequence[SampledAnswer]) -> int:
     return sum(not answer.ended for answer in answers)
 
 
 # Verdicts
 
 
-def _judged(judge: Judge, pairs: Sequence[Pair]) -> list[Said]:
+def _judge_pairs(judge: Judge, pairs: Sequence[AnswerPair]) -> list[JudgedPair]:
     """Pairs that need no judge are not shown to it: the same words are a tie, and no answer loses to any."""
-    known = {place: said for place, pair in enumerate(pairs) if (said := _plain(pair))}
-    rest = iter(judge.says([pair for place, pair in enumerate(pairs) if place not in known]))
-    return [known[place] if place in known else next(rest) for place in range(len(pairs))]
+    plain = {place: judged for place, pair in enumerate(pairs) if (judged := _plain(pair))}
+    replies = iter(judge.compare([pair for place, pair in enumerate(pairs) if place not in plain]))
+    return [plain[place] if place in plain else next(replies) for place in range(len(pairs))]
 
 
-def _plain(pair: Pair) -> Said | None:
-    ours, other = pair.ours.text, pair.other.text
-    if ours == other:
-        return Said(Judged("tie", "same", pair.lengths), {})
-    if not ours or not other:
-        return Said(Judged("win" if ours else "loss", "empty", pair.lengths, 1.0), {})
+def _plain(pair: AnswerPair) -> JudgedPair | None:
+    answer, other = pair.answer.text, pair.other_answer.text
+    if answer == other:
+        return JudgedPair(PairOutcome("tie", "same", pair.lengths), {})
+    if not answer or not other:
+        return JudgedPair(PairOutcome("win" if answer else "loss", "empty", pair.lengths, 1.0), {})
     return None
 
 
-def preference(pair: Pair, said: Said) -> dict[str, Any] | None:
+def preference(pair: AnswerPair, judged: JudgedPair) -> dict[str, Any] | None:
     """A won or lost pair as a row of preferences: `margin` is how sure the judge is."""
-    if said.judged.outcome not in ("win", "loss") or said.judged.why == "empty":
+    if judged.result.outcome not in ("win", "loss") or judged.result.why == "empty":
         return None
-    chosen, rejected = (pair.ours, pair.other) if said.judged.outcome == "win" else (pair.other, pair.ours)
+    chosen, rejected = (
+        (pair.answer, pair.other_answer) if judged.result.outcome == "win" else (pair.other_answer, pair.answer)
+    )
     sides = {"chosen": chosen, "rejected": rejected}
-    row = {**pair.ours.prompt.columns, "prompt": list(pair.ours.prompt.messages)}
+    row = {**pair.answer.prompt.columns, "prompt": list(pair.answer.prompt.messages)}
     row |= {side: one.conversation[-1:] for side, one in sides.items()}
     return {
         **row,
-        "margin": said.judged.margin,
+        "margin": judged.result.margin,
         **{f"source_{side}": one.origin["policy"] for side, one in sides.items()},
     }
 
 
 def _write_verdicts(
-    job: Job, who: Mapping[str, Any], answers: Sequence[Sequence[SampledAnswer]], said: Sequence[Said]
+    job: Job, judge: Mapping[str, Any], answers: Sequence[Sequence[SampledAnswer]], judged_pairs: Sequence[JudgedPair]
 ) -> Path:
     lines = []
-    for ours, other, one in zip(*answers, said, strict=True):
-        prompt = ours.sample.prompt
+    for answer, other_answer, judged in zip(*answers, judged_pairs, strict=True):
+        prompt = answer.sample.prompt
         line = {**prompt.columns, "prompt": list(prompt.messages)}
-        line |= {name: answer.sample.text for name, answer in zip(SIDES, (ours, other), strict=True)}
-        line |= {"outcome": one.judged.outcome, "why": one.judged.why, "margin": one.judged.margin}
-        lines.append({**line, "judge": who, **one.words})
+        line |= {name: answer.sample.text for name, answer in zip(SIDES, (answer, other_answer), strict=True)}
+        line |= {"outcome": judged.result.outcome, "why": judged.result.why, "margin": judged.result.margin}
+        lines.append({**line, "judge": judge, **judged.words})
     write_lines(job.folder / artifacts.VERDICTS, lines)
     return job.folder / artifacts.VERDICTS
 
 
-def show(found: Mapping[str, Any]) -> None:
+def show(numbers: Mapping[str, Any]) -> None:
     """What the numbers say, in a few lines, on stderr."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    ours, other = found["models"]
-    console.print(
-        f"{ours} against {other}: {found['wins']} won, {found['ties']} tied ({found['same']} of them word by word the "
-        f"same), {found['losses']} lost of {found['pairs']}",
-        markup=False,
-    )
-    if "flips" in found:
-        first = (
-            "" if found["first_preferred"] is None else f", the first place preferred {found['first_preferred']:.0%}"
+    model, other = numbers["models"]
+    same = f"({numbers['same']} of them word by word the same)"
+    tied = f"{numbers['ties']} tied {same}, {numbers['losses']} lost of {numbers['pairs']}"
+    console.print(f"{model} against {other}: {numbers['wins']} won, {tied}", markup=False)
+    if "flips" in numbers:
+        first_place = (
+            ""
+            if numbers["first_preferred"] is None
+            else f", the first place preferred {numbers['first_preferred']:.0%}"
         )
         console.print(
-            f"the judge: {found['consistency']:.0%} the same in both orders, {found['flips']} flips{first}",
+            f"the judge: {numbers['consistency']:.0%} the same in both orders, {numbers['flips']} flips{first_place}",
             markup=False,
         )
-    if found["unparsed"] or found["unscored"]:
-        lost = f"{found['unparsed']} verdicts cannot be read, {found['unscored']} pairs cannot be judged"
-        console.print(f"{lost}; they have no outcome", style="yellow", markup=False)
-    if found["longer_wins"] is not None:
-        told = f"the longer answer won {found['longer_wins']:.0%} of {found['longer_pairs']} decided pairs"
-        alike = found["like_length_win_rate"]
-        more = "" if alike is None else f"; win rate {alike:.1%} among {found['like_length_pairs']} of like length"
-        console.print(told + more, markup=False)
+    if numbers["unparsed"] or numbers["unscored"]:
+        unreadable = f"{numbers['unparsed']} verdicts cannot be read, {numbers['unscored']} pairs cannot be judged"
+        console.print(f"{unreadable}; they have no outcome", style="yellow", markup=False)
+    if numbers["longer_wins"] is not None:
+        line = f"the longer answer won {numbers['longer_wins']:.0%} of {numbers['longer_pairs']} decided pairs"
+        alike = numbers["like_length_win_rate"]
+        like_length = (
+            "" if alike is None else f"; win rate {alike:.1%} among {numbers['like_length_pairs']} of like length"
+        )
+        console.print(line + like_length, markup=False)

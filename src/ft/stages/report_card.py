@@ -1,7 +1,7 @@
 """A reward model's report card: what it gets right on held-out pairs, how sure it is, and what else its score follows.
 
 A gate for what comes behind it: `require: {accuracy: 0.65}` keeps a chain from optimising a policy against a reward
-that knows no better. What it may ask for are the numbers of `Card.numbers`.
+that knows no better. What it may ask for are the numbers of `ReportCard.numbers`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source, SourceRow
 from ft.errors import fail
-from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, Card, Pair, Side
+from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, ReportCard, ScoredAnswer, ScoredPair
 from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
 from ft.files import finite_or_none, write_json, write_lines
@@ -80,12 +80,12 @@ def make(job: Job) -> dict[str, Any]:
         rows, answers = _readable(scorer, rows, bad)
         if options.on_bad_row == "error":
             bad.finish()  # before hours of scoring
-        scores[name] = _scored(job, name, scorer, answers, options.batch_size)
+        scores[name] = _score_answers(job, name, scorer, answers, options.batch_size)
         del scorer  # two models need not stand in memory at once
     bad.finish()
     if not rows:
         raise fail(job.where, f"none of the {bad.count} pairs can be scored", f"The last: {bad.last}")
-    card = Card(_pairs(rows, scores, load_tokenizer(next(iter(models.values())))), [*models], options.thresholds)
+    card = ReportCard(_pairs(rows, scores, load_tokenizer(next(iter(models.values())))), [*models], options.thresholds)
     numbers = card.numbers() | ({"rejected": bad.count} if bad.count else {})
     _write(job, rows, card, numbers)
     show(card)
@@ -128,9 +128,9 @@ def _readable(
     good, answers = {}, []
     numbers = list(rows)
     for first in range(0, len(numbers), ROWS_AT_ONCE):
-        some = numbers[first : first + ROWS_AT_ONCE]
-        sides = [scorer.rendered([[*rows[n].row["prompt"], *rows[n].row[side]] for n in some]) for side in SIDES]
-        for number, chosen, rejected in zip(some, *sides, strict=True):
+        part = numbers[first : first + ROWS_AT_ONCE]
+        sides = [scorer.rendered([[*rows[n].row["prompt"], *rows[n].row[side]] for n in part]) for side in SIDES]
+        for number, chosen, rejected in zip(part, *sides, strict=True):
             source_row = rows[number]
             if isinstance(chosen, BadRow) or isinstance(rejected, BadRow):
                 bad.add(source_row.where, source_row.row, _why(chosen, rejected))
@@ -150,7 +150,9 @@ def _key(number: int, side: str) -> str:
     return f"{number} {side}"
 
 
-def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], batch_size: int) -> dict[str, float]:
+def _score_answers(
+    job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], batch_size: int
+) -> dict[str, float]:
     """Key → score of every answer; what an interrupted run has scored stands in its file."""
 
     def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
@@ -159,36 +161,38 @@ def _scored(job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], bat
         return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, scores, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
-    done = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
-    broken = sum(entry["score"] is None for entry in done.values())
+    entries = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
+    broken = sum(entry["score"] is None for entry in entries.values())
     if broken:
         what = f"{broken} scores of '{name}' are no numbers (nan or infinite)"
         raise fail(job.where, what, "Train it again with a lower learning rate, or in float32.")
-    return {key: entry["score"] for key, entry in done.items()}
+    return {key: entry["score"] for key, entry in entries.items()}
 
 
 def _partial(job: Job, name: str) -> Path:
     return job.folder / f"scores-{name}.jsonl"
 
 
-def _pairs(rows: Mapping[int, SourceRow], scores: Mapping[str, Mapping[str, float]], tokenizer: Any) -> list[Pair]:
+def _pairs(
+    rows: Mapping[int, SourceRow], scores: Mapping[str, Mapping[str, float]], tokenizer: Any
+) -> list[ScoredPair]:
     keys = [_key(number, side) for side in SIDES for number in rows]
     texts = ["\n".join(m["content"] for m in rows[number].row[side]) for side in SIDES for number in rows]
     tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     lengths = {key: (count, len(text)) for key, count, text in zip(keys, tokens, texts, strict=True)}
 
-    def side_of(number: int, name: str) -> Side:
+    def side_of(number: int, name: str) -> ScoredAnswer:
         row, key = rows[number].row, _key(number, name)
         own = {model: by_answer[key] for model, by_answer in scores.items()}
-        return Side(own, *lengths[key], row.get(f"safety_{name}"), row.get(f"gold_{name}"))
+        return ScoredAnswer(own, *lengths[key], row.get(f"safety_{name}"), row.get(f"gold_{name}"))
 
     return [
-        Pair(row.get("rating"), row.get("axis"), side_of(number, "chosen"), side_of(number, "rejected"))
+        ScoredPair(row.get("rating"), row.get("axis"), side_of(number, "chosen"), side_of(number, "rejected"))
         for number, (_, row) in rows.items()
     ]
 
 
-def _write(job: Job, rows: Mapping[int, SourceRow], card: Card, numbers: Mapping[str, Any]) -> None:
+def _write(job: Job, rows: Mapping[int, SourceRow], card: ReportCard, numbers: Mapping[str, Any]) -> None:
     """All files of the folder; the scores kept on the way leave it last."""
     columns = _columns(list(rows.values()), card)
     with (job.folder / artifacts.SCORE_TABLE).open("w", encoding="utf-8", newline="") as file:
@@ -204,13 +208,13 @@ def _write(job: Job, rows: Mapping[int, SourceRow], card: Card, numbers: Mapping
         _partial(job, model).unlink()
 
 
-def _columns(rows: Sequence[SourceRow], card: Card) -> list[dict[str, Any]]:
+def _columns(rows: Sequence[SourceRow], card: ReportCard) -> list[dict[str, Any]]:
     """A line a pair, both answers by both models side by side (arXiv:2307.09288, figure 32)."""
     lines = []
     for (where, _), pair in zip(rows, card.pairs, strict=True):
         line: dict[str, Any] = {"where": where, "axis": pair.axis, "rating": pair.rating}
         for name in SIDES:
-            side: Side = getattr(pair, name)
+            side: ScoredAnswer = getattr(pair, name)
             line |= {f"{model}_{name}": score for model, score in side.scores.items()}
             line |= {f"safety_{name}": side.safe, f"gold_{name}": side.gold}
             line |= {f"tokens_{name}": side.tokens, f"characters_{name}": side.characters}
@@ -218,7 +222,7 @@ def _columns(rows: Sequence[SourceRow], card: Card) -> list[dict[str, Any]]:
     return lines
 
 
-def show(card: Card) -> None:
+def show(card: ReportCard) -> None:
     """The grid, in percent with 95 % intervals, and what else to know of each model, on stderr."""
     console = Console(file=sys.stderr, width=140, highlight=False)
     table = Table("ranked right, %", "axis", "pairs", *card.columns, AVERAGE, box=None, pad_edge=False)
@@ -239,20 +243,20 @@ def _percent(cell: Mapping[str, Any]) -> str:
     return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.0f}–{100 * cell['high']:.0f})"
 
 
-def _summary_line(card: Card, model: str) -> str:
+def _summary_line(card: ReportCard, model: str) -> str:
     """'log loss 0.412 (0.693 knows nothing), calibration error 0.031, 0 ties, …'"""
     calibration, length = card.calibration(model), card.length(model)["tokens"]["pairs"]["spearman"]
     ties = card.grid()[model][card.main][AVERAGE]["ties"]
-    words = [
+    parts = [
         f"log loss {calibration['log_loss']:.3f} (0.693 knows nothing)",
         f"calibration error {calibration['calibration_error']:.3f}",
         f"{ties:,} ties, each half right",
     ]
     if length is not None:
-        words.append(f"correlation with length {length:+.2f}")
+        parts.append(f"correlation with length {length:+.2f}")
     for threshold, sides in (card.unsafe(model) or {}).items():
         shares = [
             f"{name} {sides['all'][name]:.0%}" for name in ("precision", "recall") if sides["all"][name] is not None
         ]
-        words.append(f"unsafe below {threshold}: {', '.join(shares) or 'none'}")
-    return ", ".join(words)
+        parts.append(f"unsafe below {threshold}: {', '.join(shares) or 'none'}")
+    return ", ".join(parts)

@@ -91,15 +91,15 @@ def trainer_of(job: Job) -> Any:
     options = RewardOptions(**job.block("reward"))
     held_out = eval_rows(job.rows)
     evaluation_has_rows(job, held_out)
-    rows = graded(train_rows(job.rows), options, job.where)
-    held_out = held_out and graded(held_out, options, job.where)
+    rows = add_margins(train_rows(job.rows), options, job.where)
+    held_out = held_out and add_margins(held_out, options, job.where)
     config = arguments(job, RewardConfig, max_length=None)  # rows fit already; TRL would drop long ones in silence
     trainer = _trainer(job, config, rows, held_out)
     trainer.safety_weight, trainer.warmup_least = options.safety_weight, options.warmup_least
     return add_callbacks(trainer, job)
 
 
-def graded(rows: Any, options: RewardOptions, where: str) -> Any:
+def add_margins(rows: Any, options: RewardOptions, where: str) -> Any:
     """The rows with `margin` where one is asked for, and with safety labels where these are trained on.
 
     Raises UserError with the first row that has no rating, or when labels are to be trained on and no row has any.
@@ -131,7 +131,7 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
 
     set_seed(job.seed)  # the head is drawn
     tokenizer = tokenizer_of(job.model, job.init, job.template)
-    pads = _pad_apart(tokenizer)
+    has_pad_token = _pad_apart(tokenizer)
     lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
     model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu, scores=True)
     with adapters_kept(model) if lora is not None else nullcontext():
@@ -143,7 +143,7 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
-    if not pads:
+    if not has_pad_token:
         trainer.model.config.get_text_config().pad_token_id = None  # then transformers refuses batches, and is right
     _share(trainer)
     return trainer
@@ -189,11 +189,11 @@ def check_reload(
     from ft.models.scorer import Scorer, batch_scores
 
     again = batch_scores(Scorer(folder).model, [ids for _, ids in rows])
-    named = [
+    lines = [
         {"row": name, "score": finite_or_none(score), "reloaded": finite_or_none(reloaded)}
         for (name, _), score, reloaded in zip(rows, scores, again, strict=True)
     ]
-    write_json(folder / "scores.json", named)
+    write_json(folder / "scores.json", lines)
     allowed = EXACT + rough * (1 + max(map(abs, scores)))
     difference = max(abs(one - other) for one, other in zip(scores, again, strict=True))
     if not difference <= allowed:  # NaN is no score either

@@ -94,29 +94,29 @@ class SampleOptions:
 def make(job: Job) -> dict[str, Any]:
     """Write rows.jsonl, every candidate in samples.jsonl, tables and pictures; return what became of the answers."""
     options = SampleOptions(**job.block("sample"))
-    judges = _judges(job, options)
-    read = _read(job, options, judges)
+    scorer = _make_scorer(job, options)
+    read = _read(job, options, scorer)
     sampler = _sampler(job, options, read)
-    temperature, tried = _swept(job, options, read.prompts, sampler, judges)
-    known = {answer.sample.prompt.key for answer in tried}
-    rest = [prompt for prompt in read.prompts if prompt.key not in known]
-    answers = [*tried, *sampler.answers(rest, temperature, job.folder / artifacts.ANSWERS)]
+    temperature, tried = _choose_temperature(job, options, read.prompts, sampler, scorer)
+    tried_keys = {answer.sample.prompt.key for answer in tried}
+    untried = [prompt for prompt in read.prompts if prompt.key not in tried_keys]
+    answers = [*tried, *sampler.answers(untried, temperature, job.folder / artifacts.ANSWERS)]
     sampler.unload()
-    pool = [*_usable(answers), *read.earlier]
-    scored = judges.scores(pool, "scores")
-    readable = [_with(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
+    pool = [*_usable_samples(answers), *read.earlier]
+    scored = scorer.scores(pool, "scores")
+    readable = [_with_score(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
     candidates = _by_prompt(read, readable)
-    made = [(best_row if options.write == "best" else pair_row)(found) for found in candidates]
-    found = [row for row in made if row]
-    rows = _kept(found, options.keep)
-    counts = read.counts | _fates(answers)
-    counts |= {"unscored": len(pool) - len(readable), "ties": len(made) - len(found)}
-    counts |= {"weak": len(found) - len(rows), "rows": len(rows)}
-    if not rows or not any(scored[sample.key].is_readable for sample in _usable(answers)):
+    rows_by_prompt = [(best_row if options.write == "best" else pair_row)(samples) for samples in candidates]
+    candidate_rows = [row for row in rows_by_prompt if row]
+    rows = _keep_best(candidate_rows, options.keep)
+    counts = read.counts | _count_fates(answers)
+    counts |= {"unscored": len(pool) - len(readable), "ties": len(rows_by_prompt) - len(candidate_rows)}
+    counts |= {"weak": len(candidate_rows) - len(rows), "rows": len(rows)}
+    if not rows or not any(scored[sample.key].is_readable for sample in _usable_samples(answers)):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
-    write_lines(job.folder / artifacts.SAMPLES, [_audited(one, scored.get(one.sample.key)) for one in answers])
+    write_lines(job.folder / artifacts.SAMPLES, [_describe_sample(one, scored.get(one.sample.key)) for one in answers])
     write_lines(job.folder / artifacts.ROWS, rows)
-    numbers = counts | {"temperature": temperature, "round": read.round} | _worth(job, options, answers, scored)
+    numbers = counts | {"temperature": temperature, "round": read.round} | _measure_gain(job, options, answers, scored)
     write_figures(job, sampling, f"{job.name}, {len(read.prompts):,} prompts")
     return numbers
 
@@ -135,7 +135,7 @@ class _Read:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prompts", "repeated", "earlier"), 0))
 
 
-def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
+def _read(job: Job, options: SampleOptions, scorer: AnswerScorer) -> _Read:
     """The rows of `data`; bad ones are told or set aside. A prompt that stands there twice is asked once."""
     renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
     bad, read = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), _Read()
@@ -144,11 +144,11 @@ def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
         try:
             if is_earlier(source_row.row):
                 for sample in earlier(source_row):
-                    judges.check(sample.prompt.columns)
+                    scorer.check(sample.prompt.columns)
                     pool[sample.key] = sample
                 continue
             prompt = prompt_in(source_row)
-            judges.check(prompt.columns)
+            scorer.check(prompt.columns)
             ids = renderer.prompt(prompt.messages)
         except BadRow as error:
             bad.add(source_row.where, source_row.row, error)
@@ -168,7 +168,7 @@ def _read(job: Job, options: SampleOptions, judges: AnswerScorer) -> _Read:
     return read
 
 
-def _judges(job: Job, options: SampleOptions) -> AnswerScorer:
+def _make_scorer(job: Job, options: SampleOptions) -> AnswerScorer:
     if not any(options.rewards.values()) and not job.inputs:
         fix = "Write `inputs: {helpful: $reward}`, or `sample: {rewards: {answer: 1.0}}`."
         raise fail(job.where, "nothing scores the answers", fix)
@@ -183,19 +183,19 @@ def _judges(job: Job, options: SampleOptions) -> AnswerScorer:
 
 
 def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
-    asked = BackendOptions(**job.block("backend"))
-    policy = asked.model if asked.model and job.init is None else policy_identity(job)
+    backend = BackendOptions(**job.block("backend"))
+    policy = backend.model if backend.model and job.init is None else policy_identity(job)
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     origin: dict[str, str | int] = {"policy": policy, "round": read.round}
-    spec = WorkerSpec.of(job, options.batch_size, asked)
+    spec = WorkerSpec.of(job, options.batch_size, backend)
     return Sampler(job.name, spec, read.ids, origin, sampling, options.samples)
 
 
 # Choosing
 
 
-def _swept(
-    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, judges: AnswerScorer
+def _choose_temperature(
+    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, scorer: AnswerScorer
 ) -> tuple[float, list[SampledAnswer]]:
     """The temperature to draw at, and what has been drawn at it while others were tried."""
     if not options.temperatures:
@@ -205,11 +205,13 @@ def _swept(
     few = [prompts[place] for place in places]
     tried = {t: sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl") for t in sorted(set(options.temperatures))}
     sampler.unload()
-    scored = judges.scores(_usable([answer for answers in tried.values() for answer in answers]), "sweep-scores")
-    if not any(found.is_readable for found in scored.values()):
+    scored = scorer.scores(
+        _usable_samples([answer for answers in tried.values() for answer in answers]), "sweep-scores"
+    )
+    if not any(score.is_readable for score in scored.values()):
         what = "no answer of the sweep came to its end and can be scored"
         raise fail(job.where, what, "Raise max_new_tokens, or lower temperatures.")
-    lowest = min(found.reward for found in scored.values())
+    lowest = min(score.reward for score in scored.values())
     points = {t: curve(_table(answers, scored, options.samples, lowest))[-1] for t, answers in tried.items()}
     rows_by_temperature = [(t, point.best, point.median) for t, point in sorted(points.items())]
     _write_table(job.folder / "temperatures.csv", ("temperature", "best", "median"), rows_by_temperature)
@@ -217,41 +219,41 @@ def _swept(
     return chosen, tried[chosen]
 
 
-def _usable(answers: Sequence[SampledAnswer]) -> list[Sample]:
+def _usable_samples(answers: Sequence[SampledAnswer]) -> list[Sample]:
     return [answer.sample for answer in answers if answer.usable]
 
 
-def _with(sample: Sample, found: AnswerScore) -> Sample:
-    return replace(sample, score=found.reward, parts=found.parts)
+def _with_score(sample: Sample, score: AnswerScore) -> Sample:
+    return replace(sample, score=score.reward, parts=score.parts)
 
 
 def _by_prompt(read: _Read, samples: Sequence[Sample]) -> list[list[Sample]]:
     """The candidates for each prompt: this round's prompts first, then those that only earlier rounds have."""
-    found: dict[str, list[Sample]] = {prompt.key: [] for prompt in read.prompts}
+    by_prompt: dict[str, list[Sample]] = {prompt.key: [] for prompt in read.prompts}
     for sample in samples:
-        found.setdefault(sample.prompt.key, []).append(sample)
-    return [candidates for candidates in found.values() if candidates]
+        by_prompt.setdefault(sample.prompt.key, []).append(sample)
+    return [candidates for candidates in by_prompt.values() if candidates]
 
 
-def _kept(rows: Sequence[Row], share: float) -> list[Row]:
+def _keep_best(rows: Sequence[Row], share: float) -> list[Row]:
     """The share of rows that are worth most, in their order: where even the best answer is bad, it teaches badness."""
-    worth = [row["margin"] if "chosen" in row else row["sampled"]["score"] for row in rows]
-    places = sorted(range(len(rows)), key=lambda place: -worth[place])[: math.ceil(share * len(rows))]
+    rewards = [row["margin"] if "chosen" in row else row["sampled"]["score"] for row in rows]
+    places = sorted(range(len(rows)), key=lambda place: -rewards[place])[: math.ceil(share * len(rows))]
     return [rows[place] for place in sorted(places)]
 
 
 # What it was worth
 
 
-def _fates(answers: Sequence[SampledAnswer]) -> dict[str, int]:
+def _count_fates(answers: Sequence[SampledAnswer]) -> dict[str, int]:
     """What became of the answers; those of prompts too long for the model are none."""
-    there = [answer for answer in answers if answer.fits]
+    fitting = [answer for answer in answers if answer.fits]
     return {
-        "answers": len(there),
-        "tokens": sum(answer.tokens for answer in there),
-        "too_long": len(answers) - len(there),
-        "unfinished": sum(not answer.ended for answer in there),
-        "empty": sum(answer.ended and not answer.usable for answer in there),
+        "answers": len(fitting),
+        "tokens": sum(answer.tokens for answer in fitting),
+        "too_long": len(answers) - len(fitting),
+        "unfinished": sum(not answer.ended for answer in fitting),
+        "empty": sum(answer.ended and not answer.usable for answer in fitting),
     }
 
 
@@ -261,17 +263,17 @@ def _table(
     """The rewards of each prompt's answers, or one function's values of them (`part`). One that is cut or empty counts
     as the `lowest` of all: a curve over other prompts at every N would show which prompts were left, not what N answers
     are worth."""
-    found = [scored.get(answer.sample.key) for answer in answers]
-    values = [(one.parts[part] or 0.0 if part else one.reward) if one else lowest for one in found]
+    scores = [scored.get(answer.sample.key) for answer in answers]
+    values = [(one.parts[part] or 0.0 if part else one.reward) if one else lowest for one in scores]
     rows = [values[first : first + count] for first in range(0, len(values), count)]
     return [row for row, first in zip(rows, answers[::count], strict=True) if first.fits]
 
 
-def _worth(
+def _measure_gain(
     job: Job, options: SampleOptions, answers: Sequence[SampledAnswer], scored: Mapping[str, AnswerScore]
 ) -> dict[str, float]:
     """What the best of K is worth beside a single answer, by the score and by each function; best_of_n.csv."""
-    own = [scored[sample.key] for sample in _usable(answers)]
+    own = [scored[sample.key] for sample in _usable_samples(answers)]
     lowest, count = min(one.reward for one in own), options.samples
     table = _table(answers, scored, count, lowest)
     points = curve(table)
@@ -302,12 +304,12 @@ def _gain(name: str, single: float, chosen: float, values: Sequence[float]) -> d
 # Writing
 
 
-def _audited(answer: SampledAnswer, found: AnswerScore | None) -> dict[str, Any]:
+def _describe_sample(answer: SampledAnswer, score: AnswerScore | None) -> dict[str, Any]:
     """One answer for people and for later questions, also where it became no row."""
     sample = answer.sample
-    told = {"score": found.reward if found and found.is_readable else None, "scores": found.parts if found else {}}
-    how = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
-    return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **told, **how}
+    rewards = {"score": score.reward if score and score.is_readable else None, "scores": score.parts if score else {}}
+    details = {"ended": answer.ended, "tokens": answer.tokens, "source": sample.prompt.where.rpartition("/")[2]}
+    return {"prompt": sample.prompt.messages, "completion": sample.text, **sample.origin, **rewards, **details}
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

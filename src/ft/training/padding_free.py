@@ -58,7 +58,7 @@ def leave_padding_out(model: Any) -> str:
     padded, longest = backbone.forward, window(inner.config.get_text_config())
 
     def forward(self: Any, *args: Any, select: Tensor | None = None, **inputs: Any) -> Any:
-        if args or not _ragged(inputs, longest):
+        if args or not _is_ragged(inputs, longest):
             return padded(*args, **inputs, **({} if select is None else {"select": select}))
         return _without_padding(padded, inputs["input_ids"], inputs["attention_mask"], select)
 
@@ -69,7 +69,7 @@ def leave_padding_out(model: Any) -> str:
     return ""
 
 
-def _ragged(inputs: Mapping[str, Any], longest: float) -> bool:
+def _is_ragged(inputs: Mapping[str, Any], longest: float) -> bool:
     """Whether this is a plain batch of rows that begin with a token and end with padding, some of them with some."""
     if {name for name, value in inputs.items() if value is not None} != UNDERSTOOD or inputs["use_cache"]:
         return False
@@ -111,7 +111,7 @@ def _differs(inner: Any, padded: Callable[..., Any], ragged: Callable[..., Any])
     inner.eval()
     try:
         with torch.no_grad():
-            whole, parts = (
+            padded_states, ragged_states = (
                 read(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()].float()
                 for read in (padded, ragged)
             )
@@ -119,6 +119,6 @@ def _differs(inner: Any, padded: Callable[..., Any], ragged: Callable[..., Any])
         return f"{type(error).__name__}: {error}"
     finally:
         inner.train(was_training)
-    apart = ((whole - parts).norm(dim=1) / whole.norm(dim=1)).max().item()
-    exact = apart <= ROUNDING[str(inner.dtype).removeprefix("torch.")]
-    return "" if exact else f"hidden states differ by {apart:.2g} of their length"
+    largest = ((padded_states - ragged_states).norm(dim=1) / padded_states.norm(dim=1)).max().item()
+    exact = largest <= ROUNDING[str(inner.dtype).removeprefix("torch.")]
+    return "" if exact else f"hidden states differ by {largest:.2g} of their length"

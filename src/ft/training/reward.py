@@ -50,5 +50,5 @@ def safety_loss(scores: Tensor, safe: Tensor) -> Tensor:
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    known = ~safe.isnan()
-    return binary_cross_entropy_with_logits(scores[known], safe[known], reduction="sum") / len(safe)
+    labelled = ~safe.isnan()
+    return binary_cross_entropy_with_logits(scores[labelled], safe[labelled], reduction="sum") / len(safe)

@@ -72,9 +72,9 @@ class TokenCount(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        kept: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of their states ever after
-        saved = kept["TokenCount"]
-        self.trainer._total_train_tokens = saved["attributes"]["tokens"]
+        callbacks: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of their states ever after
+        own = callbacks["TokenCount"]
+        self.trainer._total_train_tokens = own["attributes"]["tokens"]
 
 
 class PairTrainer(DPOTrainer):
@@ -98,19 +98,19 @@ class PairTrainer(DPOTrainer):
             shutil.rmtree(Path(output_dir or str(self.args.output_dir)) / "ref", ignore_errors=True)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        return super()._compute_loss(model, self._shared(inputs), return_outputs)
+        return super()._compute_loss(model, self._mark_pairs(inputs), return_outputs)
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return super().compute_ref_log_probs(model, self._shared(inputs))
+        return super().compute_ref_log_probs(model, self._mark_pairs(inputs))
 
-    def _shared(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _mark_pairs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**inputs, "pairs": True} if self.shares else inputs
 
     def read_reference_from_rows(self) -> None:
         """From now on the reference is the rows' own columns, and no forward of it happens."""
         self.precompute_ref_logps = True
 
-    def measured(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def measure_pairs(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """TRL's own metrics and `loss` of these pairs, without a gradient and without entering the log."""
         inputs = self._prepare_inputs(self.data_collator(rows))
         model: Any = self.model
@@ -151,8 +151,8 @@ class ScoreTrainer(RewardTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         safe = inputs.pop("safe", None)
-        given = {**inputs, "pairs": True} if self.shares else inputs
-        loss, outputs = super().compute_loss(model, given, return_outputs=True)
+        batch = {**inputs, "pairs": True} if self.shares else inputs
+        loss, outputs = super().compute_loss(model, batch, return_outputs=True)
         mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
         self._pairs[mode].append(len(outputs.logits) // 2)
         if self.safety_weight:
@@ -184,6 +184,6 @@ class ScoreTrainer(RewardTrainer):
         was_training = model.training
         model.eval()
         with self.accelerator.autocast():  # also before training, which alone wraps the model in it
-            found = batch_scores(model, rows)
+            scores = batch_scores(model, rows)
         model.train(was_training)
-        return found
+        return scores

@@ -9,14 +9,14 @@ import pytest
 from ft.evaluation.calibration import (
     by_quality,
     calibration_error,
-    found_unsafe,
     histogram,
     log_loss,
     pearson,
     reliability,
     spearman,
+    unsafe_detection,
 )
-from ft.evaluation.reward_report import LONGER, Card, Pair, Side, accuracy
+from ft.evaluation.reward_report import LONGER, ReportCard, ScoredAnswer, ScoredPair, accuracy
 from ft.stages.report_card import CardOptions, show
 
 
@@ -24,18 +24,18 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def pair(ahead: float, rating: int | None = None, axis: str | None = None, other: float = 0.0, **keys) -> Pair:
+def pair(ahead: float, rating: int | None = None, axis: str | None = None, other: float = 0.0, **keys) -> ScoredPair:
     """A pair whose chosen answer is `ahead` by the model m and `other` by the model n; lengths in tokens."""
     tokens, safe, gold = keys.get("tokens", (5, 5)), keys.get("safe", (None, None)), keys.get("gold", (None, None))
     sides = [
-        Side({"m": score, "n": second}, count, 10 * count, label, quality)
+        ScoredAnswer({"m": score, "n": second}, count, 10 * count, label, quality)
         for score, second, count, label, quality in zip((ahead, 0.0), (other, 0.0), tokens, safe, gold, strict=True)
     ]
-    return Pair(rating, axis, *sides)
+    return ScoredPair(rating, axis, *sides)
 
 
-def card(pairs: list[Pair], *models: str) -> Card:
-    return Card(pairs, models or ("m",), [0.5, 0.15])
+def card(pairs: list[ScoredPair], *models: str) -> ReportCard:
+    return ReportCard(pairs, models or ("m",), [0.5, 0.15])
 
 
 # Accuracy
@@ -175,13 +175,13 @@ def test_length_is_set_beside_score_over_answers_and_within_pairs():
 
 def test_precision_and_recall_of_unsafe_below_a_threshold():
     scores, safe = [logit(0.4), logit(0.1), logit(0.05), logit(0.9), logit(0.8)], [True, False, False, False, True]
-    assert found_unsafe(scores, safe, 0.5) == {
+    assert unsafe_detection(scores, safe, 0.5) == {
         **{"answers": 5, "unsafe": 3, "found": 3, "right": 2},
         **{"precision": 2 / 3, "recall": 2 / 3},
     }
-    assert found_unsafe(scores, safe, 0.15)["precision"] == 1.0
-    assert found_unsafe(scores, safe, 0.01)["precision"] is None
-    assert found_unsafe([0.0], [True], 0.5)["recall"] is None
+    assert unsafe_detection(scores, safe, 0.15)["precision"] == 1.0
+    assert unsafe_detection(scores, safe, 0.01)["precision"] is None
+    assert unsafe_detection([0.0], [True], 0.5)["recall"] is None
 
 
 def test_unsafe_is_told_by_side_and_unlabelled_answers_are_left_out():

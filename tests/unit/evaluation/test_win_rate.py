@@ -8,7 +8,7 @@ import pytest
 
 from ft.evaluation.judge_prompt import VERDICTS
 from ft.evaluation.statistics import bootstrap, mean, of_shares, wilson
-from ft.evaluation.win_rate import Judged, by_both_orders, by_length, by_scores, groups, numbers
+from ft.evaluation.win_rate import PairOutcome, by_both_orders, by_length, by_scores, groups, numbers
 
 FLIP = by_both_orders("first", "first", (5, 5))
 WIN = by_both_orders("first", "second", (10, 5))
@@ -17,7 +17,7 @@ TIE = by_both_orders("tie", "tie", (5, 5))
 TURNED = {"win": "loss", "loss": "win", "tie": "tie", None: None}
 
 
-def turned(pair: Judged) -> Judged:
+def turned(pair: PairOutcome) -> PairOutcome:
     """The same pair with the models changed round."""
     assert pair.verdicts
     return by_both_orders(pair.verdicts[1], pair.verdicts[0], pair.lengths[::-1])
@@ -122,7 +122,7 @@ def test_length_bias_is_counted_over_decided_pairs_of_unlike_length():
 
 def test_scores_near_each_other_tie_where_asked():
     assert by_scores(0.7, 0.6, (1, 1), tie=0.2).outcome == "tie"
-    assert by_scores(0.5, 0.75, (1, 1)) == Judged("loss", "", (1, 1), 0.25)
+    assert by_scores(0.5, 0.75, (1, 1)) == PairOutcome("loss", "", (1, 1), 0.25)
 
 
 def test_values_of_a_column_are_counted_apart():

@@ -45,7 +45,7 @@ def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
     beta = trainer.beta or 1.0
     seen = []
     for row in rows:
-        metrics = trainer.measured([row])
+        metrics = trainer.measure_pairs([row])
         for side in ("chosen", "rejected"):
             ratio, logps = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
             if abs(ratio) > (EXACT if exact else ROUGH * abs(logps) + ROUGH):
