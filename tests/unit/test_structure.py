@@ -128,6 +128,7 @@ OTHER_MEANINGS = {
     ("figures", "attention"): "the name of a file, attention.svg",
     ("figures", "judge"): "the name of a file, judge.svg",
     ("figures", "evaluate"): "the block of options",
+    ("fit", "judge"): "the name of an input: the model that judges",
     ("report", "reward"): "the name of a file, reward.png",
     ("report", "evaluate"): "the block of options",
     ("rl", "reward"): "a number that is logged, and the block of options",

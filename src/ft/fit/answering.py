@@ -8,9 +8,10 @@ from typing import Any
 from ft.fit.activations import Batch, ComputeMode, final_norm, head, key_value_cache, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts
 from ft.fit.memory import Moment, moment
-from ft.fit.setting import Estimate, ModelInMemory, Setting, finished_model, model_to_train, row_length
+from ft.fit.setting import Estimate, ModelInMemory, Setting, finished_model, model_as_loaded, model_to_train, row_length
 from ft.fit.training import compute_mode, resident_memory
 from ft.fit.weights import paged, step_extra
+from ft.recipe import ModelSource
 
 DRAWN = 40
 """Bytes a word of the vocabulary while a token is drawn: logits, probabilities, sorted and summed (float32, int64)."""
@@ -44,22 +45,60 @@ def dialogues(setting: Setting) -> Estimate:
 
 
 def sampling(setting: Setting) -> Estimate:
-    options, backend = answer_options(setting), setting.block("backend")["kind"]
+    options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
     length, said = row_length(setting)
     rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
-    moments, notes = [], [said]
-    if backend == "transformers":
-        moments.append(generation(model, rows, length, new, setting))
-    elif backend == "vllm":
-        share = float(setting.block("backend")["gpu_memory"])
-        moments.append(moment("generation", weights=model.weights, cache=0, activations=0))
-        notes.append(f"vLLM takes {share:.0%} of the GPU, weights and cache together")
-    else:
-        notes.append("a server answers: its memory is not this GPU's")
+    moments, notes = _by_backend(setting, model, rows, length, new)
     for stage in setting.stage.inputs.values():
         moments.append(_scored(setting, finished_model(setting, stage), rows, length + new))
-    return model, moments, notes
+    return model, moments, [said, *notes]
+
+
+def _by_backend(
+    setting: Setting, model: ModelInMemory, rows: int, length: int, new: int
+) -> tuple[list[Moment], list[str]]:
+    """What the model that `backend:` runs has in this GPU's memory, and notes."""
+    backend = setting.block("backend")
+    if backend["kind"] == "transformers":
+        return [generation(model, rows, length, new, setting)], []
+    if backend["kind"] == "vllm":
+        weights = moment("generation", weights=model.weights, cache=0, activations=0)
+        return [weights], [f"vLLM takes {float(backend['gpu_memory']):.0%} of the GPU, weights and cache together"]
+    return [], ["a server answers: its memory is not this GPU's"]
+
+
+def judging(setting: Setting) -> Estimate:
+    """Both models answer one after the other; then the judge reads both answers, and replies in words or by a score."""
+    options, inputs = answer_options(setting), setting.stage.inputs
+    length, said = row_length(setting)
+    rows, new, reply = (int(options[name]) for name in ("batch_size", "max_new_tokens", "reply_tokens"))
+    models = [finished_model(setting, name) for name in (setting.stage.init, inputs.get("other"))]
+    moments, notes = [generation(model, rows, length, new, setting) for model in models], [said]
+    if "scorer" in inputs:
+        moments.append(_scored(setting, finished_model(setting, inputs["scorer"]), rows, length + new))
+    elif options["prompt"]:  # a model or a server replies in words
+        judge = ModelSource(options["model"], options["revision"]) if options["model"] else None
+        model = model_as_loaded(setting, judge) if judge else finished_model(setting, inputs.get("judge"))
+        more, more_notes = _by_backend(setting, model, rows, length + 2 * new, reply)
+        moments, notes = [*moments, *more], [*notes, *more_notes]
+    return models[0], moments, notes
+
+
+def asking(setting: Setting) -> Estimate:
+    """lm-evaluation-harness reads a batch of questions at once, with the logits of every position."""
+    options = answer_options(setting)
+    model = finished_model(setting, setting.stage.init)
+    length, said = row_length(setting)
+    batch, mode = Batch(int(options["batch_size"]), length, setting.padded), inference(setting, model)
+    reading = moment(
+        "questions",
+        weights=model.weights,
+        adapters=model.adapters,
+        activations=layer_forward(model.shape, batch, mode),
+        logits=2 * mode.compute * batch.rows * batch.length * model.shape.vocab,  # and their log-softmax beside them
+    )
+    return model, [reading], [said]
 
 
 def scoring(setting: Setting) -> Estimate:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from ft.errors import UserError, fail
+from ft.errors import UserError
 from ft.fit.activations import Batch, ComputeMode, final_norm, head, layer_forward, trained_forward
 from ft.fit.activations import forward_casts as casts_of_forward
 from ft.fit.memory import Moment, StageFit, moment
@@ -130,11 +130,6 @@ def _notes(setting: Setting) -> list[str]:
 def scratch(setting: Setting) -> Estimate:
     """An untrained model is made in main memory."""
     return None, [], ["made in main memory"]
-
-
-def not_estimated(setting: Setting) -> Estimate:
-    stage = setting.stage
-    raise fail(stage.where, f"no estimate for stages of kind '{stage.kind_name}' yet")
 
 
 def stage_fit(setting: Setting) -> StageFit:

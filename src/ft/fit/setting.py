@@ -133,6 +133,13 @@ def finished_model(setting: Setting, name: str | None) -> ModelInMemory:
     return ModelInMemory(shape, lora, asked or "bfloat16", quantization)
 
 
+def model_as_loaded(setting: Setting, source: ModelSource) -> ModelInMemory:
+    """A model that no stage of the recipe has made."""
+    return ModelInMemory(
+        _recipe_shape(source), None, source.dtype or "bfloat16", setting.stage.blocks.get("quantization")
+    )
+
+
 def _recipe_shape(model: ModelSource | None) -> Shape:
     if model is None:
         raise fail("model", "there is no model to plan for", "Write `model: path-or-hub-id`.")

@@ -253,7 +253,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.harness:make",
         blocks=_options("harness", "HarnessOptions", files=("file",)),
         leaves=_METRICS,
-        memory="ft.fit.kinds:not_estimated",
+        memory="ft.fit.answering:asking",
         display=Display(sections=("ft.report.measured:tasks",)),
         inputs={"baseline": "model"},
         reads_data=False,
@@ -265,7 +265,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.judge:make",
         blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND},
         leaves=frozenset({"metrics", "rows"}),
-        memory="ft.fit.kinds:not_estimated",
+        memory="ft.fit.answering:judging",
         display=Display(
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
             headline="win_rate",

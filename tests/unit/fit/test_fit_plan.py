@@ -152,6 +152,24 @@ def test_ppo_has_four_roles_on_one_base_or_four_models(tmp_path, data):
     assert {m.name for m in one.moments} == {"rollout", "training step", "optimizer step"}
 
 
+def test_a_comparison_holds_one_model_at_a_time_and_the_judge_reads_both_answers(tmp_path, data):
+    judge = {"kind": "model", "model": LLAMA, "prompt": "judge.yaml", "max_new_tokens": 32, "reply_tokens": 8}
+    (tmp_path / "judge.yaml").write_bytes((ROOT / "data" / "judge" / "pairwise.yaml").read_bytes())
+    stages = sft(data, **QLORA), {"kind": "judge", "init": "$sft", "data": [str(data)], "judge": judge}
+    fit = stage_fit(setting(planned(tmp_path, *stages), "judge"))
+    assert [moment.name for moment in fit.moments] == ["generation"] * 3
+    adapters = [moment.parts["adapters"] for moment in fit.moments]
+    assert adapters == [4 * 39_976_960, 0, 0]
+    caches = [moment.parts["cache"] for moment in fit.moments]
+    assert caches[0] == caches[1] < caches[2]
+
+
+def test_the_harness_holds_the_logits_of_every_position(tmp_path, data):
+    harness = {"kind": "harness", "init": "$sft", "harness": {"tasks": ["gsm8k"], "batch_size": 4}}
+    fit = stage_fit(setting(planned(tmp_path, sft(data), harness), "harness"))
+    assert fit.peak.parts["logits"] == 2 * 2 * 4 * 2048 * 32_000
+
+
 @pytest.mark.parametrize(
     ("kind", "train", "models"),
     [
