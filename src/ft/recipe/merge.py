@@ -81,23 +81,37 @@ def _merged(below: Block, above: Block) -> Block:
 
 
 def _merged_stages(below: Items, above: Items) -> Items:
-    """Stages of the same name are merged key by key; new ones come last, in their order."""
+    """Stages of the same name are merged key by key, those in rounds too; new ones come last, in their order."""
     merged = Items(list(below), list(below.marks), above.mark)
-    places = {stage_name(stage): place for place, stage in enumerate(below) if stage_name(stage)}
+    places: dict[str, list[tuple[Items, int]]] = {}
+    for name, items, place in _stages(merged):
+        places.setdefault(name, []).append((items, place))
     for stage, mark in zip(above, above.marks, strict=True):
-        place = places.pop(stage_name(stage), None)  # taken once: a second of that name is one too many, and is said
-        if place is not None:
-            merged.put(place, _merged(merged[place], stage), mark)
+        same = places.get(stage_name(stage))
+        if same and stage_name(stage):
+            items, place = same.pop(0)  # merged into once: a second of that name is one too many, and is reported
+            items.put(place, _merged(items[place], stage), mark)
         else:
             merged.append(stage)
             merged.marks.append(mark)
     return merged
 
 
+def _stages(stages: Items) -> Iterator[tuple[str, Items, int]]:
+    """(name, list, place in it) of every stage and of every `rounds:`, whose stages follow it."""
+    for place, stage in enumerate(stages):
+        yield stage_name(stage), stages, place
+        rounds = stage.get("rounds") if isinstance(stage, Block) else None
+        if isinstance(rounds, Block) and isinstance(rounds.get("stages"), Items):
+            yield from _stages(rounds["stages"])
+
+
 def stage_name(stage: Any) -> str:
-    """A stage is called by its `name`, or by its kind; '' for what is no stage."""
+    """A stage is called by its `name`, or by its kind, and rounds are called so; '' for what is no stage."""
     if not isinstance(stage, Block):
         return ""
+    if "rounds" in stage:
+        return "rounds"
     return str(next((stage[key] for key in ("name", "kind", "stage") if stage.get(key)), ""))
 
 
@@ -110,9 +124,10 @@ def _set(tree: Block, words: str, problems: Problems) -> None:
     keys = path.split(".")
     at: Any = tree
     written = tree.get("stages")
-    stages = {stage_name(s): s for s in written if stage_name(s)} if isinstance(written, Items) else {}
+    stages = {name: items[place] for name, items, place in _stages(written)} if isinstance(written, Items) else {}
+    stages.pop("", None)
     if keys[0] in stages and keys[0] not in tree:
-        at, keys = stages[keys[0]], keys[1:]
+        at, keys = stages[keys[0]], keys if keys[0] == "rounds" else keys[1:]
     elif len(keys) > 1 and keys[0] not in tree:
         near = difflib.get_close_matches(keys[0], [*stages], n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"Stages: {', '.join(stages) or 'none'}."

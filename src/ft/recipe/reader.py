@@ -19,6 +19,7 @@ from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
 from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, Stage, reference
+from ft.recipe.unroll import Unroller
 from ft.recipe.yaml import Block, Items, in_file_order
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -65,13 +66,18 @@ class _Reader:
         tree = rename_old_keys(tree, "recipe", Problems(), [])  # announced by the check above
         model = self.model(tree)
         stages: list[Stage] = []
+        unroller = Unroller(self.check, self.renamed, self.problems)
         written = tree.get("stages")
         if isinstance(written, Items):
+            written = unroller.unroll(written)
             present = [s for s in written if not (isinstance(s, Block) and s.get("skip") is True)]
             self.names = [stage_name(stage) for stage in present]
             for place, stage in enumerate(written):
                 if isinstance(stage, Block):
+                    reported = len(self.problems)
                     stages += [] if self.skipped(stage) else self.stage(stage, stages)
+                    if unroller.repeats(stage_name(stage)):  # written once, and reported once, in round 1
+                        self.drop_repeats(reported)
                     self.names_above.append(stage_name(stage))
                 else:
                     self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
@@ -88,6 +94,7 @@ class _Reader:
             stages=tuple(stages),
             notices=(*self.notices, *notice_untested_reward_models(stages)),
             skipped=tuple(name for name in self.names_above if name not in self.names),
+            rounds=tuple(unroller.rounds),
         )
 
     def model(self, tree: Block) -> ModelSource | None:
@@ -135,7 +142,6 @@ class _Reader:
 
     def stage(self, block: Block, above: list[Stage]) -> list[Stage]:
         """The stage, or nothing when its kind is unknown (what else is wrong with it is still reported)."""
-        block = rename_old_keys(block, "stage", self.problems, self.notices)
         where, name = block.where("kind"), stage_name(block)
         kind = None
         if "kind" in block:
@@ -161,6 +167,15 @@ class _Reader:
         blocks = self.blocks(block, kind)
         self.notices += notice_compute_dtype(block, kind, blocks)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
+
+    def drop_repeats(self, start: int) -> None:
+        """Of the problems from `start` on, drop those at a place that has one already."""
+        places = {problem.where for problem in self.problems[:start]}
+        self.problems[start:] = [problem for problem in self.problems[start:] if problem.where not in places]
+
+    def renamed(self, block: Block) -> Block:
+        """The stage under its present keys; once for each that is written, however many rounds it is made in."""
+        return rename_old_keys(block, "stage", self.problems, self.notices)
 
     def skipped(self, block: Block) -> bool:
         """Whether `skip: true` leaves the stage out: how a recipe that extends another drops one of its stages."""

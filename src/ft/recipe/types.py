@@ -11,6 +11,7 @@ from typing import Any
 from ft.hub import local_path
 from ft.recipe.kind import Kind
 from ft.recipe.precision import Dtype, dtype_of_stage
+from ft.recipe.rounds import Rounds
 
 FOLDER_NAME = r"[A-Za-z0-9][\w-]*"
 STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
@@ -86,6 +87,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     notices: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
+    rounds: tuple[Rounds, ...] = ()  # each a block of stages that were unrolled
 
     def stage(self, name: str) -> Stage:
         return next(s for s in self.stages if s.name == name)

@@ -36,6 +36,9 @@ def plan_rows(there: Plan) -> list[dict[str, Any]]:
             "why": p.why,
         }
         for p in there.stages
+    ] + [
+        {"stage": name, "kind": "", "state": "not needed", **dict.fromkeys(COUNTS), "folder": "", "why": reason}
+        for name, reason in there.not_needed.items()
     ]
 
 
@@ -47,7 +50,7 @@ def show_plan(there: Plan, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("folder", no_wrap=True)
     table.add_column("would run because", overflow="fold", min_width=20)
-    colours = {"done": "green", "resume": "yellow", "absent": ""}
+    colours = {"done": "green", "resume": "yellow", "absent": "", "not needed": "dim"}
     for row in plan_rows(there):
         counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in COUNTS]
         state = Text(row["state"], style=colours[row["state"]])

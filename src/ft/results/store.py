@@ -7,7 +7,7 @@ A result is a folder `runs/<recipe>/<stage>-<fingerprint>/`. Absent: make it. Th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
 from ft.recipe.types import reference
 from ft.result import Result, State
+from ft.results.stop_rule import Stop, find_stop
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,18 @@ class Plan:
     runs: Path
     stages: tuple[PlannedStage, ...]
     processes: int = 1  # that a stage which trains runs on
+    not_needed: Mapping[str, str] = field(default_factory=dict)  # stage of a later round → why it is not made
 
     def stage(self, name: str) -> PlannedStage:
+        """By its name; one that rounds make, by its name without a number, is that of the last round."""
+        rounds = next((one for one in self.recipe.rounds if name in one.names), None)
+        if rounds:
+            numbers = range(rounds.times, 0, -1)
+            name = next(made for one in numbers if (made := rounds.stage(name, one)) not in self.not_needed)
+        if name in self.not_needed:
+            raise fail(
+                str(self.recipe.file), f"'{name}' is not needed: {self.not_needed[name]}", "Name an earlier one."
+            )
         planned = next((p for p in self.stages if p.name == name), None)
         if planned is None:
             names = ", ".join(p.name for p in self.stages)
@@ -156,9 +167,18 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
     planned: dict[str, PlannedStage] = {}
+    stops: list[Stop] = []
     for stage in recipe.stages:
+        if any(stage.name in stop.not_needed for stop in stops):
+            continue
+        for stop in stops:
+            stage = stop.redirect(stage)
         planned[stage.name] = _plan_stage(stage, recipe, runs, planned, processes)
-    return Plan(recipe, runs, tuple(planned.values()), processes)
+        found = [find_stop(rounds, stage.name, lambda name: planned[name].result.numbers) for rounds in recipe.rounds]
+        stops += [stop for stop in found if stop]
+    needed = replace(recipe, stages=tuple(one.stage for one in planned.values()))
+    not_needed = {name: stop.reason for stop in stops for name in stop.not_needed}
+    return Plan(needed, runs, tuple(planned.values()), processes, not_needed)
 
 
 def _plan_stage(

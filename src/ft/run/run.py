@@ -56,7 +56,9 @@ def choose_stages(plan: Plan, to: str | None, only: str | None) -> list[PlannedS
         return [plan.stage(only)]
     if not to:
         return list(plan.stages)
-    needed = _ancestry(plan, to)
+    if to in plan.not_needed:
+        to = to.rpartition("-")[0]  # as far as rounds went
+    needed = _ancestry(plan, plan.stage(to).name)
     last = plan.stages.index(plan.stage(to)) + 1
     while last < len(plan.stages) and "metrics" in plan.stages[last].stage.kind.leaves:
         last += 1
@@ -104,7 +106,23 @@ def run(
             for planned in group:
                 _gate(planned)
             todo = todo[len(group) :]
+            if any(_decides(recipe, planned) for planned in group):
+                plan = store.plan(recipe, runs, launch.processes)
+                todo = _still_needed(plan, todo, to, only)
     return store.plan(recipe, runs, launch.processes)
+
+
+def _decides(recipe: Recipe, planned: PlannedStage) -> bool:
+    """Whether a stop rule reads the stage, so that what stands behind it may change with its numbers."""
+    return any(rounds.decides(planned.name) for rounds in recipe.rounds)
+
+
+def _still_needed(plan: Plan, todo: Sequence[PlannedStage], to: str | None, only: str | None) -> list[PlannedStage]:
+    """What is left to do, planned anew after a stop rule was asked."""
+    left = {planned.name for planned in todo}
+    for name in sorted(left & plan.not_needed.keys()):
+        say.print(f"{name}: not needed; {plan.not_needed[name]}")
+    return [planned for planned in choose_stages(plan, to, only) if planned.name in left]
 
 
 def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
@@ -192,7 +210,7 @@ def side_by_side(plan: Plan, todo: Sequence[PlannedStage], most: int) -> list[Pl
     stages = [todo[0]]
     for planned in todo[1:most]:
         lacking = [name for name in planned.stage.parents if not plan.stage(name).done]
-        if planned.state == "done" or lacking or stages[-1].stage.require:
+        if planned.state == "done" or lacking or stages[-1].stage.require or _decides(plan.recipe, stages[-1]):
             break
         stages.append(planned)
     return stages
