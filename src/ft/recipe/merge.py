@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,17 +84,17 @@ def _merged(below: Block, above: Block) -> Block:
 def _merged_stages(below: Items, above: Items) -> Items:
     """Stages of the same name are merged key by key, those in rounds too; new ones come last, in their order."""
     merged = Items(list(below), list(below.marks), above.mark)
-    places: dict[str, list[tuple[Items, int]]] = {}
-    for name, items, place in _stages(merged):
-        places.setdefault(name, []).append((items, place))
+    used: Counter[str] = Counter()  # a second of a name is one too many, and is reported when the recipe is read
     for stage, mark in zip(above, above.marks, strict=True):
-        same = places.get(stage_name(stage))
-        if same and stage_name(stage):
-            items, place = same.pop(0)  # merged into once: a second of that name is one too many, and is reported
+        name = stage_name(stage)
+        same = [(items, place) for below_name, items, place in _stages(merged) if name and below_name == name]
+        if used[name] < len(same):
+            items, place = same[used[name]]
             items.put(place, _merged(items[place], stage), mark)
         else:
             merged.append(stage)
             merged.marks.append(mark)
+        used[name] += 1
     return merged
 
 

@@ -9,7 +9,7 @@
           - {kind: sft, name: policy, data: [{path: $answers, pool: all}], …}
           - {kind: evaluate, name: quality, init: $policy, …}
 
-`recipe.unroll` makes ordinary stages of them as the recipe is read: `answers-1`, `policy-1`, `quality-1`, `answers-2`, …
+`recipe.unroll` makes ordinary stages of them as the recipe is read: `answers-1`, `policy-1`, `quality-1`, `answers-2`.
 Plan, fingerprints, resuming, `require:` and reports need no second mechanism then, and the same recipe written out by
 hand has the same results. Only the stop rule is asked later, since it reads what a round measured (`results.store`).
 """
@@ -50,8 +50,8 @@ class Until:
     metric                stage.metric, such as quality.answer: what a stage of the round leaves
     at_least, at_most     enough once the metric is there
     min_gain              enough once a round is not better than the one before by so much
-    gain_standard_errors  enough once the gain is smaller than so many standard errors of itself, from the 95 % intervals
-                          `metric_low`, `metric_high` of both rounds (taken as independent)
+    gain_standard_errors  enough once the gain is smaller than so many standard errors of itself, from the 95 %
+                          intervals `metric_low`, `metric_high` of both rounds (taken as independent)
     lower_is_better       for losses and violations: a gain is then a fall
     """
 
@@ -81,8 +81,10 @@ class Until:
         return self.metric.partition(".")[2]
 
     def enough(self, rounds: Sequence[Mapping[str, Any]]) -> str | None:
-        """Why no round after these is needed, in words; None while one is. `rounds` holds the numbers of each, in order.
-        A number that is not finite is never enough."""
+        """Why no round after these is needed, in words; None while one is.
+
+        `rounds` holds the numbers of each, in order. A number that is not finite is never enough.
+        """
         now = self._value(rounds[-1], "")
         if self.at_least is not None:
             return f"{self.metric} is {now:.4g}, at least {self.at_least:g}" if now >= self.at_least else None

@@ -58,7 +58,7 @@ class Unroller:
         values, until, stages = self._keys(block), self._until(block), self._stages(block)
         if len(self.problems) > before:
             return []
-        rounds = Rounds(block.where(), values["times"], tuple(map(stage_name, stages)), until)
+        rounds = Rounds(item.where("rounds"), values["times"], tuple(map(stage_name, stages)), until)
         self._check_names(rounds, block)
         first = self._before_round_1(rounds, block, stages)
         numbered = []
