@@ -88,8 +88,10 @@ class Unroller:
 
     def _stages(self, block: Block) -> list[Block]:
         """The stages of a round under their present keys, without those that `skip: true` leaves out."""
-        written, stages = block.get("stages"), []
-        for place, stage in enumerate(written if isinstance(written, Items) else ()):
+        written, stages = block.get("stages"), list[Block]()
+        if not isinstance(written, Items):
+            return []
+        for place, stage in enumerate(written):
             if not isinstance(stage, Block):
                 self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             elif "rounds" in stage:
@@ -176,10 +178,10 @@ class Unroller:
         copy = stage.copy()
         if name := reference(copy.get("init")):
             copy["init"] = f"${resolve(name, copy, 'init', None)[-1]}"
-        inputs = copy.get("inputs")
-        for key, value in inputs.items() if isinstance(inputs, Block) else ():
-            if name := reference(value):
-                inputs[key] = f"${resolve(name, inputs, key, None)[-1]}"
+        if isinstance(inputs := copy.get("inputs"), Block):
+            for key, value in inputs.items():
+                if name := reference(value):
+                    inputs[key] = f"${resolve(name, inputs, key, None)[-1]}"
         for key in ("data", "eval_data"):
             if copy.get(key) is not None:
                 copy[key] = self._sources(copy[key], copy.marks[key], resolve)

@@ -50,7 +50,7 @@ def _redirect_sources(sources: tuple[Mapping[str, Any], ...], last: Mapping[str,
     redirected = []
     for source in sources:
         name = reference(source["path"])
-        if name in last:
+        if name and name in last:
             source = {**source, "path": f"${last[name]}"}
             if source in sources:  # the rows of all rounds: the last made one is among them already
                 continue

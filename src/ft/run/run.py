@@ -121,7 +121,7 @@ def _still_needed(plan: Plan, todo: Sequence[PlannedStage], to: str | None, only
     """What is left to do, planned anew after a stop rule was asked."""
     left = {planned.name for planned in todo}
     for name in sorted(left & plan.not_needed.keys()):
-        say.print(f"{name}: not needed; {plan.not_needed[name]}")
+        console.print(f"{name}: not needed; {plan.not_needed[name]}")
     return [planned for planned in choose_stages(plan, to, only) if planned.name in left]
 
 
