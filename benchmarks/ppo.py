@@ -58,7 +58,8 @@ def make(folder: Path, options: Parameters) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from ft.models.load import save_lineage, start
+    from ft.models.lineage import save_lineage
+    from ft.models.load import start
     from ft.recipe import ModelSource
 
     vocabulary = {word: n for n, word in enumerate([*SPECIAL, *(f" w{n}" for n in range(options.vocabulary - 4))])}
@@ -139,7 +140,8 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     from datasets import Dataset
 
     from ft.encode.conversation import Renderer
-    from ft.models.load import load_tokenizer, start
+    from ft.models.load import start
+    from ft.models.processor import tokenizer_of
     from ft.recipe import ModelSource
     from ft.rl.actor_setup import share_base
     from ft.rl.ppo import PPOConfig, PPOTrainer
@@ -148,7 +150,7 @@ def ours(folder: Path, options: Parameters) -> list[tuple[float, float]]:
     base = ModelSource(str(folder / "base"))
     actors = share_base(
         start(base, None, LORA, None, "float32", True),
-        Renderer(load_tokenizer(base.path), train_on="last"),
+        Renderer(tokenizer_of(base, None), train_on="last"),
         **{"base": base, "quantization": None, "fresh": True, "rewards": {"helpful": folder / "judge"}},
     )
     batch = {"generation_batch_size": BATCH, "max_completion_length": options.answer, "rollout_batch_size": READ}

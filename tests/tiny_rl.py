@@ -11,7 +11,9 @@ from datasets import Dataset
 
 import tiny
 from ft.encode.conversation import Renderer
-from ft.models.load import save_lineage, start, tokenizer_of
+from ft.models.lineage import save_lineage
+from ft.models.load import start
+from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 from ft.rl.actor_setup import separate_models, share_base
 from ft.rl.ppo import PPOConfig, PPOTrainer

@@ -108,7 +108,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(tmp_path, ending, data
     whole = measured(tmp_path / "whole", ending, data, batch_size=8)
     from ft.models.generation.chat_model import ChatModel
 
-    real, calls = ChatModel.label_logprobs, []
+    real, calls = ChatModel.row_logprobs, []
 
     def breaks(self: ChatModel, *given: Any) -> list[float]:
         calls.append(1)
@@ -116,7 +116,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(tmp_path, ending, data
             raise KeyboardInterrupt
         return real(self, *given)
 
-    monkeypatch.setattr(ChatModel, "label_logprobs", breaks)
+    monkeypatch.setattr(ChatModel, "row_logprobs", breaks)
     with pytest.raises(KeyboardInterrupt):
         measured(tmp_path / "cut", ending, data, batch_size=8)
     found = measured(tmp_path / "cut", ending, data, batch_size=8)

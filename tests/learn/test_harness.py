@@ -12,7 +12,7 @@ import pytest
 import tiny
 from ft.encode.conversation import Renderer
 from ft.errors import UserError
-from ft.models.load import load_tokenizer
+from ft.models.processor import tokenizer_of
 from ft.results.store import Plan
 from ft.run.preflight import preflight
 from ft.stages.harness import HarnessOptions, _numbers
@@ -59,7 +59,7 @@ def test_what_is_sent_is_our_prompt_byte_for_byte(tmp_path, ending, monkeypatch)
     monkeypatch.setattr(HFLM, "_model_generate", heard)
     made = tiny.make(planned(tmp_path, ending, file=str(task(tmp_path)), system="be brief", batch_size=2), "harness")
     asked = [json.loads(line) for line in (made.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    renderer = Renderer(load_tokenizer(ending))
+    renderer = Renderer(tokenizer_of(None, ending))
     dialogues = [
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": f"{n} {tiny.THINGS[n]}?"}]
         for n in range(4)

@@ -272,6 +272,21 @@ def test_no_file_holds_a_secret_or_a_path_of_one_machine():
     assert found == []
 
 
+READS_LABELS = {
+    "training/dpo/shared_prefix.py": "the padded batch of TRL's loss, which is a causal model's",
+    "training/packing.py": "rows of one sequence, which alone can be packed",
+}
+"""Files outside families/ and encode/ that read labels, and why they may."""
+
+
+def test_nobody_but_a_family_takes_labels_to_be_as_long_as_ids():
+    """An encoder-decoder's are not; `encode.encoder.row_tokens` says which tokens of any row are trained."""
+    reads = re.compile(r"\[[\"']labels[\"']\]|\.labels\b|\(\"labels\"\)")
+    files = [file for file in FILES if part(file) not in ("families", "encode")]
+    found = {str(file.relative_to(SOURCE)) for file in files if reads.search(file.read_text(encoding="utf-8"))}
+    assert found == {*READS_LABELS}
+
+
 def test_classes_of_a_family_are_named_in_families_alone():
     names = re.compile(r"AutoModelFor[A-Z]\w+|ForSequenceClassification|[\"'](CAUSAL_LM|SEQ_CLS)[\"']")
     files = [file for file in FILES if part(file) != "families"]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ft.data.formats import BadRow
 from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
+from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
 from ft.encode.segments import Layout, Segmenter
 from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
@@ -36,6 +37,10 @@ class RenderedRow:
     labels: list[int]
     roles: list[int]
     dropped_turns: int = 0
+
+    @property
+    def tokens(self) -> RowTokens:
+        return row_tokens({"input_ids": self.input_ids, "labels": self.labels, "roles": self.roles})
 
 
 @dataclass

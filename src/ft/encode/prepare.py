@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,9 @@ from ft import artifacts
 from ft.data.formats import BadRow
 from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
 from ft.data.sources.read import Source, SourceRow
-from ft.encode.conversation import ROLES, RenderedRow, Renderer
-from ft.encode.loss_mask import IGNORE_INDEX
-from ft.encode.pairs import REFERENCE, SAFETY, PairOptions, PairRenderer, RenderedPair
+from ft.encode.conversation import ROLES
+from ft.encode.encoder import EncodedRow, Encoder, row_tokens
+from ft.encode.pairs import PairOptions
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
 from ft.secrets import RowWatch
@@ -30,28 +30,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
-PreparedRow = RenderedRow | RenderedPair
 PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-
-
-def _schema(pairs: bool) -> pa.Schema:
-    """The columns of prepared rows."""
-    import pyarrow as pa  # a fifth of what `ft plan` takes, and it prepares nothing
-
-    columns = [
-        ("where", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("roles", pa.list_(pa.int8())),
-        ("length", pa.int32()),
-    ]
-    if pairs:
-        columns += [(name, pa.list_(pa.int32())) for name in IDS]
-        columns += [(name, pa.float32()) for name in REFERENCE]
-        columns += [("rating", pa.int8()), *((name, pa.bool_()) for name in SAFETY)]
-    return pa.schema(columns)
 
 
 @dataclass(frozen=True)
@@ -104,7 +84,7 @@ def prepare(
     folder: Path,
     sources: Sequence[Source],
     eval_sources: Sequence[Source],
-    tokenizer: Any,
+    encoder: Encoder,
     *,
     rows: RowOptions | PairOptions,
     max_length: int,
@@ -112,11 +92,12 @@ def prepare(
     seed: int,
     tick: Callable[[int], None] = lambda rows_read: None,
 ) -> dict[str, Any]:
-    """Make the folder and return its stats. Raises UserError with the rows that are wrong; nothing is left then."""
+    """Make the folder and return its stats; `max_length` is that of packed rows. Raises UserError with the rows that
+    are wrong; nothing is left then."""
     start = time.monotonic()
     with atomic(folder) as partial:
         partial.mkdir()
-        maker = _RowMaker(partial, tokenizer, rows, max_length, seed, tick)
+        maker = _RowMaker(partial, encoder, rows, seed, tick)
         stats = maker.make(sources, eval_sources)
         if packing:
             _pack(partial, stats, max_length, packing)
@@ -144,22 +125,24 @@ class _Side:
         self.file = pa.OSFile(str(self.path), "wb")
         self.writer = pa.ipc.new_stream(self.file, self.schema)
 
-    def write(self, batch: Sequence[tuple[str, PreparedRow]]) -> None:
+    def write(self, rows: Sequence[tuple[str, EncodedRow]]) -> None:
         import pyarrow as pa
 
-        lines = [_columns(where, row) for where, row in batch]
+        lines = [{"where": where, "length": self.count(columns), **columns} for where, columns in rows]
         self.writer.write_batch(pa.RecordBatch.from_pylist(lines, schema=self.schema))
-        for _, row in batch:
-            self.count(row)
 
-    def count(self, row: PreparedRow) -> None:
+    def count(self, columns: EncodedRow) -> int:
+        """Count a row, and return its tokens."""
+        tokens = row_tokens(columns)
+        length = len(tokens.ids)
         self.rows += 1
-        self.tokens += len(row.input_ids)
-        self.lengths[len(row.input_ids)] += 1
-        self.by_role.update(row.roles)
-        trained = [role for role, label in zip(row.roles, row.labels, strict=True) if label != IGNORE_INDEX]
+        self.tokens += length
+        self.lengths[length] += 1
+        self.by_role.update(tokens.roles)
+        trained = list(compress(tokens.roles, tokens.trained))
         self.trained_by_role.update(trained)
         self.trained_tokens += len(trained)
+        return length
 
     def close(self) -> dict[str, Any]:
         self.writer.close()
@@ -173,16 +156,6 @@ class _Side:
             "trained_by_role": _by_role_name(self.trained_by_role),
             "lengths": _histogram(self.lengths),
         }
-
-
-def _columns(where: str, row: PreparedRow) -> dict[str, Any]:
-    columns: dict[str, Any] = {"where": where, "input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
-    columns["length"] = len(row.input_ids)
-    if isinstance(row, RenderedPair):
-        columns |= {name: getattr(row, name) for name in IDS}
-        columns |= dict(zip(REFERENCE, row.reference or (None, None), strict=True))
-        columns |= {"rating": row.rating, **dict(zip(SAFETY, row.safe, strict=True))}
-    return columns
 
 
 def _by_role_name(counts: Counter[Any]) -> dict[str, int]:
@@ -208,10 +181,11 @@ def _histogram(lengths: Counter[int]) -> dict[str, Any]:
     return {"bins": bars, "quantiles": quantiles}
 
 
-def _renderer(tokenizer: Any, rows: RowOptions | PairOptions, max_length: int) -> Renderer | PairRenderer:
-    if isinstance(rows, PairOptions):
-        return PairRenderer(tokenizer, rows, max_length)
-    return Renderer(tokenizer, train_on=rows.train_on, max_length=max_length, on_too_long=rows.on_too_long)
+def _schema(encoder: Encoder) -> pa.Schema:
+    """The columns of prepared rows: the encoder's, where a row is from, and how many tokens it has."""
+    import pyarrow as pa  # a fifth of what `ft plan` takes, and it prepares nothing
+
+    return pa.schema([("where", pa.string()), ("length", pa.int32()), *encoder.arrow_columns()])
 
 
 class _RowMaker:
@@ -220,15 +194,13 @@ class _RowMaker:
     def __init__(
         self,
         folder: Path,
-        tokenizer: Any,
+        encoder: Encoder,
         rows: RowOptions | PairOptions,
-        max_length: int,
         seed: int,
         tick: Callable[[int], None],
     ):
-        self.folder, self.rows, self.seed, self.tick = folder, rows, seed, tick
-        self.renderer = _renderer(tokenizer, rows, max_length)
-        self.schema = _schema(isinstance(rows, PairOptions))
+        self.folder, self.encoder, self.rows, self.seed, self.tick = folder, encoder, rows, seed, tick
+        self.schema = _schema(encoder)
         self.bad = BadRows(rows.on_bad_row, folder / artifacts.REJECTS)
         self.leakage = Leakage()
         self.watch = RowWatch()
@@ -237,35 +209,35 @@ class _RowMaker:
         train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
         holds_out = eval_sources or self.rows.eval_fraction
         held_out = _Side(self.folder / artifacts.EVAL_ROWS, self.schema) if holds_out else None
-        for batch in self.render(sources, "train" if eval_sources else None):
+        for batch in self.encode(sources, "train" if eval_sources else None):
             self.split(batch, train, held_out)
         if held_out and eval_sources:
-            for batch in self.render(eval_sources, "eval"):
+            for batch in self.encode(eval_sources, "eval"):
                 held_out.write([(source_row.where, row) for source_row, row in batch])
             self.leakage.raise_any()
         self.bad.finish()
-        counts = self.renderer.counts
+        counts = self.encoder.counts
         stats: dict[str, Any] = {
             "train": train.close(),
             "eval": held_out.close() if held_out else None,
             "rejected": self.bad.count,
             "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
             "answers_shortened": counts.answers_shortened,
-            "notes": [*self.renderer.notes, *self.watch.notes],
+            "notes": [*self.encoder.notes, *self.watch.notes],
         }
         self.refuse_empty(stats, sources)
         return stats
 
-    def render(
+    def encode(
         self, sources: Sequence[Source], side: Literal["train", "eval"] | None
-    ) -> Iterator[list[tuple[SourceRow, PreparedRow]]]:
-        """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the renderer."""
+    ) -> Iterator[list[tuple[SourceRow, EncodedRow]]]:
+        """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the encoder."""
         source_rows = mix_rows(sources, seed=self.seed, bad=self.bad)
         while batch := list(islice(source_rows, BATCH)):
             good = []
             for item in batch:
                 self.watch.add(item.where, item.row)
-            for item, row in zip(batch, self.renderer.render_batch([item.row for item in batch]), strict=True):
+            for item, row in zip(batch, self.encoder.encode_batch([item.row for item in batch]), strict=True):
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)
                 elif row is not None:
@@ -275,9 +247,9 @@ class _RowMaker:
             self.tick(len(batch))
             yield good
 
-    def split(self, batch: list[tuple[SourceRow, PreparedRow]], train: _Side, held_out: _Side | None) -> None:
+    def split(self, batch: list[tuple[SourceRow, EncodedRow]], train: _Side, held_out: _Side | None) -> None:
         fraction = self.rows.eval_fraction
-        sides: tuple[list[tuple[str, PreparedRow]], list[tuple[str, PreparedRow]]] = ([], [])
+        sides: tuple[list[tuple[str, EncodedRow]], list[tuple[str, EncodedRow]]] = ([], [])
         for item, row in batch:
             sides[fraction > 0 and eval_side(item.row, fraction, self.seed)].append((item.where, row))
         train.write(sides[0])

@@ -13,8 +13,7 @@ from ft import artifacts
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
 from ft.data.sources.read import SourceRow
-from ft.encode.conversation import RenderedRow, Renderer
-from ft.encode.loss_mask import IGNORE_INDEX
+from ft.encode.encoder import EncodedRow, row_tokens
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
@@ -36,7 +35,7 @@ class Loss:
 @dataclass(frozen=True)
 class _Item:
     key: str
-    row: RenderedRow
+    row: EncodedRow
 
 
 def held_out_rows(rows: Sequence[SourceRow], options: RowOptions, seed: int) -> list[SourceRow]:
@@ -65,20 +64,19 @@ class Losses:
 
     def of(self, name: str, chat_model: ChatModel) -> None:
         """Measure one model; what an interrupted run has measured stands in a file."""
-        rendered, tokenizer = self._render(chat_model), chat_model.tokenizer
-        items = [_Item(str(number), row) for number, row in rendered.items()]
-        items.sort(key=lambda item: (-len(item.row.input_ids), int(item.key)))
+        encoded, tokenizer = self._encode(chat_model), chat_model.tokenizer
+        items = [_Item(str(number), row) for number, row in encoded.items()]
+        items.sort(key=lambda item: (-len(item.row["input_ids"]), int(item.key)))
 
         def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            ids, labels = [item.row.input_ids for item in batch], [item.row.labels for item in batch]
-            values = chat_model.label_logprobs(ids, labels, self.batch_size)
-            tick(len(batch), sum(map(len, ids)))
-            return ((item.key, {"nats": -value}) for item, value in zip(batch, values, strict=True))
+            logprobs = chat_model.row_logprobs([item.row for item in batch], self.batch_size)
+            tick(len(batch), sum(len(item.row["input_ids"]) for item in batch))
+            return ((item.key, {"nats": -value}) for item, value in zip(batch, logprobs, strict=True))
 
         entries = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
         self.losses[name] = {
             number: Loss(entries[str(number)]["nats"], _count_trained(row), _count_bytes(row, tokenizer))
-            for number, row in rendered.items()
+            for number, row in encoded.items()
         }
 
     def numbers(self, prefixes: Mapping[str, str]) -> dict[str, Any]:
@@ -117,12 +115,12 @@ class Losses:
             raise fail(self.job.where, what, "Look at data and max_length.")
         return places
 
-    def _render(self, chat_model: ChatModel) -> dict[int, RenderedRow]:
+    def _encode(self, chat_model: ChatModel) -> dict[int, EncodedRow]:
         longest = min((limit for limit in (self.longest, chat_model.positions) if limit), default=None)
         train_on, on_too_long = self.options.train_on, self.options.on_too_long
-        renderer = Renderer(chat_model.tokenizer, train_on=train_on, max_length=longest, on_too_long=on_too_long)
+        encoder = chat_model.family.row_encoder(chat_model.tokenizer, train_on, longest, on_too_long)
         good = {}
-        for number, row in enumerate(renderer.render_batch([source_row.row for source_row in self.rows])):
+        for number, row in enumerate(encoder.encode_batch([item.row for item in self.rows])):
             if isinstance(row, BadRow):
                 if number not in self.refused:
                     self.bad.add(*self.rows[number], row)
@@ -141,14 +139,14 @@ def _per_token(sums: Sequence[float], rows: int) -> float:
     return sums[0] / sums[1]
 
 
-def _count_trained(row: RenderedRow) -> int:
-    return sum(label != IGNORE_INDEX for label in row.labels[1:])
+def _count_trained(row: EncodedRow) -> int:
+    """Trained tokens; the first of a row is predicted by nothing."""
+    return sum(row_tokens(row).trained[1:])
 
 
-def _count_bytes(row: RenderedRow, tokenizer: Any) -> int:
+def _count_bytes(row: EncodedRow, tokenizer: Any) -> int:
     """Bytes of the text that is supervised, without special tokens and the blanks around each stretch of it."""
-    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORE_INDEX)
-    texts = [
-        tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for is_trained, run in runs if is_trained
-    ]
+    tokens = row_tokens(row)
+    runs = groupby(zip(tokens.ids, tokens.trained, strict=True), key=lambda pair: pair[1])
+    texts = [tokenizer.decode([id for id, _ in run], skip_special_tokens=True) for counts, run in runs if counts]
     return sum(len(text.strip().encode()) for text in texts)

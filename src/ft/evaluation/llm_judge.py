@@ -17,7 +17,7 @@ from ft.files import atomic, digest
 from ft.models.generation.backends import Worker, WorkerSpec, answers_by_key, load_worker, requests
 from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.models.generation.sampling import Sampling
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from ft.rl.scoring import AnswerScorer
 
 

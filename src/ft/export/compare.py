@@ -8,7 +8,7 @@ from typing import Any
 
 from ft.encode.conversation import BadRow, Renderer
 from ft.encode.pairs import through_answers
-from ft.models.generation.engine import Engine, Request
+from ft.models.generation.engine import Request, engine_of
 from ft.models.generation.sampling import Sampling
 from ft.models.scorer import batch_scores
 from ft.models.token_budget import prompt_budget
@@ -82,7 +82,7 @@ def behaviour(model: Any, rows: Rows, like: Behaviour | None = None) -> Behaviou
         return Behaviour([], [_plain_score(model, row) for row in rows.ids])
     sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
     requests = [Request(prompt, str(number)) for number, prompt in enumerate(rows.ids)]
-    completions = Engine(model, rows.stop_ids).complete(requests, sampling, batch_size=4)
+    completions = engine_of(model, rows.stop_ids).complete(requests, sampling, batch_size=4)
     answers = [one.completion_ids for one in completions]
     along = answers if like is None else like.answers
     return Behaviour(answers, [_logits(model, [*row, *answer]) for row, answer in zip(rows.ids, along, strict=True)])

@@ -10,7 +10,7 @@ from ft import artifacts
 from ft.errors import fail
 from ft.files import read_json
 from ft.hub import local_path
-from ft.models.load import is_adapter, is_reward, parts
+from ft.models.lineage import is_adapter, is_reward, parts
 from ft.recipe.precision import dtype_of_stage
 from ft.result import Result
 from ft.results.ledger import entries

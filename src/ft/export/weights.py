@@ -9,8 +9,9 @@ from ft.errors import fail
 from ft.export.compare import TOLERANCE, Behaviour, Rows, behaviour, difference, rows_of, same
 from ft.export.trained_model import TrainedModel
 from ft.models.device import has_gpu
-from ft.models.load import load_tokenizer, parts
+from ft.models.lineage import parts
 from ft.models.merge import is_scorer, merged, plain, save, trained, unequal
+from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def write_weights(result: TrainedModel, folder: Path, dtype: str, options: Expor
     """The weights' files in `folder`, and the comparison. Raises UserError where it is another model than the trained
     one and rounding to `dtype` does not explain it."""
     use_cpu = options.use_cpu or not has_gpu()
-    tokenizer = load_tokenizer(result.folder)
+    tokenizer = tokenizer_of(None, result.folder)
     log("computing what the trained model answers")
     rows, reference = _reference(result, tokenizer, use_cpu)
     if result.adapter:

@@ -16,8 +16,10 @@ from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.trained_model import TrainedModel
 from ft.files import atomic, read_json, write_json
-from ft.models.load import load_tokenizer, parts, share
+from ft.models.lineage import parts
+from ft.models.load import share
 from ft.models.merge import DTYPES, Onto
+from ft.models.processor import tokenizer_of
 from ft.results.ledger import size
 from ft.secrets import refuse
 
@@ -140,7 +142,7 @@ def _copy_words(result: TrainedModel, folder: Path) -> str | None:
 def _for_ollama(result: TrainedModel, options: ExportOptions, folder: Path, notes: list[str]) -> dict[str, Any]:
     from ft.encode.conversation import Renderer
 
-    renderer = Renderer(load_tokenizer(folder))
+    renderer = Renderer(tokenizer_of(None, folder))
     config: Mapping[str, Any] = read_json(folder / artifacts.CONFIG) or {}
     adds_bos = bool((read_json(folder / artifacts.TOKENIZER_CONFIG) or {}).get("add_bos_token"))
     weights = "./model.gguf" if options.gguf else "."

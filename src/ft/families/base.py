@@ -2,30 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ft.encode.conversation import OnTooLong
+from ft.encode.encoder import EncodedRow, Encoder
+from ft.encode.loss_mask import TrainOn
+from ft.encode.pairs import PairEncoder, PairOptions
+from ft.encode.prepare import RowOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, "Tensor"]]
+"""Encoded rows → a model's arguments, padded: `input_ids` and its mask (B, T), `labels` (B, L), and a family's own."""
 
 
-@dataclass(frozen=True)
-class Family:
-    """Classes and words that models of one architecture share.
+class ModelConfig(Protocol):
+    """What is asked of transformers' PretrainedConfig here."""
+
+    model_type: str
+    is_encoder_decoder: bool
+
+
+class AutoClass(Protocol):
+    """One of transformers' auto classes: makes models of a family, which have no type in common."""
+
+    from_pretrained: Callable[..., Any]
+    from_config: Callable[..., Any]
+
+
+class Processor(Protocol):
+    """What makes a row's ids, and is saved beside the model: a tokenizer, or one with an image processor."""
+
+    pad_token: str | None
+    pad_token_id: int | None
+    chat_template: str | None
+
+    def save_pretrained(self, save_directory: str) -> Any: ...
+
+
+class Family(ABC):
+    """Classes, rows and answers of models of one architecture.
 
     about             in messages, in the plural
     auto              transformers' auto class of a model that answers; `mapping` lists the configs that it takes
     auto_scorer       that of one with a scalar head
+    auto_processor    that of what makes its rows
     task_type         PEFT's name for an adapter on a model that answers
     task_type_scorer  for one on a model that scores
+    engine            class that completes prompts, as "module:class": see `ft.models.generation.engine`
     """
 
-    about: str
-    auto: str
-    mapping: str
-    auto_scorer: str
-    task_type: str
-    task_type_scorer: str
+    about: ClassVar[str]
+    auto: ClassVar[str]
+    mapping: ClassVar[str]
+    auto_scorer: ClassVar[str]
+    auto_processor: ClassVar[str] = "AutoTokenizer"
+    task_type: ClassVar[str]
+    task_type_scorer: ClassVar[str]
+    engine: ClassVar[str]
 
-    def takes(self, config: Any) -> bool:
-        """Whether a model of this config (a PretrainedConfig) can be loaded as one of this family.
+    # Rows
+
+    @abstractmethod
+    def row_encoder(
+        self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
+    ) -> Encoder:
+        """What encodes rows other than pairs."""
+
+    @abstractmethod
+    def completion_row(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> EncodedRow:
+        """A prompt and its completion as a row: `input_ids`, and `labels` of the completion alone."""
+
+    @abstractmethod
+    def collator(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> Collator:
+        """What makes a batch of encoded rows."""
+
+    @abstractmethod
+    def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the model makes of a batch: logits (B, P, V), and the labels (B, P) they predict."""
+
+    def encoder(self, processor: Processor, options: RowOptions | PairOptions, max_length: int | None) -> Encoder:
+        """What encodes the rows of a stage with this `rows:` block."""
+        if isinstance(options, PairOptions):
+            return PairEncoder(self.row_encoder(processor, "completion"), options, max_length)
+        return self.row_encoder(processor, options.train_on, max_length, options.on_too_long)
+
+    # Classes
+
+    def takes(self, config: ModelConfig) -> bool:
+        """Whether a model of this config can be loaded as one of this family.
 
         A config that says `is_encoder_decoder` may stand in the causal mapping too (BART's), by its decoder alone: what
         its checkpoint holds would then be half used and half random.
@@ -34,19 +102,27 @@ class Family:
 
         return type(config) in getattr(transformers, self.mapping) and not getattr(config, "is_encoder_decoder", False)
 
+    def load_processor(self, path: str, revision: str | None) -> Processor:
+        import transformers
+
+        auto: AutoClass = getattr(transformers, self.auto_processor)
+        processor: Processor = auto.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return processor
+
     def auto_name(self, scores: bool) -> str:
         return self.auto_scorer if scores else self.auto
 
-    def auto_class(self, scores: bool) -> Any:
+    def auto_class(self, scores: bool) -> AutoClass:
         """The class whose `from_pretrained` and `from_config` make models of this family."""
         import transformers
 
-        return getattr(transformers, self.auto_name(scores))
+        auto: AutoClass = getattr(transformers, self.auto_name(scores))
+        return auto
 
     def peft_task(self, scores: bool) -> str:
         return self.task_type_scorer if scores else self.task_type
 
-    def is_scorer(self, architectures: list[str], adapter_task: str | None) -> bool:
+    def is_scorer(self, architectures: Sequence[str], adapter_task: str | None) -> bool:
         """Whether `architectures` of a config.json, or `task_type` of an adapter's, are of a model that scores."""
         ending = self.auto_scorer.removeprefix("AutoModel")
         return adapter_task == self.task_type_scorer or any(name.endswith(ending) for name in architectures)

@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
-from ft.families.base import Family
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-CAUSAL = Family(
-    about="causal language models",
-    auto="AutoModelForCausalLM",
-    mapping="MODEL_FOR_CAUSAL_LM_MAPPING",
-    auto_scorer="AutoModelForSequenceClassification",
-    task_type="CAUSAL_LM",
-    task_type_scorer="SEQ_CLS",
-)
+from ft.data.formats import BadRow
+from ft.encode.conversation import OnTooLong, RenderedRow, Renderer
+from ft.encode.encoder import ArrowColumn, EncodedRow, Encoder, Row, id_columns, roles_column
+from ft.encode.loss_mask import IGNORE_INDEX, TrainOn
+from ft.families.base import Collator, Family, Processor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CausalEncoder:
+    """A row is one sequence, prompt and completion, and a label stands at the token it is of."""
+
+    def __init__(self, renderer: Renderer):
+        self.renderer = renderer
+        self.counts, self.notes = renderer.counts, renderer.notes
+
+    def arrow_columns(self) -> list[ArrowColumn]:
+        return [*id_columns("input_ids", "labels"), roles_column()]
+
+    def encode_batch(self, rows: Sequence[Row]) -> list[EncodedRow | BadRow | None]:
+        return [_columns(row) if isinstance(row, RenderedRow) else row for row in self.renderer.render_batch(rows)]
+
+
+def _columns(row: RenderedRow) -> EncodedRow:
+    return {"input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
+
+
+class CausalFamily(Family):
+    about = "causal language models"
+    auto = "AutoModelForCausalLM"
+    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
+    auto_scorer = "AutoModelForSequenceClassification"
+    task_type = "CAUSAL_LM"
+    task_type_scorer = "SEQ_CLS"
+    engine = "ft.models.generation.engine:Engine"
+
+    def row_encoder(
+        self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
+    ) -> Encoder:
+        return CausalEncoder(Renderer(processor, train_on=train_on, max_length=max_length, on_too_long=on_too_long))
+
+    def completion_row(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> EncodedRow:
+        labels = [*[IGNORE_INDEX] * len(prompt_ids), *completion_ids]
+        return {"input_ids": [*prompt_ids, *completion_ids], "labels": labels}
+
+    def collator(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> Collator:
+        """TRL's own, as SFTTrainer makes it where rows are not packed."""
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+        collator: Collator = DataCollatorForLanguageModeling(pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
+        return collator
+
+    def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The token at t + 1 is predicted at t, and a row's first token by nothing."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        return logits[:, :-1], batch["labels"][:, 1:]
+
+
+CAUSAL = CausalFamily()

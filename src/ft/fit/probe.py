@@ -24,8 +24,8 @@ from ft.fit.gpus import GIB, gpu, gpu_here
 from ft.fit.kinds import stage_fit
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
+from ft.models.adapters import adapters_kept
 from ft.models.device import has_gpu
-from ft.models.load import adapters_kept
 from ft.notices import quiet_bars, quiet_libraries
 from ft.recipe import accumulation
 from ft.recipe.job import Job

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ft.encode.encoder import EncodedRow
 from ft.encode.loss_mask import IGNORE_INDEX
+from ft.families import Family, family_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def completion_logprobs(
@@ -15,42 +20,35 @@ def completion_logprobs(
 
     Rows of about one length are computed side by side; the numbers come back in the order of the prompts.
     """
-    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-    labels = [
-        [*[IGNORE_INDEX] * len(prompt), *completion] for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    return label_logprobs(model, rows, labels, batch_size=batch_size)
+    row_of = family_of(model.config, "model").completion_row
+    rows = [row_of(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return row_logprobs(model, rows, batch_size=batch_size)
 
 
-def label_logprobs(
-    model: Any, rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], *, batch_size: int = 64
-) -> list[float]:
+def row_logprobs(model: Any, rows: Sequence[EncodedRow], *, batch_size: int = 64) -> list[float]:
     """Log-probability of each row's labelled tokens (not IGNORE_INDEX), in nats, summed over the row.
 
-    A row's first token is predicted by nothing and never counted, as in a causal model's own loss.
+    What no token predicts, a decoder's first one, is not counted, as in a model's own loss.
     """
     from ft.models.batching import batches_by_length
 
+    family = family_of(model.config, "model")
     logprobs = [0.0] * len(rows)
-    for batch in batches_by_length([len(row) for row in rows], batch_size):
-        values = _batch_logprobs(model, [rows[number] for number in batch], [labels[number] for number in batch])
-        for number, value in zip(batch, values, strict=True):
+    for batch in batches_by_length([len(row["input_ids"]) for row in rows], batch_size):
+        values = _batch_logprobs(model, family, [rows[number] for number in batch])
+        for number, value in zip(batch, values.tolist(), strict=True):
             logprobs[number] = value
     return logprobs
 
 
-def _batch_logprobs(model: Any, rows: list[Sequence[int]], labels: list[Sequence[int]]) -> list[float]:
+def _batch_logprobs(model: Any, family: Family, rows: Sequence[EncodedRow]) -> Tensor:
+    """Sums over the labels of each row, (B,)."""
     import torch
 
-    from ft.models.batching import pad
-
-    ids, mask = pad(rows, "right", model.device)  # (B, T)
-    targets, _ = pad(labels, "right", model.device, IGNORE_INDEX)
+    batch = {name: values.to(model.device) for name, values in family.collator(pad_token_id=0)(rows).items()}
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
-    counted = targets[:, 1:] != IGNORE_INDEX  # (B, T - 1); the token at t + 1 is predicted at t
-    logprobs = torch.zeros(counted.shape, device=model.device)
-    predicted = logits[:, :-1][counted].float().log_softmax(-1)
-    logprobs[counted] = predicted.gather(1, ids[:, 1:][counted][:, None])[:, 0]
-    values: list[float] = logprobs.sum(1).tolist()
-    return values
+        logits, labels = family.predictions(model, batch)
+    counts = labels != IGNORE_INDEX
+    logprobs = torch.zeros(counts.shape, device=model.device)
+    logprobs[counts] = logits[counts].float().log_softmax(-1).gather(1, labels[counts][:, None])[:, 0]
+    return logprobs.sum(1)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft.families import CAUSAL, family_of
-from ft.models.load import is_reward, load_base, load_scorer_base, parts, share
+from ft.models.lineage import is_reward, parts
+from ft.models.load import load_base, load_scorer_base, share
 
 Onto = Literal["trained", "original"]
 DTYPES = ("float32", "bfloat16", "float16")

@@ -10,7 +10,8 @@ from ft.data.formats import BadRow
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.models.device import has_gpu
-from ft.models.load import load_scorer, tokenizer_of
+from ft.models.load import load_scorer
+from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
 
 Message = dict[str, Any]

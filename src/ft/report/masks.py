@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft import artifacts
-from ft.encode.loss_mask import IGNORE_INDEX
+from ft.encode.encoder import row_tokens
 from ft.report.parts import Masked
 from ft.report.run import ReportedStage, Run
 from ft.tools.show import ShownRow, shown_row, visible_tokens
@@ -92,12 +92,11 @@ def _tokenizer(stage: ReportedStage, run: Run) -> _Spells | None:
 
 
 def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:
-    cut = {**row, **{name: row[name][:MOST_TOKENS] for name in ("input_ids", "labels", "roles")}}
-    shown: ShownRow = shown_row(cut, tokenizer)
+    whole = row_tokens(row)
+    shown: ShownRow = shown_row(row["where"], whole.first(MOST_TOKENS), tokenizer)
     words = []
     for (role, trained), group in groupby(visible_tokens(shown), key=lambda pair: (pair[0].role, pair[0].trained)):
         words.append(Words("".join(text for _, text in group), role, trained))
-    trained_tokens = sum(label != IGNORE_INDEX for label in row["labels"])
-    length = len(row["input_ids"])
+    length = len(whole.ids)
     where = row["where"].rsplit("/", 1)[-1]
-    return MaskedRow(where, length, trained_tokens, tuple(words), length - len(cut["input_ids"]))
+    return MaskedRow(where, length, sum(whole.trained), tuple(words), max(0, length - MOST_TOKENS))

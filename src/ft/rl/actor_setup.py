@@ -14,7 +14,8 @@ import torch
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.models.hidden_states import inner_of, let_select
-from ft.models.load import is_adapter, is_reward, load_tokenizer, parts
+from ft.models.lineage import is_adapter, is_reward, parts
+from ft.models.processor import tokenizer_of
 from ft.models.scorer import Message, Scorer
 from ft.recipe import ModelSource
 from ft.rl.actors import CRITIC, POLICY, Actors, SeparateModels, SharedBase
@@ -124,7 +125,7 @@ def _fits(folder: Path, origin: Mapping[str, Any], renderer: Renderer) -> bool:
         raise fail(str(folder), "this is no reward model", "Name the folder of a stage of kind `reward`.")
     if not _same_base(folder, origin):
         return False
-    tokenizer, policy_tokenizer = load_tokenizer(folder), renderer.tokenizer
+    tokenizer, policy_tokenizer = tokenizer_of(None, folder), renderer.tokenizer
     return bool(
         tokenizer.chat_template == policy_tokenizer.chat_template
         and tokenizer.get_vocab() == policy_tokenizer.get_vocab()

@@ -16,7 +16,8 @@ from typing import Any
 
 from ft import artifacts
 from ft.encode.conversation import Renderer
-from ft.models.load import adapters_kept, base_of, saved_alone
+from ft.models.adapters import adapters_kept, saved_alone
+from ft.models.lineage import base_of
 from ft.models.token_budget import positions_of
 from ft.recipe.job import Job
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts

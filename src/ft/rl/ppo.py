@@ -38,9 +38,9 @@ from torch import Tensor
 from ft.data.axes import HELPFUL, SAFETY
 from ft.data.formats import BadRow
 from ft.errors import Problems, fail
-from ft.models.generation.engine import Engine, Request
+from ft.models.adapters import adapters_kept
+from ft.models.generation.engine import Request, engine_of
 from ft.models.generation.sampling import Sampling
-from ft.models.load import adapters_kept
 from ft.models.token_budget import positions_of, prompt_budget
 from ft.rl import ppo_math as math
 from ft.rl.actors import CRITIC, POLICY, REFERENCE, Actors, SeparateModels, SharedBase
@@ -192,7 +192,7 @@ class PPOTrainer(RolloutTrainer):
         """One answer a prompt, its random numbers by seed and key; as rollouts, and as token ids."""
         stops, size = self.actors.renderer.stop_ids, self.args.rollout_batch_size
         requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
-        completions = Engine(self.actors.policy, stops).complete(requests, self.sampling, batch_size=size)
+        completions = engine_of(self.actors.policy, stops).complete(requests, self.sampling, batch_size=size)
         completion_ids, logprobs = [one.completion_ids for one in completions], [one.logprobs for one in completions]
         rollouts = Rollouts.from_completions(prompts, completion_ids, logprobs, stops, self.accelerator.device)
         return rollouts, completion_ids

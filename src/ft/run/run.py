@@ -22,7 +22,7 @@ from ft.errors import Problems, fail
 from ft.files import write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
-from ft.models.load import tokenizer_of
+from ft.models.processor import encoder_of
 from ft.notices import quiet_bars
 from ft.progress import Progress
 from ft.recipe import Kind, Recipe
@@ -150,15 +150,17 @@ def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
 def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     assert planned.rows_key is not None
     stage = planned.stage
-    tokenizer = tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
+    options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
+    max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
+    encoder = encoder_of(plan.recipe.model, init, plan.recipe.chat_template, options, max_length)
     with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,
             plan.sources(stage.data),
             plan.sources(stage.eval_data),
-            tokenizer,
-            rows=stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {})),
-            max_length=planned.rows_key["max_length"],
+            encoder,
+            rows=options,
+            max_length=max_length,
             packing=planned.rows_key["packing"],
             seed=plan.recipe.seed,
             tick=progress.advance,

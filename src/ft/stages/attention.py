@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
 from ft.encode.conversation import CODES, Renderer
-from ft.encode.loss_mask import IGNORE_INDEX
 from ft.errors import fail
 from ft.figures import by_turn
 from ft.figures.charts import Point
@@ -126,7 +125,7 @@ def instruction_spans(one: Script, answers: Sequence[str], place: Place, rendere
     instruction = _runs([code == role for code in rendered.roles])[0]
     if place == "first_user":
         instruction = instruction[: len(renderer.tokenizer(one.first.text, add_special_tokens=False)["input_ids"])]
-    answer_places = _runs([label != IGNORE_INDEX for label in rendered.labels])
+    answer_places = _runs(rendered.tokens.trained)
     return InstructionSpans(rendered.input_ids, instruction, answer_places)
 
 

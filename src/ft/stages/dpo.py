@@ -12,8 +12,9 @@ from typing import Any
 
 from ft import artifacts
 from ft.encode.prepare import eval_rows, train_rows
+from ft.models.adapters import adapters_kept
 from ft.models.device import compute_dtype
-from ft.models.load import adapters_kept, start
+from ft.models.load import start
 from ft.recipe.job import Job
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, policy, train_and_save
 

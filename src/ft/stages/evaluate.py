@@ -34,7 +34,7 @@ from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn, answer_dialogues
 from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS, columns_of
 

@@ -11,7 +11,8 @@ from typing import Any
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.models.device import compute_dtype
-from ft.models.load import base_of, is_adapter, load_scorer, start
+from ft.models.lineage import base_of, is_adapter
+from ft.models.load import load_scorer, start
 from ft.recipe.job import Job
 from ft.rl.loop import TrainerInputs, train_on_rewards
 

@@ -28,7 +28,7 @@ from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
 from ft.files import finite_or_none, write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, compute_entries
-from ft.models.load import load_tokenizer
+from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe.job import Job
 from ft.result import Result
@@ -85,7 +85,8 @@ def make(job: Job) -> dict[str, Any]:
     bad.finish()
     if not rows:
         raise fail(job.where, f"none of the {bad.count} pairs can be scored", f"The last: {bad.last}")
-    card = ReportCard(_pairs(rows, scores, load_tokenizer(next(iter(models.values())))), [*models], options.thresholds)
+    tokenizer = tokenizer_of(None, next(iter(models.values())))
+    card = ReportCard(_pairs(rows, scores, tokenizer), [*models], options.thresholds)
     numbers = card.numbers() | ({"rejected": bad.count} if bad.count else {})
     _write(job, rows, card, numbers)
     show(card)

@@ -19,8 +19,10 @@ from ft.encode.pairs import SAFETY
 from ft.encode.prepare import eval_rows, train_rows
 from ft.errors import fail
 from ft.files import finite_or_none, write_json
+from ft.models.adapters import adapters_kept
 from ft.models.device import compute_dtype
-from ft.models.load import adapters_kept, start, tokenizer_of
+from ft.models.load import start
+from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, train_and_save
 

@@ -31,7 +31,7 @@ from ft.models.generation.backends import BackendOptions, WorkerSpec
 from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
 from ft.models.identity import policy_identity
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
 from ft.rl.scoring import AnswerScore, AnswerScorer

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from ft.encode.prepare import eval_rows, train_rows
-from ft.models.load import adapters_kept
+from ft.families import family_of
+from ft.models.adapters import adapters_kept
 from ft.recipe.job import Job
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, policy, train_and_save
 
@@ -34,6 +35,9 @@ def trainer_of(job: Job, ends_turns: bool = True) -> Any:
     config = arguments(job, SFTConfig, dataset_kwargs={"skip_prepare_dataset": True})
     model, tokenizer = policy(job, config, ends_turns)
     score_supervised_only()
+    family = family_of(model.config, job.where)
+    flat = config.packing or config.padding_free  # TRL flattens rows by a collator of its own
+    collator = None if flat else family.collator(tokenizer.pad_token_id, config.pad_to_multiple_of)
     with adapters_kept(model) if "lora" in job.blocks else nullcontext():
         trainer = SFTTrainer(
             model=model,
@@ -41,6 +45,7 @@ def trainer_of(job: Job, ends_turns: bool = True) -> Any:
             train_dataset=train_rows(job.rows),
             eval_dataset=held_out,
             processing_class=tokenizer,
+            data_collator=collator,
         )
     if config.packing:
         refuse_leaks(trainer.model, trainer.data_collator, job.where)

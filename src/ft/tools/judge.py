@@ -13,7 +13,7 @@ from ft.errors import fail
 from ft.evaluation.judge_prompt import JudgePrompt
 from ft.files import digest
 from ft.models.identity import model_fingerprint, result_fingerprint
-from ft.models.load import is_reward
+from ft.models.lineage import is_reward
 from ft.recipe import ModelSource, Recipe
 from ft.recipe.job import Job
 from ft.result import Result

@@ -22,13 +22,12 @@ from ft.data.formats.messages import BadRow
 from ft.data.mix import eval_side, format_rows
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, missing, read
-from ft.encode.conversation import RenderedRow, Renderer
-from ft.encode.loss_mask import IGNORE_INDEX
+from ft.encode.encoder import EncodedRow, Encoder, row_tokens
 from ft.encode.prepare import RowOptions
 from ft.errors import Problem, Problems, UserError, fail
 from ft.files import atomic
 from ft.hub import local_path
-from ft.models.load import tokenizer_of
+from ft.models.processor import encoder_of
 from ft.recipe import Recipe, Stage
 from ft.results.store import Plan
 
@@ -213,33 +212,33 @@ def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
 def summarize(plan: Plan, stage: Stage, source: Source) -> DataSummary:
     """Read every row as the stage would: format, template, masks and length."""
     summary = DataSummary()
-    renderer = _renderer(plan, stage)
-    summary.rendered = renderer is not None
-    limit = stage.blocks["train"]["max_length"] if renderer else None
+    encoder = _encoder(plan, stage)
+    summary.rendered = encoder is not None
+    limit = stage.blocks["train"]["max_length"] if encoder else None
     rows = format_rows(source, summary.refuse)
     while batch := list(islice(rows, BATCH)):
-        rendered = renderer.render_batch([source_row.row for source_row in batch]) if renderer else [None] * len(batch)
-        for source_row, row in zip(batch, rendered, strict=True):
+        encoded = encoder.encode_batch([source_row.row for source_row in batch]) if encoder else [None] * len(batch)
+        for source_row, row in zip(batch, encoded, strict=True):
             if isinstance(row, BadRow):
                 summary.refuse(source_row.where, source_row.row, row)
                 continue
             _count_row(summary, source_row, plan.recipe.seed, stage)
-            if isinstance(row, RenderedRow):
+            if row is not None:
                 _measure_row(summary, source_row, row, limit)
     return summary
 
 
-def _renderer(plan: Plan, stage: Stage) -> Renderer | None:
-    """The stage's own renderer without its limit; None where no tokenizer is there yet, or the stage renders no whole
+def _encoder(plan: Plan, stage: Stage) -> Encoder | None:
+    """The stage's own encoder without its limit; None where no tokenizer is plan yet, or the stage renders no whole
     rows: pairs are measured when they are prepared."""
     if stage.kind.rows not in CONVERSATIONS:
         return None
     try:
         folder = plan.tokenizer_folder(plan.stage(stage.name))
-        tokenizer = tokenizer_of(plan.recipe.model, folder, plan.recipe.chat_template)
+        options = RowOptions(**stage.blocks["rows"])
+        return encoder_of(plan.recipe.model, folder, plan.recipe.chat_template, options, max_length=None)
     except UserError:
         return None
-    return Renderer(tokenizer, train_on=RowOptions(**stage.blocks["rows"]).train_on)
 
 
 def _count_row(summary: DataSummary, source_row: SourceRow, seed: int, stage: Stage) -> None:
@@ -248,10 +247,11 @@ def _count_row(summary: DataSummary, source_row: SourceRow, seed: int, stage: St
         summary.held_out.update(share for share in _shares(stage) if eval_side(source_row.row, share, seed))
 
 
-def _measure_row(summary: DataSummary, source_row: SourceRow, row: RenderedRow, limit: int | None) -> None:
-    length = len(row.input_ids)
+def _measure_row(summary: DataSummary, source_row: SourceRow, row: EncodedRow, limit: int | None) -> None:
+    tokens = row_tokens(row)
+    length = len(tokens.ids)
     summary.tokens += length
-    summary.trained += sum(label != IGNORE_INDEX for label in row.labels)
+    summary.trained += sum(tokens.trained)
     summary.longest = max(summary.longest, length)
     if limit is not None and length > limit:
         summary.long += 1

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from ft import artifacts
 from ft.encode.conversation import ROLES
-from ft.encode.loss_mask import IGNORE_INDEX
+from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.prepare import rows_folder, single_rows
 from ft.encode.token_text import text_pieces
 from ft.errors import fail
 from ft.files import read_json
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from ft.results.store import Plan, PlannedStage
 from ft.run.run import prepare_rows, rows_line
 
@@ -102,14 +102,15 @@ def view_rows(plan: Plan, stage: str | None, rows: int) -> RowsView:
     prepare_rows(plan, planned)
     folder = rows_folder(plan.runs, planned.rows_key)
     tokenizer = tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
-    rows_of_folder = single_rows(folder)
+    prepared = single_rows(folder)
+    first_rows = (prepared[place] for place in range(min(rows, len(prepared))))
     return RowsView(
         recipe=plan.recipe.name,
         stage=planned.name,
         folder=folder,
         max_length=planned.rows_key["max_length"],
         stats=read_json(folder / artifacts.STATS),
-        rows=tuple(shown_row(rows_of_folder[place], tokenizer) for place in range(min(rows, len(rows_of_folder)))),
+        rows=tuple(shown_row(row["where"], row_tokens(row), tokenizer) for row in first_rows),
     )
 
 
@@ -120,15 +121,15 @@ def _first_with_rows(plan: Plan) -> PlannedStage:
     return view
 
 
-def shown_row(row: Mapping[str, Any], tokenizer: Any) -> ShownRow:
+def shown_row(where: str, row: RowTokens, tokenizer: Any) -> ShownRow:
     """A prepared row token by token, each with its role and whether it is trained."""
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0
-    for piece in text_pieces(tokenizer, row["input_ids"]):
-        role, trained = ROLES[row["roles"][place]], row["labels"][place] != IGNORE_INDEX
+    for piece in text_pieces(tokenizer, row.ids):
+        role, trained = ROLES[row.roles[place]], row.trained[place]
         tokens.append(Token(piece.text, piece.ids, role, trained, piece.ids[0] in special))
         place += len(piece.ids)
-    return ShownRow(row["where"], tuple(tokens))
+    return ShownRow(where, tuple(tokens))
 
 
 def visible(text: str) -> list[str]:

@@ -24,7 +24,7 @@ from ft.data.mix import format_rows, group_sizes, rows_to_take
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.errors import UserError, fail
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 from ft.recipe.types import reference
 from ft.results.store import Plan, PlannedStage

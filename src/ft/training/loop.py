@@ -11,7 +11,9 @@ from ft.errors import fail
 from ft.figures.training import curve_files
 from ft.figures.write import write_figures
 from ft.models.device import compute_dtype, device_arguments
-from ft.models.load import save_lineage, share, start, tokenizer_of
+from ft.models.lineage import save_lineage
+from ft.models.load import share, start
+from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
 

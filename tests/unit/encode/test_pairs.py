@@ -13,9 +13,10 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.data.formats import BadRow, preference
-from ft.encode.pairs import PairOptions, PairRenderer, RenderedPair
+from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, tokens_of_longer_side
 from ft.encode.prepare import train_rows
 from ft.errors import UserError
+from ft.families import CAUSAL
 from ft.run.run import prepare_rows, rows_folder
 from ft.tools.show import view_rows
 
@@ -31,9 +32,10 @@ def row(*prompt: dict[str, str], chosen: str = "blue", rejected: str = "red, or 
     return {"prompt": list(prompt) or [USER], **sides, **extra}
 
 
-def rendered(*rows: dict[str, Any], max_length: int = 1000, **options: Any) -> tuple[PairRenderer, list[Any]]:
-    renderer = PairRenderer(tiny.tokenizer(), PairOptions(**options), max_length)
-    return renderer, renderer.render_batch(rows)
+def rendered(*rows: dict[str, Any], max_length: int = 1000, **options: Any) -> tuple[PairEncoder, list[Any]]:
+    encoder = CAUSAL.encoder(tiny.tokenizer(), PairOptions(**options), max_length)
+    assert isinstance(encoder, PairEncoder)
+    return encoder, encoder.encode_batch(rows)
 
 
 def text(ids: list[int]) -> str:
@@ -42,15 +44,15 @@ def text(ids: list[int]) -> str:
 
 def test_one_prompt_and_two_answers_through_their_end_tokens():
     _, [pair] = rendered(row())
-    assert text(pair.prompt_ids) == "<|im_start|>user\nsky?<|im_end|>\n<|im_start|>assistant\n"
-    assert text(pair.chosen_ids) == "blue<|im_end|>"  # the template's line end behind it is no part of the answer
-    assert text(pair.rejected_ids) == "red, or so<|im_end|>"
-    assert pair.longest == len(pair.prompt_ids) + len(pair.rejected_ids)
+    assert text(pair["prompt_ids"]) == "<|im_start|>user\nsky?<|im_end|>\n<|im_start|>assistant\n"
+    assert text(pair["chosen_ids"]) == "blue<|im_end|>"  # the template's line end behind it is no part of the answer
+    assert text(pair["rejected_ids"]) == "red, or so<|im_end|>"
+    assert tokens_of_longer_side(pair) == len(pair["prompt_ids"]) + len(pair["rejected_ids"])
 
 
 def test_a_prompt_of_several_turns_stays_whole():
     _, [pair] = rendered(row(said("system", "be kind"), said("user", "hello"), YES, USER))
-    assert text(pair.prompt_ids) == (
+    assert text(pair["prompt_ids"]) == (
         "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
         "<|im_start|>assistant\nyes?<|im_end|>\n<|im_start|>user\nsky?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -58,9 +60,9 @@ def test_a_prompt_of_several_turns_stays_whole():
 
 def test_only_the_answers_count_and_every_token_has_a_role():
     _, [pair] = rendered(row(chosen="a", rejected="b"))
-    assert text(pair.input_ids).endswith("assistant\na<|im_end|>b<|im_end|>")
-    assert [label != -100 for label in pair.labels] == [False] * len(pair.prompt_ids) + [True] * 4
-    assert len(pair.roles) == len(pair.input_ids)
+    assert text(pair["input_ids"]).endswith("assistant\na<|im_end|>b<|im_end|>")
+    assert [label != -100 for label in pair["labels"]] == [False] * len(pair["prompt_ids"]) + [True] * 4
+    assert len(pair["roles"]) == len(pair["input_ids"])
 
 
 LONG = row(said("system", "be kind"), said("user", "one"), YES, said("user", "two"), YES, USER)
@@ -68,15 +70,18 @@ LONG = row(said("system", "be kind"), said("user", "one"), YES, said("user", "tw
 
 def test_a_pair_that_is_too_long_is_an_error_that_counts_its_longer_side():
     _, [fits] = rendered(LONG)
-    renderer, [found] = rendered(LONG, max_length=fits.longest - 1)
+    renderer, [found] = rendered(LONG, max_length=tokens_of_longer_side(fits) - 1)
     assert isinstance(found, BadRow)
-    assert found.what == f"it is {fits.longest} tokens long, over max_length {fits.longest - 1}"
+    assert (
+        found.what
+        == f"it is {tokens_of_longer_side(fits)} tokens long, over max_length {tokens_of_longer_side(fits) - 1}"
+    )
     assert renderer.counts.rows_too_long == 1
 
 
 def test_a_pair_that_fits_exactly_stays():
     _, [fits] = rendered(LONG)
-    renderer, [pair] = rendered(LONG, max_length=fits.longest)
+    renderer, [pair] = rendered(LONG, max_length=tokens_of_longer_side(fits))
     assert pair == fits
     assert renderer.counts.rows_too_long == 0
 
@@ -84,14 +89,14 @@ def test_a_pair_that_fits_exactly_stays():
 def test_a_pair_that_is_too_long_is_dropped_and_counted():
     renderer, found = rendered(LONG, row(), max_length=80, on_too_long="drop")
     assert found[0] is None
-    assert isinstance(found[1], RenderedPair)
+    assert found[1] is not None
     assert renderer.counts.rows_dropped == 1
 
 
 def test_the_same_oldest_turns_leave_both_sides_and_the_system_message_stays():
     shorter = row(said("system", "be kind"), said("user", "two"), YES, USER)
     _, [fits] = rendered(shorter)
-    renderer, [pair] = rendered(LONG, max_length=fits.longest, on_too_long="drop_turns")
+    renderer, [pair] = rendered(LONG, max_length=tokens_of_longer_side(fits), on_too_long="drop_turns")
     assert pair == fits
     assert (renderer.counts.rows_too_long, renderer.counts.turns_dropped) == (1, 1)
 
@@ -99,12 +104,13 @@ def test_the_same_oldest_turns_leave_both_sides_and_the_system_message_stays():
 def test_a_prompt_has_a_budget_of_its_own():
     _, [fits] = rendered(row(said("user", "two"), YES, USER))
     long = row(said("user", "one"), YES, said("user", "two"), YES, USER, chosen="c" * 200)
-    _, [pair] = rendered(long, on_too_long="drop_turns", max_prompt_length=len(fits.prompt_ids))
-    assert pair.prompt_ids == fits.prompt_ids
-    assert text(pair.chosen_ids) == "c" * 200 + "<|im_end|>"
-    _, [found] = rendered(long, max_prompt_length=len(fits.prompt_ids))
+    _, [pair] = rendered(long, on_too_long="drop_turns", max_prompt_length=len(fits["prompt_ids"]))
+    assert pair["prompt_ids"] == fits["prompt_ids"]
+    assert text(pair["chosen_ids"]) == "c" * 200 + "<|im_end|>"
+    longest_prompt = len(fits["prompt_ids"])
+    _, [found] = rendered(long, max_prompt_length=longest_prompt)
     assert found.what.startswith("its prompt is ")
-    assert found.what.endswith(f" tokens long, over max_prompt_length {len(fits.prompt_ids)}")
+    assert found.what.endswith(f" tokens long, over max_prompt_length {len(fits['prompt_ids'])}")
 
 
 def test_an_answer_is_never_cut():
@@ -121,8 +127,8 @@ def test_a_forged_turn_is_refused_by_the_side_it_stands_in():
 
 def test_reference_log_probabilities_are_carried():
     _, [pair, bare] = rendered(row(ref_chosen_logps=-3.5, ref_rejected_logps=-7), row(ref_chosen_logps=-3.5))
-    assert pair.reference == (-3.5, -7.0)
-    assert bare.reference is None
+    assert [pair[name] for name in REFERENCE] == [-3.5, -7.0]
+    assert [bare[name] for name in REFERENCE] == [None, None]
 
 
 # ---- from the file to the trainer ---------------------------------------------------------------------------------
@@ -159,9 +165,9 @@ def test_the_trainers_columns_are_the_rendered_ones(tmp_path, base):
     _, [pair] = rendered(row())
     assert rows[0]["where"] == f"{tmp_path}/pairs.jsonl:1"
     assert [rows[0][f"{name}_ids"] for name in ("prompt", "chosen", "rejected")] == [
-        pair.prompt_ids,
-        pair.chosen_ids,
-        pair.rejected_ids,
+        pair["prompt_ids"],
+        pair["chosen_ids"],
+        pair["rejected_ids"],
     ]
     assert (rows[0]["ref_chosen_logps"], rows[0]["ref_rejected_logps"]) == (-3.5, -7.0)
 
@@ -180,9 +186,9 @@ def test_the_ids_are_trls_up_to_the_templates_last_line_end(tmp_path, base):
     _, ours = rendered(*rows)
     newline = words("\n")["input_ids"]
     for pair, line in zip(ours, theirs, strict=True):
-        assert pair.prompt_ids == line["prompt_ids"]
-        assert pair.chosen_ids + newline == line["chosen_ids"]
-        assert pair.rejected_ids + newline == line["rejected_ids"]
+        assert pair["prompt_ids"] == line["prompt_ids"]
+        assert pair["chosen_ids"] + newline == line["chosen_ids"]
+        assert pair["rejected_ids"] + newline == line["rejected_ids"]
 
 
 def test_no_share_of_rows_from_1_on_can_be_held_out():

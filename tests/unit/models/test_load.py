@@ -11,16 +11,11 @@ import torch
 import tiny
 from ft.errors import UserError
 from ft.files import read_json, write_json
+from ft.models.adapters import adapters_kept
 from ft.models.identity import model_fingerprint, model_identity
-from ft.models.load import (
-    adapters_kept,
-    load,
-    load_base,
-    load_tokenizer,
-    save_lineage,
-    start,
-    tokenizer_of,
-)
+from ft.models.lineage import save_lineage
+from ft.models.load import load, load_base, start
+from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 
 
@@ -112,7 +107,7 @@ def test_without_a_pad_token_the_end_of_turn_pads(tmp_path, base):
     config = read_json(tmp_path / "base" / "tokenizer_config.json")
     del config["pad_token"]
     write_json(tmp_path / "base" / "tokenizer_config.json", config)
-    assert load_tokenizer(tmp_path / "base").pad_token == "<|im_end|>"
+    assert tokenizer_of(None, tmp_path / "base").pad_token == "<|im_end|>"
 
 
 def test_the_recipes_template_wins_over_the_models(base):

@@ -12,9 +12,11 @@ from transformers import AutoTokenizer, LlamaForSequenceClassification
 import tiny
 from ft.data.formats import BadRow
 from ft.encode.conversation import Renderer
-from ft.encode.pairs import PairOptions, PairRenderer, through_answers
+from ft.encode.pairs import PairOptions, through_answers
 from ft.errors import UserError
-from ft.models.load import is_reward, load_scorer, load_scorer_base
+from ft.families import CAUSAL
+from ft.models.lineage import is_reward
+from ft.models.load import load_scorer, load_scorer_base
 from ft.models.reward_head import START, ScoreHead, put_head
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
@@ -50,8 +52,8 @@ def scorer(folder):
 
 def test_a_conversation_has_the_tokens_of_the_pair_it_is_one_side_of(scorer):
     pair = {"prompt": TWO[:-1], "chosen": TWO[-1:], "rejected": [said("assistant", "red")]}
-    rendered = PairRenderer(tiny.tokenizer(), PairOptions(), 200).render_batch([pair])[0]
-    assert scorer.rendered([TWO]) == [[*rendered.prompt_ids, *rendered.chosen_ids]]
+    rendered = CAUSAL.encoder(tiny.tokenizer(), PairOptions(), 200).encode_batch([pair])[0]
+    assert scorer.rendered([TWO]) == [[*rendered["prompt_ids"], *rendered["chosen_ids"]]]
     assert scorer.rendered([TWO])[0][-1] == scorer.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 

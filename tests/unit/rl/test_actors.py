@@ -16,7 +16,8 @@ from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.files import read_json
 from ft.models.hidden_states import inner_of
-from ft.models.load import load, load_scorer, load_tokenizer, start
+from ft.models.load import load, load_scorer, start
+from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
 from ft.rl.actor_setup import share_base
@@ -40,7 +41,7 @@ def folders(tmp_path_factory, base):
 
 
 def batch_of(base) -> CompletionBatch:
-    renderer = Renderer(load_tokenizer(base), train_on="last")
+    renderer = Renderer(tokenizer_of(None, base), train_on="last")
     rows = [renderer.prompt(turns[:1]) for turns in SAID]
     answers = [renderer.tokenizer(turns[1]["content"])["input_ids"] + [renderer.stop_ids[0]] for turns in SAID]
     ids = [torch.tensor(prompt + answer) for prompt, answer in zip(rows, answers, strict=True)]
@@ -136,7 +137,7 @@ def test_a_new_adapters_reference_is_the_bare_base(base):
 def test_a_reference_keeps_its_embeddings_where_the_policy_trains_them_whole(base):
     source = ModelSource(str(base))
     model = start(source, None, {**tiny.LORA, "modules_to_save": ["embed_tokens"]}, None, "float32", True)
-    renderer = Renderer(load_tokenizer(base), train_on="last")
+    renderer = Renderer(tokenizer_of(None, base), train_on="last")
     actors = with_fused_head(share_base(model, renderer, base=source, quantization=None, fresh=False))
     batch, found = batch_of(base), []
     for _ in range(2):
@@ -180,7 +181,7 @@ def test_a_reward_model_that_does_not_fit_the_base_stands_alone(tmp_path, base, 
         folder = tiny_rl.save_reward_model(tmp_path / "judge", tiny.base(tmp_path / "other", seed=3), 2)
     else:
         folder = tiny_rl.save_reward_model(tmp_path / "judge", base, 2)
-        words = load_tokenizer(folder)
+        words = tokenizer_of(None, folder)
         words.chat_template = words.chat_template.replace("user", "user") + "{# another #}"
         words.save_pretrained(str(folder))
     actors = tiny_rl.shared_base(base, helpful=folder)

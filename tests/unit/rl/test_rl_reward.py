@@ -15,7 +15,8 @@ import tiny_rl
 from ft.data.prompts import Prompt
 from ft.encode.conversation import Renderer
 from ft.errors import UserError
-from ft.models.load import start, tokenizer_of
+from ft.models.load import start
+from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
 from ft.rl.actor_setup import load_reward_models, score_while_training, share_base_with_reward_models

@@ -17,7 +17,7 @@ from ft.errors import UserError
 from ft.files import write_json
 from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import Sampling
-from ft.models.load import is_adapter
+from ft.models.lineage import is_adapter
 from ft.tools.chat import AnswerOptions, ChatSession, model_at, newest_model
 
 GREEDY = Sampling(max_new_tokens=16)

@@ -8,12 +8,15 @@ from typing import Any
 
 from ft.encode.chat_template import Message
 from ft.encode.conversation import Renderer
+from ft.encode.encoder import EncodedRow
 from ft.encode.token_text import IncrementalDecoder
+from ft.families import family_of
 from ft.models.device import has_gpu
-from ft.models.generation.engine import Completion, Engine, Request
+from ft.models.generation.engine import Completion, Request, engine_of
 from ft.models.generation.sampling import Sampling, prompt_keys
-from ft.models.load import load, load_base, tokenizer_of
-from ft.models.logprobs import completion_logprobs, label_logprobs
+from ft.models.load import load, load_base
+from ft.models.logprobs import completion_logprobs, row_logprobs
+from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
 from ft.recipe import ModelSource
 
@@ -27,6 +30,7 @@ class ChatModel:
     renderer   makes prompts; nothing reaches the model that could forge a turn
     positions  tokens the model can see, prompt and answer together; None: its config does not say
     engine     completes prompts
+    family     encodes rows for it
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class ChatModel:
             self.model = load_base(model, model.dtype or dtype, quantization, use_cpu).eval()
         if not use_cpu and not getattr(self.model, "hf_device_map", None):
             self.model.to("cuda")
+        self.family = family_of(self.model.config, str(folder or model))
         self.positions = positions_of(self.model)
-        self.engine = Engine(self.model, self.renderer.stop_ids)
+        self.engine = engine_of(self.model, self.renderer.stop_ids)
 
     def answer(self, conversations: Sequence[list[Message]], sampling: Sampling, batch_size: int = 64) -> list[str]:
         """One answer per conversation, in their order. The same conversation twice gets two samples."""
@@ -84,11 +89,9 @@ class ChatModel:
         """Log-probability of each completion behind its prompt, in nats."""
         return completion_logprobs(self.model, prompts, completions, batch_size=batch_size)
 
-    def label_logprobs(
-        self, rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int = 64
-    ) -> list[float]:
+    def row_logprobs(self, rows: Sequence[EncodedRow], batch_size: int = 64) -> list[float]:
         """Log-probability of each row's labelled tokens, in nats."""
-        return label_logprobs(self.model, rows, labels, batch_size=batch_size)
+        return row_logprobs(self.model, rows, batch_size=batch_size)
 
     def _text(self, completion: Completion) -> str:
         text: str = self.tokenizer.decode(completion.text_ids, skip_special_tokens=True)

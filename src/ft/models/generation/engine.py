@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from ft.families import family_of
 from ft.models.generation.sampling import Sampling
+from ft.recipe.kind import function_at
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ Follow = Callable[[Completion], Request | None]
 
 OnToken = Callable[[str, int], None]
 """Hears the key of a request and each of its tokens as soon as it is chosen, the one that ends it included."""
+
+
+def engine_of(model: Any, stop_ids: Sequence[int]) -> Engine:
+    """What completes prompts with a model of this family."""
+    engine: Engine = function_at(family_of(model.config, "model").engine)(model, stop_ids)
+    return engine
 
 
 class Engine:

@@ -12,7 +12,7 @@ from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.models.generation.backends import BackendOptions, WorkerSpec, answers_by_key, load_worker, requests
 from ft.models.generation.sampling import Sampling
-from ft.models.load import tokenizer_of
+from ft.models.processor import tokenizer_of
 from serving import KEY, Scripted, serving
 
 SAMPLING = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9, seed=1)

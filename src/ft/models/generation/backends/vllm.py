@@ -15,7 +15,8 @@ from ft.errors import fail
 from ft.files import read_json
 from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
 from ft.models.generation.sampling import Sampling
-from ft.models.load import is_adapter, tokenizer_of
+from ft.models.lineage import is_adapter
+from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # room for an adapter comes in these sizes (vllm/config/lora.py)
