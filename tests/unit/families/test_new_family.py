@@ -86,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def there(folder: Path, tmp_path: Path):
     data = tmp_path / "rows.jsonl"
     turns = [{"role": "user", "content": "is the sky blue, and why?"}, {"role": "assistant", "content": "yes"}]
-    data.write_text("".join(json.dumps({"id": n, "messages": turns}) + "\n" for n in range(6)))
+    data.write_text("".join(json.dumps({"id": n, "messages": turns}) + "\n" for n in range(6)), encoding="utf-8")
     stage = tiny.sft(data, rows={"train_on": "last", "eval_fraction": 0.0})
     return tiny.planned(tiny.recipe(tmp_path, [stage], model=str(folder)), tmp_path / "runs")
 
