@@ -60,17 +60,15 @@ def test_it_prints_on_paper(opened: Opens) -> None:
     assert not page.locator(".skip").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     printed = page.pdf(format="A4")
-    assert printed.startswith(b"%PDF-")
     assert 3 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page/") <= 40
 
 
-def test_it_is_dark_where_the_reader_is(opened: Opens, tmp_path: Path) -> None:
+def test_it_is_dark_where_the_reader_is(opened: Opens) -> None:
     shades = {}
     for scheme in ("light", "dark"):
         page = opened(scheme=scheme)
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         shades[scheme] = sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
-        assert len(page.screenshot(path=tmp_path / f"{scheme}.png")) > 10_000
     assert shades["light"] > 700
     assert shades["dark"] < 100
 

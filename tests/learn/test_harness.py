@@ -15,7 +15,7 @@ from ft.errors import UserError
 from ft.models.processor import tokenizer_of
 from ft.results.store import Plan
 from ft.run.preflight import preflight
-from ft.stages.harness import HarnessOptions, _numbers
+from ft.stages.harness import HarnessOptions, task_name, task_numbers
 
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed")
 TASK = """\
@@ -105,7 +105,7 @@ def test_a_task_must_be_named():
 def test_numbers_of_the_harness_get_names_and_intervals():
     results = {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1, "exact_match,strict": 0.0, "sample_len": 4}}
     results["t"]["exact_match_stderr,strict"] = 0.0
-    found = _numbers(results, {"t": [{}] * 4})
+    found = task_numbers(results, {"t": [{}] * 4})
     assert found["t_acc"] == 0.5
     assert (found["t_acc_low"], found["t_acc_high"]) == pytest.approx((0.304, 0.696))
     assert found["t_exact_match_strict_high"] == pytest.approx(0.4899, abs=1e-4)  # Wilson's, of none of four
@@ -113,9 +113,7 @@ def test_numbers_of_the_harness_get_names_and_intervals():
 
 
 def test_a_task_that_runs_code_is_refused(tmp_path):
-    from ft.stages.harness import _task_in
-
     file = tmp_path / "own.yaml"
     file.write_text("task: own\nprocess_results: !function utils.run\n", encoding="utf-8")
     with pytest.raises(UserError, match="it names a function to run"):
-        _task_in(file)
+        task_name(file)

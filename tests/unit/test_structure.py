@@ -203,6 +203,19 @@ def test_unit_tests_stand_in_the_rooms_of_what_they_test():
     assert [str(file) for file in folders if not (SOURCE / file.parent).is_dir()] == []
 
 
+def test_tests_use_no_private_name_of_ours():
+    """What a test needs is public, so that the inside of a room can change without its tests."""
+    found = []
+    for file in (ROOT / "tests").rglob("*.py"):
+        ours = [(module, name) for module, name in imported(file) if module.split(".")[0] == "ft"]
+        names = {name for _, name in ours}
+        found += [f"{file.name}: {module}.{name}" for module, name in ours if re.match(r"_[a-z]", name or "")]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and ast.unparse(node.value) in names:
+                found.append(f"{file.name}: {ast.unparse(node)}")
+    assert found == []
+
+
 def test_test_files_have_names_of_their_own():
     """pytest imports them by name alone, and collects nothing where two are called the same."""
     names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]

@@ -123,7 +123,9 @@ def start_ranks(config: Path, job: Path) -> int:
     try:
         launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as error:
-        return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, Job.read(job).name)
+        return exit_code_of_ranks(
+            {rank: failure.exitcode for rank, failure in error.failures.items()}, Job.read(job).name
+        )
     except CalledProcessError as error:  # a config of one process
         return error.returncode
     except SignalException as error:
@@ -131,7 +133,7 @@ def start_ranks(config: Path, job: Path) -> int:
     return 0
 
 
-def _exit_code(codes: dict[int, int], name: str) -> int:
+def exit_code_of_ranks(codes: dict[int, int], name: str) -> int:
     """Say which process was killed; what refused (2) or failed has said why itself. Others were ended because of it."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code not in ENDED_BY_US}
     for rank, number in killed.items():

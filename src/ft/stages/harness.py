@@ -71,7 +71,7 @@ def make(job: Job) -> dict[str, Any]:
         )
         _write_samples(job.folder / f"{prefix}{artifacts.SAMPLES}", answers["samples"])
         numbers |= {
-            f"{prefix}{name}": value for name, value in _numbers(answers["results"], answers["samples"]).items()
+            f"{prefix}{name}": value for name, value in task_numbers(answers["results"], answers["samples"]).items()
         }
     write_json(job.folder / artifacts.NUMBERS, numbers)
     write_figures(job, tasks)
@@ -88,7 +88,7 @@ def _ask(side: Job, options: HarnessOptions) -> Any:
     names, folder = list(options.tasks or ()), None
     if options.file:
         path = Path(options.file)
-        names.append(_task_in(path))
+        names.append(task_name(path))
         folder = str(path.parent)
     chat_model = ChatModel(side.model, side.init, side.template, side.blocks.get("quantization"))
     return simple_evaluate(
@@ -107,7 +107,7 @@ def _ask(side: Job, options: HarnessOptions) -> Any:
     )
 
 
-def _task_in(path: Path) -> str:
+def task_name(path: Path) -> str:
     """The name of the task in a YAML file that runs no code."""
     text = path.read_text(encoding="utf-8")
     if "!function" in text:
@@ -118,7 +118,7 @@ def _task_in(path: Path) -> str:
     return line.partition(":")[2].strip().strip("'\"")
 
 
-def _numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
+def task_numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
     """`task_metric` and its 95 % interval by the harness's standard error; the questions of each task."""
     numbers: dict[str, Any] = {}
     for task, values in results.items():

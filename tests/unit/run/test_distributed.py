@@ -12,7 +12,7 @@ from torch.distributed import TCPStore
 from ft.errors import UserError
 from ft.files import digest
 from ft.run.distributed import (
-    _exit_code,
+    exit_code_of_ranks,
     follow,
     follows,
     is_launched,
@@ -100,8 +100,8 @@ def test_processes_of_a_stage_meet_at_its_port():
 
 
 def test_the_process_that_was_killed_is_named_and_those_ended_after_it_are_not(capsys):
-    assert _exit_code({0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}, "sft") == 1
+    assert exit_code_of_ranks({0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}, "sft") == 1
     assert capsys.readouterr().err == "sft: process 1 was killed by SIGKILL (out of memory, or from outside)\n"
-    assert _exit_code({0: 2, 1: -signal.SIGTERM}, "sft") == 2  # what refuses has said why
+    assert exit_code_of_ranks({0: 2, 1: -signal.SIGTERM}, "sft") == 2  # what refuses has said why
     assert capsys.readouterr().err == ""
     assert killed_by(signal.SIGSEGV) == "its process was killed by SIGSEGV"

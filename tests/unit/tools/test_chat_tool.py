@@ -3,6 +3,7 @@ import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,17 @@ class Talk:
 
     def take(self, *lines: str) -> bool:
         return [self.session.handle(line) for line in lines][-1]
+
+    def prompts_read(self) -> list[str]:
+        """What the model reads from now on, each text as it begins an answer."""
+        texts: list[str] = []
+
+        def record(module: Any, inputs: Any) -> None:
+            if inputs[0].shape[1] > 1:
+                texts.append(self.session.chat_model.tokenizer.decode(inputs[0][0]))
+
+        self.session.chat_model.model.get_input_embeddings().register_forward_pre_hook(record)
+        return texts
 
     @property
     def said(self) -> str:
@@ -190,13 +202,10 @@ def test_commands(blue: Path) -> None:
 
 def test_a_system_message_reaches_the_prompt_and_leaves_it(blue: Path) -> None:
     talk = Talk(blue)
-    talk.take("/system Rhyme.", "hi")
-    prompt = talk.session._prompt([*talk.session.system, {"role": "user", "content": "hi"}])
-    assert talk.session.chat_model.tokenizer.decode(prompt) == (
-        "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    )
-    talk.take("/system")
-    assert talk.session.system == []
+    prompts = talk.prompts_read()
+    talk.take("/system Rhyme.", "hi", "/system", "/reset", "hi")
+    turn = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert prompts == [f"<|im_start|>system\nRhyme.<|im_end|>\n{turn}", turn]
 
 
 def test_four_bit_weights_answer_on_a_cpu(blue: Path) -> None:
