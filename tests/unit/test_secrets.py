@@ -15,6 +15,7 @@ from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.run.run import make_stage, prepare_rows, run
 from ft.secrets import PATTERNS, clean, find, hide, look, masked, refuse, scan_all, variables
+from wording import Like
 
 WORD = "abcdefghijklmnopqrstuvwxyz"
 HF = "hf_" + WORD
@@ -118,7 +119,7 @@ def test_a_token_in_a_recipe_is_named_by_line_and_nothing_is_kept(file: Path, tm
     done = CliRunner().invoke(app, ["run", str(file), "--runs", str(tmp_path / "runs")])
     assert isinstance(done.exception, UserError)
     said = str(done.exception)
-    assert said == f"{file}:{line}: train.run_name looks like a secret. Set it in the environment (HF_TOKEN)."
+    assert said == Like(f"{file}:{line}: train.run_name … (HF_TOKEN) …")
     assert [problem.where for problem in scan_all([tmp_path / "runs"])] == []
 
 

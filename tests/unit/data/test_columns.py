@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from ft.data.formats import BadRow, detect, format_row
+from wording import Like
 
 
 def user(text: str) -> dict[str, Any]:
@@ -93,8 +94,4 @@ def test_an_unknown_row_names_its_columns_and_the_formats() -> None:
     with pytest.raises(BadRow) as bad:
         detect({"question": "a", "answer": "b"})
 
-    assert str(bad.value) == (
-        "no format is known for the columns question, answer Say it with format: … (one of messages, sharegpt, alpaca, "
-        "prompt_completion, text, hh, preference, hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, "
-        "webgpt, summaries, prompt, user_turns, every_answer) and columns: {ours: theirs}."
-    )
+    assert str(bad.value) == Like("no format … question, answer … columns: {ours: theirs} …")

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from ft.data.formats.messages import BadRow, dialogue
+from wording import Like
 
 USER = {"role": "user", "content": "Hello?"}
 ASSISTANT = {"role": "assistant", "content": "Hi."}
@@ -42,59 +43,59 @@ def test_the_weight_of_openai_is_read_as_train() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("hello", 'messages is a string, not a list of messages Write [{"role": "user", "content": "…"}, …].'),
-        ({}, 'messages is an object, not a list of messages Write [{"role": "user", "content": "…"}, …].'),
-        ([], "messages is an empty list Give it messages or drop the row."),
-        (["hello"], "messages: message 1 is a string, not an object with role and content"),
+        ("hello", Like("messages … a string …")),
+        ({}, Like("messages … an object …")),
+        ([], Like("messages … empty list …")),
+        (["hello"], Like("messages: message 1 … a string …")),
         (
             [USER | {"role": "chatbot"}],
-            "messages: message 1 has role 'chatbot' Roles are system, user, assistant, tool.",
+            Like("messages: message 1 … role 'chatbot' …"),
         ),
-        ([{"content": "x"}], "messages: message 1 has role None Roles are system, user, assistant, tool."),
-        ([USER | {"role": []}], "messages: message 1 has role [] Roles are system, user, assistant, tool."),
-        ([USER | {"role": ""}], "messages: message 1 has role '' Roles are system, user, assistant, tool."),
-        ([ASSISTANT], "messages starts with a message of the assistant It starts with system or user."),
-        ([USER, USER], "messages: message 2 (user) follows user After user comes assistant."),
+        ([{"content": "x"}], Like("messages: message 1 … role None …")),
+        ([USER | {"role": []}], Like("messages: message 1 … role [] …")),
+        ([USER | {"role": ""}], Like("messages: message 1 … role '' …")),
+        ([ASSISTANT], Like("messages starts … assistant …")),
+        ([USER, USER], Like("messages: message 2 (user) follows user …")),
         (
             [USER, ASSISTANT, ASSISTANT],
-            "messages: message 3 (assistant) follows assistant After assistant comes user or tool.",
+            Like("messages: message 3 (assistant) follows assistant …"),
         ),
         (
             [USER, {"role": "system", "content": "x"}],
-            "messages: message 2 is a system message Only the first message may be one.",
+            Like("messages: message 2 … system …"),
         ),
         (
             [USER, ASSISTANT | {"content": " \n"}],
-            "messages: message 2 (assistant) is empty Give it text or drop the row.",
+            Like("messages: message 2 (assistant) … empty …"),
         ),
         (
             [USER | {"content": None}],
-            "messages: message 1 (user): content is null, not a string Give it text or drop the row.",
+            Like("messages: message 1 (user) … null …"),
         ),
         (
             [USER | {"content": 3}],
-            "messages: message 1 (user): content is a number, not a string Give it text or drop the row.",
+            Like("messages: message 1 (user) … a number …"),
         ),
         (
             [USER | {"content": [{"type": "text", "text": "Hi"}]}],
-            "messages: message 1 (user): content is a list of parts Only text is read: make content one string.",
+            Like("messages: message 1 (user) … list of parts …"),
         ),
         (
             [USER | {"content": "smile \ud83d"}],
-            "messages: message 1 (user) holds half a surrogate pair, which is no character Write the text as UTF-8.",
+            Like("messages: message 1 (user) … surrogate …"),
         ),
         (
             [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}],
-            "messages: message 2 (assistant) has tool_calls instead of content Write the call as text in content.",
+            Like("messages: message 2 (assistant) … tool_calls instead …"),
         ),
         (
             [USER, ASSISTANT | {"tool_calls": [{"id": "1"}]}],
-            "messages: message 2 (assistant) has tool_calls beside its content Write the call as text in content.",
+            Like("messages: message 2 (assistant) … tool_calls beside …"),
         ),
-        ([USER, ASSISTANT | {"train": "no"}], "messages: message 2 (assistant): train is 'no' It is true or false."),
+        ([USER, ASSISTANT | {"train": "no"}], Like("messages: message 2 (assistant) … train … 'no' …")),
         (
             [USER, ASSISTANT | {"weight": 0.5}],
-            "messages: message 2 (assistant): weight is 0.5 It is 0 (not trained) or 1.",
+            Like("messages: message 2 (assistant) … weight … 0.5 …"),
         ),
     ],
 )

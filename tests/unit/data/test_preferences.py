@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from tests.unit.data.test_formats import GOOD
 from ft.data.formats import FORMATS, BadRow, detect, format_row
 from ft.data.mix import Leakage, eval_side
 from ft.data.sources.files import SourceRow
+from wording import Like
 
 Row = dict[str, Any]
 
@@ -72,23 +72,23 @@ def test_where_an_answer_comes_from_is_kept_and_what_is_null_is_left_out() -> No
     [
         (
             {"rating": "much better"},
-            "rating is 'much better' It is 1 to 4, or: significantly, better, slightly, negligibly, unsure. "
-            "Another column of that name: columns: {their_rating: rating}.",
+            Like("… 'much better' … 1 … 4 … {their_rating: rating} …"),
         ),
         ({"rating": 0}, "rating is 0 It is 1 to 4"),
         ({"rating": 2.5}, "rating is 2.5 It is 1 to 4"),
         ({"rating": True}, "rating is True It is 1 to 4"),
         ({"axis": "harmless"}, "axis is 'harmless' It is helpful or safety."),
-        ({"safety_chosen": 1}, "safety_chosen is 1 It is true (safe) or false (unsafe), or one of these words."),
+        ({"safety_chosen": 1}, Like("safety_chosen … 1 … (unsafe) …")),
         (
             {"safety_chosen": "unsafe", "safety_rejected": True},
-            "the chosen answer is unsafe and the rejected one is safe Drop the row, or swap its answers.",
+            Like("… rejected … answers …"),
         ),
     ],
 )
 def test_a_grade_that_makes_no_sense_is_refused(columns: Row, text: str) -> None:
-    with pytest.raises(BadRow, match=f"^{re.escape(text)}"):
+    with pytest.raises(BadRow) as bad:
         graded(**columns)
+    assert str(bad.value) == Like(f"{text} …")
 
 
 def test_whole_transcripts_have_grades_too() -> None:
@@ -293,35 +293,35 @@ def test_any_lower_answer_may_be_rejected_and_always_the_same_one() -> None:
         (
             "webgpt",
             WEBGPT | {"score_0": 0.0, "score_1": 0.0},
-            "it is a tie: no answer scores above another (all 0) Drop the row.",
+            Like("… answer … another … 0 …"),
         ),
         (
             "stack_exchange",
             STACK_ANSWERS | {"answers": [{"text": "a", "pm_score": 2}, {"text": "b", "pm_score": 2}]},
-            "it is a tie: no answer scores above another (all 2) Drop the row.",
+            Like("… answer … another … 2 …"),
         ),
         (
             "ultrafeedback",
             ULTRAFEEDBACK | {"completions": ULTRAFEEDBACK["completions"][:1]},  # type: ignore[index]
-            "completions holds 1 of the two answers a pair needs Drop the row.",
+            Like("completions … 1 … answers …"),
         ),
         (
             "ultrafeedback",
             {"instruction": "a", "completions": [{"response": "b", "overall_score": "N/A"}, {"response": "c"}]},
             "completions: overall_score of answer 1 is 'N/A', not a number",
         ),
-        ("shp", SHP | {"labels": 2}, "labels is 2 It is 1 where A is preferred, 0 where B is."),
-        ("shp", SHP | {"human_ref_A": ""}, "rejected: message 1 (assistant) is empty Give it text or drop the row."),
-        ("summaries", SUMMARIES | {"choice": 2}, "choice is 2 It is 0 or 1, the place of the better summary."),
+        ("shp", SHP | {"labels": 2}, Like("labels … 2 … 1 … preferred … 0 …")),
+        ("shp", SHP | {"human_ref_A": ""}, Like("rejected: message 1 (assistant) …")),
+        ("summaries", SUMMARIES | {"choice": 2}, Like("choice … 2 … 0 … 1 … summary …")),
         (
             "sharegpt_pairs",
             SHAREGPT | {"rejected": {"from": "gpt", "value": "4 "}},
-            "chosen and rejected are the same A pair needs two answers; drop the row.",
+            Like("… rejected … answers …"),
         ),
         (
             "sharegpt_pairs",
             SHAREGPT | {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
-            "conversations ends with a message of the assistant, not of the user It ends with what is to be answered.",
+            Like("conversations … assistant …"),
         ),
     ],
 )

@@ -12,6 +12,7 @@ from ft.data.formats.messages import BadRow
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, hub, missing, read
 from ft.errors import Problem, UserError
+from wording import Like
 
 Bad = list[tuple[str, Any, str, str]]
 
@@ -93,7 +94,7 @@ def test_bad_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
 def test_without_a_report_the_first_bad_line_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", '{"a": 1}\n{"a"\n')
 
-    assert refusal(path) == "F:2: no JSON: Expecting ':' delimiter at column 5. Write one JSON object a line."
+    assert refusal(path) == Like("F:2: … Expecting ':' delimiter … 5 …")
 
 
 def test_an_array_spread_over_lines_is_sent_to_a_json_file(tmp_path: Path) -> None:
@@ -116,8 +117,8 @@ def test_csv_rows_with_the_wrong_number_of_cells_bytes_or_quotes_are_reported(tm
     assert [(where.removeprefix(str(path)), what, fix) for where, _, what, fix in bad] == [
         (":4", "3 cells for 2 columns", "Quote cells that hold the separator."),
         (":5", "column a is not UTF-8", "Save as UTF-8."),
-        (":6", "no CSV: ',' expected after '\"'", "A quote may be open: cells with quotes double them."),
-        (":8", "no CSV: unexpected end of data", "A quote may be open: cells with quotes double them."),
+        (":6", "no CSV: ',' expected after '\"'", Like("… quotes double …")),
+        (":8", "no CSV: unexpected end of data", Like("… quotes double …")),
     ]
 
 
@@ -190,16 +191,14 @@ def test_a_file_that_is_not_gzip_is_said(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(b'{"a": 1}\n')
 
-    assert refusal(path) == ("F: is not a whole gzip file: Not a gzipped file (b'{\"'). Pack or fetch it again.")
+    assert refusal(path) == Like("F: … gzipped … (b'{\"') …")
 
 
 def test_a_json_file_too_large_to_load_whole_is_sent_to_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "x.json.gz"
     path.write_bytes(gzip.compress(b" " * 2**24, compresslevel=1) * 17)
 
-    assert refusal(path) == (
-        "F: is over 256 MiB, too much for one JSON text. Write one object a line and name it .jsonl."
-    )
+    assert refusal(path) == Like("F: … 256 MiB … object …")
 
 
 # Folders
@@ -233,22 +232,18 @@ def test_files_named_by_split_are_read_by_split(tmp_path: Path) -> None:
     assert [row.row["a"] for row in everything(tmp_path)[0]] == [0, 1]
     assert [row.row["a"] for row in everything(tmp_path, split="test")[0]] == [2]
     assert [row.row["a"] for row in everything(tmp_path, split="train_sft")[0]] == [3]
-    assert refusal(tmp_path, split="dev") == (
-        "F: the folder has no file of split 'dev'. There are splits: test, train, train_sft."
-    )
+    assert refusal(tmp_path, split="dev") == Like("F: … folder … 'dev' …")
 
 
 def test_a_file_of_no_split_beside_files_of_splits_is_refused(tmp_path: Path) -> None:
     for name in ("train", "test", "extra"):
         written(tmp_path / f"{name}.jsonl", '{"a": 1}')
 
-    assert refusal(tmp_path) == (
-        "F: extra.jsonl belongs to no split, but other files do (test, train). Name one file as path, or rename it."
-    )
+    assert refusal(tmp_path) == Like("F: extra.jsonl belongs …")
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == ("F: the folder holds no file of rows. Known are: .jsonl, .json, .csv, .tsv, .parquet.")
+    assert refusal(tmp_path) == Like("F: … no file of rows …")
 
 
 # Absent
@@ -278,7 +273,7 @@ def test_nothing_is_missing_of_a_file_that_is_there_or_of_a_hub_id(tmp_path: Pat
 def test_reading_an_absent_file_says_so(tmp_path: Path) -> None:
     written(tmp_path / "rows.jsonl", "")
 
-    assert refusal(tmp_path / "row.jsonl") == "F: no such file or folder. Did you mean 'D/rows.jsonl'?"
+    assert refusal(tmp_path / "row.jsonl") == Like("F: … folder … 'D/rows.jsonl' …")
 
 
 # Hub, with local files in the Hub's place

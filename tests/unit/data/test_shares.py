@@ -13,6 +13,7 @@ import pytest
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source, fingerprint
 from ft.errors import UserError
+from wording import Like
 
 
 def source(folder: Path, name: str, count: int, **how: Any) -> Source:
@@ -115,10 +116,7 @@ def test_a_group_too_small_for_another_to_have_a_row_is_refused(tmp_path: Path) 
     with pytest.raises(UserError) as error:
         taken(*sources)
 
-    assert str(error.value) == (
-        f"{tmp_path}/a.jsonl: group 'a' has 4 rows, too few for group 'b' to have a row in its share. "
-        "Give it more rows, or change the shares."
-    )
+    assert str(error.value) == Like(f"{tmp_path}/a.jsonl: … 'a' … 4 … 'b' …")
 
 
 def test_a_group_without_a_share_anywhere_is_only_a_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from chat_tokenizers import LLAMA3, SYSTEM, TWO, byte_level, chat, chatml, for_trl, metaspace, trained_text
 
 from ft.encode.conversation import ROLES, BadRow, Renderer, template
+from wording import Like
 
 # What is trained
 
@@ -243,4 +244,4 @@ def test_one_row_the_template_refuses_spoils_no_other():
     renderer = Renderer(metaspace(chat_template=template("llama2")))
     good, bad = renderer.render_batch([{"messages": TWO}, {"messages": [TWO[0], TWO[0], TWO[1]]}])
     assert good == renderer.render({"messages": TWO})
-    assert bad.what == "the chat template refuses it: Llama 2 needs an answer between two user messages."
+    assert bad.what == Like("… template … 2 … messages …")

@@ -11,6 +11,7 @@ import tiny
 from ft.data.formats.messages import BadRow
 from ft.errors import UserError
 from ft.evaluation.judge_prompt import JudgePrompt
+from wording import Like
 
 SHIPPED = tiny.ROOT / "data" / "judge" / "pairwise.yaml"
 ASKED = [{"role": "user", "content": "why is the sky blue?"}]
@@ -90,9 +91,9 @@ def test_version_and_hash_say_which_words_were_used(tmp_path):
     [
         ({"version": "1"}, "version is '1'. Write a whole number."),
         ({"name": None}, "name is None. Write text."),
-        ({"marks": 1}, "a judge's prompt has no key 'marks'. There are: name, version, prompt, verdicts, system."),
-        ({"verdicts": {"first": "A"}}, "verdicts does not say how each is written."),
-        ({"verdicts": {"first": "A", "second": "B", "tie": "AB"}}, "a mark of verdicts stands inside another one."),
+        ({"marks": 1}, Like("… judge's prompt has no key 'marks' …")),
+        ({"verdicts": {"first": "A"}}, Like("verdicts … written …")),
+        ({"verdicts": {"first": "A", "second": "B", "tie": "AB"}}, Like("… verdicts … another …")),
         ({"prompt": "{{ first }} {{ second }}"}, "the prompt never shows the question."),
         ({"prompt": "{{ messages }} {{ first }}"}, "the prompt never shows the second."),
         ({"prompt": "{{ first }"}, "prompt is no template that renders"),
@@ -102,4 +103,4 @@ def test_a_wrong_file_is_told_what_is_wrong(tmp_path, changes, told):
     file = written(tmp_path, **changes)
     with pytest.raises(UserError) as refused:
         JudgePrompt.read(file)
-    assert f"{file}: {told}" in str(refused.value)
+    assert str(refused.value) == Like(f"{file}: {told} …")

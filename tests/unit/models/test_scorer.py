@@ -21,6 +21,7 @@ from ft.models.reward_head import START, ScoreHead, put_head
 from ft.models.scorer import Scorer
 from ft.recipe import ModelSource
 from ft.training.reward import PairCollator, safety_loss
+from wording import Like
 
 NAN = float("nan")
 
@@ -97,7 +98,7 @@ def test_a_folder_that_answers_is_no_reward_model(base, folder):
     assert not is_reward(base)
     with pytest.raises(UserError) as refused:
         Scorer(base)
-    assert str(refused.value) == f"{base}: this is no reward model. Name the folder of a stage of kind `reward`."
+    assert str(refused.value) == Like(f"{base}: … reward … `reward` …")
 
 
 def test_the_head_stays_float32_where_the_rest_is_half_precision(folder):

@@ -13,6 +13,7 @@ from ft.recipe.aliases import ALIASES, Gone, Renamed
 from ft.recipe.schema import schema_of
 from ft.recipe.types import STAGE_KEYS, RecipeKeys
 from ft.stages import STAGES
+from wording import Like
 
 Read = Callable[..., Recipe]
 Messages = Callable[..., str]
@@ -161,6 +162,4 @@ def test_trl_s_old_ppo_keys_that_went_say_what_to_write(messages_of: Messages):
 
 
 def test_an_old_name_beside_its_present_one_is_refused(messages_of: Messages):
-    assert messages_of(GOOD.replace("64", "64, cutoff_len: 32")) == (
-        "x.yaml:5: 'cutoff_len' is the old name of 'max_length', which stands here too. Keep one."
-    )
+    assert messages_of(GOOD.replace("64", "64, cutoff_len: 32")) == Like("x.yaml:5: 'cutoff_len' … 'max_length' …")

@@ -10,6 +10,7 @@ from tests.unit.recipe.conftest import GOOD, HEAD, SFT
 
 from ft.recipe import ModelSource, Recipe
 from ft.stages import STAGES
+from wording import Like
 
 Messages = Callable[..., str]
 Read = Callable[..., Recipe]
@@ -322,7 +323,7 @@ def test_a_stage_that_is_wrong_itself_is_not_reported_again_by_those_that_refer_
 
 def test_what_else_is_wrong_with_a_stage_of_unknown_kind_is_reported_too(messages_of: Messages):
     assert messages_of(GOOD.replace("kind: sft", "kind: stf").replace("rows.jsonl", "row.jsonl")) == (
-        "x.yaml:3: no stage kind 'stf'. Did you mean 'sft'?\nx.yaml:4: no file row.jsonl. Did you mean 'rows.jsonl'?"
+        Like("x.yaml:3: … 'stf' … 'sft' …\nx.yaml:4: … row.jsonl … 'rows.jsonl' …")
     )
 
 
@@ -353,31 +354,29 @@ stages:
 
 
 def test_all_problems_of_a_recipe_are_said_at_once_in_the_order_of_its_lines(messages_of: Messages):
-    assert (
-        messages_of(AWFUL, ["sft.train.max_steps=x", "dpo.train.beta=1"])
-        == """\
-x.yaml:1: no model in FOLDER/nothing. The path is relative to the recipe's file.
-x.yaml:2: recipe has no key 'sed'. Did you mean 'seed'?
-x.yaml:3: no template 'lama2'. Did you mean 'llama2'?
-x.yaml:6: 'kind' is written twice, first at line 5. Keep one.
-x.yaml:7: a stage of kind 'sft' has no key 'learning_rate'. Write it in `train:`.
-x.yaml:8: '$judge' is not above this stage. References point up. There is no stage above.
-x.yaml:10: data has no key 'fromat'. Did you mean 'format'?
-x.yaml:10: no file row.jsonl. Did you mean 'rows.jsonl'?
-x.yaml:11: a source is a path or a mapping. Write `{path: …}`.
-x.yaml:12: rows.train_on is 'bits'. Write one of: last, assistant, completion, all.
-x.yaml:14: SFTConfig has no field 'learning_rte'. Did you mean 'learning_rate'?
-x.yaml:15: train.max_length is 'long'. Write a whole number.
-x.yaml:16: train.packing is 3. Write true or false.
-x.yaml:17: train.output_dir is decided by ft. Folders are named by their content; choose where with `ft run --runs DIR`.
-x.yaml:18: train.hub_token is decided by ft. Set HF_TOKEN in the environment.
-x.yaml:18: train.hub_token looks like a secret. Set it in the environment (HF_TOKEN).
-x.yaml:19: 'lora_r' is the old name of 'r', which stands here too. Keep one.
-x.yaml:20: quantization.load_in_4bit is 'maybe'. Write true or false.
-x.yaml:21: no stage kind 'evalute'. Did you mean 'evaluate'?
-x.yaml:22: evaluate.batch_size is 'many'. Write a whole number.
---set dpo.train.beta: no stage 'dpo'. Stages: sft, evalute, judge.
---set sft.train.max_steps: train.max_steps is 'x'. Write a whole number."""
+    assert messages_of(AWFUL, ["sft.train.max_steps=x", "dpo.train.beta=1"]) == Like(
+        "x.yaml:1: … FOLDER/nothing … relative …\n"
+        "x.yaml:2: … 'sed' … 'seed' …\n"
+        "x.yaml:3: … 'lama2' … 'llama2' …\n"
+        "x.yaml:6: 'kind' … written … 5 …\n"
+        "x.yaml:7: … 'sft' … 'learning_rate' … `train:` …\n"
+        "x.yaml:8: '$judge' … References …\n"
+        "x.yaml:10: … 'fromat' … 'format' …\n"
+        "x.yaml:10: … row.jsonl … 'rows.jsonl' …\n"
+        "x.yaml:11: … mapping … `{path: …}` …\n"
+        "x.yaml:12: rows.train_on … 'bits' …\n"
+        "x.yaml:14: … 'learning_rte' … 'learning_rate' …\n"
+        "x.yaml:15: train.max_length … 'long' …\n"
+        "x.yaml:16: train.packing … 3 … Write …\n"
+        "x.yaml:17: train.output_dir … `ft run --runs DIR` …\n"
+        "x.yaml:18: train.hub_token … HF_TOKEN …\n"
+        "x.yaml:18: train.hub_token … (HF_TOKEN) …\n"
+        "x.yaml:19: 'lora_r' … 'r' …\n"
+        "x.yaml:20: quantization.load_in_4bit … 'maybe' …\n"
+        "x.yaml:21: … 'evalute' … 'evaluate' …\n"
+        "x.yaml:22: evaluate.batch_size … 'many' …\n"
+        "--set dpo.train.beta … 'dpo' …\n"
+        "--set sft.train.max_steps … train.max_steps … 'x' …"
     )
 
 
@@ -412,6 +411,4 @@ def test_a_length_under_its_old_name_is_a_length(recipe: Read):
 
 
 def test_a_stage_left_out_by_skip_is_not_there_to_refer_to(messages_of: Messages):
-    assert messages_of(GOOD + "    skip: true\n" + JUDGE) == (
-        "x.yaml:7: no stage '$sft' above this one. There is no stage above."
-    )
+    assert messages_of(GOOD + "    skip: true\n" + JUDGE) == Like("x.yaml:7: … stage '$sft' …")

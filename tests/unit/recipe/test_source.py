@@ -28,6 +28,7 @@ from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
 from ft.recipe.symbolic import Undecided
 from ft.run.accelerate_config import CONFIG, ONE_PROCESS, objections
 from ft.stages import STAGES
+from wording import Like
 
 ROOT = tiny.ROOT
 OWNERS = {owner.path: owner for kind in STAGES.values() for owner in kind.blocks.values() if owner.source()}
@@ -218,7 +219,7 @@ print([name for name in ("torch", "transformers", "trl") if name in sys.modules]
 """
     assert python(program, PYTHONPATH=f"{folder / 'path'}:{ROOT / 'src'}").splitlines() == [
         "renamed.yaml:5: SFTConfig has no field 'packing_strategy'. Did you mean 'packing_strategies'?",
-        "checked.yaml:5: SFTConfig refuses train: max_length 13 is not for this version.",
+        Like("checked.yaml:5: SFTConfig … max_length 13 …"),
         "[]",
     ]
 

@@ -13,6 +13,7 @@ from ft.errors import Problems, UserError
 from ft.recipe import ModelSource, Recipe, read
 from ft.recipe.yaml import Block, parse_yaml
 from ft.stages import STAGES
+from wording import Like
 
 Messages = Callable[..., str]
 
@@ -167,20 +168,20 @@ def test_a_fault_of_yaml_is_said_with_its_line(messages_of: Messages, text: str 
 
 def test_a_key_that_is_a_list_is_refused(messages_of: Messages):
     text = "[a]: b\nmodel: a/b\nstages: [{kind: sft, data: rows.jsonl, train: {max_length: 8}}]\n"
-    assert messages_of(text) == "x.yaml:1: a key must be a word. Write `key: value`."
+    assert messages_of(text) == Like("x.yaml:1: … Write `key: value` …")
 
 
 def test_a_missing_recipe_names_those_that_are_there(folder: Path):
     Path("chat.yaml").write_text("", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read(Path("chta.yaml"), STAGES)
-    assert str(caught.value) == "chta.yaml: no such recipe. In that folder: chat.yaml."
+    assert str(caught.value) == Like("chta.yaml: … recipe … chat.yaml …")
 
 
 def test_a_folder_is_no_recipe(folder: Path):
     with pytest.raises(UserError) as caught:
         read(Path(), STAGES)
-    assert str(caught.value) == ".: this is a folder. Name the recipe's .yaml file."
+    assert str(caught.value) == Like(".: … folder … recipe's …")
 
 
 def test_a_block_says_where_it_begins_for_keys_that_it_lacks():

@@ -27,6 +27,7 @@ from ft.report.parts import Answers, Charts, Masked, Picture
 from ft.report.run import ReportedStage, Run, is_current, of_folder, of_plan
 from ft.result import Result
 from ft.stages import STAGES
+from wording import Like
 
 EVIL = "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \"'><b onclick=x>"
 LINES = Lines("Rain", "day", "mm", (Series("", (Point(1, 2.0), Point(2, 3.0))),))
@@ -304,8 +305,8 @@ def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
     write_json(tmp_path / "done.json", {"numbers": {"accuracy": 0.5}})
     result = ReportedStage("card", "report-card", Result(tmp_path), "1", require={"accuracy": 0.65, "other": 1})
     assert gather_report(Run("run", (result,))).problems[:2] == (
-        ("card", "The recipe requires accuracy of at least 0.65; it is 0.5. The chain stops here."),
-        ("card", "The recipe requires other of at least 1; it is None. The chain stops here."),
+        ("card", Like("… requires accuracy … 0.65 … 0.5 …")),
+        ("card", Like("… recipe requires … 1 …")),
     )
 
 
@@ -417,10 +418,7 @@ def test_a_run_ends_with_its_page_and_leaves_a_true_one_alone(made, tmp_path):
 
 def test_a_folder_without_results_is_refused(tmp_path):
     told = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert (
-        str(told.exception)
-        == f"{tmp_path}: no recipe and no folder of results. Name a .yaml file, runs/RECIPE, or a stage in it."
-    )
+    assert str(told.exception) == Like(f"{tmp_path}: … results … runs/RECIPE …")
 
 
 def test_a_folder_tells_the_same_of_its_stages_as_the_recipe_does(run):

@@ -14,6 +14,7 @@ from ft.files import read_lines
 from ft.rl.guard import GuardOptions
 from ft.rl.monitor import Guard
 from ft.rl.rollout_log import Rollout, RolloutFile, repetition, summary
+from wording import Like
 
 HEALTHY = Rollout(
     [{"role": "user", "content": "sky?"}],
@@ -101,10 +102,7 @@ def test_beyond_the_bound_training_ends_and_nothing_from_there_is_saved():
     watched.check(7, batch(kl=12.0))
     control = watched.ended(8)
     assert (control.should_training_stop, control.should_save, control.should_evaluate) == (True, False, False)
-    assert watched.warnings == [
-        "step 8: the policy is 12.0 nats an answer from its reference, beyond guard.kl (10). Training ends here; the "
-        "best checkpoint so far is kept."
-    ]
+    assert watched.warnings == [Like("… 8 … 12.0 … guard.kl (10) … checkpoint …")]
 
 
 def test_beyond_the_bound_before_any_checkpoint_is_an_error():

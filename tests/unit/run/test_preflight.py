@@ -10,6 +10,7 @@ import torch
 import tiny
 from ft.errors import UserError
 from ft.run.preflight import preflight
+from wording import Like
 
 
 @pytest.fixture
@@ -40,15 +41,11 @@ def test_no_tracker_needs_nothing(report_to, problems):
 
 
 def test_an_unknown_tracker_is_refused(problems):
-    assert problems({"report_to": "wanbd"}) == [
-        "train.report_to: 'wanbd'. There are: none, wandb, tensorboard, trackio."
-    ]
+    assert problems({"report_to": "wanbd"}) == [Like("train.report_to: 'wanbd' …")]
 
 
 def test_wandb_without_a_key_is_refused(problems):
-    assert problems({"report_to": ["wandb"]}) == [
-        "train.report_to: wandb has no key. Set WANDB_API_KEY, or WANDB_MODE=offline to keep the run on this machine."
-    ]
+    assert problems({"report_to": ["wandb"]}) == [Like("train.report_to: … WANDB_API_KEY … WANDB_MODE=offline …")]
 
 
 @pytest.mark.parametrize(("name", "value"), [("WANDB_API_KEY", "k"), ("WANDB_MODE", "offline")])

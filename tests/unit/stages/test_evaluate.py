@@ -11,6 +11,7 @@ from ft.errors import UserError
 from ft.evaluation.statistics import wilson
 from ft.files import read_json
 from ft.stages.evaluate import EvaluateOptions
+from wording import Like
 
 QUESTIONS = [{"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8], "half": n % 2} for n in range(8)]
 
@@ -63,7 +64,7 @@ def test_rows_that_are_no_prompts_are_refused(tmp_path, base, data):
     file = tiny.recipe(tmp_path, [asked], model=str(base))
     with pytest.raises(UserError) as refused:
         tiny.make(tiny.planned(file, tmp_path / "runs"), "evaluate")
-    assert str(refused.value) == f"{file}:4: evaluation rows are prompts. Write `format: prompt` at the source."
+    assert str(refused.value) == Like(f"{file}:4: evaluation … `format: prompt` …")
 
 
 def test_an_unknown_reward_is_refused():

@@ -20,6 +20,7 @@ from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import Sampling
 from ft.models.lineage import is_adapter
 from ft.tools.chat import AnswerOptions, ChatSession, model_at, newest_model
+from wording import Like
 
 GREEDY = Sampling(max_new_tokens=16)
 Says = Callable[..., Path]
@@ -136,10 +137,7 @@ def test_chat_with_the_same_seed_gives_the_same_answers(base: Path) -> None:
 def test_a_message_with_a_control_token_is_refused_and_the_dialogue_goes_on(blue: Path) -> None:
     talk = Talk(blue)
     talk.take("hi <|im_end|> there", "hi")
-    assert talk.noted == (
-        "not sent: message 1 (user) holds '<|im_end|>', which marks a turn in this chat template. "
-        "Take it out of the text, or write it otherwise.\n"
-    )
+    assert talk.noted == Like("… 1 … '<|im_end|>' … otherwise …\n")
     assert talk.said == "assistant: Blue\n"
 
 
@@ -170,7 +168,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(says: Says) -> None:
 def test_the_oldest_turns_are_forgotten_when_the_model_has_no_room_and_it_is_said(says: Says) -> None:
     talk = Talk(says("Blue", positions=100))
     talk.take("/system be brief", "first question", "second question")
-    assert talk.noted == "The system message is set.\nThe oldest turn is forgotten: the model sees 100 tokens.\n"
+    assert talk.noted == Like("… system message …\n… oldest … forgotten … 100 …\n")
     assert [message["content"] for message in talk.session.messages] == ["second question", "Blue"]
     assert talk.session.system == [{"role": "system", "content": "be brief"}]
 
@@ -178,10 +176,7 @@ def test_the_oldest_turns_are_forgotten_when_the_model_has_no_room_and_it_is_sai
 def test_a_message_longer_than_the_model_sees_is_refused(says: Says) -> None:
     talk = Talk(says("Blue", positions=64))
     talk.take("a" * 50)
-    assert talk.noted == (
-        "not sent: it is 69 tokens long, and the model has room for 48 before an answer. "
-        "Shorten it, or set a smaller --max-new-tokens.\n"
-    )
+    assert talk.noted == Like("… 69 … 48 … Shorten … --max-new-tokens …\n")
     assert talk.said == ""
 
 
@@ -229,7 +224,7 @@ def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Pat
     there = tiny.planned(file, tmp_path / "runs")
     with pytest.raises(UserError) as error:
         newest_model(there)
-    assert str(error.value) == f"{file}: none of its models is made. Make one: ft run {file} --to more"
+    assert str(error.value) == Like(f"{file}: … {file} --to …")
     write_json(there.stage("sft").folder / "done.json", {"stage": "sft", "numbers": {}})
     assert newest_model(tiny.planned(file, tmp_path / "runs")).folder == there.stage("sft").folder
 
@@ -246,9 +241,9 @@ def test_an_adapter_answers_on_its_base(blue: Path, data: Path, tmp_path: Path) 
     [
         (
             "./nothing",
-            "./nothing: no such folder. Name a model's folder, a recipe's .yaml file or a Hub id (owner/name).",
+            Like("./nothing: … model's folder, a recipe's … (owner/name) …"),
         ),
-        ("a/b/c", "a/b/c: no such folder. Name a model's folder, a recipe's .yaml file or a Hub id (owner/name)."),
+        ("a/b/c", Like("a/b/c: … model's folder, a recipe's … (owner/name) …")),
     ],
 )
 def test_a_path_to_no_model_is_refused(path: str, said: str) -> None:
@@ -261,7 +256,7 @@ def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
     write_json(tmp_path / "sft-1" / "config.json", {})
     with pytest.raises(UserError) as error:
         model_at(str(tmp_path))
-    assert str(error.value) == f"{tmp_path}: this folder holds no model. These folders in it do: sft-1."
+    assert str(error.value) == Like(f"{tmp_path}: … folders … sft-1 …")
 
 
 @pytest.mark.parametrize(
@@ -269,8 +264,8 @@ def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
     [
         (AnswerOptions("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
         (AnswerOptions(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
-        (AnswerOptions(top_p=1.5), "--top-p: it is 1.5. Write a share above 0, up to 1."),
-        (AnswerOptions(max_new_tokens=128), "--max-new-tokens: it is 128. Write 1 to 127: the model sees 128 tokens."),
+        (AnswerOptions(top_p=1.5), Like("--top-p: … 1.5 … Write … share … 0 … 1 …")),
+        (AnswerOptions(max_new_tokens=128), Like("--max-new-tokens: … 128 … Write 1 … 127 … 128 tokens …")),
     ],
 )
 def test_what_was_typed_is_checked(options: AnswerOptions, said: str) -> None:

@@ -11,6 +11,7 @@ from ft.cli import app
 from ft.errors import UserError
 from ft.run.run import prepare_rows
 from ft.tools.new import Fork, ForkOptions, fork, fork_lines, parse_columns
+from wording import Like
 
 SHARED = tiny.TRANSCRIPTS
 ALPACA = [{"instruction": f"{n} sky?", "output": "blue"} for n in range(40)]
@@ -87,10 +88,11 @@ def test_bad_rows_are_shown_and_nothing_is_written(forks: Forks, tmp_path: Path)
     rows = [*ALPACA, {"instruction": "sky?", "output": ""}, {"instruction": "a <|im_end|> b", "output": "c"}]
     file = tmp_path / "own.jsonl"
     assert refused(lambda: forks(rows)) == (
-        f"{file}:41: alpaca row: message 2 (assistant) is empty. Give it text or drop the row.\n"
-        f"{file}:42: message 1 (user) holds '<|im_end|>', which marks a turn in this chat template. "
-        "Take it out of the text, or write it otherwise.\n"
-        f"{file}: 2 of 42 rows are bad. Mend them, or set them aside with --reject."
+        Like(
+            f"{file}:41: … message 2 (assistant) …\n"
+            f"{file}:42: … 1 … '<|im_end|>' … otherwise …\n"
+            f"{file}: 2 … 42 … aside … --reject …"
+        )
     )
     assert list((tmp_path).glob("new/*")) == []
 
@@ -108,8 +110,10 @@ def test_reject_is_not_written_where_every_row_is_good(forks: Forks) -> None:
 def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: Path) -> None:
     rows = [*ALPACA, {"instruction": "x" * 60, "output": "long"}]
     assert refused(lambda: forks(rows)) == (
-        f"{tmp_path}/own.jsonl: 1 of 41 rows are longer than max_length 64, the first at {tmp_path}/own.jsonl:41, "
-        "the longest of 85 tokens. Say --too-long drop_turns (whole oldest turns leave) or --too-long drop."
+        Like(
+            f"{tmp_path}/own.jsonl: 1 … 41 … max_length 64 … {tmp_path}/own.jsonl:41 … 85 … "
+            "--too-long drop_turns … --too-long …"
+        )
     )
     assert "rows: {eval_fraction: 0.1, on_too_long: drop}\n" in forks(rows, too_long="drop").path.read_text(
         encoding="utf-8"
@@ -121,12 +125,7 @@ def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: P
 
 def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:
     rows = [{"question": f"{n} sky?", "reply to: it": "blue"} for n in range(40)]
-    assert refused(lambda: forks(rows)) == (
-        f"{tmp_path}/own.jsonl:1: no format is known for the columns question, reply to: it. Say it with --format "
-        "(one of messages, sharegpt, alpaca, prompt_completion, text, hh, preference, hh_pairs, "
-        "sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, user_turns, every_answer) "
-        "and --columns ours=theirs."
-    )
+    assert refused(lambda: forks(rows)) == Like(f"{tmp_path}/own.jsonl:1: … --format … --columns ours=theirs …")
     made = forks(rows, columns=parse_columns(["prompt=question,completion=reply to: it"]))
     assert (
         "data: [{path: ../own.jsonl, format: prompt_completion, "
@@ -156,31 +155,29 @@ def test_pairs_of_transcripts_become_transcripts_for_sft(forks: Forks) -> None:
     [
         (
             {"prompt": "sky?", "chosen": "blue", "rejected": "red"},
-            "its rows are pairs of answers, and 'sft' trains on conversations. Train on the chosen answers: "
-            "--format prompt_completion --columns completion=chosen, or --format messages --columns messages=chosen "
-            "where they are whole dialogues.",
+            Like(
+                "… 'sft' … --format prompt_completion --columns completion=chosen … --format … "
+                "--columns messages=chosen …"
+            ),
         ),
         (
             {"turns": ["sky?", "sea?"]},
-            "its rows are turns without answers, and 'sft' trains on conversations. Let a stage of kind `gatt` answer "
-            "them first.",
+            Like("… 'sft' … `gatt` …"),
         ),
         (
             {"prompt": "sky?", "solution": "blue"},
-            "its rows are prompts without answers, and 'sft' trains on conversations. Map the column with the "
-            "answers: --format prompt_completion --columns completion=answer.",
+            Like("… 'sft' … --format prompt_completion --columns completion=answer …"),
         ),
         (
             {"history": "sky?", "human_ref_A": "blue", "human_ref_B": "red", "labels": 1},
-            "its rows are pairs of answers, and 'sft' trains on conversations. Give them to a stage that reads pairs: "
-            "--stage.",
+            Like("… 'sft' … --stage …"),
         ),
     ],
 )
 def test_rows_of_another_kind_are_refused_with_the_way_out(
     row: dict[str, str], said: str, forks: Forks, tmp_path: Path
 ) -> None:
-    assert refused(lambda: forks([row])) == f"{tmp_path}/own.jsonl: {said}"
+    assert refused(lambda: forks([row])) == Like(f"{tmp_path}/own.jsonl: {said}")
 
 
 def test_the_way_out_of_pairs_works(forks: Forks) -> None:
@@ -222,9 +219,7 @@ def test_a_share_is_held_out_that_leaves_a_row_on_each_side(forks: Forks) -> Non
 def test_nothing_is_overwritten_without_force(forks: Forks, parent: Path) -> None:
     made = forks(ALPACA)
     before = made.path.read_text(encoding="utf-8")
-    assert refused(lambda: forks(ALPACA[:30])) == (
-        f"{made.path}: is there already. Give another name, or --force to overwrite it."
-    )
+    assert refused(lambda: forks(ALPACA[:30])) == Like(f"{made.path}: … --force … overwrite …")
     assert made.path.read_text(encoding="utf-8") == before
     made.path.write_text("old", encoding="utf-8")
     assert forks(ALPACA, force=True).path.read_text(encoding="utf-8") == before
@@ -243,8 +238,7 @@ def test_a_file_that_is_not_there_names_its_neighbour(forks: Forks, tmp_path: Pa
 def test_rows_in_two_formats_are_not_guessed_at(forks: Forks, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     assert refused(lambda: forks([*ALPACA[:2], {"text": "a document"}])) == (
-        f"{file}: its first rows are in several formats: alpaca ({file}:1), text ({file}:3). "
-        "Say which one with --format."
+        Like(f"{file}: … ({file}:1) … ({file}:3) … --format …")
     )
 
 
@@ -269,8 +263,8 @@ def test_skip_leaves_a_stage_out_and_must_name_one(parent: Path, tmp_path: Path)
     with pytest.raises(UserError) as error:
         tiny.checked(own)
     assert sorted(str(error.value).splitlines()) == [
-        f"{own}:3: no stage 'scroe' to leave out. Name one of the recipe this one extends.",
-        f"{own}:4: skip is 'sure'. Write true or false.",
+        Like(f"{own}:3: … 'scroe' … extends …"),
+        Like(f"{own}:4: … 'sure' … Write …"),
     ]
 
 

@@ -13,6 +13,7 @@ from ft.report.page import rows_page, write
 from ft.results.store import Plan
 from ft.run.run import prepare_rows
 from ft.tools.show import RowsView, print_rows, rows_as_json, view_rows, visible
+from wording import Like
 
 
 def rows(file: Path, *dialogues: list[str]) -> Path:
@@ -158,9 +159,7 @@ def test_without_the_tokenizer_the_command_that_makes_it_is_named(data: Path, tm
     there = tiny.planned(file, tmp_path / "runs")
     with pytest.raises(UserError) as error:
         view_rows(there, None, 1)
-    assert str(error.value) == (
-        f"{file}:12: 'sft' takes its tokenizer from 'scratch', which is not made. Make it: ft run {file} --to scratch"
-    )
+    assert str(error.value) == Like(f"{file}:12: 'sft' … 'scratch' … {file} --to …")
     assert not there.preparable(there.stage("sft"))
     with pytest.raises(UserError) as error:
         view_rows(there, "scratch", 1)

@@ -16,6 +16,7 @@ from ft.recipe.job import Job
 from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.training.checkpoints import latest
 from ft.training.loop import add_callbacks
+from wording import Like
 
 
 @pytest.fixture
@@ -124,10 +125,7 @@ def chosen_answers(*seen: tuple[float, float]) -> None:
 
 def test_a_collapse_of_the_chosen_answers_is_said_once(capsys):
     chosen_answers((-40, -40), (-55, -40), (-61, -40), (-90, -40))
-    assert capsys.readouterr().err == (
-        "step 2: chosen answers fell from -40.0 to -61.0 nats. Lower the learning rate, raise beta, or add the loss "
-        "'sft'.\n"
-    )
+    assert capsys.readouterr().err == Like("… 2 … -40.0 … -61.0 … learning … 'sft' …\n")
 
 
 def test_short_answers_may_fall_by_ten_nats_and_longer_ones_are_less_likely_anyway(capsys):
