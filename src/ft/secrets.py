@@ -1,7 +1,7 @@
 """Finds tokens and keys in text and in plain values, so that none is written into a result or shown.
 
 Two ways to know one: by its form (PATTERNS), and by being the value of a variable of this environment that holds one.
-To add a form: one line in PATTERNS. A found secret is never printed; messages show `masked` of it.
+To add a form: one line in PATTERNS. A found secret is never printed; messages show `mask` of it.
 """
 
 from __future__ import annotations
@@ -67,36 +67,36 @@ class Secret:
     value: str
 
     def __str__(self) -> str:
-        return f"{self.kind} ({masked(self.value)})"
+        return f"{self.kind} ({mask(self.value)})"
 
 
-def masked(value: str) -> str:
+def mask(value: str) -> str:
     """'hf_…(37 characters)': enough to know which one is meant, of no use to anybody else."""
     head = re.match(r"[A-Za-z]{2,6}[_-]", value)
     return f"{head[0] if head else ''}…({len(value)} characters)"
 
 
-def variables(named: Sequence[Any] = ()) -> dict[str, str]:
+def variables(names: Sequence[Any] = ()) -> dict[str, str]:
     """Value → name of the variables of this environment that hold a secret: *_TOKEN, *_KEY, *_SECRET, *_PASSWORD and
     those `named` (by `key_env:`), of 16 characters and more. Paths are none (SSH_KEY=/…)."""
-    held = {value.strip(): name for name, value in os.environ.items() if VARIABLE.search(name) or name in named}
-    return {value: name for value, name in held.items() if len(value) >= SHORTEST and not NO_SECRET.search(value)}
+    values = {value.strip(): name for name, value in os.environ.items() if VARIABLE.search(name) or name in names}
+    return {value: name for value, name in values.items() if len(value) >= SHORTEST and not NO_SECRET.search(value)}
 
 
-def find(text: str, known: Mapping[str, str] | None = None) -> list[Secret]:
-    """Every secret in a text, in order. `known` (value → variable) are those of the environment unless given."""
-    held = variables() if known is None else known
-    found = [
+def find(text: str, values: Mapping[str, str] | None = None) -> list[Secret]:
+    """Every secret in a text, in order. `values` (value → variable) are those of the environment unless given."""
+    values = variables() if values is None else values
+    secrets = [
         Secret(f"the value of {name}", at.start(), at.end(), value)
-        for value, name in held.items()
+        for value, name in values.items()
         if value in text
         for at in re.finditer(re.escape(value), text)
     ]
     if any(hint in text for hint in HINTS) or (("=" in text or ":" in text) and ASSIGNED.search(text)):
         for at in ONE.finditer(text):
-            if not any(one.start < at.end() and at.start() < one.end for one in found):
-                found.append(_secret(at))
-    return sorted(found, key=lambda one: one.start)
+            if not any(one.start < at.end() and at.start() < one.end for one in secrets):
+                secrets.append(_secret(at))
+    return sorted(secrets, key=lambda one: one.start)
 
 
 def _secret(at: re.Match[str]) -> Secret:
@@ -107,42 +107,42 @@ def _secret(at: re.Match[str]) -> Secret:
     return Secret(kind, start, at.end(), at[0][start - at.start() :])
 
 
-def hide(text: str, known: Mapping[str, str] | None = None) -> str:
+def hide(text: str, values: Mapping[str, str] | None = None) -> str:
     """The text with every secret masked."""
-    for one in reversed(find(text, known)):
-        text = text[: one.start] + masked(one.value) + text[one.end :]
+    for one in reversed(find(text, values)):
+        text = text[: one.start] + mask(one.value) + text[one.end :]
     return text
 
 
-def look(value: Any, key: str = "", known: Mapping[str, str] | None = None) -> Iterator[tuple[str, Secret]]:
+def look(value: object, key: str = "", values: Mapping[str, str] | None = None) -> Iterator[tuple[str, Secret]]:
     """(key, secret) of every secret in a plain value: mappings, lists and texts, keys included."""
-    held = variables() if known is None else known
+    values = variables() if values is None else values
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from ((key or "a key", one) for one in find(str(name), held))
-            yield from look(inner, f"{key}.{name}" if key else str(name), held)
+            yield from ((key or "a key", one) for one in find(str(name), values))
+            yield from look(inner, f"{key}.{name}" if key else str(name), values)
     elif isinstance(value, (list, tuple)):
         for place, inner in enumerate(value):
-            yield from look(inner, f"{key}.{place}" if key else str(place), held)
+            yield from look(inner, f"{key}.{place}" if key else str(place), values)
     elif isinstance(value, (str, Path)):
-        yield from ((key, one) for one in find(str(value), held) or find(f"{key.rpartition('.')[2]}={value}", held))
+        yield from ((key, one) for one in find(str(value), values) or find(f"{key.rpartition('.')[2]}={value}", values))
 
 
-def refuse(where: str, value: Any) -> None:
+def refuse(where: str, value: object) -> None:
     """Raise UserError when a plain value or a text that is about to be written holds a secret."""
     problems = Problems()
-    for key, one in look(value, known=variables(list(_named(value)))):
+    for key, one in look(value, values=variables(list(_key_variables(value)))):
         problems.add(where, f"{key + ' ' if key else ''}holds {one}", FIX)
     problems.raise_any()
 
 
-def _named(value: Any) -> Iterator[str]:
+def _key_variables(value: object) -> Iterator[str]:
     """The variables that a recipe's `key_env:` names, wherever it stands."""
     if isinstance(value, Mapping):
         yield from (str(name) for key, name in value.items() if key == "key_env" and name)
-        yield from (name for inner in value.values() for name in _named(inner))
+        yield from (name for inner in value.values() for name in _key_variables(inner))
     elif isinstance(value, (list, tuple)):
-        yield from (name for inner in value for name in _named(inner))
+        yield from (name for inner in value for name in _key_variables(inner))
 
 
 FIX = "Nothing was written. Take it out; tokens are read from the environment only."
@@ -154,19 +154,19 @@ FIX = "Nothing was written. Take it out; tokens are read from the environment on
 class RowWatch:
     """Rows that hold a secret. They are the user's own, and what they say is trained on as it is; the user is told."""
 
-    SHOWN = 3
+    MOST_NAMED = 3
 
     def __init__(self) -> None:
         self.count = 0
         self.first: list[str] = []
         self.held = variables()
 
-    def add(self, where: str, row: Any) -> None:
-        found = next(iter(find("\n".join(_texts(row)), self.held)), None)
-        if found:
+    def add(self, where: str, row: object) -> None:
+        secret = next(iter(find("\n".join(_texts(row)), self.held)), None)
+        if secret:
             self.count += 1
-            if len(self.first) < self.SHOWN:
-                self.first.append(f"{where} holds {found}")
+            if len(self.first) < self.MOST_NAMED:
+                self.first.append(f"{where} holds {secret}")
 
     @property
     def notes(self) -> list[str]:
@@ -177,7 +177,7 @@ class RowWatch:
         return [f"{'; '.join(self.first)}{more}. A model learns what it is shown: take it out, or make a new one."]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -188,14 +188,14 @@ def _texts(value: Any) -> Iterator[str]:
 # Files
 
 
-def scan(file: Path, known: Mapping[str, str] | None = None) -> Iterator[tuple[int, Secret]]:
+def scan(file: Path, values: Mapping[str, str] | None = None) -> Iterator[tuple[int, Secret]]:
     """(line, secret) of a text file, also one packed with gzip; nothing of a file that is no text."""
-    held = variables() if known is None else known
+    values = variables() if values is None else values
     opened = gzip.open if file.suffix == ".gz" else open
     try:
         with opened(file, "rt", encoding="utf-8", errors="strict") as lines:
             for number, line in enumerate(lines, 1):
-                yield from ((number, one) for one in find(line[:LINE], held))
+                yield from ((number, one) for one in find(line[:LINE], values))
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
         return
 
@@ -214,9 +214,9 @@ def files_below(paths: Sequence[Path]) -> Iterator[Path]:
 
 def scan_all(paths: Sequence[Path]) -> Iterator[Problem]:
     """What `ft secrets` tells, one problem a secret."""
-    held = variables()
+    values = variables()
     for file in files_below(paths):
-        for number, one in scan(file, held):
+        for number, one in scan(file, values):
             yield Problem(f"{file}:{number}", f"holds {one}", "Take it out, and make a new one: it has been seen.")
 
 
@@ -225,21 +225,21 @@ def clean(folder: Path) -> list[Problem]:
 
     The token is gone from the disk before anybody is told.
     """
-    held = variables(list(_named(read_json(folder / artifacts.JOB))))
+    values = variables(list(_key_variables(read_json(folder / artifacts.JOB))))
     problems = []
     for file in files_below([folder]):
-        found = list(scan(file, held))
-        if found and file.name not in ROWS and file.suffix != ".gz":
-            write_text(file, hide(file.read_text(encoding="utf-8"), held))
-        fix = OWN if file.name in ROWS else MASKED
-        problems += [Problem(f"{file}:{number}", f"holds {one}", fix) for number, one in found]
+        secrets = list(scan(file, values))
+        if secrets and file.name not in ROWS and file.suffix != ".gz":
+            write_text(file, hide(file.read_text(encoding="utf-8"), values))
+        fix = ROWS_FIX if file.name in ROWS else MASKED_FIX
+        problems += [Problem(f"{file}:{number}", f"holds {one}", fix) for number, one in secrets]
     return problems
 
 
 def in_rows(problem: Problem) -> bool:
     """Whether a problem of `clean` is one of the user's own rows."""
-    return problem.fix == OWN
+    return problem.fix == ROWS_FIX
 
 
-OWN = "It came with the data; see that the folder is not published."
-MASKED = "It is masked now. Find what wrote it, and make a new token: this one has been on the disk."
+ROWS_FIX = "It came with the data; see that the folder is not published."
+MASKED_FIX = "It is masked now. Find what wrote it, and make a new token: this one has been on the disk."

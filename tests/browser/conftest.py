@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft.figures.charts import Lines, Point, Series
-from ft.figures.draw import figure_file
+from ft.figures.svg_file import figure_file
 from ft.files import write_json
 from ft.report.page import comparison_page, report_page, write
 from ft.report.run import ReportedStage, Run

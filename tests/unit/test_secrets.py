@@ -14,7 +14,7 @@ from ft.cli import app
 from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.run.run import make_stage, prepare_rows, run
-from ft.secrets import PATTERNS, clean, find, hide, look, masked, refuse, scan_all, variables
+from ft.secrets import PATTERNS, clean, find, hide, look, mask, refuse, scan_all, variables
 from wording import Like
 
 WORD = "abcdefghijklmnopqrstuvwxyz"
@@ -63,8 +63,8 @@ def test_what_only_looks_like_one_is_left_alone(text: str):
 
 
 def test_a_masked_secret_shows_its_kind_and_length_only():
-    assert masked(HF) == "hf_…(29 characters)"
-    assert masked("0123456789abcdef") == "…(16 characters)"
+    assert mask(HF) == "hf_…(29 characters)"
+    assert mask("0123456789abcdef") == "…(16 characters)"
 
 
 def test_values_of_the_environment_are_known_whatever_their_form(monkeypatch: pytest.MonkeyPatch):

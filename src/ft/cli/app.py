@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -55,5 +55,5 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
     return read_launch(config, Verdicts(artifacts.verdict_cache(runs)))
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1, default=str, ensure_ascii=False))

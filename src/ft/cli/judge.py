@@ -15,7 +15,7 @@ MODEL = "a model's folder, a Hub id, RECIPE or RECIPE:STAGE (RECIPE:model is wha
 
 @app.command("judge")
 def judge_command(
-    ours: Annotated[str, typer.Argument(metavar="A", help=MODEL)],
+    model: Annotated[str, typer.Argument(metavar="A", help=MODEL)],
     other: Annotated[str, typer.Argument(metavar="B", help="the same")],
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="rows with prompts")],
     by: Annotated[str, typer.Option(metavar="JUDGE", help="a function, reward:MODEL, model:MODEL or server:NAME")],
@@ -39,20 +39,20 @@ def judge_command(
     from ft.tools.judge import JudgeChoice, JudgeRequest, compare, find_model
     from ft.tools.stats import file_source
 
-    who = JudgeChoice(by, prompt, base_url, key_env)
-    who.blocks()  # what was typed is checked before models are looked for
+    choice = JudgeChoice(by, prompt, base_url, key_env)
+    choice.blocks()  # what was typed is checked before models are looked for
 
-    def find(what: str) -> Path:
-        return find_model(what, runs, lambda file: read_recipe(file, None, runs))
+    def find(name: str) -> Path:
+        return find_model(name, runs, lambda file: read_recipe(file, None, runs))
 
     options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "tie": tie}
     options |= {"batch_size": batch_size} | ({"by": column} if column else {})
     kind, _, judge = by.partition(":")
     request = JudgeRequest(
-        ours=find(ours),
+        model=find(model),
         other=find(other),
         prompts=file_source(str(prompts), format_, []),
-        who=who,
+        choice=choice,
         judge=find(judge) if kind in ("reward", "model") else None,
         options=options,
         seed=seed,

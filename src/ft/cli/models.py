@@ -29,9 +29,9 @@ def chat_command(
     from ft.results.store import plan
     from ft.tools.chat import AnswerOptions, chat, is_recipe, model_at, newest_model
 
-    found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    target = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
-    chat(found, options, system, load_4bit, chat_template)
+    chat(target, options, system, load_4bit, chat_template)
 
 
 @app.command("gatt-bank")
@@ -55,8 +55,8 @@ def gatt_bank_command(
     from ft.tools.chat import is_recipe, model_at, newest_model
 
     with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
-    found = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
-    chat_model = ChatModel(found.model, found.folder, found.chat_template)
+    target = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    chat_model = ChatModel(target.model, target.folder, target.chat_template)
     sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
     values = listed_values(chat_model.answer, ask or f"{kind}s", count, sampling)
     if len(values) < 2:

@@ -53,39 +53,39 @@ def plan_command(
     if gpu is None:
         _only_for("a plan with --gpu", {"--gpus": gpus})
     way = read_launch_file(launch, runs).on_gpus(gpus)
-    there = plan(read_recipe(recipe, set_, runs), runs, way.processes)
-    objections([p.stage for p in there.stages], way).raise_any()
+    planned_run = plan(read_recipe(recipe, set_, runs), runs, way.processes)
+    objections([p.stage for p in planned_run.stages], way).raise_any()
     if prepare:
         from ft.run.run import prepare_rows
 
-        for planned in there.stages:
-            if there.preparable(planned):
-                prepare_rows(there, planned)
-        there = plan(there.recipe, runs, way.processes)
+        for planned in planned_run.stages:
+            if planned_run.preparable(planned):
+                prepare_rows(planned_run, planned)
+        planned_run = plan(planned_run.recipe, runs, way.processes)
     if probe:
-        return _probe(there, gpu, as_json)
+        return _probe(planned_run, gpu, as_json)
     if gpu is not None:
-        return _fit(there, gpu, way, as_json)
-    print_json(plan_rows(there)) if as_json else show_plan(there, out)
+        return _fit(planned_run, gpu, way, as_json)
+    print_json(plan_rows(planned_run)) if as_json else show_plan(planned_run, out)
     return None
 
 
-def _fit(there: Plan, gpu: str, way: Launch, as_json: bool) -> None:
+def _fit(planned_run: Plan, gpu: str, way: Launch, as_json: bool) -> None:
     from ft.fit.gpus import gpu as named
     from ft.fit.sharding import sharding
     from ft.fit.table import fit_plan, show, values
 
     on, shared = named(gpu), sharding(way)
     with talk.status("counting parameters and bytes"):
-        fits = fit_plan(there, on, shared)
+        fits = fit_plan(planned_run, on, shared)
     print_json(values(fits)) if as_json else show(fits, out)
 
 
-def _probe(there: Plan, gpu: str | None, as_json: bool) -> None:
+def _probe(planned_run: Plan, gpu: str | None, as_json: bool) -> None:
     from ft.fit.probe import probed, show
 
-    measured = probed(there, gpu)
-    print_json(measured) if as_json else show(measured, out)
+    probes = probed(planned_run, gpu)
+    print_json(probes) if as_json else show(probes, out)
 
 
 def _diff(recipe: Path, as_json: bool) -> None:
@@ -95,10 +95,10 @@ def _diff(recipe: Path, as_json: bool) -> None:
     lines = changes(recipe, problems)
     problems.raise_any()
     if as_json:
-        print_json([{"key": key, "there": there, "here": here} for key, there, here in lines])
+        print_json([{"key": key, "there": parent_value, "here": value} for key, parent_value, value in lines])
         return
-    for key, there, here in lines:
-        out.print(f"{key}: {there or '(absent)'} → {here or '(absent)'}", markup=False)
+    for key, parent_value, value in lines:
+        out.print(f"{key}: {parent_value or '(absent)'} → {value or '(absent)'}", markup=False)
 
 
 @app.command("run")
@@ -174,9 +174,9 @@ def stats_command(
     with Progress("reading rows", unit="rows") as progress:
         if path.endswith((".yaml", ".yml")):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
-            there = plan(read_recipe(Path(path), set_, runs), runs)
+            planned_run = plan(read_recipe(Path(path), set_, runs), runs)
             stats = recipe_stats(
-                there, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
+                planned_run, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
             )
         else:
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
@@ -188,10 +188,10 @@ def stats_command(
     return None
 
 
-def _only_for(what: str, given: dict[str, Any]) -> None:
-    for name, value in given.items():
+def _only_for(use: str, options: dict[str, Any]) -> None:
+    for name, value in options.items():
         if value:
-            raise fail(name, f"is for {what} only", "Leave it out.")
+            raise fail(name, f"is for {use} only", "Leave it out.")
 
 
 @app.command("new")

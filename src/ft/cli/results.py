@@ -39,7 +39,7 @@ def runs_command(
 
     name = recipe and recipe_meant(recipe)
     results = [one for one in entries(runs) if kind in (None, one.kind) and name in (None, one.recipe)]
-    rows = _sorted([_row(result) for result in results], sort)
+    rows = _sort_rows([_row(result) for result in results], sort)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -65,7 +65,7 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def _sorted(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+def _sort_rows(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
     if by not in SORTS:
         raise fail("--sort", f"it is '{by}'", f"There are: {', '.join(SORTS)}.")
     return rows if by == "when" else sorted(rows, key=lambda row: row["bytes" if by == "size" else by] or 0)
@@ -92,8 +92,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "·"
-    minutes, left = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{left:02}" if minutes >= 60 else f"{minutes}:{left:02}"
+    minutes, rest_seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest_seconds:02}" if minutes >= 60 else f"{minutes}:{rest_seconds:02}"
 
 
 def _size(count: float) -> str:
@@ -128,21 +128,21 @@ def diff_command(one: ResultName, other: ResultName, runs: Runs = Path("runs"), 
     if not keys:
         out.print("nothing that decides a result differs" if a.key else "what decided them was not written down")
     for line in keys:
-        out.print(f"{line['key']}: {_shown(line['here'])} → {_shown(line['there'])}", markup=False)
+        out.print(f"{line['key']}: {_cell(line['here'])} → {_cell(line['there'])}", markup=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("number")
     for result in (a, b):
         table.add_column(result.fingerprint[:8], justify="right")
     for number in numbers:
         style = "bold" if number["here"] != number["there"] else ""
-        table.add_row(number["number"], _shown(number["here"]), _shown(number["there"]), style=style)
+        table.add_row(number["number"], _cell(number["here"]), _cell(number["there"]), style=style)
     if numbers:
         out.print()
         out.print(table)
     return None
 
 
-def _shown(value: object) -> str:
+def _cell(value: object) -> str:
     return "(absent)" if value is None else str(value)
 
 
@@ -160,21 +160,21 @@ def rm_command(
 
     if not (results or cache or set_aside):
         raise fail("ft runs rm", "nothing is named", "Name results, or --cache or --set-aside.")
-    going = removal(runs, results or [], cache, set_aside)
-    for folder in going.folders:
-        out.print(f"{_size(going.sizes[folder]):>9}  {folder}", markup=False)
-    for one in going.dependents:
+    removals = removal(runs, results or [], cache, set_aside)
+    for folder in removals.folders:
+        out.print(f"{_size(removals.sizes[folder]):>9}  {folder}", markup=False)
+    for one in removals.dependents:
         talk.print(f"{one} was made from it", style="yellow", markup=False)
-    if not going.folders:
+    if not removals.folders:
         talk.print("there is nothing of that to remove")
         return
-    if going.dependents and not force:
-        remove(runs, going)  # refuses, and says why
-    question = f"Remove {len(going.folders)} folders, {_size(sum(going.sizes.values()))}, for good?"
+    if removals.dependents and not force:
+        remove(runs, removals)  # refuses, and says why
+    question = f"Remove {len(removals.folders)} folders, {_size(sum(removals.sizes.values()))}, for good?"
     if not yes and not sys.stdin.isatty():
         raise fail("ft runs rm", "nobody is there to ask", "Say --yes.")
     if yes or typer.confirm(question, err=True):
-        out.print(f"freed {_size(remove(runs, going, force))}")
+        out.print(f"freed {_size(remove(runs, removals, force))}")
 
 
 @app.command("secrets")

@@ -43,9 +43,9 @@ class Chart(ABC):
         """The names of its series, in the order of their colours."""
 
     @property
-    @abstractmethod
     def head(self) -> list[str]:
         """The columns of its table."""
+        return [self.x, *self.names]
 
     @property
     @abstractmethod
@@ -128,10 +128,6 @@ class Lines(Chart):
         return [series.name for series in self.series]
 
     @property
-    def head(self) -> list[str]:
-        return [self.x, *self.names]
-
-    @property
     def rows(self) -> list[list[str]]:
         # NaN is unequal to itself, so it would be a row of its own in each series: such points have no row
         places = sorted({point.x for series in self.series for point in series.points if math.isfinite(point.x)})
@@ -163,6 +159,28 @@ class Lines(Chart):
         return sum(not point.is_finite for series in self.series for point in series.points)
 
 
+class RowChart(Chart):
+    """A drawing with a row each label, and no axis up."""
+
+    y = ""
+
+    @property
+    @abstractmethod
+    def row_names(self) -> list[str]: ...
+
+    @property
+    def head(self) -> list[str]:
+        return ["", *self.names]
+
+    @property
+    def description(self) -> str:
+        cells = [zip(self.names, row[1:], strict=True) for row in self.rows]
+        return " ".join(
+            f"{label}: {', '.join(f'{name} {value}' for name, value in row)}."
+            for label, row in zip(self.row_names, cells, strict=True)
+        )
+
+
 @dataclass(frozen=True)
 class Dot:
     """A value in a row of dots, with its interval; `count` is how many it is the mean of."""
@@ -175,7 +193,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Dots(Chart):
+class Dots(RowChart):
     """Values side by side: a row each, a dot a series (before, after), whiskers for intervals."""
 
     title: str
@@ -184,15 +202,14 @@ class Dots(Chart):
     share: bool = False
     level: float | None = None
     note: str = ""
-    y: str = field(default="", init=False)
 
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(dot.series for _, dots in self.rows_of_dots for dot in dots))
 
     @property
-    def head(self) -> list[str]:
-        return ["", *self.names]
+    def row_names(self) -> list[str]:
+        return [label for label, _ in self.rows_of_dots]
 
     @property
     def rows(self) -> list[list[str]]:
@@ -205,12 +222,6 @@ class Dots(Chart):
     def _cell(self, dot: Dot) -> str:
         of = "" if dot.count is None else f" of {dot.count:,}"
         return _with_interval(dot.value, dot.low, dot.high, self.share) + of
-
-    @property
-    def description(self) -> str:
-        return " ".join(
-            f"{row[0]}: {', '.join(f'{n} {v}' for n, v in zip(self.names, row[1:], strict=True))}." for row in self.rows
-        )
 
     @property
     def not_finite(self) -> int:
@@ -232,10 +243,6 @@ class Histogram(Chart):
     @property
     def names(self) -> list[str]:
         return [name for name, _ in self.counts]
-
-    @property
-    def head(self) -> list[str]:
-        return [self.x, *self.names]
 
     @property
     def rows(self) -> list[list[str]]:
@@ -271,19 +278,19 @@ def histogram(
     note: str = "",
 ) -> Histogram:
     """Several lists of numbers counted in the same bins, which run from the least to the greatest finite value."""
-    known = {name: [v for v in column if math.isfinite(v)] for name, column in values.items()}
-    every = [v for column in known.values() for v in column]
-    low, high = (min(every), max(every)) if every else (0.0, 1.0)
+    finite_columns = {name: [v for v in column if math.isfinite(v)] for name, column in values.items()}
+    pooled = [v for column in finite_columns.values() for v in column]
+    low, high = (min(pooled), max(pooled)) if pooled else (0.0, 1.0)
     if high == low:
         low, high, bins = low - 0.5, high + 0.5, 1
     edges = tuple(low + (high - low) * place / bins for place in range(bins + 1))
     counts = []
-    for name, column in known.items():
+    for name, column in finite_columns.items():
         by_bin = [0] * bins
         for value in column:
             by_bin[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
         counts.append((name, tuple(by_bin)))
-    missing = sum(map(len, values.values())) - len(every)
+    missing = sum(map(len, values.values())) - len(pooled)
     left_out = f"{missing:,} values that are not finite are not counted." if missing else ""
     return Histogram(title, x, edges, tuple(counts), marks, " ".join(filter(None, (note, left_out))))
 
@@ -316,22 +323,26 @@ class Scatter(Chart):
         return " ".join(self._describe(name, dots) for name, dots in self.groups if dots)
 
     def _describe(self, name: str, dots: Sequence[tuple[float, float]]) -> str:
-        known = [dot for dot in dots if all(map(math.isfinite, dot))]
-        if not known:
+        finite_dots = self.finite_dots(dots)
+        if not finite_dots:
             return f"{name}: no finite value."
         spans = [
             f"{label} from {format_number(min(column))} to {format_number(max(column))}"
-            for label, column in zip((self.x, self.y), zip(*known, strict=True), strict=True)
+            for label, column in zip((self.x, self.y), zip(*finite_dots, strict=True), strict=True)
         ]
-        return f"{name or self.title}: {len(known):,} dots, {', '.join(spans)}."
+        return f"{name or self.title}: {len(finite_dots):,} dots, {', '.join(spans)}."
 
     @property
     def not_finite(self) -> int:
-        return sum(not all(map(math.isfinite, dot)) for _, dots in self.groups for dot in dots)
+        return sum(len(dots) - len(self.finite_dots(dots)) for _, dots in self.groups)
+
+    @staticmethod
+    def finite_dots(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [dot for dot in dots if all(map(math.isfinite, dot))]
 
 
 @dataclass(frozen=True)
-class Shares(Chart):
+class Shares(RowChart):
     """Parts of a whole, a bar a row: (label, how many of each name)."""
 
     title: str
@@ -339,25 +350,18 @@ class Shares(Chart):
     names_of_parts: tuple[str, ...]
     counts: tuple[tuple[str, tuple[float, ...]], ...]
     note: str = ""
-    y: str = field(default="", init=False)
 
     @property
     def names(self) -> list[str]:
         return list(self.names_of_parts)
 
     @property
-    def head(self) -> list[str]:
-        return ["", *self.names]
+    def row_names(self) -> list[str]:
+        return [label for label, _ in self.counts]
 
     @property
     def rows(self) -> list[list[str]]:
         return [[label, *(format_number(count) for count in counts)] for label, counts in self.counts]
-
-    @property
-    def description(self) -> str:
-        return " ".join(
-            f"{row[0]}: {', '.join(f'{n} {v}' for n, v in zip(self.names, row[1:], strict=True))}." for row in self.rows
-        )
 
     @property
     def not_finite(self) -> int:
@@ -397,14 +401,14 @@ class HeatMap(Chart):
         ends = (*self.starts[1:], len(self.values))
         rows = self.values[self.starts[row] : ends[row]]
         cells = [[v for line in rows for v in line[a:b]] for a, b in zip(self.starts, ends, strict=True)]
-        return [max(known) if (known := [v for v in cell if math.isfinite(v)]) else None for cell in cells]
+        return [max(filter(math.isfinite, cell), default=None) for cell in cells]
 
     @property
     def description(self) -> str:
-        known = [v for row in self.values for v in row if math.isfinite(v)]
-        if not known:
+        finite_cells = [v for row in self.values for v in row if math.isfinite(v)]
+        if not finite_cells:
             return "No finite value."
-        ends = f"{format_number(min(known))} to {format_number(max(known))}"
+        ends = f"{format_number(min(finite_cells))} to {format_number(max(finite_cells))}"
         return f"{len(self.values)} rows of {self.y}, values from {ends}."
 
     @property
@@ -414,6 +418,6 @@ class HeatMap(Chart):
 
 def thin_out(values: Sequence[Point], most: int) -> tuple[Point, ...]:
     """At most about `most` of them, evenly, and the last in any case."""
-    every = -(-len(values) // most) or 1
-    some = tuple(values[::every])
+    stride = -(-len(values) // most) or 1
+    some = tuple(values[::stride])
     return some if not values or some[-1] == values[-1] else (*some, values[-1])

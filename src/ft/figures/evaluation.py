@@ -53,8 +53,8 @@ def _before_after(rows: Sequence[Row], share: bool) -> Iterator[Dot]:
 def _measures(metrics: Row) -> list[Chart]:
     """Every measure of answers: what has an interval. One alone is the main number, and shown by `by`."""
     names = [n for n in metrics if f"{n}_low" in metrics and f"{n}_high" in metrics]
-    shown = [n for n in names if not n.startswith("baseline_") and n != "eval_loss"]
-    rows = tuple((name.replace("_", " "), tuple(_sides(metrics, name))) for name in shown)
+    measures = [n for n in names if not n.startswith("baseline_") and n != "eval_loss"]
+    rows = tuple((name.replace("_", " "), tuple(_sides(metrics, name))) for name in measures)
     return [Dots("Measures of the answers", "mean over held-out prompts", rows, share=True)] if len(rows) > 1 else []
 
 

@@ -93,7 +93,7 @@ def _value(line: str) -> Any:
         return None
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """The text of a message, of a list of messages, or of a plain string."""
     if isinstance(value, str):
         return value

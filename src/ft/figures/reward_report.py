@@ -76,11 +76,11 @@ def calibrations(metrics: Row, models: Sequence[str]) -> Iterator[Lines]:
 def histograms(metrics: Row, models: Sequence[str]) -> Iterator[Histogram]:
     for model in models:
         for name, x in (("scores", "score"), ("ahead", "chosen less rejected")):
-            counted = metrics.get("histograms", {}).get(model, {}).get(name)
-            if counted:
-                counts = tuple((RATINGS.get(k, k), tuple(v)) for k, v in counted.items() if k != "edges")
+            bins = metrics.get("histograms", {}).get(model, {}).get(name)
+            if bins:
+                counts = tuple((RATINGS.get(k, k), tuple(v)) for k, v in bins.items() if k != "edges")
                 title = f"{model}: scores" if name == "scores" else f"{model}: how far chosen is ahead"
-                yield Histogram(title, x, tuple(counted["edges"]), counts, note="Shares of each group.")
+                yield Histogram(title, x, tuple(bins["edges"]), counts, note="Shares of each group.")
 
 
 def details(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Chart]:
@@ -93,10 +93,10 @@ def details(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Chart]:
 def _quality(metrics: Row, model: str) -> Iterator[Lines]:
     """Mean score by quality (arXiv:2307.09288, figure 29); 1.96 standard errors to each side."""
     by_axis = metrics.get("quality", {}).get(model) or {}
-    some = {axis: found for axis, found in by_axis.items() if axis != "all"} or by_axis
+    some = {axis: cells for axis, cells in by_axis.items() if axis != "all"} or by_axis
     series = []
-    for axis, found in some.items():
-        levels = [(line["quality"], line["score"], 1.96 * (line["error"] or 0.0)) for line in found["levels"]]
+    for axis, cells in some.items():
+        levels = [(line["quality"], line["score"], 1.96 * (line["error"] or 0.0)) for line in cells["levels"]]
         series.append(Series(axis, tuple(Point(x, y, y - wide, y + wide) for x, y, wide in levels)))
     if series:
         note = "Shaded: 95 % intervals."
@@ -105,17 +105,19 @@ def _quality(metrics: Row, model: str) -> Iterator[Lines]:
 
 def _length(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Scatter]:
     """Whether a longer answer is scored higher."""
-    ahead = [(_less(row, "tokens_{}"), _less(row, f"{model}_{{}}")) for row in rows]
-    dots = tuple((x, y) for x, y in ahead if x is not None and y is not None)
+    differences = [
+        (_chosen_minus_rejected(row, "tokens_{}"), _chosen_minus_rejected(row, f"{model}_{{}}")) for row in rows
+    ]
+    dots = tuple((x, y) for x, y in differences if x is not None and y is not None)
     if not dots:
         return
     rank = metrics.get("length", {}).get(model, {}).get("tokens", {}).get("pairs", {}).get("spearman")
-    note = f"{_every(dots)}" + ("" if rank is None else f" Rank correlation over all pairs {rank:+.2f}.")
+    note = f"{_thinning_note(dots)}" + ("" if rank is None else f" Rank correlation over all pairs {rank:+.2f}.")
     x, y = "tokens of chosen less tokens of rejected", "difference of scores"
     yield Scatter(f"{model}: length", x, y, (("pairs", _some(dots)),), zero=True, note=note.strip())
 
 
-def _less(row: Row, column: str) -> float | None:
+def _chosen_minus_rejected(row: Row, column: str) -> float | None:
     chosen, rejected = (parse_number(row.get(column.format(side))) for side in SIDES)
     return None if chosen is None or rejected is None else chosen - rejected
 
@@ -125,12 +127,14 @@ def _safety(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Histogram
     (arXiv:2307.09288, section 3.4)."""
     from ft.evaluation.calibration import sigmoid
 
-    scores = {label: [score for side in SIDES for score in _labelled(rows, model, side, label)] for label in LABELS}
+    scores = {
+        label: [score for side in SIDES for score in _scores_with_label(rows, model, side, label)] for label in LABELS
+    }
     scores = {label: sigmoid(column).tolist() for label, column in scores.items() if column}
     if not scores:
         return
     thresholds = metrics.get("unsafe", {}).get(model) or {}
-    recalls = {t: found["all"]["recall"] for t, found in thresholds.items()}
+    recalls = {t: cells["all"]["recall"] for t, cells in thresholds.items()}
     words = [f"below {t}: recall {recall:.0%}" for t, recall in recalls.items() if recall is not None]
     note = f"Lines: thresholds; {', '.join(words)}." if words else ""
     marks = tuple(map(float, thresholds))
@@ -140,7 +144,7 @@ def _safety(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Histogram
 LABELS = {"safe": "True", "unsafe": "False"}
 
 
-def _labelled(rows: Sequence[Row], model: str, side: str, label: str) -> Iterator[float]:
+def _scores_with_label(rows: Sequence[Row], model: str, side: str, label: str) -> Iterator[float]:
     for row in rows:
         score = parse_number(row.get(f"{model}_{side}"))
         if row.get(f"safety_{side}") == LABELS[label] and score is not None:
@@ -170,8 +174,8 @@ def by_both(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Scatter]:
                 groups.setdefault(label, []).append((x, y))
     if groups:
         one, other = models
-        note = _every(max(groups.values(), key=len))
-        dots = tuple((name, _some(found)) for name, found in groups.items())
+        note = _thinning_note(max(groups.values(), key=len))
+        dots = tuple((name, _some(rows_of_group)) for name, rows_of_group in groups.items())
         yield Scatter("Answers by both models", f"score by {one}", f"score by {other}", dots, note=note)
 
 
@@ -179,6 +183,6 @@ def _some(dots: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...
     return tuple(dots[:: -(-len(dots) // MOST_DOTS) or 1])
 
 
-def _every(dots: Sequence[tuple[float, float]]) -> str:
-    every = -(-len(dots) // MOST_DOTS)
-    return f"Every {every}th of {len(dots):,}." if every > 1 else ""
+def _thinning_note(dots: Sequence[tuple[float, float]]) -> str:
+    stride = -(-len(dots) // MOST_DOTS)
+    return f"Every {stride}th of {len(dots):,}." if stride > 1 else ""

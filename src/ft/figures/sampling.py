@@ -27,8 +27,8 @@ def _by(files: ResultFiles, table: str, column: str, x: str, title: str) -> list
     rows = files.table(table)
     lines = {name: _points(rows, column, name) for name in (rows[0] if rows else ()) if name != column}
     # A function that is the score itself would lie on the line of the best
-    shown = {name: points for name, points in lines.items() if name in ALWAYS or points != lines.get("best")}
-    series = tuple(Series(name, points) for name, points in shown.items() if points)
+    selection = {name: points for name, points in lines.items() if name in ALWAYS or points != lines.get("best")}
+    series = tuple(Series(name, points) for name, points in selection.items() if points)
     return [Lines(title, x, "score, mean over prompts", series)] if series else []
 
 
@@ -38,13 +38,13 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[Point, .
 
 
 def _scores(samples: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    scores = {"all answers": list(_numbers(samples)), "in rows": list(_numbers(map(_sampled, rows)))}
+    scores = {"all answers": list(_numbers(samples)), "in rows": list(_numbers(map(_sampling_record, rows)))}
     if not scores["all answers"]:
         return []
     return [histogram("Scores of answers", "score", scores, bins=20, note="Shares of each group.")]
 
 
-def _sampled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _sampling_record(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a row says of its answer; of a pair, of the chosen one."""
     sampled = row.get("sampled") or {}
     chosen: Mapping[str, Any] = sampled.get("chosen", sampled)

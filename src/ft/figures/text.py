@@ -12,11 +12,11 @@ WIDTH = 24
 def sparkline(values: Sequence[float]) -> str:
     """'█▆▄▃▂▁▁▁': at most WIDTH values, evenly from first to last, between the least and the greatest; nothing of
     fewer than two finite ones."""
-    known = [value for value in values if math.isfinite(value)]
-    if len(known) < 2:
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
         return ""
-    count = min(len(known), WIDTH)
-    some = [known[round(place * (len(known) - 1) / (count - 1))] for place in range(count)]
+    count = min(len(finite), WIDTH)
+    some = [finite[round(place * (len(finite) - 1) / (count - 1))] for place in range(count)]
     low, high = min(some), max(some)
     if low == high:
         return BLOCKS[0] * count

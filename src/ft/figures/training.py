@@ -61,17 +61,17 @@ class Curves:
 
 def curves(files: ResultFiles) -> Curves:
     """Everything that metrics.jsonl says by step."""
-    values = logged(files.lines(artifacts.METRICS))
+    values = logged_values(files.lines(artifacts.METRICS))
     panels = [chart for panel in _panels(values, files.blocks) if (chart := _chart(panel, values))]
-    others = [chart for key in _others(values) if (chart := _chart(Panel(key, "", {"": key}), values))]
+    others = [chart for key in _other_keys(values) if (chart := _chart(Panel(key, "", {"": key}), values))]
     held_out = values.get("eval_loss", ())
     line = held_out if len(held_out) > 1 else values.get("reward") or values.get("loss", ())
     return Curves(tuple(panels), tuple(others), tuple(point.y for point in thin_out(line, MOST_POINTS)))
 
 
 def curve_files(files: ResultFiles) -> Figures:
-    found = curves(files)
-    return {"curves": [*found.panels, *found.others]}
+    run_curves = curves(files)
+    return {"curves": [*run_curves.panels, *run_curves.others]}
 
 
 def _panels(values: Values, blocks: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
@@ -86,7 +86,7 @@ def _panels(values: Values, blocks: Mapping[str, Mapping[str, Any]]) -> list[Pan
     return [bounded if panel is KL else panel for panel in PANELS]
 
 
-def logged(lines: Sequence[Mapping[str, Any]]) -> Values:
+def logged_values(lines: Sequence[Mapping[str, Any]]) -> Values:
     """Every number of the lines that have a step; null, as JSON has it for a loss that diverged, is NaN."""
     by_key: dict[str, list[Point]] = {}
     for line in lines:
@@ -110,16 +110,18 @@ def _chart(panel: Panel, values: Values) -> Lines | None:
             series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out)))
     if not series:
         return None
-    return Lines(panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=_thinned(panel, values))
+    return Lines(
+        panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=_thinning_note(panel, values)
+    )
 
 
-def _thinned(panel: Panel, values: Values) -> str:
+def _thinning_note(panel: Panel, values: Values) -> str:
     most = max(len(values.get(f"{side}{key}", ())) for key in panel.keys.values() for side in ("", "eval_"))
-    every = -(-most // MOST_POINTS)
-    return f"Every {every}th of {most:,} logged values." if every > 1 else ""
+    stride = -(-most // MOST_POINTS)
+    return f"Every {stride}th of {most:,} logged values." if stride > 1 else ""
 
 
-def _others(values: Values) -> list[str]:
+def _other_keys(values: Values) -> list[str]:
     """Keys that no panel shows, without their prefix of held-out rows."""
     in_panels = {key for panel in PANELS for key in panel.keys.values()}
     keys = dict.fromkeys(key.removeprefix("eval_") for key in values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ft.figures.charts import Chart
-from ft.figures.draw import figure_file
 from ft.figures.result_files import ResultFiles
+from ft.figures.svg_file import figure_file
 from ft.files import write_text
 from ft.recipe.job import Job
 

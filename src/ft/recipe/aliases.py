@@ -27,24 +27,24 @@ class Gone:
     fix: str
 
 
-def _is_true(value: Any) -> bool:
+def _is_true(value: object) -> bool:
     """`no` and `off` stay words in YAML 1.2, and people still write them."""
     return value is True or str(value).lower() in ("true", "yes", "on", "1")
 
 
-def _grouped(value: Any) -> str:
+def _sampling_strategy(value: object) -> str:
     return "group_by_length" if _is_true(value) else "random"
 
 
-def _flash(value: Any) -> str | None:
+def _flash(value: object) -> str | None:
     return "flash_attention_2" if _is_true(value) else None
 
 
-def _all_linear(value: Any) -> Any:
+def _all_linear(value: object) -> Any:
     return "all-linear" if value == "all" else value
 
 
-def _all_linear_if(value: Any) -> str | None:
+def _all_linear_if(value: object) -> str | None:
     return "all-linear" if _is_true(value) else None
 
 
@@ -129,7 +129,7 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "optimizer": Renamed("optim"),
         "sample_packing": Renamed("packing"),
         "neat_packing": Renamed("packing"),
-        "group_by_length": Renamed("train_sampling_strategy", _grouped),
+        "group_by_length": Renamed("train_sampling_strategy", _sampling_strategy),
         "no_cuda": Renamed("use_cpu"),
         "pref_beta": Renamed("beta"),
         "pref_loss": Renamed("loss_type"),

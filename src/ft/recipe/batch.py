@@ -35,8 +35,10 @@ def not_divisible(global_batch: int, per_device: int, processes: int) -> str:
 
 def _divisors_near(number: int, of: int) -> str:
     """The divisor below `number` and the one above it: '2 or 4'."""
-    found = [d for d in range(1, of + 1) if of % d == 0]
-    return " or ".join(str(d) for d in [d for d in found if d < number][-1:] + [d for d in found if d > number][:1])
+    divisors = [d for d in range(1, of + 1) if of % d == 0]
+    return " or ".join(
+        str(d) for d in [d for d in divisors if d < number][-1:] + [d for d in divisors if d > number][:1]
+    )
 
 
 def steps(rows: int, epochs: float, batch: int) -> int:

@@ -120,8 +120,8 @@ class Verdicts:
         self.file = file
         self.known: dict[str, Any] = {}
         if file:
-            known = read_json(file)
-            self.known = known if isinstance(known, dict) else {}
+            verdicts = read_json(file)
+            self.known = verdicts if isinstance(verdicts, dict) else {}
 
     def get(self, key: str) -> dict[str, Any] | None:
         return self.known.get(key)
@@ -143,7 +143,7 @@ def check(
     values = rename_old_keys(block, name, problems, notices)
     before = len(problems)
     for key in [k for k in values if k in owner.reserved]:
-        problems.add(values.where(key), f"{name}.{key} is decided by ft", owner.reserved[key])
+        problems.add(values.where(key), f"{name}.{key} is not set here", owner.reserved[key])
     for (key, value), reason in owner.refused.items():
         if values.get(key) == value:
             problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
@@ -152,8 +152,8 @@ def check(
         what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
         problems.add(values.where(), what, f"Write {fix}.")
     key = _verdict_key(owner, values) if verdicts else ""
-    if verdicts and len(problems) == before and (known := verdicts.get(key)) is not None:
-        return known
+    if verdicts and len(problems) == before and (verdict := verdicts.get(key)) is not None:
+        return verdict
     canonical = _coerce_values(owner, values, name, problems)
     if len(problems) == before:
         _run_class_checks(owner, canonical, values, name, problems)
@@ -167,9 +167,9 @@ def defaults(owner: Owner) -> Mapping[str, Any]:
     return owner.schema().defaults
 
 
-def build(owner: Owner, values: Mapping[str, Any], **given: Any) -> Any:
+def build(owner: Owner, values: Mapping[str, Any], **stage_values: Any) -> Any:
     """The object itself, from checked values and what the stage gives (`output_dir`, `seed`, …)."""
-    return owner.load()(**{**values, **given})
+    return owner.load()(**{**values, **stage_values})
 
 
 def suggest(word: str, words: list[str]) -> str:
@@ -205,9 +205,9 @@ def rename_old_keys(block: Block, name: str, problems: Problems, notices: list[s
 
 
 def _refuse_secrets(values: Block, name: str, problems: Problems) -> None:
-    held = variables(named=[values.get("key_env")])
+    secrets = variables(names=[values.get("key_env")])
     for key, value in values.items():
-        if any(look(value, key, held)):
+        if any(look(value, key, secrets)):
             problems.add(
                 values.where(key), f"{name}.{key} looks like a secret", "Set it in the environment (HF_TOKEN)."
             )
@@ -221,9 +221,9 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
     canonical = {}
     for key, value in values.items():
         if key not in schema.annotations:
-            known = [k for k in schema.annotations if k not in owner.reserved]
+            keys = [k for k in schema.annotations if k not in owner.reserved]
             what = f"{name} has no key" if owner.library == "ft" else f"{owner.name} has no field"
-            fix = suggest(key, known) or f"Look up the fields of {owner.path.replace(':', '.')}."
+            fix = suggest(key, keys) or f"Look up the fields of {owner.path.replace(':', '.')}."
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
@@ -235,7 +235,7 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
     return canonical
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A value in a message: 'fast' in quotes, 1.5 and true bare, a list only as such, a secret not at all."""
     if isinstance(value, Block):
         return "a mapping"
@@ -266,9 +266,9 @@ def _construct(owner: Owner, values: Mapping[str, Any], forced: Mapping[str, Any
 def _key_in(text: str, block: Block) -> str | None:
     """The key that a complaint names first, else the one whose value it names."""
     places = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) for key in block}
-    found = {key: match.start() for key, match in places.items() if match}
-    if found:
-        return min(found, key=lambda key: found[key])
+    starts = {key: match.start() for key, match in places.items() if match}
+    if starts:
+        return min(starts, key=lambda key: starts[key])
     words = [key for key, value in block.items() if isinstance(value, str) and value and value in text]
     return words[0] if words else None
 
@@ -297,9 +297,9 @@ def nothing_leaks() -> Iterator[None]:
         os.environ.update(before)
 
 
-def choose(table: Mapping[str, Any], name: Any, what: str, where: str, problems: Problems) -> Any | None:
+def choose(table: Mapping[str, Any], name: object, noun: str, where: str, problems: Problems) -> Any | None:
     """`table[name]`, or a problem that lists what there is."""
     if isinstance(name, str) and name in table:
         return table[name]
-    problems.add(where, f"no {what} '{name}'", suggest(str(name), list(table)))
+    problems.add(where, f"no {noun} '{name}'", suggest(str(name), list(table)))
     return None

@@ -144,8 +144,8 @@ class Kind:
         for path in (self.make, self.memory, *self.display.sections):
             if not path.partition(":")[2]:
                 raise ValueError(f"{self.make}: '{path}' is no 'module:function'")
-        if named := {name.partition(".")[0] for name in (*self.required, *self.defaults)} - {*self.blocks}:
-            raise ValueError(f"{self.make} has no block {', '.join(sorted(named))}")
+        if unknown := {name.partition(".")[0] for name in (*self.required, *self.defaults)} - {*self.blocks}:
+            raise ValueError(f"{self.make} has no block {', '.join(sorted(unknown))}")
         if unread := {*self.objectives} - {*self.inputs}:
             raise ValueError(f"{self.make} reads no input {', '.join(sorted(unread))}")
 

@@ -15,7 +15,7 @@ from ft.secrets import hide
 
 def read_tree(path: Path, sets: Sequence[str], problems: Problems) -> Block:
     """The recipe's whole mapping after `extends` and `--set`, each key still knowing where it was written."""
-    tree = _extended(path, (), problems)
+    tree = _extend(path, (), problems)
     for words in sets:
         _set(tree, words, problems)
     return tree
@@ -29,59 +29,59 @@ def recipe_name(path: Path, name: str | None = None) -> str:
 
 def read_name(path: Path) -> str:
     """The `recipe_name` of a recipe's file, whatever else is wrong in it. Raises UserError where there is no file."""
-    written = read_yaml(path, Problems()).get("name")
-    return recipe_name(path, written if isinstance(written, str) else None)
+    name = read_yaml(path, Problems()).get("name")
+    return recipe_name(path, name if isinstance(name, str) else None)
 
 
 def changes(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
     """What the recipe says differently from the one it extends: (key, there, here); '' where a side has no such key."""
-    own = read_yaml(path, problems)
-    if "extends" not in own:
+    block = read_yaml(path, problems)
+    if "extends" not in block:
         return []
-    there = dict(_flat(_extended(_parent(path, own), (), problems)))
-    here = dict(_flat(_extended(path, (), problems)))
-    keys = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-    return [(k, there.get(k, ""), here.get(k, "")) for k in keys]
+    parent_values = dict(_flat(_extend(_parent(path, block), (), problems)))
+    values = dict(_flat(_extend(path, (), problems)))
+    keys = [k for k in {**parent_values, **values} if parent_values.get(k) != values.get(k)]
+    return [(k, parent_values.get(k, ""), values.get(k, "")) for k in keys]
 
 
-def _parent(path: Path, own: Block) -> Path:
-    name = own["extends"]
+def _parent(path: Path, block: Block) -> Path:
+    name = block["extends"]
     if not isinstance(name, str):
-        raise fail(own.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
+        raise fail(block.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
     parent = path.parent / name
     if not parent.is_file():
         near = difflib.get_close_matches(parent.name, [p.name for p in parent.parent.glob("*.y*ml")], n=1)
         hint = f"Did you mean '{near[0]}'?" if near else "The path is relative to this file."
-        raise fail(own.where("extends"), f"no recipe {parent}", hint)
+        raise fail(block.where("extends"), f"no recipe {parent}", hint)
     return parent
 
 
-def _extended(path: Path, seen: tuple[Path, ...], problems: Problems) -> Block:
-    own = read_yaml(path, problems)
-    if path.resolve() in seen:
-        raise fail(own.where("extends"), f"{path} extends itself", "Break the circle.")
-    if "extends" not in own:
-        return own
-    below = _extended(_parent(path, own), (*seen, path.resolve()), problems)
-    del own["extends"]
-    below.pop("name", None)  # a fork has its own name, or its file's
-    return _merged(below, own)
+def _extend(path: Path, descendants: tuple[Path, ...], problems: Problems) -> Block:
+    block = read_yaml(path, problems)
+    if path.resolve() in descendants:
+        raise fail(block.where("extends"), f"{path} extends itself", "Break the circle.")
+    if "extends" not in block:
+        return block
+    parent = _extend(_parent(path, block), (*descendants, path.resolve()), problems)
+    del block["extends"]
+    parent.pop("name", None)  # a fork has its own name, or its file's
+    return _merge(parent, block)
 
 
-def _merged(below: Block, above: Block) -> Block:
+def _merge(below: Block, above: Block) -> Block:
     merged = below.copy()
     merged.mark = above.mark
     for key, value in above.items():
-        old = _opened(merged, key) if isinstance(value, Block) else merged.get(key)
+        old = _expand(merged, key) if isinstance(value, Block) else merged.get(key)
         if key == "stages" and isinstance(old, Items) and isinstance(value, Items):
-            value = _merged_stages(old, value)
+            value = _merge_stages(old, value)
         elif isinstance(old, Block) and isinstance(value, Block):
-            value = _merged(old, value)
+            value = _merge(old, value)
         merged.put(key, value, above.marks[key])
     return merged
 
 
-def _merged_stages(below: Items, above: Items) -> Items:
+def _merge_stages(below: Items, above: Items) -> Items:
     """Stages of the same name are merged key by key, those in rounds too; new ones come last, in their order."""
     merged = Items(list(below), list(below.marks), above.mark)
     used: Counter[str] = Counter()  # a second of a name is one too many, and is reported when the recipe is read
@@ -90,7 +90,7 @@ def _merged_stages(below: Items, above: Items) -> Items:
         same = [(items, place) for below_name, items, place in _stages(merged) if name and below_name == name]
         if used[name] < len(same):
             items, place = same[used[name]]
-            items.put(place, _merged(items[place], stage), mark)
+            items.put(place, _merge(items[place], stage), mark)
         else:
             merged.append(stage)
             merged.marks.append(mark)
@@ -107,7 +107,7 @@ def _stages(stages: Items) -> Iterator[tuple[str, Items, int]]:
             yield from _stages(rounds["stages"])
 
 
-def stage_name(stage: Any) -> str:
+def stage_name(stage: object) -> str:
     """A stage is called by its `name`, or by its kind, and rounds are called so; '' for what is no stage."""
     if not isinstance(stage, Block):
         return ""
@@ -124,8 +124,8 @@ def _set(tree: Block, words: str, problems: Problems) -> None:
     mark = Mark(f"--set {path}", 0)  # without the value, which may be a secret
     keys = path.split(".")
     at: Any = tree
-    written = tree.get("stages")
-    stages = {name: items[place] for name, items, place in _stages(written)} if isinstance(written, Items) else {}
+    stage_list = tree.get("stages")
+    stages = {name: items[place] for name, items, place in _stages(stage_list)} if isinstance(stage_list, Items) else {}
     stages.pop("", None)
     if keys[0] in stages and keys[0] not in tree:
         at, keys = stages[keys[0]], keys if keys[0] == "rounds" else keys[1:]
@@ -147,9 +147,9 @@ def _set(tree: Block, words: str, problems: Problems) -> None:
         problems.add(str(mark), f"there is nothing to set at '{path}'", f"Stages: {', '.join(stages)}.")
 
 
-def _below(at: Any, key: str, mark: Mark, problems: Problems) -> Any:
+def _below(at: object, key: str, mark: Mark, problems: Problems) -> Any:
     if isinstance(at, Block):
-        if not isinstance(_opened(at, key), (Block, Items)):
+        if not isinstance(_expand(at, key), (Block, Items)):
             at.put(key, Block({}, {}, mark), mark)
         return at[key]
     if isinstance(at, Items) and key.isdigit() and int(key) < len(at):
@@ -160,7 +160,7 @@ def _below(at: Any, key: str, mark: Mark, problems: Problems) -> Any:
     return None
 
 
-def _opened(block: Block, key: str) -> Any:
+def _expand(block: Block, key: str) -> Any:
     """`block[key]`, with `model: name` and `data: name` written out, so that one key of them can be set."""
     mark = block.marks.get(key, block.mark)
     if key in ("model", "data", "eval_data") and isinstance(block.get(key), str):
@@ -170,7 +170,7 @@ def _opened(block: Block, key: str) -> Any:
     return block.get(key)
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Block):
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else key)

@@ -33,7 +33,7 @@ def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdic
     problems = Problems()
     try:
         tree = read_tree(path, sets, problems)
-        recipe = _Reader(path, kinds, problems, verdicts).recipe(tree)
+        recipe = RecipeReader(path, kinds, problems, verdicts).recipe(tree)
     except UserError as error:  # nothing more can be read
         problems += error.problems
     in_file_order(problems, path).raise_any()
@@ -42,14 +42,14 @@ def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdic
 
 def _without_stages(tree: Block) -> Block:
     """The recipe's own keys; its stages are checked one by one, and change too often to be remembered with them."""
-    written = tree.get("stages")
-    own = Block(dict(tree), dict(tree.marks), tree.mark)
-    if isinstance(written, Items):
-        own["stages"] = Items([], [], written.mark)
-    return own
+    stages = tree.get("stages")
+    top = Block(dict(tree), dict(tree.marks), tree.mark)
+    if isinstance(stages, Items):
+        top["stages"] = Items([], [], stages.mark)
+    return top
 
 
-class _Reader:
+class RecipeReader:
     """Carries what every check needs: the kinds there are, and where problems and notices are collected."""
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind], problems: Problems, verdicts: Verdicts | None):
@@ -67,21 +67,21 @@ class _Reader:
         model = self.model(tree)
         stages: list[Stage] = []
         unroller = Unroller(self.check, self.renamed, self.problems)
-        written = tree.get("stages")
-        if isinstance(written, Items):
-            written = unroller.unroll(written)
-            present = [s for s in written if not (isinstance(s, Block) and s.get("skip") is True)]
+        entries = tree.get("stages")
+        if isinstance(entries, Items):
+            entries = unroller.unroll(entries)
+            present = [s for s in entries if not (isinstance(s, Block) and s.get("skip") is True)]
             self.names = [stage_name(stage) for stage in present]
-            for place, stage in enumerate(written):
+            for place, stage in enumerate(entries):
                 if isinstance(stage, Block):
                     reported = len(self.problems)
-                    stages += [] if self.skipped(stage) else self.stage(stage, stages)
+                    stages += [] if self.leaves_out(stage) else self.stage(stage, stages)
                     if unroller.repeats(stage_name(stage)):  # written once, and reported once, in round 1
                         self.drop_repeats(reported)
                     self.names_above.append(stage_name(stage))
                 else:
-                    self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
-            if not written:
+                    self.problems.add(entries.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
+            if not entries:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
         if tree.get("model") is None and any(s.kind.init and s.init is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
@@ -98,41 +98,41 @@ class _Reader:
         )
 
     def model(self, tree: Block) -> ModelSource | None:
-        written = tree.get("model")
-        if isinstance(written, str):
-            written = Block({"path": written}, {"path": tree.marks.get("model", tree.mark)}, tree.mark)
-        if not isinstance(written, Block):
+        block = tree.get("model")
+        if isinstance(block, str):
+            block = Block({"path": block}, {"path": tree.marks.get("model", tree.mark)}, tree.mark)
+        if not isinstance(block, Block):
             return None
-        values = self.check(MODEL, written, "model")
+        values = self.check(MODEL, block, "model")
         if not isinstance(values.get("path"), str):
             return None
-        path = self.local(written, "path", values["path"])
+        path = self.local(block, "path", values["path"])
         if path and not (path / artifacts.CONFIG).exists():
-            self.problems.add(written.where("path"), f"no model in {path}", self.relative(written, "path"))
+            self.problems.add(block.where("path"), f"no model in {path}", self.relative(block, "path"))
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)
 
-    def template(self, tree: Block, written: str | None) -> str | None:
+    def template(self, tree: Block, name: str | None) -> str | None:
         """A template's file, made absolute; a shipped name or Jinja text stays as written."""
-        if not written or "{{" in written or "{%" in written:
-            return written
-        if written.endswith((".jinja", ".j2")):
-            path = (tree.folder("chat_template") / Path(written).expanduser()).resolve()
+        if not name or "{{" in name or "{%" in name:
+            return name
+        if name.endswith((".jinja", ".j2")):
+            path = (tree.folder("chat_template") / Path(name).expanduser()).resolve()
             if not path.exists():
                 self.problems.add(
                     tree.where("chat_template"), f"no template {path}", self.relative(tree, "chat_template")
                 )
             return str(path)
         shipped = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
-        if written not in shipped:
-            hint = f"Did you mean '{near[0]}'?" if (near := difflib.get_close_matches(written, shipped, n=1)) else ""
+        if name not in shipped:
+            hint = f"Did you mean '{near[0]}'?" if (near := difflib.get_close_matches(name, shipped, n=1)) else ""
             fix = hint or f"There are: {', '.join(shipped)}; or name a .jinja file."
-            self.problems.add(tree.where("chat_template"), f"no template '{written}'", fix)
-        return written
+            self.problems.add(tree.where("chat_template"), f"no template '{name}'", fix)
+        return name
 
-    def local(self, block: Block, key: str, written: str) -> Path | None:
+    def local(self, block: Block, key: str, value: str) -> Path | None:
         """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""
-        path = local_path(written, block.folder(key))
+        path = local_path(value, block.folder(key))
         return path.resolve() if path else None
 
     def relative(self, block: Block, key: str) -> str:
@@ -177,7 +177,7 @@ class _Reader:
         """The stage under its present keys; once for each that is written, however many rounds it is made in."""
         return rename_old_keys(block, "stage", self.problems, self.notices)
 
-    def skipped(self, block: Block) -> bool:
+    def leaves_out(self, block: Block) -> bool:
         """Whether `skip: true` leaves the stage out: how a recipe that extends another drops one of its stages."""
         skip = block.get("skip", False)
         if not isinstance(skip, bool):
@@ -188,11 +188,11 @@ class _Reader:
         return skip is True
 
     def keys(self, block: Block, kind: Kind) -> None:
-        known = [*STAGE_KEYS, *kind.blocks]
+        allowed = [*STAGE_KEYS, *kind.blocks]
         for key in block:
-            if key not in known:
+            if key not in allowed:
                 owner = next((name for name, owner in kind.blocks.items() if owner.has(key)), None)
-                hint = f"Write it in `{owner}:`." if owner else suggest(key, known)
+                hint = f"Write it in `{owner}:`." if owner else suggest(key, allowed)
                 self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
         for key in kind.required:
             self.needs(block, key)
@@ -205,42 +205,44 @@ class _Reader:
         ):
             if block.get(key) and not reads:
                 self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")
-        given = block.get("inputs")
-        if isinstance(given, Block):
-            for key in [k for k in given if k not in kind.inputs]:
+        inputs = block.get("inputs")
+        if isinstance(inputs, Block):
+            for key in [k for k in inputs if k not in kind.inputs]:
                 hint = suggest(key, [*kind.inputs]) if kind.inputs else "It reads none."
-                self.problems.add(given.where(key), f"kind '{block['kind']}' reads no input '{key}'", hint)
+                self.problems.add(inputs.where(key), f"kind '{block['kind']}' reads no input '{key}'", hint)
 
     def needs(self, block: Block, required: str) -> None:
         """A block, or a key "block.key" under its present name, that a kind cannot do without."""
         outer, _, inner = required.partition(".")
-        written = block.get(outer)
-        if isinstance(written, Block) and inner:
-            present = rename_old_keys(written, outer, Problems(), [])
+        value = block.get(outer)
+        if isinstance(value, Block) and inner:
+            present = rename_old_keys(value, outer, Problems(), [])
             if present.get(inner) is None:
-                where = written.where(inner) if inner in written else written.where()
+                where = value.where(inner) if inner in value else value.where()
                 self.problems.add(where, f"{outer} lacks the key '{inner}'", f"Write `{inner}: …`.")
-        elif written is None:
+        elif value is None:
             example = f"{outer}: {{{inner}: …}}" if inner else f"{outer}:"
             what = f"kind '{block['kind']}' needs the block '{outer}'"
             self.problems.add(block.where("kind"), what, f"Write `{example}`.")
 
     def init(self, block: Block, above: list[Stage], kind: Kind | None) -> str | None:
-        wanted = kind.init if kind else None
-        return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above, wanted)
+        artifact = kind.init if kind else None
+        return None if block.get("init") is None else self.model_of(block["init"], block.where("init"), above, artifact)
 
     def inputs(self, block: Block, above: list[Stage], kind: Kind | None) -> dict[str, str]:
-        written = block.get("inputs")
-        if written is None:
+        references = block.get("inputs")
+        if references is None:
             return {}
-        if not isinstance(written, Block):
+        if not isinstance(references, Block):
             self.problems.add(block.where("inputs"), "inputs is a mapping", "Write `inputs: {name: $stage}`.")
             return {}
         expected = kind.inputs if kind else {}
-        names = {key: self.model_of(v, written.where(key), above, expected.get(key)) for key, v in written.items()}
+        names = {
+            key: self.model_of(v, references.where(key), above, expected.get(key)) for key, v in references.items()
+        }
         return {key: name for key, name in names.items() if name}
 
-    def model_of(self, value: Any, where: str, above: list[Stage], expected: Artifact | None) -> str | None:
+    def model_of(self, value: object, where: str, above: list[Stage], expected: Artifact | None) -> str | None:
         """The stage above that `value` refers to, which must leave what is `expected`."""
         name = self.stage_above(value, where, above)
         stage = next((s for s in above if s.name == name), None)
@@ -250,7 +252,7 @@ class _Reader:
             self.problems.add(where, f"'{name}' leaves {stage.kind.leaves_words}, not {ARTIFACTS[expected]}", fix)
         return name
 
-    def stage_above(self, value: Any, where: str, above: list[Stage]) -> str | None:
+    def stage_above(self, value: object, where: str, above: list[Stage]) -> str | None:
         name, names = reference(value), [s.name for s in above]
         choice = f"Above are: {', '.join('$' + n for n in names)}." if names else "There is no stage above."
         if name is None:
@@ -265,10 +267,10 @@ class _Reader:
         return None
 
     def sources(self, block: Block, key: str, above: list[Stage]) -> tuple[dict[str, Any], ...]:
-        written = block.get(key)
-        if written is None:
+        value = block.get(key)
+        if value is None:
             return ()
-        entries = written if isinstance(written, Items) else Items([written], [block.marks[key]], block.marks[key])
+        entries = value if isinstance(value, Items) else Items([value], [block.marks[key]], block.marks[key])
         sources = []
         for place, entry in enumerate(entries):
             if isinstance(entry, str):
@@ -282,60 +284,60 @@ class _Reader:
         check_shares(entries, block.where(key), self.problems)
         return tuple(sources)
 
-    def data_path(self, entry: Block, written: str, above: list[Stage]) -> str:
+    def data_path(self, entry: Block, value: str, above: list[Stage]) -> str:
         """A path that opens from here, a Hub id or `$stage`; a stage must leave rows, a file must be there."""
-        if written.startswith("$"):
-            name = self.stage_above(written, entry.where("path"), above)
+        if value.startswith("$"):
+            name = self.stage_above(value, entry.where("path"), above)
             stage = next((s for s in above if s.name == name), None)
             if stage and "rows" not in stage.kind.leaves:
                 what = f"'{name}' leaves {stage.kind.leaves_words}, not rows"
                 self.problems.add(entry.where("path"), what, "Name another.")
-            return written
-        path = self.local(entry, "path", written)
-        return written if path is None else self.file(entry, "path", path)
+            return value
+        path = self.local(entry, "path", value)
+        return value if path is None else self.file(entry, "path", path)
 
     def file(self, block: Block, key: str, path: Path) -> str:
         """A path that opens from here; where nothing is, a problem that names what is near."""
-        here = Path.cwd()
-        shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
+        cwd = Path.cwd()
+        name = str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
         if not path.exists():
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, beside, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else self.relative(block, key)
-            self.problems.add(block.where(key), f"no file {shown}", hint)
-        return shown
+            self.problems.add(block.where(key), f"no file {name}", hint)
+        return name
 
     def block_files(self, block: Block, owner: Owner, values: Mapping[str, Any]) -> dict[str, str]:
         """The keys of a block that name files, relative to the recipe that wrote them."""
-        named = {key: values[key] for key in owner.files if isinstance(values.get(key), str)}
-        paths = {key: (block.folder(key) / Path(written).expanduser()).resolve() for key, written in named.items()}
+        files = {key: values[key] for key in owner.files if isinstance(values.get(key), str)}
+        paths = {key: (block.folder(key) / Path(value).expanduser()).resolve() for key, value in files.items()}
         return {key: self.file(block, key, path) for key, path in paths.items()}
 
     def blocks(self, block: Block, kind: Kind) -> dict[str, dict[str, Any]]:
         checked: dict[str, dict[str, Any]] = {}
         for name, owner in kind.blocks.items():
-            written = block.get(name)
-            if written is not None and not isinstance(written, Block):
+            values_block = block.get(name)
+            if values_block is not None and not isinstance(values_block, Block):
                 self.problems.add(block.where(name), f"{name} is a mapping", f"Write `{name}: {{key: value}}`.")
-            elif written is not None or name in kind.defaults:
+            elif values_block is not None or name in kind.defaults:
                 defaults = dict(kind.defaults.get(name, {}))
                 marks = dict.fromkeys(defaults, block.mark)
-                given = written if written is not None else Block({}, {}, block.mark)
-                whole = Block({**defaults, **given}, {**marks, **given.marks}, given.mark)
+                own_values = values_block if values_block is not None else Block({}, {}, block.mark)
+                whole = Block({**defaults, **own_values}, {**marks, **own_values.marks}, own_values.mark)
                 values = self.check(owner, whole, name)
                 checked[name] = {**values, **self.block_files(whole, owner, values)}
         return checked
 
     def require(self, block: Block) -> dict[str, float]:
-        written = block.get("require")
-        if written is None:
+        minimums = block.get("require")
+        if minimums is None:
             return {}
-        if not isinstance(written, Block):
+        if not isinstance(minimums, Block):
             self.problems.add(block.where("require"), "require is a mapping", "Write `require: {metric: least}`.")
             return {}
-        for key, value in written.items():
+        for key, value in minimums.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 self.problems.add(
-                    written.where(key), f"require.{key} is {value_text(value)}", "Write the least number allowed."
+                    minimums.where(key), f"require.{key} is {value_text(value)}", "Write the least number allowed."
                 )
-        return dict(written)
+        return dict(minimums)

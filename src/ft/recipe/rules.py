@@ -22,28 +22,30 @@ WHOLE = 1e-3
 
 def check_shares(sources: Sequence[Any], where: str, problems: Problems) -> None:
     """Add what is wrong between the sources; what is wrong with one alone is found where it is checked."""
-    written = [source for source in sources if isinstance(source, Block)]
+    blocks = [source for source in sources if isinstance(source, Block)]
     shares: dict[Any, float] = {}
-    for source in written:
+    for source in blocks:
         group, share = source.get("group"), source.get("share")
         if not isinstance(share, (int, float)) or group is None:
             continue
         if shares.setdefault(group, share) != share:
             what = f"group '{group}' has share {share} here and {shares[group]} above"
             problems.add(source.where("share"), what, "Write its share once.")
-    if not any("share" in source for source in written):
+    if not any("share" in source for source in blocks):
         return
-    named = ", ".join(f"{group} {share:g}" for group, share in shares.items())
+    share_list = ", ".join(f"{group} {share:g}" for group, share in shares.items())
     for place, source in enumerate(sources):
         group = source.get("group") if isinstance(source, Block) else None
         at = source.where("group") if isinstance(source, Block) else where
         if group is None and not (isinstance(source, Block) and "share" in source):
-            what = f"source {place + 1} belongs to no group, but others have shares ({named})"
+            what = f"source {place + 1} belongs to no group, but others have shares ({share_list})"
             problems.add(at, what, "Write `group: NAME`, and the group's share at one of its sources.")
         elif group is not None and group not in shares:
-            problems.add(at, f"group '{group}' has no share, but others have ({named})", "Write `share: …` beside it.")
+            problems.add(
+                at, f"group '{group}' has no share, but others have ({share_list})", "Write `share: …` beside it."
+            )
     if shares and abs(sum(shares.values()) - 1) > WHOLE:
-        what = f"the shares add up to {sum(shares.values()):g} ({named})"
+        what = f"the shares add up to {sum(shares.values()):g} ({share_list})"
         problems.add(where, what, "They are parts of the whole mixture: make it 1.")
 
 
@@ -52,15 +54,15 @@ def check_global_batch(block: Block, trains: bool, problems: Problems) -> int | 
 
     `gradient_accumulation_steps: null` takes away what a recipe below had written.
     """
-    written, train = block.get("global_batch"), block.get("train")
-    if written is None:
+    rows, train = block.get("global_batch"), block.get("train")
+    if rows is None:
         return None
     where = block.where("global_batch")
     if not trains:
         problems.add(where, f"kind '{block.get('kind')}' reads no global_batch", "Remove the key: it does not train.")
         return None
-    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
-        problems.add(where, f"global_batch is '{written}'", "Write rows per optimizer step, a whole number.")
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        problems.add(where, f"global_batch is '{rows}'", "Write rows per optimizer step, a whole number.")
         return None
     if not isinstance(train, Block):
         return None
@@ -70,9 +72,9 @@ def check_global_batch(block: Block, trains: bool, problems: Problems) -> int | 
     a_device: Any = rename_old_keys(train, "train", Problems(), []).get(A_DEVICE)
     if a_device is None:
         problems.add(where, f"global_batch needs train.{A_DEVICE}", f"Write `{A_DEVICE}: …`, rows at once on one GPU.")
-    elif isinstance(a_device, int) and a_device > 0 and written % a_device:
-        problems.add(where, not_divisible(written, a_device, 1))
-    return written
+    elif isinstance(a_device, int) and a_device > 0 and rows % a_device:
+        problems.add(where, not_divisible(rows, a_device, 1))
+    return rows
 
 
 def notice_compute_dtype(stage: Block, kind: Kind, blocks: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -71,7 +71,7 @@ def _defaults(owner: type, parameters: list[inspect.Parameter]) -> dict[str, Any
 # Values
 
 
-def coerce(annotation: Any, value: Any) -> Any:
+def coerce(annotation: Any, value: object) -> Any:
     """The value as `annotation` takes it. Raises ValueError with the words that follow 'x is …': what is needed."""
     from pydantic import ValidationError
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -79,11 +79,11 @@ def coerce(annotation: Any, value: Any) -> Any:
     if annotation is Any:
         return plain(value)
     if isinstance(value, bool) and not _takes_bool(annotation):
-        raise ValueError(f"Write {_expected(annotation)}.")
+        raise ValueError(f"Write {_allowed_values(annotation)}.")
     try:
         return plain(_validator(annotation).validate_python(value))
     except ValidationError:
-        raise ValueError(f"Write {_expected(annotation)}.") from None
+        raise ValueError(f"Write {_allowed_values(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
         return plain(value)
 
@@ -97,10 +97,10 @@ def _validator(annotation: Any) -> TypeAdapter[Any]:
     )
 
 
-def at_least(least: float | None, value: Any) -> Any:
+def at_least(minimum: float | None, value: object) -> Any:
     """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
-    if least is not None and isinstance(value, (int, float)) and value < least:
-        raise ValueError(f"Write {least} or more.")
+    if minimum is not None and isinstance(value, (int, float)) and value < minimum:
+        raise ValueError(f"Write {minimum} or more.")
     return value
 
 
@@ -113,7 +113,7 @@ def _takes_bool(annotation: Any) -> bool:
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
 
 
-def _expected(annotation: Any) -> str:
+def _allowed_values(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     arguments = typing.get_args(annotation)
@@ -125,11 +125,11 @@ def _expected(annotation: Any) -> str:
     if origin in (list, dict, tuple, set):
         return {"list": "a list", "dict": "a mapping of keys"}.get(origin.__name__, f"a {origin.__name__}")
     if arguments:
-        return " or ".join(dict.fromkeys(_expected(a) for a in arguments if a is not type(None)))
+        return " or ".join(dict.fromkeys(_allowed_values(a) for a in arguments if a is not type(None)))
     return f"a {getattr(annotation, '__name__', annotation)}"
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """As YAML would have it."""
     if isinstance(value, Enum):
         return value.value

@@ -41,10 +41,10 @@ def read_class(path: str) -> type | None:
     """The class "module:Name"; None where its source cannot be run without what it imports."""
     module, name = path.split(":")
     try:
-        found = getattr(_module(module), name)
+        symbol = getattr(_module(module), name)
     except (Exception, Undecided):  # whatever a library's source does: the class is imported instead
         return None
-    return found if isinstance(found, type) else None
+    return symbol if isinstance(symbol, type) else None
 
 
 def is_symbolic(annotation: Any) -> bool:
@@ -65,8 +65,8 @@ class _Globals(dict[str, Any]):
         self.flags = __future__.annotations.compiler_flag if _postpones_annotations(tree) else 0
         self.statements: dict[str, list[tuple[tuple[ast.expr, ...], ast.stmt]]] = {}
         self.running: set[str] = set()
-        own = {"__name__": MODULE_PREFIX + name, "__package__": self.package or name.rpartition(".")[0]}
-        super().__init__(own, __file__=self.file, __builtins__=_BUILTINS)
+        names = {"__name__": MODULE_PREFIX + name, "__package__": self.package or name.rpartition(".")[0]}
+        super().__init__(names, __file__=self.file, __builtins__=_BUILTINS)
         self._index(tree.body, ())
 
     def __missing__(self, name: str) -> Any:
@@ -251,11 +251,11 @@ def _module(name: str) -> Any:
 @cache
 def _file(name: str) -> Path | None:
     """A module's file, found without importing the packages it is in."""
-    top, *rest = name.split(".")
+    top, *parts = name.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not spec.submodule_search_locations:
         return None
-    path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
+    path = Path(spec.submodule_search_locations[0]).joinpath(*parts)
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 

@@ -49,18 +49,18 @@ class Symbol:
         kind = _torch_types().get(key, "") if self.name == "torch" else ""
         if key in _path.words and not kind:  # `getattr(torch, value)` fails where torch has no such thing
             raise Undecided(name)
-        return _known(name, kind)
+        return _machine_fact(name, kind)
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if len(arguments) == 1 and isinstance(arguments[0], (type, FunctionType)) and not named:
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if len(arguments) == 1 and isinstance(arguments[0], (type, FunctionType)) and not keywords:
             return arguments[0]  # a decorator
-        texts = [*map(_text, arguments), *(f"{key}={_text(value)}" for key, value in named.items())]
+        texts = [*map(_text, arguments), *(f"{key}={_text(value)}" for key, value in keywords.items())]
         name = f"{self.name}({', '.join(texts)})"
         if texts:
             _path.call(name)
-        return _known(name)
+        return _machine_fact(name)
 
-    def __setattr__(self, key: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: object) -> None:
         """What a symbol is told has no effect."""
 
     def __getitem__(self, key: Any) -> Any:
@@ -69,7 +69,7 @@ class Symbol:
     def __bool__(self) -> bool:
         return _path.decide(self.name)
 
-    def __instancecheck__(self, value: Any) -> bool:
+    def __instancecheck__(self, value: object) -> bool:
         if isinstance(value, Symbol):
             return value.kind == self.name if value.kind else _path.decide(f"isinstance({value.name}, {self.name})")
         return False
@@ -100,7 +100,7 @@ def _operator(sign: str) -> Callable[..., Symbol]:
     return lambda self, *other: Symbol(f"({sign} {' '.join(map(_text, (self, *other)))})")
 
 
-def _undecided(self: Symbol, *arguments: Any) -> Any:
+def _raise_undecided(self: Symbol, *arguments: Any) -> Any:
     raise Undecided(self.name)
 
 
@@ -109,14 +109,14 @@ for _sign in _OPERATORS.split():
     setattr(Symbol, f"__{_sign}__", _operator(_sign))
     setattr(Symbol, f"__r{_sign}__", _operator(f"r{_sign}"))
 for _sign in ("iter", "len", "int", "float", "index", "complex", "round", "next"):
-    setattr(Symbol, f"__{_sign}__", _undecided)
+    setattr(Symbol, f"__{_sign}__", _raise_undecided)
 
 
-def _known(name: str, kind: str = "") -> Any:
+def _machine_fact(name: str, kind: str = "") -> Any:
     return next((fact for end, fact in WITHOUT_ACCELERATOR.items() if name.endswith(end)), Symbol(name, kind))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, Symbol):
         return value.name
     if isinstance(value, (list, tuple)):

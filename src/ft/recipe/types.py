@@ -17,7 +17,7 @@ FOLDER_NAME = r"[A-Za-z0-9][\w-]*"
 STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
 
 
-def reference(value: Any) -> str | None:
+def reference(value: object) -> str | None:
     """The stage that "$name" points to; None for anything else."""
     return value[1:] if isinstance(value, str) and value.startswith("$") else None
 

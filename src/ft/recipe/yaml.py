@@ -42,11 +42,11 @@ class Block(dict[str, Any]):
         mark = self.marks.get(key, self.mark)
         return Path(mark.file).parent if mark.line else Path()
 
-    def put(self, key: str, value: Any, mark: Mark) -> None:
+    def put(self, key: str, value: object, mark: Mark) -> None:
         self[key], self.marks[key] = value, mark
 
     def copy(self) -> Block:
-        return Block({k: _copied(v) for k, v in self.items()}, dict(self.marks), self.mark)
+        return Block({k: _copy(v) for k, v in self.items()}, dict(self.marks), self.mark)
 
 
 class Items(list[Any]):
@@ -59,14 +59,14 @@ class Items(list[Any]):
     def where(self, index: int) -> str:
         return str(self.marks[index])
 
-    def put(self, index: int, value: Any, mark: Mark) -> None:
+    def put(self, index: int, value: object, mark: Mark) -> None:
         self[index], self.marks[index] = value, mark
 
 
-def _copied(value: Any) -> Any:
+def _copy(value: object) -> Any:
     if isinstance(value, Block):
         return value.copy()
-    return Items([_copied(v) for v in value], list(value.marks), value.mark) if isinstance(value, Items) else value
+    return Items([_copy(v) for v in value], list(value.marks), value.mark) if isinstance(value, Items) else value
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,14 +97,14 @@ _Loader.add_implicit_resolver(
 def _scalar(read: Callable[[_Loader, yaml.ScalarNode], Any]) -> Callable[[_Loader, yaml.ScalarNode], Any]:
     """A constructor that says where a value is that its tag cannot hold (`!!int abc`)."""
 
-    def constructed(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    def construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
         try:
             return read(loader, node)
         except (ValueError, KeyError):
             kind = node.tag.rpartition(":")[2]
             raise fail(str(loader.mark_of(node)), f"'{node.value[:40]}' is no {kind}", "Write another value.") from None
 
-    return constructed
+    return construct
 
 
 def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -112,16 +112,16 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Block:
-    written: dict[str, Mark] = {}
+    marks: dict[str, Mark] = {}
     for key, _ in node.value:
         mark = loader.mark_of(key)
         if not isinstance(key, yaml.ScalarNode):
             loader.problems.add(str(mark), "a key must be a word", "Write `key: value`.")
-        elif key.value in written and key.tag != "tag:yaml.org,2002:merge":
-            first = f", first at line {written[key.value].line}" if mark.line else ""
+        elif key.value in marks and key.tag != "tag:yaml.org,2002:merge":
+            first = f", first at line {marks[key.value].line}" if mark.line else ""
             loader.problems.add(str(mark), f"'{key.value}' is written twice{first}", "Keep one.")
         else:
-            written[key.value] = mark
+            marks[key.value] = mark
     loader.flatten_mapping(node)  # `<<: *anchor`
     block = Block({}, {}, loader.mark_of(node))
     for key, value in node.value:
@@ -157,7 +157,7 @@ def parse_yaml(text: str, file: str, problems: Problems) -> Block:
     try:
         value = _value(text, Mark(file, 1), problems)
     except yaml.MarkedYAMLError as error:
-        raise _broken(error, file, text) from None
+        raise _yaml_error(error, file, text) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise fail(f"{file}:{line}", f"the character {chr(error.character)!r} is not allowed", "Remove it.") from None
@@ -220,7 +220,7 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _broken(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
+def _yaml_error(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
     """PyYAML's message in our form, by the faults people make: tabs, anchors, tags, quotes and indentation."""
     mark = error.problem_mark or error.context_mark
     lines = text.splitlines()
@@ -235,8 +235,8 @@ def _broken(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
         return fail(where, "an anchor contains itself", "Remove the alias that closes the circle.")
     if "could not determine a constructor" in what:
         tag = re.search(r"'(.+)'", what)
-        named = tag[1].replace("tag:yaml.org,2002:", "!!") if tag else "!python/…"
-        return fail(where, f"the tag {named} is not allowed", "Write plain YAML.")
+        tag_name = tag[1].replace("tag:yaml.org,2002:", "!!") if tag else "!python/…"
+        return fail(where, f"the tag {tag_name} is not allowed", "Write plain YAML.")
     if "found another document" in what:
         return fail(where, "a second document begins here", "A file holds one recipe: remove the `---`.")
     if "unexpected end of stream" in what or "<stream end>" in what:
@@ -245,8 +245,8 @@ def _broken(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
     return fail(where, f"this is not YAML: {what}", "Look at quotes, colons and indentation here.")
 
 
-def _no_anchor(what: str, where: str, lines: list[str]) -> UserError:
-    name = re.search(r"'(.+)'", what)
-    known = re.findall(r"(?<!\S)&(\w[\w-]*)", "\n".join(lines))
-    fix = f"There are: {', '.join(known)}." if known else "Write the value out, or name it with '&' first."
+def _no_anchor(message: str, where: str, lines: list[str]) -> UserError:
+    name = re.search(r"'(.+)'", message)
+    anchors = re.findall(r"(?<!\S)&(\w[\w-]*)", "\n".join(lines))
+    fix = f"There are: {', '.join(anchors)}." if anchors else "Write the value out, or name it with '&' first."
     return fail(where, f"no anchor '&{name[1] if name else '?'}' above", fix)

@@ -9,13 +9,13 @@ from typing import Any
 from ft import artifacts
 from ft.figures.numbers import format_number
 from ft.figures.result_files import ResultFiles, text_of
-from ft.report.parts import Answered, Answers, Dialogue, Message, Section, Side, Table
+from ft.report.parts import Answers, DialogueText, JudgedAnswer, Message, PromptAnswers, Section, Table
 
-SHOWN = 6
+ANSWERS_SHOWN = 6
 LONGEST = 1200  # characters of an answer
 
 
-def spread(rows: Sequence[Any], count: int = SHOWN) -> list[Any]:
+def spread(rows: Sequence[Any], count: int = ANSWERS_SHOWN) -> list[Any]:
     """`count` of the rows, evenly from first to last: nobody has picked them."""
     if len(rows) <= count:
         return list(rows)
@@ -38,42 +38,46 @@ def before_and_after(files: ResultFiles) -> list[Section]:
     rows = [row for row in files.lines(artifacts.ANSWERS) if "completion" in row]
     if not rows:
         return []
-    return [Section("Before and after" if _has_baseline(rows) else "Answers", (_answers(rows, _evaluated),))]
+    return [Section("Before and after" if _has_baseline(rows) else "Answers", (_answers(rows, _evaluation_row),))]
 
 
 def _has_baseline(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any("baseline_completion" in row for row in rows)
 
 
-def _answers(rows: Sequence[Mapping[str, Any]], show: Callable[[Mapping[str, Any]], Answered]) -> Answers:
-    shown = spread(rows)
+def _answers(rows: Sequence[Mapping[str, Any]], show: Callable[[Mapping[str, Any]], PromptAnswers]) -> Answers:
+    selection = spread(rows)
     note = (
-        f"{len(shown)} of {len(rows):,} prompts, evenly from the first to the last." if len(shown) < len(rows) else ""
+        f"{len(selection)} of {len(rows):,} prompts, evenly from the first to the last."
+        if len(selection) < len(rows)
+        else ""
     )
-    return Answers(tuple(show(row) for row in shown), note)
+    return Answers(tuple(show(row) for row in selection), note)
 
 
-def _evaluated(row: Mapping[str, Any]) -> Answered:
+def _evaluation_row(row: Mapping[str, Any]) -> PromptAnswers:
     after = _side("after" if "baseline_completion" in row else "answer", row["completion"], row.get("score"))
     if "baseline_completion" not in row:
-        return Answered(prompt_of(row), (after,))
-    return Answered(prompt_of(row), (_side("before", row["baseline_completion"], row.get("baseline_score")), after))
+        return PromptAnswers(prompt_of(row), (after,))
+    return PromptAnswers(
+        prompt_of(row), (_side("before", row["baseline_completion"], row.get("baseline_score")), after)
+    )
 
 
-def _side(name: str, text: Any, score: Any) -> Side:
-    if type(score) not in (int, float):
-        return Side(name, cut(text_of(text)))
+def _side(name: str, text: object, score: object) -> JudgedAnswer:
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        return JudgedAnswer(name, cut(text_of(text)))
     if score in (0, 1):
-        return Side(name, cut(text_of(text)), "right" if score else "wrong", bool(score))
-    return Side(name, cut(text_of(text)), f"score {format_number(score)}")
+        return JudgedAnswer(name, cut(text_of(text)), "right" if score else "wrong", bool(score))
+    return JudgedAnswer(name, cut(text_of(text)), f"score {format_number(score)}")
 
 
 def dialogue(files: ResultFiles) -> list[Section]:
-    found = files.json(artifacts.DIALOGUE)
-    if not isinstance(found, list) or not found:
+    messages_json = files.json(artifacts.DIALOGUE)
+    if not isinstance(messages_json, list) or not messages_json:
         return []
-    messages = tuple(Message(str(m.get("role")), cut(text_of(m))) for m in found if isinstance(m, Mapping))
-    return [Section("A dialogue", (Dialogue(messages),))]
+    messages = tuple(Message(str(m.get("role")), cut(text_of(m))) for m in messages_json if isinstance(m, Mapping))
+    return [Section("A dialogue", (DialogueText(messages),))]
 
 
 def rollouts(files: ResultFiles) -> list[Section]:
@@ -86,27 +90,29 @@ def rollouts(files: ResultFiles) -> list[Section]:
     trained = [row for row in rows if row.get("set") != "eval"]
     note = "The same held-out prompts, answered at the start and at the end."
     sections = [Section("Before and after", (Answers(tuple(ends), note),))] if ends else []
-    shown = spread(trained)
-    note = f"{len(shown)} of {len(trained):,} answers kept, evenly from the first to the last."
-    return [*sections, Section("Rollouts", (Answers(tuple(map(_rollout, shown)), note),))] if shown else sections
+    selection = spread(trained)
+    note = f"{len(selection)} of {len(trained):,} answers kept, evenly from the first to the last."
+    return (
+        [*sections, Section("Rollouts", (Answers(tuple(map(_rollout, selection)), note),))] if selection else sections
+    )
 
 
-def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Answered]:
+def _ends(rows: Sequence[Mapping[str, Any]]) -> list[PromptAnswers]:
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_prompt.setdefault(json.dumps(row.get("prompt")), []).append(row)
-    several = [found for found in by_prompt.values() if len(found) > 1]
-    return [Answered(prompt_of(f[0]), (*_rollout(f[0]).sides, *_rollout(f[-1]).sides)) for f in spread(several)]
+    several = [group for group in by_prompt.values() if len(group) > 1]
+    return [PromptAnswers(prompt_of(f[0]), (*_rollout(f[0]).sides, *_rollout(f[-1]).sides)) for f in spread(several)]
 
 
-def _rollout(row: Mapping[str, Any]) -> Answered:
+def _rollout(row: Mapping[str, Any]) -> PromptAnswers:
     text = row.get("answer", row.get("completion", ""))
     numbers = list(_numbers_of(row))
     rewards = row.get("rewards")
     if isinstance(rewards, Mapping):
         numbers = [*_numbers_of(rewards), *numbers]
     name = f"step {row['step']}" if "step" in row else "answer"
-    return Answered(prompt_of(row), (Side(name, cut(text_of(text)), ", ".join(numbers)),))
+    return PromptAnswers(prompt_of(row), (JudgedAnswer(name, cut(text_of(text)), ", ".join(numbers)),))
 
 
 def _numbers_of(row: Mapping[str, Any]) -> Iterator[str]:
@@ -130,11 +136,11 @@ SIDES = ("answer", "other_answer")
 ENDS = {"win": (True, False), "loss": (False, True), "tie": (None, None)}
 
 
-def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> Answered:
+def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> PromptAnswers:
     outcome = text_of(row.get("outcome")) or "no outcome"
     ends = ENDS.get(outcome, (None, None))
     sides = tuple(
-        Side(
+        JudgedAnswer(
             name.replace("_", " "),
             cut(text_of(row.get(key))),
             outcome if good is None else "won" if good else "lost",
@@ -144,10 +150,10 @@ def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> Answered:
     )
     replies = [text_of(one.get("reply")) for one in _list(row.get("asked")) if isinstance(one, Mapping)]
     why = [f"why: {row['why']}"] if row.get("why") else []
-    return Answered(prompt_of(row), sides, cut("; ".join([*why, *(f"the judge: {reply}" for reply in replies)])))
+    return PromptAnswers(prompt_of(row), sides, cut("; ".join([*why, *(f"the judge: {reply}" for reply in replies)])))
 
 
-def sampled(files: ResultFiles) -> list[Section]:
+def lowest_and_highest(files: ResultFiles) -> list[Section]:
     """samples.jsonl of a `sample` stage: the worst and the best answer of a prompt."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in files.lines(artifacts.SAMPLES):
@@ -157,30 +163,35 @@ def sampled(files: ResultFiles) -> list[Section]:
     if not pairs:
         return []
 
-    def show(rows: Sequence[Mapping[str, Any]]) -> Answered:
+    def show(rows: Sequence[Mapping[str, Any]]) -> PromptAnswers:
         ends = (("lowest", rows[0]), ("highest", rows[-1]))
-        return Answered(
+        return PromptAnswers(
             prompt_of(rows[0]),
-            tuple(Side(name, cut(text_of(r["completion"])), f"score {format_number(r['score'])}") for name, r in ends),
+            tuple(
+                JudgedAnswer(name, cut(text_of(r["completion"])), f"score {format_number(r['score'])}")
+                for name, r in ends
+            ),
         )
 
-    shown = spread(pairs)
-    note = f"{len(shown)} of {len(pairs):,} prompts, evenly from the first to the last."
-    return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(show, shown)), note),))]
+    selection = spread(pairs)
+    note = f"{len(selection)} of {len(pairs):,} prompts, evenly from the first to the last."
+    return [Section("Lowest and highest of the sampled answers", (Answers(tuple(map(show, selection)), note),))]
 
 
 def made_rows(files: ResultFiles) -> list[Section]:
     """rows.jsonl of a stage that makes rows: a few of them, whatever their columns."""
     rows = files.lines(artifacts.ROWS)
-    shown = []
+    dialogues = []
     for row in spread(rows, 3):
         messages = row.get("messages") or [*_list(row.get("prompt")), *_list(row.get("completion"))]
         if messages:
-            shown.append(Dialogue(tuple(_message(m) for m in messages if isinstance(m, Mapping))))
-    return [Section(f"Rows made: {len(shown)} of {len(rows):,}", tuple(shown), folded=True)] if shown else []
+            dialogues.append(DialogueText(tuple(_message(m) for m in messages if isinstance(m, Mapping))))
+    return (
+        [Section(f"Rows made: {len(dialogues)} of {len(rows):,}", tuple(dialogues), folded=True)] if dialogues else []
+    )
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 

@@ -78,10 +78,10 @@ def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
     cells, lanes, edges = _Lanes(), [0] * len(base), []
     for row in range(len(base)):
         cells.take(0, row, row, -1 - row)
-    for row, found in enumerate(parents, len(base)):
-        lane, line = _place(row, found, nodes[row][2], lanes, cells)
+    for row, row_parents in enumerate(parents, len(base)):
+        lane, line = _place(row, row_parents, nodes[row][2], lanes, cells)
         lanes.append(lane)
-        for place, (parent, main) in enumerate(found):
+        for place, (parent, main) in enumerate(row_parents):
             way = line if place == 0 else _way(parent, row, lanes, cells)
             cells.take(way, parent + 1, row - 1, parent)
             edges.append(Edge(parent, row, way, main))
@@ -92,10 +92,10 @@ def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
 
 def _parents(stage: ReportedStage, rows: dict[str, int], has_model: bool) -> list[tuple[int, bool]]:
     """(row, whether the stage starts from it), what it starts from first."""
-    found = [(rows[name], role == "init") for name, role in stage.links if name in rows]
+    parents = [(rows[name], role == "init") for name, role in stage.links if name in rows]
     if stage.model and has_model:
-        found.insert(0, (0, True))
-    return sorted(dict(reversed(found)).items(), key=lambda pair: (not pair[1], pair[0]))
+        parents.insert(0, (0, True))
+    return sorted(dict(reversed(parents)).items(), key=lambda pair: (not pair[1], pair[0]))
 
 
 def _place(
@@ -121,14 +121,14 @@ def _way(parent: int, row: int, lanes: Sequence[int], cells: _Lanes) -> int:
     return cells.first(parent + 1, row - 1, parent, 1)
 
 
-def draw_chain(found: Chain) -> Markup:
+def draw_chain(layout: Chain) -> Markup:
     """The lines and marks as SVG; names and numbers stand beside it as text."""
     start = Markup(
         '<svg class="lanes" role="img" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-labelledby="lanes-t" '
         'aria-describedby="lanes-d"><title id="lanes-t">The chain of stages</title><desc id="lanes-d">{2}</desc>'
-    ).format(found.width, found.height, found.description)
-    edges = [_edge(found, edge) for edge in sorted(found.edges, key=lambda edge: edge.main)]
-    marks = [_mark(found, row) for row in range(len(found.names))]
+    ).format(layout.width, layout.height, layout.description)
+    edges = [_edge(layout, edge) for edge in sorted(layout.edges, key=lambda edge: edge.main)]
+    marks = [_mark(layout, row) for row in range(len(layout.names))]
     return start + Markup("").join([*edges, *marks]) + Markup("</svg>")
 
 
@@ -140,9 +140,9 @@ def _y(row: int) -> int:
     return ROW * row + ROW // 2
 
 
-def _edge(found: Chain, edge: Edge) -> Markup:
+def _edge(layout: Chain, edge: Edge) -> Markup:
     """Down the lane, with a bend out of the row above it and one into the row below."""
-    x1, x2, x = _x(found.lanes[edge.start]), _x(found.lanes[edge.end]), _x(edge.lane)
+    x1, x2, x = _x(layout.lanes[edge.start]), _x(layout.lanes[edge.end]), _x(edge.lane)
     y1, y2, bend = _y(edge.start), _y(edge.end), ROW // 2
     way = f"M{x1} {y1}"
     if edge.end == edge.start + 1:
@@ -157,9 +157,9 @@ def _edge(found: Chain, edge: Edge) -> Markup:
     return Markup('<path d="{}" class="{}"/>').format(way, "edge" if edge.main else "edge aside")
 
 
-def _mark(found: Chain, row: int) -> Markup:
-    x, y = _x(found.lanes[row]), _y(row)
-    shape, style = found.leaves[row], f"mark {found.states[row]}"
+def _mark(layout: Chain, row: int) -> Markup:
+    x, y = _x(layout.lanes[row]), _y(row)
+    shape, style = layout.leaves[row], f"mark {layout.states[row]}"
     if shape == "rows":
         return Markup('<rect x="{}" y="{}" width="12" height="12" rx="2" class="{}"/>').format(x - 6, y - 6, style)
     if shape == "metrics":

@@ -12,7 +12,7 @@ from ft.figures.numbers import format_number
 from ft.report.facts import energy, hardware, seconds
 from ft.report.gather import Report, StageView, gather_report
 from ft.report.numbers import Number, duration, numbers_of
-from ft.report.parts import Answered, Answers, Charts, Section, Table
+from ft.report.parts import Answers, Charts, PromptAnswers, Section, Table
 from ft.report.run import Run
 from ft.report.settings import UNKNOWN, format_setting
 
@@ -20,7 +20,7 @@ MOST_CHARTS = 8
 
 
 @dataclass(frozen=True)
-class Named:
+class LetteredRun:
     """A run and the letter it goes by."""
 
     letter: str
@@ -37,7 +37,7 @@ class ComparedStage:
 
 @dataclass(frozen=True)
 class Comparison:
-    runs: tuple[Named, ...]
+    runs: tuple[LetteredRun, ...]
     glance: Dots | None
     overview: Table
     facts: Table
@@ -46,31 +46,33 @@ class Comparison:
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Runs in the order given; the first is what the others are measured against."""
-    named = tuple(Named(letter, gather_report(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
-    names = dict.fromkeys(stage.result.name for one in named for stage in one.report.stages)
-    stages = tuple(_stage(name, named) for name in names)
-    return Comparison(named, _glance(names, named), _overview(names, named), _facts(named), stages)
+    reports = tuple(LetteredRun(letter, gather_report(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
+    names = dict.fromkeys(stage.result.name for one in reports for stage in one.report.stages)
+    stages = tuple(_stage(name, reports) for name in names)
+    return Comparison(reports, _glance(names, reports), _overview(names, reports), _facts(reports), stages)
 
 
-def _of(one: Named, name: str) -> StageView | None:
+def _of(one: LetteredRun, name: str) -> StageView | None:
     return next((stage for stage in one.report.stages if stage.result.name == name), None)
 
 
-def _views(name: str, named: Sequence[Named]) -> list[tuple[str, StageView]]:
-    return [(one.letter, stage) for one in named if (stage := _of(one, name)) is not None]
+def _views(name: str, reports: Sequence[LetteredRun]) -> list[tuple[str, StageView]]:
+    return [(one.letter, stage) for one in reports if (stage := _of(one, name)) is not None]
 
 
-def _glance(names: Mapping[str, None], named: Sequence[Named]) -> Dots | None:
+def _glance(names: Mapping[str, None], reports: Sequence[LetteredRun]) -> Dots | None:
     """The main number of each stage that measures a share, a dot a run."""
     rows = []
     for name in names:
-        found = [(letter, stage.number) for letter, stage in _views(name, named) if stage.number and stage.number.share]
-        if len(found) > 1:
-            rows.append((name, tuple(Dot(letter, n.value, n.low, n.high) for letter, n in found)))
+        numbers = [
+            (letter, stage.number) for letter, stage in _views(name, reports) if stage.number and stage.number.share
+        ]
+        if len(numbers) > 1:
+            rows.append((name, tuple(Dot(letter, n.value, n.low, n.high) for letter, n in numbers)))
     return Dots("What was measured, with 95 % intervals", "share", tuple(rows), share=True) if rows else None
 
 
-def _overview(names: Mapping[str, None], named: Sequence[Named]) -> Table:
+def _overview(names: Mapping[str, None], reports: Sequence[LetteredRun]) -> Table:
     def cell(stage: StageView | None) -> str:
         if stage is None:
             return "·"
@@ -79,13 +81,13 @@ def _overview(names: Mapping[str, None], named: Sequence[Named]) -> Table:
 
     rows = []
     for name in names:
-        views = [stage.result for _, stage in _views(name, named) if stage.result.state == "done"]
-        shared = "the same result" if len(views) == len(named) and len({r.fingerprint for r in views}) == 1 else ""
-        rows.append((name, *(cell(_of(one, name)) for one in named), shared))
-    return Table(("stage", *(one.letter for one in named), ""), tuple(rows), "Stages side by side", numeric=False)
+        views = [stage.result for _, stage in _views(name, reports) if stage.result.state == "done"]
+        shared = "the same result" if len(views) == len(reports) and len({r.fingerprint for r in views}) == 1 else ""
+        rows.append((name, *(cell(_of(one, name)) for one in reports), shared))
+    return Table(("stage", *(one.letter for one in reports), ""), tuple(rows), "Stages side by side", numeric=False)
 
 
-def _facts(named: Sequence[Named]) -> Table:
+def _facts(reports: Sequence[LetteredRun]) -> Table:
     def of(run: Run) -> tuple[str, ...]:
         took = sum(seconds(result) or 0.0 for result in run.results)
         seed = "·" if run.seed is None else str(run.seed)
@@ -98,18 +100,18 @@ def _facts(named: Sequence[Named]) -> Table:
             energy(run.results) or "·",
         )
 
-    columns = [of(one.report.run) for one in named]
+    columns = [of(one.report.run) for one in reports]
     labels = ("run", "seed", "command", "hardware", "time", "energy")
     rows = tuple((label, *(column[place] for column in columns)) for place, label in enumerate(labels))
-    return Table(("", *(one.letter for one in named)), rows, "The runs", numeric=False)
+    return Table(("", *(one.letter for one in reports)), rows, "The runs", numeric=False)
 
 
-def _stage(name: str, named: Sequence[Named]) -> ComparedStage:
-    views = _views(name, named)
-    same = len(views) == len(named) and len({stage.result.fingerprint for _, stage in views}) == 1
+def _stage(name: str, reports: Sequence[LetteredRun]) -> ComparedStage:
+    views = _views(name, reports)
+    same = len(views) == len(reports) and len({stage.result.fingerprint for _, stage in views}) == 1
     parts: list[Section] = []
     if len(views) > 1 and not same:
-        tables = [found for found in (_settings(views), _numbers(views)) if found]
+        tables = [table for table in (_settings(views), _numbers(views)) if table]
         parts += [Section("What differs", tuple(tables))] if tables else []
         charts = tuple(_charts(views))[:MOST_CHARTS]
         parts += [Section("Curves", (Charts(charts),))] if charts else []
@@ -131,7 +133,7 @@ def _settings(views: Sequence[tuple[str, StageView]]) -> Table | None:
     return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
 
 
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """('train.beta', 0.1) for every leaf of nested mappings and lists; stages above are named by their fingerprints."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -145,14 +147,14 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
     """Every number of all runs, and by how much the others differ from the first."""
-    found = [{n.name: n for n in numbers_of(stage.result.result.numbers)} for _, stage in views]
-    names = dict.fromkeys(name for numbers in found for name in numbers)
+    by_run = [{n.name: n for n in numbers_of(stage.result.result.numbers)} for _, stage in views]
+    names = dict.fromkeys(name for numbers in by_run for name in numbers)
     letters = [letter for letter, _ in views]
     rows = []
     for name in names:
-        here = [numbers.get(name) for numbers in found]
-        label = next(n.label for n in here if n)
-        rows.append((label, *map(_cell, here), *(_difference(here[0], other) for other in here[1:])))
+        values = [numbers.get(name) for numbers in by_run]
+        label = next(n.label for n in values if n)
+        rows.append((label, *map(_cell, values), *(_difference(values[0], other) for other in values[1:])))
     head = ("", *letters, *(f"{letter} − {letters[0]}" for letter in letters[1:]))
     return Table(head, tuple(rows), "Numbers, with 95 % intervals") if rows else None
 
@@ -173,13 +175,13 @@ def _difference(one: Number | None, other: Number | None) -> str:
 
 def _charts(views: Sequence[tuple[str, StageView]]) -> Iterator[Chart]:
     """Charts of the same title laid over each other: lines of what was held out or sampled, dots of what is now."""
-    found: dict[str, list[tuple[str, Chart]]] = {}
+    by_title: dict[str, list[tuple[str, Chart]]] = {}
     for letter, stage in views:
         for section in stage.sections:
             for part in section.parts:
                 for chart in part.charts if isinstance(part, Charts) and not section.folded else ():
-                    found.setdefault(chart.title, []).append((letter, chart))
-    for charts in found.values():
+                    by_title.setdefault(chart.title, []).append((letter, chart))
+    for charts in by_title.values():
         lines = [(letter, chart) for letter, chart in charts if isinstance(chart, Lines)]
         dots = [(letter, chart) for letter, chart in charts if isinstance(chart, Dots)]
         if len(lines) > 1:
@@ -211,14 +213,16 @@ def _series_name(letter: str, name: str) -> str:
 
 def _answers(views: Sequence[tuple[str, StageView]]) -> Answers | None:
     """Prompts that all runs show, with the newest answer of each."""
-    found: list[dict[Any, Answered]] = []
+    by_run: list[dict[Any, PromptAnswers]] = []
     for _, stage in views:
         parts = [part for section in stage.sections for part in section.parts if isinstance(part, Answers)]
-        found.append({row.prompt: row for part in parts[:1] for row in part.rows if row.prompt and row.sides})
-    shared = [prompt for prompt in found[0] if all(prompt in rows for rows in found[1:])]
+        by_run.append({row.prompt: row for part in parts[:1] for row in part.rows if row.prompt and row.sides})
+    shared = [prompt for prompt in by_run[0] if all(prompt in rows for rows in by_run[1:])]
     letters = [letter for letter, _ in views]
     rows = tuple(
-        Answered(p, tuple(replace(rows[p].sides[-1], name=letter) for letter, rows in zip(letters, found, strict=True)))
+        PromptAnswers(
+            p, tuple(replace(rows[p].sides[-1], name=letter) for letter, rows in zip(letters, by_run, strict=True))
+        )
         for p in shared
     )
     return Answers(rows) if rows else None

@@ -10,12 +10,12 @@ from ft.report.parts import Charts, Section
 def curve_sections(files: ResultFiles, in_front: int | None) -> tuple[list[Section], list[float]]:
     """The sections, and the values of the line that stands for all. Of the charts so many stand `in_front`, the others
     folded away; None: all that have a panel."""
-    found = curves(files)
-    front = found.panels[:in_front]
+    run_curves = curves(files)
+    front = run_curves.panels[:in_front]
     sections = []
     if front:
         files.replace_pictures("curves", "loss", "preferences", "reward", "learning")
         sections.append(Section("Curves", (Charts(front),)))
-    if rest := (*found.panels[len(front) :], *found.others):
-        sections.append(Section("More curves", (Charts(rest),), folded=True))
-    return sections, list(found.values)
+    if folded := (*run_curves.panels[len(front) :], *run_curves.others):
+        sections.append(Section("More curves", (Charts(folded),), folded=True))
+    return sections, list(run_curves.values)

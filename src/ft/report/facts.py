@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft.report.numbers import duration
-from ft.report.parts import Table, Words
+from ft.report.parts import Sentences, Table
 from ft.report.run import ReportedStage
 from ft.report.settings import stats_of
 from ft.result import Result
@@ -52,20 +52,20 @@ def watt_hours(result: Result) -> float | None:
 
 def energy(results: Sequence[Result]) -> str:
     """'about 2.1 Wh (an estimate: CPU, 1 threads at 10 W × 12 min 4 s)'; nothing where nothing is made."""
-    made = [result for result in results if seconds(result) is not None]
-    if not made:
+    finished = [result for result in results if seconds(result) is not None]
+    if not finished:
         return ""
-    whole = sum(watt_hours(result) or 0.0 for result in made)
-    devices = dict.fromkeys(str(result.done.get("device", "an unknown device")) for result in made)
+    whole = sum(watt_hours(result) or 0.0 for result in finished)
+    devices = dict.fromkeys(str(result.done.get("device", "an unknown device")) for result in finished)
     reckoned = ", ".join(f"{device} at {power(device)} W" for device in devices)
-    took = duration(sum((seconds(r) or 0.0) * int(r.done.get("processes", 1)) for r in made))
+    took = duration(sum((seconds(r) or 0.0) * int(r.done.get("processes", 1)) for r in finished))
     amount = f"{whole / 1000:.2f} kWh" if whole >= 1000 else f"{whole:.2g} Wh"
     return f"about {amount}, an estimate: {reckoned} × {took}, without cooling and the rest of the machine"
 
 
 def hardware(results: Sequence[Result]) -> str:
-    found = dict.fromkeys(_device(result) for result in results if result.done.get("device"))
-    return ", ".join(found)
+    devices = dict.fromkeys(_device(result) for result in results if result.done.get("device"))
+    return ", ".join(devices)
 
 
 def _device(result: Result) -> str:
@@ -75,37 +75,40 @@ def _device(result: Result) -> str:
 
 def versions(results: Sequence[Result]) -> Table | None:
     """A line each library; where stages were made with different versions, a column each set of stages."""
-    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    stages_by_versions: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for result in results:
         packages = result.done.get("versions")
         if isinstance(packages, Mapping):
-            found.setdefault(tuple((str(k), str(v)) for k, v in packages.items()), []).append(result.stage)
-    if not found:
+            stages_by_versions.setdefault(tuple((str(k), str(v)) for k, v in packages.items()), []).append(result.stage)
+    if not stages_by_versions:
         return None
-    sets = [dict(pairs) for pairs in found]
+    sets = [dict(pairs) for pairs in stages_by_versions]
     names = dict.fromkeys(name for versions in sets for name in versions)
-    head = ("library", *(", ".join(stages) if len(found) > 1 else "version" for stages in found.values()))
+    head = (
+        "library",
+        *(", ".join(stages) if len(stages_by_versions) > 1 else "version" for stages in stages_by_versions.values()),
+    )
     rows = tuple((name, *(versions.get(name, "·") for versions in sets)) for name in names)
     return Table(head, rows, "Versions")
 
 
-def rows_part(stage: ReportedStage) -> list[Table | Words]:
+def rows_part(stage: ReportedStage) -> list[Table | Sentences]:
     """What became of the rows: counts, tokens by role, and what was left out."""
     stats = stats_of(stage)
     if not stats:
         return []
     train, held_out = stats["train"], stats.get("eval")
     rows = [_side("training", train), *([_side("held out", held_out)] if isinstance(held_out, Mapping) else [])]
-    found: list[Table | Words] = [Table(("", "rows", "tokens", "of them trained", "share"), tuple(rows), "Rows")]
+    parts: list[Table | Sentences] = [Table(("", "rows", "tokens", "of them trained", "share"), tuple(rows), "Rows")]
     roles = train.get("by_role") or {}
     trained = train.get("trained_by_role") or {}
     lines = tuple(
         (r, f"{n:,}", f"{trained.get(r, 0):,}", f"{trained.get(r, 0) / (n or 1):.0%}") for r, n in roles.items()
     )
     if lines:
-        found.append(Table(("role", "tokens", "trained", "share"), lines, "Tokens by role"))
+        parts.append(Table(("role", "tokens", "trained", "share"), lines, "Tokens by role"))
     lost = _lost(stats)
-    return [*found, Words(tuple(lost), warns=True)] if lost else found
+    return [*parts, Sentences(tuple(lost), warns=True)] if lost else parts
 
 
 def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
@@ -116,10 +119,10 @@ def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
 def _lost(stats: Mapping[str, Any]) -> list[str]:
     """Nothing is left out in silence."""
     long = stats.get("too_long") or {}
-    found = [f"{stats['rejected']:,} rows were rejected; rejects.jsonl says why."] if stats.get("rejected") else []
+    sentences = [f"{stats['rejected']:,} rows were rejected; rejects.jsonl says why."] if stats.get("rejected") else []
     if long.get("rows"):
-        found.append(
+        sentences.append(
             f"{long['rows']:,} rows were too long: {long.get('dropped', 0):,} dropped, "
             f"{long.get('turns', 0):,} old turns cut."
         )
-    return found + [str(note) for note in stats.get("notes") or ()]
+    return sentences + [str(note) for note in stats.get("notes") or ()]

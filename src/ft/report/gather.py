@@ -17,7 +17,7 @@ from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt
 from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
 from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of
-from ft.report.parts import Answers, Dialogue, Section, Table, Words
+from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
 
@@ -36,7 +36,7 @@ BY_FILE: dict[str, SectionMaker] = {
 
 
 @dataclass(frozen=True)
-class Card:
+class NumberCard:
     """A number that matters, with what it is of."""
 
     stage: str
@@ -74,14 +74,14 @@ class Report:
     model: str
     chain: Chain
     stages: tuple[StageView, ...]
-    cards: tuple[Card, ...]
-    samples: tuple[tuple[str, Answers | Dialogue], ...]
+    cards: tuple[NumberCard, ...]
+    samples: tuple[tuple[str, Answers | DialogueText], ...]
     facts: tuple[tuple[str, str], ...]
     versions: Table | None
     problems: tuple[tuple[str, str], ...] = field(default=())
 
     @property
-    def made(self) -> int:
+    def stages_made(self) -> int:
         return sum(stage.result.state == "done" for stage in self.stages)
 
     def share_of_time(self, stage: StageView) -> float:
@@ -111,7 +111,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     files = ResultFiles(stage.result.folder, stage.blocks)
     sections, curve = _sections(stage, files, run)
     numbers = numbers_of(stage.result.numbers)
-    warnings = [*stage.unmet(), *files.problems, *_unfinished(stage)]
+    warnings = [*stage.unmet(), *files.problems, *_unfinished_warning(stage)]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),
@@ -124,7 +124,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     )
 
 
-def _unfinished(stage: ReportedStage) -> list[str]:
+def _unfinished_warning(stage: ReportedStage) -> list[str]:
     if stage.state == "unfinished":
         return ["This stage was begun and is not finished: it runs now, was interrupted, or failed."]
     return []
@@ -137,14 +137,14 @@ def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[
     sections, curve = _safely(files, "curves", lambda: curve_sections(files, in_front)) or ([], [])
     makers: list[SectionMaker] = [function_at(path) for path in stage.display.sections]
     makers += [
-        found for name, found in BY_FILE.items() if name not in files.shown and files.has(name) and found not in makers
+        maker for name, maker in BY_FILE.items() if name not in files.shown and files.has(name) and maker not in makers
     ]
     for one in makers:
         sections += _safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
     if stage.rows is not None:
         masked = masked_rows(stage, run)
-        shown = Words((masked,)) if isinstance(masked, str) else masked
-        sections.append(Section("Rows and what is trained", (*rows_part(stage), shown)))
+        part = Sentences((masked,)) if isinstance(masked, str) else masked
+        sections.append(Section("Rows and what is trained", (*rows_part(stage), part)))
     return [*sections, *(_safely(files, "files", lambda: other_files(files)) or [])], curve
 
 
@@ -158,13 +158,13 @@ def _safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
 
 
 def _settings(stage: ReportedStage) -> list[Section]:
-    tables = [found for found in (settings_table(stage), sources_table(stage)) if found]
+    tables = [table for table in (settings_table(stage), sources_table(stage)) if table]
     return [Section("Settings and data", tuple(tables))] if tables else []
 
 
 def _stage_facts(stage: ReportedStage) -> list[tuple[str, str]]:
     took, wh = seconds(stage.result), watt_hours(stage.result)
-    found = [
+    facts = [
         ("made", stage.result.finished),
         ("time", duration(took) if took is not None else ""),
         ("energy, estimated", f"{wh:.2g} Wh" if wh is not None else ""),
@@ -175,13 +175,13 @@ def _stage_facts(stage: ReportedStage) -> list[tuple[str, str]]:
     ]
     model = stage.key.get("model")
     if isinstance(model, dict) and model.get("weights"):
-        found.append(("hash of the base's weights", str(model["weights"])))
-    return [(name, value) for name, value in found if value]
+        facts.append(("hash of the base's weights", str(model["weights"])))
+    return [(name, value) for name, value in facts if value]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     took = sum(seconds(result) or 0.0 for result in run.results)
-    found = [
+    facts = [
         ("command", run.repeat),
         ("seed", "" if run.seed is None else str(run.seed)),
         ("hardware", hardware(run.results)),
@@ -189,40 +189,40 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("energy", energy(run.results)),
         ("skipped by the recipe", ", ".join(run.skipped)),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in facts if value]
 
 
-def _cards(stages: Sequence[StageView]) -> list[Card]:
+def _cards(stages: Sequence[StageView]) -> list[NumberCard]:
     """The numbers that matter: of what measures, else of held-out rows; the loss of single batches only where there is
     little else."""
-    made = [stage for stage in stages if stage.result.state == "done" and stage.number]
-    measures = [s for s in made if s.result.leaves == "metrics" and s.result.display.is_card]
-    trains = [s for s in made if s.result.leaves in ("model", "reward_model") and s.curve]
+    finished = [stage for stage in stages if stage.result.state == "done" and stage.number]
+    measures = [s for s in finished if s.result.leaves == "metrics" and s.result.display.is_card]
+    trains = [s for s in finished if s.result.leaves in ("model", "reward_model") and s.curve]
     sure = [s for s in trains if s.number and s.number.name != LOSS]
     few = trains if len(measures) + len(sure) < FEW_CARDS else []
     chosen = [*measures[-MOST_CARDS:], *sure[::-1], *few[::-1]][:MOST_CARDS]
-    return [_card(stage) for stage in made if stage in chosen]
+    return [_card(stage) for stage in finished if stage in chosen]
 
 
-def _card(stage: StageView) -> Card:
+def _card(stage: StageView) -> NumberCard:
     assert stage.number is not None
-    return Card(stage.result.name, stage.number, () if stage.number.share else stage.curve)
+    return NumberCard(stage.result.name, stage.number, () if stage.number.share else stage.curve)
 
 
-def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | Dialogue]]:
+def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | DialogueText]]:
     """What the newest evaluation answered, before and after: two prompts, and a dialogue where one was held."""
-    found: list[tuple[str, Answers | Dialogue]] = []
+    samples: list[tuple[str, Answers | DialogueText]] = []
     for stage in reversed(stages):
         for section in stage.sections if stage.result.display.shows_answers else ():
             for part in section.parts:
-                if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in found):
-                    found.append((stage.result.name, Answers(part.rows[:3], "")))
-                if isinstance(part, Dialogue) and not any(isinstance(p, Dialogue) for _, p in found):
-                    found.append((stage.result.name, part))
-    return found
+                if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in samples):
+                    samples.append((stage.result.name, Answers(part.rows[:3], "")))
+                if isinstance(part, DialogueText) and not any(isinstance(p, DialogueText) for _, p in samples):
+                    samples.append((stage.result.name, part))
+    return samples
 
 
-def headline(card: Card) -> str:
+def headline(card: NumberCard) -> str:
     """'12.0% → 99.7%' in words, for the picture beside it."""
     number = card.number
     was = f"from {format_number(number.was, number.share)} to " if number.was is not None else ""

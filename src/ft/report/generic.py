@@ -64,21 +64,21 @@ def other_files(files: ResultFiles) -> list[Section]:
 
 
 def _pictures(files: ResultFiles) -> list[Section]:
-    there = files.not_shown(".png", ".svg")
-    pictures = tuple(found for file in there[:MOST_PICTURES] if (found := picture(file, files)))
-    if len(there) > MOST_PICTURES:
-        files.problems.append(f"{len(there) - MOST_PICTURES} more pictures are in the folder.")
+    picture_files = files.not_shown(".png", ".svg")
+    pictures = tuple(image for file in picture_files[:MOST_PICTURES] if (image := picture(file, files)))
+    if len(picture_files) > MOST_PICTURES:
+        files.problems.append(f"{len(picture_files) - MOST_PICTURES} more pictures are in the folder.")
     return [Section("Pictures", pictures)] if pictures else []
 
 
 def picture(file: Path, files: ResultFiles) -> Picture | None:
     """The picture as a data URI; None, and named as a problem, where it is none."""
     files.shown.add(file.name)
-    made = _of_svg(file) if file.suffix == ".svg" else _of_png(file)
-    if made is None:
+    image = _of_svg(file) if file.suffix == ".svg" else _of_png(file)
+    if image is None:
         files.problems.append(f"{file.name} is no picture and was left out.")
         return None
-    kind, data, width, height = made
+    kind, data, width, height = image
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return Picture(file.stem.replace("_", " ").replace("-", " "), uri, width, height)
 
@@ -108,14 +108,14 @@ def _of_png(file: Path) -> tuple[str, bytes, int, int] | None:
         return None
     if image.width > WIDEST:
         image = image.resize((WIDEST, image.height * WIDEST // image.width))
-    data = _encoded(image.quantize(128, Image.Quantize.FASTOCTREE))
+    data = _png_bytes(image.quantize(128, Image.Quantize.FASTOCTREE))
     while len(data) > MOST_BYTES and image.width > 200:
         image = image.resize((image.width // 2, image.height // 2))
-        data = _encoded(image.quantize(128, Image.Quantize.FASTOCTREE))
+        data = _png_bytes(image.quantize(128, Image.Quantize.FASTOCTREE))
     return "png", data, image.width, image.height
 
 
-def _encoded(image: Image) -> bytes:
+def _png_bytes(image: Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=9)
     return out.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ft import artifacts
 from ft.encode.encoder import row_tokens
-from ft.report.parts import Masked
+from ft.report.parts import MaskedRows
 from ft.report.run import ReportedStage, Run
 from ft.tools.show import ShownRow, shown_row, visible_tokens
 
@@ -19,7 +19,7 @@ MOST_TOKENS = 360  # of a row
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenRun:
     """Neighbouring tokens with the same role and use, as one text."""
 
     text: str
@@ -32,11 +32,11 @@ class MaskedRow:
     where: str
     length: int
     trained: int
-    words: tuple[Words, ...]
+    words: tuple[TokenRun, ...]
     hidden: int  # tokens of its end that are not shown
 
 
-def masked_rows(stage: ReportedStage, run: Run) -> Masked | str:
+def masked_rows(stage: ReportedStage, run: Run) -> MaskedRows | str:
     """The first rows; or why there are none to show."""
     file = stage.rows / artifacts.TRAIN_ROWS if stage.rows else None
     if file is None or not file.is_file():
@@ -45,11 +45,11 @@ def masked_rows(stage: ReportedStage, run: Run) -> Masked | str:
     if tokenizer is None:
         return "No tokenizer is at hand that could spell the rows; `ft show` does."
     try:
-        found = [_row(row, tokenizer) for row in _first(file, ROWS)]
+        rows = [_row(row, tokenizer) for row in _first(file, ROWS)]
     except (OSError, ValueError, KeyError) as error:
         return f"The prepared rows cannot be read: {error}"
-    roles = dict.fromkeys(words.role for row in found for words in row.words if not words.trained)
-    return Masked(tuple(found), tuple(roles))
+    roles = dict.fromkeys(words.role for row in rows for words in row.words if not words.trained)
+    return MaskedRows(tuple(rows), tuple(roles))
 
 
 def _first(file: Path, count: int) -> list[dict[str, Any]]:
@@ -77,26 +77,26 @@ class _Spells:
 
 def _tokenizer(stage: ReportedStage, run: Run) -> _Spells | None:
     """Of the stage, or of the nearest one up the chain that has any; tokenizers travel down unchanged."""
-    seen: list[str] = []
+    visited: list[str] = []
     while True:
         folders = [stage.result.folder, *([Path(stage.model)] if stage.model else [])]
         for file in (folder / artifacts.TOKENIZER for folder in folders):
             if file.is_file():
                 return _Spells(file)
         parent = next((name for name, role in stage.links if role == "init"), None)
-        above = run.get(parent) if parent and parent not in seen else None
+        above = run.get(parent) if parent and parent not in visited else None
         if above is None:
             return None
-        seen.append(above.name)
+        visited.append(above.name)
         stage = above
 
 
 def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:
     whole = row_tokens(row)
-    shown: ShownRow = shown_row(row["where"], whole.first(MOST_TOKENS), tokenizer)
+    tokens: ShownRow = shown_row(row["where"], whole.first(MOST_TOKENS), tokenizer)
     words = []
-    for (role, trained), group in groupby(visible_tokens(shown), key=lambda pair: (pair[0].role, pair[0].trained)):
-        words.append(Words("".join(text for _, text in group), role, trained))
+    for (role, trained), group in groupby(visible_tokens(tokens), key=lambda pair: (pair[0].role, pair[0].trained)):
+        words.append(TokenRun("".join(text for _, text in group), role, trained))
     length = len(whole.ids)
     where = row["where"].rsplit("/", 1)[-1]
     return MaskedRow(where, length, sum(whole.trained), tuple(words), max(0, length - MOST_TOKENS))

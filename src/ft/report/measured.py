@@ -15,7 +15,7 @@ from ft.figures.result_files import ResultFiles, text_of
 from ft.figures.reward_report import RATINGS
 from ft.figures.write import Figures
 from ft.report.answers import cut, prompt_of
-from ft.report.parts import Answered, Answers, Charts, Section, Side, Table
+from ft.report.parts import Answers, Charts, JudgedAnswer, PromptAnswers, Section, Table
 
 Row = Mapping[str, Any]
 
@@ -51,21 +51,23 @@ def _obedience(files: ResultFiles) -> Iterator[Answers]:
     first = next(iter(rows), None)
     if first is None or "turn" not in first:
         return
-    here = [row for row in rows if (row.get("cell"), row.get("dialogue")) == (first.get("cell"), first.get("dialogue"))]
-    shown = []
-    for turn in sorted({row["turn"] for row in here if row.get("turn") in (1, 2, 5, 10, 20)}):
-        sides = tuple(_obeys(row) for row in here if row["turn"] == turn)
-        shown.append(Answered((), sides, f"turn {turn}"))
-    asked = ", ".join(first["obeyed"]) if isinstance(first.get("obeyed"), Mapping) else "an instruction"
+    dialogue_rows = [
+        row for row in rows if (row.get("cell"), row.get("dialogue")) == (first.get("cell"), first.get("dialogue"))
+    ]
+    turns = []
+    for turn in sorted({row["turn"] for row in dialogue_rows if row.get("turn") in (1, 2, 5, 10, 20)}):
+        sides = tuple(_obeys(row) for row in dialogue_rows if row["turn"] == turn)
+        turns.append(PromptAnswers((), sides, f"turn {turn}"))
+    instruction = ", ".join(first["obeyed"]) if isinstance(first.get("obeyed"), Mapping) else "an instruction"
     cell = text_of(first.get("cell")).replace("_", " ")
-    yield Answers(tuple(shown), f"The first dialogue of “{cell}”; asked for, once at its start: {asked}.")
+    yield Answers(tuple(turns), f"The first dialogue of “{cell}”; asked for, once at its start: {instruction}.")
 
 
-def _obeys(row: Row) -> Side:
+def _obeys(row: Row) -> JudgedAnswer:
     obeyed = row.get("obeyed") or {}
     good = all(obeyed.values()) if isinstance(obeyed, Mapping) else None
     right = {True: ", answer right", False: ", answer wrong"}.get(row.get("right"), "")  # type: ignore[arg-type]
-    return Side(
+    return JudgedAnswer(
         text_of(row.get("model")), text_of(row.get("answer")), ("obeyed" if good else "not obeyed") + right, good
     )
 
@@ -101,11 +103,11 @@ def card(files: ResultFiles) -> list[Section]:
     ]
     sections = [Section("Report card", (Charts(tuple(charts)), _grid(metrics)))]
     if isinstance(metrics.get("disagreement"), Mapping):
-        both = (*reward_report.disagreement(metrics), *reward_report.by_both(rows, models))
-        sections.append(Section("Where the two disagree", (Charts(both),)))
-    more = tuple(chart for model in models for chart in reward_report.details(metrics, rows, model))
-    if more:
-        sections.append(Section("Quality, length and safety", (Charts(more),), folded=True))
+        charts_of_both = (*reward_report.disagreement(metrics), *reward_report.by_both(rows, models))
+        sections.append(Section("Where the two disagree", (Charts(charts_of_both),)))
+    details = tuple(chart for model in models for chart in reward_report.details(metrics, rows, model))
+    if details:
+        sections.append(Section("Quality, length and safety", (Charts(details),), folded=True))
     return [*sections, *_hardest(files, models[:1])]
 
 
@@ -120,7 +122,7 @@ def _grid(metrics: Row) -> Table:
     return Table(head, tuple(rows), "Accuracy by rating, with 95 % intervals")
 
 
-def _percent(cell: Any) -> str:
+def _percent(cell: Row | None) -> str:
     return f"{cell['accuracy']:.1%} ({cell['low']:.0%}–{cell['high']:.0%})" if cell else "·"
 
 
@@ -131,9 +133,9 @@ def _hardest(files: ResultFiles, models: Sequence[str]) -> list[Section]:
         return []
     differences = {id(row): _difference(row, models[0]) for row in rows}
     worst = sorted((row for row in rows if differences[id(row)] < 0), key=lambda row: differences[id(row)])[:3]
-    shown = tuple(_pair(row, models[0]) for row in worst)
+    pairs = tuple(_pair(row, models[0]) for row in worst)
     note = f"The three of {len(rows):,} pairs whose rejected answer scores highest above the chosen one."
-    return [Section("Pairs it gets most wrong", (Answers(shown, note),), folded=True)] if shown else []
+    return [Section("Pairs it gets most wrong", (Answers(pairs, note),), folded=True)] if pairs else []
 
 
 def _difference(row: Row, model: str) -> float:
@@ -141,9 +143,9 @@ def _difference(row: Row, model: str) -> float:
     return 0.0 if chosen is None or rejected is None else float(chosen - rejected)
 
 
-def _pair(row: Row, model: str) -> Answered:
+def _pair(row: Row, model: str) -> PromptAnswers:
     sides = tuple(
-        Side(side, cut(text_of(row.get(side))), f"score {format_number(row['scores'][side][model])}")
+        JudgedAnswer(side, cut(text_of(row.get(side))), f"score {format_number(row['scores'][side][model])}")
         for side in ("chosen", "rejected")
     )
-    return Answered(prompt_of(row), sides)
+    return PromptAnswers(prompt_of(row), sides)

@@ -12,7 +12,7 @@ from ft.figures.numbers import format_number
 
 HELD_OUT, LOSS = "held-out loss", "loss"
 OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
-SAID = {
+LABELS = {
     "answer": "answers right",
     "says": "answers that say it",
     "accuracy": "pairs ranked right",
@@ -35,7 +35,7 @@ class Number:
     @property
     def label(self) -> str:
         turn = re.fullmatch(r"turn_(\d+)", self.name)
-        return f"obeyed in turn {turn[1]}" if turn else SAID.get(self.name, self.name.replace("_", " "))
+        return f"obeyed in turn {turn[1]}" if turn else LABELS.get(self.name, self.name.replace("_", " "))
 
     @property
     def share(self) -> bool:
@@ -63,39 +63,39 @@ def duration(seconds: float | None) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    minutes, seconds_left = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {seconds_left} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def numbers_of(found: Mapping[str, Any]) -> list[Number]:
+def numbers_of(metrics: Mapping[str, Any]) -> list[Number]:
     """All numbers of a `done.json` or `metrics.json`: losses, then those with intervals, then the others.
 
     The training loss is left out where a held-out one stands beside it: single batches differ in what they hold.
     """
-    left = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    values = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
     losses: list[Number] = []
     for name, last in ((HELD_OUT, "eval_loss"), (LOSS, "loss")):
-        value = left.pop(last, left.pop(f"{last}_last", None))
+        value = values.pop(last, values.pop(f"{last}_last", None))
         if value is not None and not losses:
-            losses.append(replace(_number(last, {**left, last: value}), name=name))
-    ends = {f"{name}{end}" for name in (*left, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
-    rest = [_number(name, left) for name in left if name not in ends and not name.startswith("baseline_")]
-    return [*losses, *(n for n in rest if n.low is not None), *(n for n in rest if n.low is None)]
+            losses.append(replace(_number(last, {**values, last: value}), name=name))
+    ends = {f"{name}{end}" for name in (*values, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
+    others = [_number(name, values) for name in values if name not in ends and not name.startswith("baseline_")]
+    return [*losses, *(n for n in others if n.low is not None), *(n for n in others if n.low is None)]
 
 
-def _number(name: str, found: Mapping[str, Any]) -> Number:
-    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+def _number(name: str, metrics: Mapping[str, Any]) -> Number:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         low = high = None
-    return Number(name, found[name], found.get(f"baseline_{name}", found.get(f"{name}_first")), low, high)
+    return Number(name, metrics[name], metrics.get(f"baseline_{name}", metrics.get(f"{name}_first")), low, high)
 
 
-def number_words(found: Mapping[str, Any]) -> list[str]:
+def number_words(metrics: Mapping[str, Any]) -> list[str]:
     """'held-out loss 2.280 → 0.431', 'answer 3.1% → 97.4% (95% interval 95.0% to 99.0%)', and the counts there are."""
     words = []
-    for number in numbers_of(found):
+    for number in numbers_of(metrics):
         was = f"{format_number(number.was, number.share)} → " if number.was is not None else ""
         if number.name in (HELD_OUT, LOSS):
             was = f"{number.was:.3f} → " if number.was else ""
@@ -116,7 +116,7 @@ def main_number(headline: str, numbers: list[Number]) -> Number | None:
 
     `headline` is a pattern of its name; of several the last one, which is the hardest.
     """
-    named = [n for n in numbers if headline and re.fullmatch(headline, n.name)]
+    headlines = [n for n in numbers if headline and re.fullmatch(headline, n.name)]
     sure = [n for n in numbers if n.low is not None]
-    measured = [n for n in numbers if n.was is not None]
-    return named[-1] if named else next(iter([*sure, *measured, *(n for n in numbers if n.name == LOSS)]), None)
+    changed = [n for n in numbers if n.was is not None]
+    return headlines[-1] if headlines else next(iter([*sure, *changed, *(n for n in numbers if n.name == LOSS)]), None)

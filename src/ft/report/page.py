@@ -13,14 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ft import __version__
-from ft.figures import draw
 from ft.figures.charts import Chart
+from ft.figures.draw import draw, legend
 from ft.figures.numbers import format_number
+from ft.figures.small import range_picture, sparkline
+from ft.figures.svg_file import chart_css, colours_css
 from ft.files import write_text
 from ft.report import chain
 from ft.report.compare import compare_runs
 from ft.report.facts import hardware, seconds
-from ft.report.gather import Card, gather_report, headline
+from ft.report.gather import NumberCard, gather_report, headline
 from ft.report.numbers import duration
 from ft.report.run import Run
 from ft.run.run import rows_line
@@ -36,27 +38,27 @@ SHORT = 12  # characters that never need to break
 @cache
 def _environment() -> Environment:
     """Everything is escaped: what a page says comes from rows, models and file names."""
-    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    made.globals |= {
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.globals |= {
         "policy": POLICY,
         "version": __version__,
         "format_number": format_number,
-        "legend": draw.legend,
+        "legend": legend,
         "small": _small,
     }
-    made.filters |= {"marks": _marks, "breakable": _breakable}
-    return made
+    environment.filters |= {"marks": _marks, "breakable": _breakable}
+    return environment
 
 
 def _style(*names: str) -> Markup:
     return Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names))
 
 
-def _small(card: Card) -> Markup:
+def _small(card: NumberCard) -> Markup:
     number = card.number
     if number.share:
-        return draw.range_picture(number.value, number.was, number.low, number.high, headline(card))
-    return draw.sparkline(card.curve, headline(card))
+        return range_picture(number.value, number.was, number.low, number.high, headline(card))
+    return sparkline(card.curve, headline(card))
 
 
 def _marks(text: str) -> Markup:
@@ -98,23 +100,23 @@ def _render(template: str, **values: Any) -> str:
     numbers = count(1)
 
     def draw_chart(chart: Chart) -> Markup:
-        return draw.draw(chart, f"chart-{next(numbers)}")
+        return draw(chart, f"chart-{next(numbers)}")
 
-    style = Markup(draw.colours_css() + draw.chart_css()) + _style("style.css", "report.css")
+    style = Markup(colours_css() + chart_css()) + _style("style.css", "report.css")
     return _without_secrets(_environment().get_template(template).render(draw=draw_chart, style=style, **values))
 
 
 def _without_secrets(text: str) -> str:
     """Tokens and keys masked, whoever wrote them; a picture's letters are no text."""
-    held = variables()
-    return "".join(part if part.startswith("data:") else hide(part, held) for part in PICTURE.split(text))
+    secrets = variables()
+    return "".join(part if part.startswith("data:") else hide(part, secrets) for part in PICTURE.split(text))
 
 
-def rows_page(found: RowsView) -> str:
+def rows_page(view: RowsView) -> str:
     """Rows token by token: what `ft show --html` writes."""
     template = _environment().get_template("rows.html.jinja")
-    style = Markup(draw.colours_css()) + _style("style.css", "rows.css")
-    return template.render(found=found, line=rows_line(found.stats), spelt=visible_tokens, style=style)
+    style = Markup(colours_css()) + _style("style.css", "rows.css")
+    return template.render(found=view, line=rows_line(view.stats), spelt=visible_tokens, style=style)
 
 
 def write(text: str, path: Path) -> Path:

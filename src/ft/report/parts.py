@@ -13,7 +13,7 @@ from ft.figures.charts import Chart
 
 @dataclass(frozen=True)
 class Table:
-    """Words and numbers; all columns but the first are right-aligned where `numeric`."""
+    """Sentences and numbers; all columns but the first are right-aligned where `numeric`."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -41,40 +41,40 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Side:
+class JudgedAnswer:
     """One answer: whose it is, what it says, and how it was judged; `good` None where nobody judged."""
 
     name: str
     text: str
-    judged: str = ""
+    verdict: str = ""
     good: bool | None = None
 
 
 @dataclass(frozen=True)
-class Answered:
+class PromptAnswers:
     """A prompt and its answers side by side."""
 
     prompt: tuple[Message, ...]
-    sides: tuple[Side, ...]
+    sides: tuple[JudgedAnswer, ...]
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Answers:
-    rows: tuple[Answered, ...]
+    rows: tuple[PromptAnswers, ...]
     note: str = ""
     shape: ClassVar[str] = "answers"
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class DialogueText:
     messages: tuple[Message, ...]
     title: str = ""
     shape: ClassVar[str] = "dialogue"
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskedRows:
     """Rows as the trainer gets them: runs of text with the same role, trained or only read."""
 
     rows: tuple[Any, ...]
@@ -91,15 +91,15 @@ class Charts:
 
 
 @dataclass(frozen=True)
-class Words:
+class Sentences:
     """Sentences; `warns` when a reader should see them first."""
 
     lines: tuple[str, ...]
     warns: bool = False
-    shape: ClassVar[str] = "words"
+    shape: ClassVar[str] = "sentences"
 
 
-Part = Chart | Charts | Table | Picture | Answers | Dialogue | Masked | Words
+Part = Chart | Charts | Table | Picture | Answers | DialogueText | MaskedRows | Sentences
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class ReportedStage:
     @property
     def leaves(self) -> Artifact:
         """The first of what it leaves; metrics where this version does not know the kind."""
-        known = STAGES.get(self.kind)
-        return next(artifact for artifact in ARTIFACTS if artifact in known.leaves) if known else "metrics"
+        kind = STAGES.get(self.kind)
+        return next(artifact for artifact in ARTIFACTS if artifact in kind.leaves) if kind else "metrics"
 
     @property
     def display(self) -> Display:
@@ -164,12 +164,12 @@ def _beside(folder: Path, place: Path) -> Path:
     return place if place.is_dir() or not moved.is_dir() else moved
 
 
-def _with_parents(result: Result, seen: tuple[Result, ...] = ()) -> list[Result]:
+def _with_parents(result: Result, descendants: tuple[Result, ...] = ()) -> list[Result]:
     """The results it is made from, in the order they were made, itself last."""
     chain: list[Result] = []
     for parent, _ in _parents(result):
-        if parent not in seen:
-            chain += [one for one in _with_parents(parent, (*seen, result)) if one not in chain]
+        if parent not in descendants:
+            chain += [one for one in _with_parents(parent, (*descendants, result)) if one not in chain]
     return [*chain, result]
 
 

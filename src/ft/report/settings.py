@@ -18,13 +18,15 @@ UNKNOWN = object()
 
 def settings_table(stage: ReportedStage) -> Table | None:
     """A line each key that is not at its class's default; where the default is not known, every written key."""
-    rows = tuple((name, format_setting(value), format_setting(usual)) for name, value, usual in _changed(stage))
+    rows = tuple(
+        (name, format_setting(value), format_setting(usual)) for name, value, usual in _changed_settings(stage)
+    )
     if not rows:
         return None
     return Table(("setting", "here", "default"), rows, "Settings that differ from the defaults", numeric=False)
 
 
-def _changed(stage: ReportedStage) -> Iterator[tuple[str, Any, Any]]:
+def _changed_settings(stage: ReportedStage) -> Iterator[tuple[str, Any, Any]]:
     kind = STAGES.get(stage.kind)
     for block, values in stage.blocks.items():
         owner = kind.blocks.get(block) if kind else None
@@ -34,7 +36,7 @@ def _changed(stage: ReportedStage) -> Iterator[tuple[str, Any, Any]]:
                 yield f"{block}.{key}", value, usual.get(key, UNKNOWN)
 
 
-def format_setting(value: Any) -> str:
+def format_setting(value: object) -> str:
     """A value as a recipe would have it; an unknown one is a dot."""
     if value is UNKNOWN:
         return "·"
@@ -59,7 +61,7 @@ def sources_table(stage: ReportedStage) -> Table | None:
     return Table(head, tuple(rows), "Data", numeric=False) if rows else None
 
 
-def _hash(file: Any) -> str:
+def _hash(file: object) -> str:
     text = file[-1] if isinstance(file, list) and file else file
     return str(text)[:12]
 
@@ -71,5 +73,5 @@ def short_path(path: str) -> str:
 
 def stats_of(stage: ReportedStage) -> dict[str, Any]:
     """What became of the rows prepared for the stage; empty where none were."""
-    found = read_json(stage.rows / artifacts.STATS) if stage.rows else None
-    return found if isinstance(found, dict) and isinstance(found.get("train"), dict) else {}
+    stats = read_json(stage.rows / artifacts.STATS) if stage.rows else None
+    return stats if isinstance(stats, dict) and isinstance(stats.get("train"), dict) else {}

@@ -21,7 +21,7 @@ STATES = {"unfinished": "resume"}  # what `ft run` would do, in the word that `f
 COUNTS = ("rows", "trained_tokens", "batch", "steps")
 
 
-def plan_rows(there: Plan) -> list[dict[str, Any]]:
+def plan_rows(planned_run: Plan) -> list[dict[str, Any]]:
     """The plan as plain values, one dict a stage: for the table and for --json."""
     return [
         {
@@ -35,14 +35,14 @@ def plan_rows(there: Plan) -> list[dict[str, Any]]:
             "folder": str(p.folder),
             "why": p.why,
         }
-        for p in there.stages
+        for p in planned_run.stages
     ] + [
         {"stage": name, "kind": "", "state": "not needed", **dict.fromkeys(COUNTS), "folder": "", "why": reason}
-        for name, reason in there.not_needed.items()
+        for name, reason in planned_run.not_needed.items()
     ]
 
 
-def show_plan(there: Plan, console: Console) -> None:
+def show_plan(planned_run: Plan, console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("stage", "kind", "state"):
         table.add_column(name, no_wrap=True)
@@ -51,7 +51,7 @@ def show_plan(there: Plan, console: Console) -> None:
     table.add_column("folder", no_wrap=True)
     table.add_column("would run because", overflow="fold", min_width=20)
     colours = {"done": "green", "resume": "yellow", "absent": "", "not needed": "dim"}
-    for row in plan_rows(there):
+    for row in plan_rows(planned_run):
         counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in COUNTS]
         state = Text(row["state"], style=colours[row["state"]])
         table.add_row(row["stage"], row["kind"], state, *counts, row["folder"], row["why"])
@@ -74,7 +74,7 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
             curve = Text(_curve(planned), style="cyan") if console.is_terminal else Text("")
             console.print(Text(planned.name, style="bold"), numbers, *([curve] if curve else []))
     model = next((p for p in reversed(stages) if p.done and "model" in p.stage.kind.leaves), None)
-    dialogues = [found for p in stages if (found := read_json(p.folder / artifacts.DIALOGUE))]
+    dialogues = [messages for p in stages if (messages := read_json(p.folder / artifacts.DIALOGUE))]
     if dialogues:
         console.print()
         for message in dialogues[-1]:

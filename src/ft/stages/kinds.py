@@ -309,7 +309,11 @@ STAGES: dict[str, Kind] = {
         leaves=frozenset({"rows"}),
         memory="ft.fit.answering:sampling",
         display=Display(
-            sections=("ft.report.measured:sampling", "ft.report.answers:sampled", "ft.report.answers:made_rows"),
+            sections=(
+                "ft.report.measured:sampling",
+                "ft.report.answers:lowest_and_highest",
+                "ft.report.answers:made_rows",
+            ),
             working_files=frozenset({artifacts.ANSWERS, artifacts.SCORES}),
         ),
         inputs=_REWARD_MODELS,

@@ -45,18 +45,20 @@ def is_recipe(path: str) -> bool:
     return path.endswith((".yaml", ".yml")) or Path(path).is_file()
 
 
-def newest_model(there: Plan) -> ChatTarget:
+def newest_model(planned_run: Plan) -> ChatTarget:
     """The last model of the recipe that is made. Raises UserError with the command that makes one."""
-    models = [p for p in there.stages if "model" in p.stage.kind.leaves]
-    made = [p for p in models if p.done]
-    recipe = str(there.recipe.file)
+    models = [p for p in planned_run.stages if "model" in p.stage.kind.leaves]
+    finished = [p for p in models if p.done]
+    recipe = str(planned_run.recipe.file)
     if not models:
         raise fail(recipe, "no stage of it leaves a model", "Name a model's folder.")
-    if not made:
+    if not finished:
         last = models[-1]
         changed = "" if last.why == "new" else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
-    return ChatTarget(str(made[-1].folder), there.recipe.model, made[-1].folder, there.recipe.chat_template)
+    return ChatTarget(
+        str(finished[-1].folder), planned_run.recipe.model, finished[-1].folder, planned_run.recipe.chat_template
+    )
 
 
 def model_at(path: str) -> ChatTarget:
@@ -120,16 +122,16 @@ class ChatSession:
             if line.strip():
                 self.send(line.strip())
             return True
-        command, _, rest = line[1:].strip().partition(" ")
+        command, _, argument = line[1:].strip().partition(" ")
         if command == "quit":
             return False
         if command == "system":
-            self.change_system(rest.strip())
+            self.change_system(argument.strip())
         elif command == "reset":
             self.messages = []
             self.note("The dialogue is forgotten.")
         elif command == "preset":
-            self.choose_preset(rest.strip())
+            self.choose_preset(argument.strip())
         elif command == "help":
             self.note(HELP.format(presets=", ".join(PRESETS)))
         else:
@@ -218,18 +220,18 @@ class ChatSession:
             return messages, prompt
 
         def fits(turns: int) -> tuple[list[dict[str, Any]], list[int]] | None:
-            left = [messages[place] for place in messages_left(messages, turns)]
-            shorter = self._prompt([*self.system, *left])
-            return (left, shorter) if len(shorter) <= room else None
+            shortened = [messages[place] for place in messages_left(messages, turns)]
+            shorter = self._prompt([*self.system, *shortened])
+            return (shortened, shorter) if len(shorter) <= room else None
 
-        found = fewest_dropped(len(turn_starts(messages)) - 1, fits)
-        if found is None:
-            alone = len(self._prompt([*self.system, messages[-1]]))
-            what = f"it is {alone:,} tokens long, and the model has room for {room:,} before an answer"
+        dropped = fewest_dropped(len(turn_starts(messages)) - 1, fits)
+        if dropped is None:
+            message_tokens = len(self._prompt([*self.system, messages[-1]]))
+            what = f"it is {message_tokens:,} tokens long, and the model has room for {room:,} before an answer"
             raise BadRow(what, "Shorten it, or set a smaller --max-new-tokens.")
-        turns = f"{found[0]} oldest turns are" if found[0] > 1 else "The oldest turn is"
+        turns = f"{dropped[0]} oldest turns are" if dropped[0] > 1 else "The oldest turn is"
         self.note(f"{turns} forgotten: the model sees {positions:,} tokens.")
-        return found[1]
+        return dropped[1]
 
 
 def run(session: ChatSession, lines: TextIO) -> None:

@@ -55,23 +55,23 @@ class JudgeChoice:
         return judge, {name: value for name, value in backend.items() if value is not None}
 
 
-def find_model(what: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
+def find_model(name: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
     """The folder of a model: one given, a Hub id's (fetched), or a recipe's stage, RECIPE or RECIPE:STAGE.
 
     `read` makes a Recipe of a file. RECIPE alone is its newest model.
     """
-    file, colon, stage = what.rpartition(":")
+    file, colon, stage = name.rpartition(":")
     if not (colon and is_recipe(file)):
-        model = newest_model(plan(read(Path(what)), runs)) if is_recipe(what) else model_at(what)
-        return _fetch(model.model) if model.folder is None and model.model else Path(model.folder or what)
+        model = newest_model(plan(read(Path(name)), runs)) if is_recipe(name) else model_at(name)
+        return _fetch(model.model) if model.folder is None and model.model else Path(model.folder or name)
     recipe: Recipe = read(Path(file))
     if stage == RECIPE_MODEL and recipe.model:
         return _fetch(recipe.model)
     planned = plan(recipe, runs).stage(stage)
     if not planned.done:
-        raise fail(what, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
+        raise fail(name, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
     if not planned.stage.kind.leaves_weights:
-        raise fail(what, f"'{stage}' leaves no model", "Name a stage that trains one.")
+        raise fail(name, f"'{stage}' leaves no model", "Name a stage that trains one.")
     return planned.folder
 
 
@@ -82,9 +82,9 @@ def _fetch(model: ModelSource) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=wanted))
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         text = str(error).splitlines()[0]
         raise fail(model.path, f"the model cannot be fetched: {text}", "Check the name and HF_TOKEN.") from error
@@ -94,10 +94,10 @@ def _fetch(model: ModelSource) -> Path:
 class JudgeRequest:
     """What `ft judge` was asked for; `options` are further keys of the block `judge:`."""
 
-    ours: Path
+    model: Path
     other: Path
     prompts: Source
-    who: JudgeChoice
+    choice: JudgeChoice
     judge: Path | None = None
     options: Mapping[str, Any] | None = None
     seed: int = 1
@@ -106,7 +106,7 @@ class JudgeRequest:
 
 def compare(request: JudgeRequest, runs: Path) -> Path:
     """Make the comparison, or find it made; the folder of its result."""
-    judge, backend = request.who.blocks()
+    judge, backend = request.choice.blocks()
     blocks = {"judge": {**judge, **(request.options or {})}} | ({"backend": backend} if backend else {})
     inputs = {"other": request.other.absolute()}
     if request.judge:
@@ -117,7 +117,7 @@ def compare(request: JudgeRequest, runs: Path) -> Path:
     if Result(folder).state != "done":
         folder.mkdir(parents=True, exist_ok=True)
         job = Job("judge", "judge", fingerprint, folder, request.seed, where="ft judge", inputs=inputs, blocks=blocks)
-        changes: dict[str, Any] = {"init": request.ours.absolute(), "data": (_source(request.prompts),)}
+        changes: dict[str, Any] = {"init": request.model.absolute(), "data": (_source(request.prompts),)}
         with hold_result(runs, folder):
             make_stage(replace(job, **changes, template=request.chat_template).write())
     return folder
@@ -134,21 +134,21 @@ def _check(blocks: Mapping[str, Any], request: JudgeRequest) -> None:
     except ValueError as error:
         text = str(error)
         raise fail("ft judge", text, "See ft judge --help.") from error
-    if request.who.prompt:
-        JudgePrompt.read(request.who.prompt)
-    for name, folder in (("A", request.ours), ("B", request.other)):
+    if request.choice.prompt:
+        JudgePrompt.read(request.choice.prompt)
+    for name, folder in (("A", request.model), ("B", request.other)):
         if is_reward(folder):
             raise fail(f"{name}, {folder}", "this is a reward model, which scores and does not answer", "Name another.")
 
 
 def _key(request: JudgeRequest, blocks: Mapping[str, Any], inputs: Mapping[str, Path], hashes: Path) -> dict[str, Any]:
     """What decides the result: models and prompts by their bytes, never by their paths."""
-    files = {"prompt": file_hash(request.who.prompt, hashes)} if request.who.prompt else {}
+    files = {"prompt": file_hash(request.choice.prompt, hashes)} if request.choice.prompt else {}
     server = {"model": blocks["backend"]["model"]} if "backend" in blocks else {}
     return {
         "kind": "judge",
         "seed": request.seed,
-        "models": [_model_key(folder, hashes) for folder in (request.ours, *inputs.values())],
+        "models": [_model_key(folder, hashes) for folder in (request.model, *inputs.values())],
         "data": {**_source(request.prompts), "path": file_hash(Path(request.prompts.path), hashes)},
         "judge": {**blocks["judge"], **files},
         "server": server,

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from ft.figures.axes import Scale, ticks
 from ft.figures.charts import (
     Chart,
     Dot,
@@ -26,7 +27,9 @@ from ft.figures.charts import (
     histogram,
     thin_out,
 )
-from ft.figures.draw import Scale, colours, draw, figure_file, legend, path, range_picture, scales, sparkline, ticks
+from ft.figures.draw import axes_of, colours, draw, legend
+from ft.figures.small import range_picture, sparkline
+from ft.figures.svg_file import figure_file
 from ft.figures.text import sparkline as text_sparkline
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -134,8 +137,7 @@ def test_a_line_has_a_gap_where_a_value_is_missing():
 
 
 def test_a_known_series_stands_at_known_places():
-    across, up = scales(LOSS)
-    assert path(LOSS.series[0].points, across, up) == "M46 22L198 107L350 192"
+    assert axes_of(LOSS).path(LOSS.series[0].points) == "M46 22L198 107L350 192"
     assert LOSS.description == "held out: from 2.000 at step 0 to 0 at step 100, between 0 and 2.000."
     assert LOSS.rows == [["0", "2.000"], ["50", "1.000"], ["100", "0"]]
 

@@ -231,12 +231,12 @@ BLOCKS = {
     ),
     "a key that ft decides": (
         train("output_dir: out"),
-        "x.yaml:5: train.output_dir is decided by ft. "
+        "x.yaml:5: train.output_dir is not set here. "
         "Folders are named by their content; choose where with `ft run --runs DIR`.",
     ),
     "a task type": (
         GOOD + "    lora: {task_type: CAUSAL_LM}\n",
-        "x.yaml:6: lora.task_type is decided by ft. Remove it: the stage's kind decides.",
+        "x.yaml:6: lora.task_type is not set here. Remove it: the stage's kind decides.",
     ),
     "a key that went": (
         train("overwrite_output_dir: true"),

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import tiny
 from ft.cli import app
 from ft.figures.charts import Dots, Lines, Point, Series
-from ft.figures.draw import figure_file
 from ft.figures.numbers import format_number
+from ft.figures.svg_file import figure_file
 from ft.files import read_json, write_json
 from ft.report.compare import compare_runs, flat
 from ft.report.gather import gather_report
 from ft.report.numbers import duration, main_number, numbers_of
 from ft.report.page import comparison_page, report_page, write
-from ft.report.parts import Answers, Charts, Masked, Picture
+from ft.report.parts import Answers, Charts, MaskedRows, Picture
 from ft.report.run import ReportedStage, Run, is_current, of_folder, of_plan
 from ft.result import Result
 from ft.stages import STAGES
@@ -93,7 +93,7 @@ def test_counts_of_rows_and_tokens_are_those_of_the_prepared_rows(run):
 
 
 def test_shown_rows_mark_exactly_the_trained_text(run):
-    (masked,) = parts(run(), 0, Masked)
+    (masked,) = parts(run(), 0, MaskedRows)
     text = [(words.text, words.trained) for words in masked.rows[0].words]
     assert text[-2:] == [("green<|im_end|>", True), ("⏎\n", False)]
     assert sum(words.trained for words in masked.rows[0].words) == 1
@@ -322,7 +322,7 @@ def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
     ends, sampled = parts(run, 0, Answers)
     assert [(side.name, side.text) for side in ends.rows[0].sides] == [("step 0", "eval 0"), ("step 9", "eval 9")]
     assert [row.sides[0].text for row in sampled.rows] == ["train 0", "train 5", "train 9"]
-    assert sampled.rows[0].sides[0].judged == "kind 0.250, length 3, reward 0.500"
+    assert sampled.rows[0].sides[0].verdict == "kind 0.250, length 3, reward 0.500"
 
 
 def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
@@ -335,7 +335,7 @@ def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
     )
     run = Run("run", (ReportedStage("judge", "judge", Result(tmp_path), "1"),))
     (shown,) = parts(run, 0, Answers)
-    assert [(side.name, side.text, side.judged) for side in shown.rows[0].sides] == [
+    assert [(side.name, side.text, side.verdict) for side in shown.rows[0].sides] == [
         ("dpo", "yes", "lost"),
         ("sft", "no", "won"),
     ]

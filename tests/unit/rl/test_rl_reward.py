@@ -171,7 +171,7 @@ def test_keys_that_are_decided_elsewhere_are_refused_with_the_place(tmp_path):
     train = {"max_completion_length": 8, "reward_weights": [1.0], "safety_threshold": 0.2}
     said = refused(tmp_path, train=train)
     for fix in ("`reward: {rewards: {name: weight}}`", "`reward: {safety_threshold: …}`"):
-        assert f"is decided by ft. Write {fix}" in said
+        assert f"is not set here. Write {fix}" in said
 
 
 def test_the_penalty_of_unfinished_answers_has_one_unit_a_key(tmp_path):

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from ft.encode.prepare import train_rows
 from ft.errors import fail
 from ft.fit.memory import moment
-from ft.report.parts import Section, Words
+from ft.report.parts import Section, Sentences
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def memory(setting):
 
 
 def section(left):
-    return [Section("Words", (Words((f"{left.mapping('metrics.json')['words']} words",)),))]
+    return [Section("Sentences", (Sentences((f"{left.mapping('metrics.json')['words']} words",)),))]
 
 
 def preflight(stage):
@@ -105,7 +105,7 @@ def test_a_new_kind_is_planned_run_and_shown_with_a_section_of_its_own(tmp_path:
     shown = gather_report(of_plan(there)).stages[0]
     assert shown.number is not None
     assert (shown.number.name, shown.number.value) == ("words", words)
-    assert "Words" in [section.title for section in shown.sections]
+    assert "Sentences" in [section.title for section in shown.sections]
 
 
 @pytest.mark.usefixtures("counts")

@@ -80,7 +80,7 @@ class ServerWorker:
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             fix = "backend.base_url must lead to a server of OpenAI's protocol, as `vllm serve` is."
             raise fail(
-                self.url, f"the answer is no chat completion: {self._quoted(json.dumps(response))}", fix
+                self.url, f"the answer is no chat completion: {self._server_text(json.dumps(response))}", fix
             ) from error
 
     def _key(self) -> str | None:
@@ -129,14 +129,14 @@ class ServerWorker:
             raise self._failure(path, error) from error
         except (OSError, http.client.HTTPException) as error:  # no connection, a broken one, or none in time
             raise _TemporaryFailure(
-                self._quoted(str(getattr(error, "reason", error)) or type(error).__name__)
+                self._server_text(str(getattr(error, "reason", error)) or type(error).__name__)
             ) from error
         except ValueError as error:
             fix = "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1."
             raise fail(self.url + path, "what came back is no JSON", fix) from error
 
     def _failure(self, path: str, error: urllib.error.HTTPError) -> UserError | _TemporaryFailure:
-        message = self._quoted(error.read().decode(errors="replace")) or error.reason
+        message = self._server_text(error.read().decode(errors="replace")) or error.reason
         if error.code in TEMPORARY or error.code >= 500:
             seconds = error.headers.get("Retry-After", "")
             return _TemporaryFailure(f"HTTP {error.code}: {message}", float(seconds) if seconds.isdecimal() else 0.0)
@@ -149,7 +149,7 @@ class ServerWorker:
         fix = fixes.get(401 if error.code == 403 else error.code, "The request is not tried again.")
         return fail(self.url + path, f"HTTP {error.code}: {message}", fix)
 
-    def _quoted(self, text: str) -> str:
+    def _server_text(self, text: str) -> str:
         """The beginning of what a server said, without the key, which some repeat."""
         try:
             error = json.loads(text)["error"]
