@@ -6,6 +6,7 @@ stdout carries the answer, stderr the talk; bad input ends with exit code 2 and 
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ from ft.recipe import Recipe, Verdicts, read
 from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
 from ft.run.distributed import is_launched
 from ft.stages import STAGES
+from ft.versions import versions
 
 app = typer.Typer(
     help="Fine-tuning recipes: one YAML file, a chain of stages, one folder a result.",
@@ -28,6 +30,23 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        own, *libraries = [" ".join(pair) for pair in versions().items()]
+        typer.echo(f"{own}\n{', '.join([f'Python {platform.python_version()}', *libraries])}")
+        raise typer.Exit
+
+
+@app.callback()
+def ft_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="of ft and its libraries")
+    ] = False,
+) -> None:
+    pass
+
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="the recipe's YAML file")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.BLOCK.KEY=VALUE", help="override one key")]

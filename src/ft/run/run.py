@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,8 @@ from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
 from ft.secrets import clean, in_rows, refuse
 from ft.stages import STAGES
+from ft.versions import versions
 
-RECORDED = ("ft", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -322,7 +321,7 @@ def make_stage(job_file: Path) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "device": describe(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "versions": {name: version(name) for name in RECORDED},
+        "versions": versions(),
     }
     write_json(job.folder / artifacts.DONE, done)
 
