@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft import artifacts
+from ft.bounds import is_at_least
 from ft.files import read_mapping
 
 State = Literal["absent", "unfinished", "done"]
@@ -156,11 +157,7 @@ class Result:
     def unmet(self, require: Mapping[str, float]) -> dict[str, Any]:
         """The metrics that are below what `require:` asks for, or absent, with their values."""
         values = {name: self.numbers.get(name) for name in require} if self.done else {}
-        return {name: value for name, value in values.items() if not _reaches(value, require[name])}
+        return {name: value for name, value in values.items() if not is_at_least(value, require[name])}
 
     def __str__(self) -> str:
         return f"{self.recipe}:{self.stage} ({self.folder.name.removeprefix(self.stage + '-')})"
-
-
-def _reaches(value: Any, least: float) -> bool:
-    return isinstance(value, (int, float)) and value >= least

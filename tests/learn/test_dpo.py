@@ -164,6 +164,25 @@ def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, hou
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
 
+def test_a_mixture_of_experts_trains_with_its_routers_loss(tmp_path, pairs):
+    """The router's loss is no part of the comparison with the reference, and the row's log-ratios are 0."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    words = tiny.tokenizer()
+    more = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "router_aux_loss_coef": 0.01}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**tiny.config(words).to_dict(), **more, "model_type": "qwen3_moe"}))
+    model.save_pretrained(str(tmp_path / "base"))
+    words.save_pretrained(str(tmp_path / "base"))
+    stage = {**tiny.sft(pairs, {"max_steps": 1, "max_length": 96}), "kind": "dpo"}
+    made = tiny.make(
+        tiny.planned(tiny.recipe(tmp_path, [stage], model=str(tmp_path / "base")), tmp_path / "runs"), "dpo"
+    )
+    first = read_lines(made.folder / "metrics.jsonl")[0]
+    assert first["loss"] == pytest.approx(math.log(2) + 0.01 * first["aux_loss"], abs=1e-5)
+    assert first["aux_loss"] > 0.5
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_under_autocast_policy_and_reference_compute_alike(start, house, monkeypatch):
     """As on a GPU, where bfloat16 is the default; CPUs have the same autocast."""

@@ -21,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("artifacts", "errors", "files", "hub", "imports", "notices", "progress", "result", "versions"),
+    ("artifacts", "bounds", "errors", "files", "hub", "imports", "notices", "progress", "result", "versions"),
     ("secrets",),
     ("recipe",),
     ("data",),

@@ -85,7 +85,8 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
             from ft.report.page import report_page, write  # takes longer than all else of a run with nothing to do
 
             write(report_page(run), path)
-    except OSError as error:  # results are there, and the run is none the worse
-        talk.print(f"{path}: no report: {error.strerror or error}", style="yellow", markup=False)
+    except Exception as error:  # whatever stops the page, results are there, and the run is none the worse
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        talk.print(f"{path}: no report: {why}", style="yellow", markup=False)
         return None
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ft import artifacts
+from ft.bounds import is_finite
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
 from ft.data.sources.read import SourceRow
@@ -21,6 +22,8 @@ from ft.files import write_lines
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.recipe.job import Job
+
+LARGEST_EXPONENT = 700  # nats a token whose perplexity a float still holds
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Losses:
 
         def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
             logprobs = chat_model.row_logprobs([item.row for item in batch], self.batch_size)
+            for item, value in zip(batch, logprobs, strict=True):
+                if not is_finite(value):
+                    fix = "Activations overflow: measure it in another precision, or drop the row."
+                    raise fail(self.rows[int(item.key)].where, f"the loss of this row by {name} is {-value}", fix)
             tick(len(batch), sum(len(item.row["input_ids"]) for item in batch))
             return ((item.key, {"nats": -value}) for item, value in zip(batch, logprobs, strict=True))
 
@@ -87,7 +94,8 @@ class Losses:
             table = [(loss.nats, loss.tokens, loss.size) for loss in (self.losses[name][place] for place in places)]
             nats, tokens, size = (math.fsum(column) for column in zip(*table, strict=True))
             low, high = bootstrap(table, _per_token, self.job.seed)
-            numbers |= {f"{prefix}eval_loss": nats / tokens, f"{prefix}perplexity": math.exp(nats / tokens)}
+            perplexity = math.exp(nats / tokens) if nats / tokens < LARGEST_EXPONENT else None
+            numbers |= {f"{prefix}eval_loss": nats / tokens, f"{prefix}perplexity": perplexity}
             numbers |= {f"{prefix}eval_loss_low": low, f"{prefix}eval_loss_high": high}
             numbers |= {f"{prefix}bits_per_byte": nats / math.log(2) / size if size else None}
             numbers |= {f"{prefix}eval_tokens": int(tokens)}

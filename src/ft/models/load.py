@@ -10,6 +10,7 @@ from typing import Any
 from ft.errors import fail
 from ft.families import family_of
 from ft.models.adapters import with_adapter, with_scoring_adapter
+from ft.models.finite import refuse_broken_weights
 from ft.models.lineage import base_of, is_adapter, is_reward, parts
 from ft.models.processor import load_config
 from ft.notices import quiet_bars
@@ -34,9 +35,10 @@ def start(
     base, adapter = base_of(model, init)
     dtype = base.dtype or ("float32" if lora is None else compute)
     loaded = (load_scorer_base if scores else load_base)(base, dtype, quantization, use_cpu)
-    if lora is None:
-        return loaded
-    return (with_scoring_adapter if scores else with_adapter)(loaded, adapter, lora)
+    if lora is not None:
+        loaded = (with_scoring_adapter if scores else with_adapter)(loaded, adapter, lora)
+    _refuse_broken(loaded, str(init or base.path))
+    return loaded
 
 
 def load(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None = None) -> Any:
@@ -64,10 +66,16 @@ def _finished(
     from peft import PeftModel
 
     base, adapter, own = parts(folder)
-    if adapter is None:
-        return read(base, base.dtype or dtype, quantization, use_cpu).eval()
     loaded = read(base, base.dtype or dtype, quantization or own, use_cpu)
-    return PeftModel.from_pretrained(loaded, str(adapter)).eval()
+    if adapter is not None:
+        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+    _refuse_broken(loaded, str(folder))
+    return loaded.eval()
+
+
+def _refuse_broken(model: Any, where: str) -> None:
+    fix = "Name another model, or make the stage that left it again with a lower learning rate."
+    refuse_broken_weights(model, where, "its weights hold", fix)
 
 
 def _tensor(folder: Path, name: str) -> Any:

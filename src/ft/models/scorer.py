@@ -10,6 +10,7 @@ from ft.data.formats import BadRow
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.models.device import has_gpu
+from ft.models.finite import refuse_broken_scores
 from ft.models.load import load_scorer
 from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
@@ -27,6 +28,7 @@ class Scorer:
 
     def __init__(self, folder: Path, quantization: Mapping[str, Any] | None = None):
         """The finished reward model in `folder`; its own quantisation unless another is given."""
+        self.folder = folder
         use_cpu = not has_gpu()
         dtype = "float32" if use_cpu else "bfloat16"
         self.tokenizer = tokenizer_of(None, folder, None)
@@ -68,6 +70,7 @@ class Scorer:
         for batch in batches_by_length([len(row) for row in rows], batch_size):
             for number, score in zip(batch, batch_scores(self.model, [rows[n] for n in batch]), strict=True):
                 scores[number] = score
+        refuse_broken_scores(scores, str(self.folder))
         return scores
 
 

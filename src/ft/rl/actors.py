@@ -31,6 +31,7 @@ from ft.errors import fail
 from ft.families import family_of
 from ft.files import write_json
 from ft.models.batching import batches_by_length, pad
+from ft.models.finite import refuse_broken_scores
 from ft.models.hidden_states import inner_of
 from ft.models.load import share
 from ft.models.reward_head import ScoreHead, ends
@@ -308,7 +309,9 @@ class SharedBase(Actors):
             return self._apply_head(name, ids, mask, last)
 
         with self.acting(name):
-            return _score_in_batches(rows, read, batch_size, self.policy.device)
+            scores = _score_in_batches(rows, read, batch_size, self.policy.device)
+        refuse_broken_scores([score for score in scores if score is not None], f"the reward model '{name}'")
+        return scores
 
 
 class SeparateModels(Actors):

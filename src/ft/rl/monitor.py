@@ -10,11 +10,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ft.bounds import is_at_least, is_at_most, is_finite
 from ft.errors import fail
 from ft.rl.guard import GuardOptions
 from ft.rl.rollout_log import Rollout, summary
 
-SAME = 1e-8  # rewards that differ by no more are equal
+SAME = 1e-8  # rewards that differ by less are equal
 
 
 class Guard(TrainerCallback):
@@ -40,6 +41,7 @@ class Guard(TrainerCallback):
 
     def check(self, mode: str, step: int, rollouts: Sequence[Rollout]) -> None:
         """Raises UserError where the first batch shows that nothing can be learnt."""
+        self.check_numbers(mode, step, rollouts)
         if mode != "train":
             return
         now = summary(rollouts)
@@ -48,22 +50,33 @@ class Guard(TrainerCallback):
                 self.check_first(now, [rollout.reward for rollout in rollouts])
             self.first = now
         bound, distance = self.options.kl, now.get("answers/kl")
-        if bound is not None and distance is not None and distance > bound:
+        if bound is not None and distance is not None and not is_at_most(distance, bound):
             self.kl_beyond_bound = distance
         self.check_for_tricks(step, now)
 
+    def check_numbers(self, mode: str, step: int, rollouts: Sequence[Rollout]) -> None:
+        """Raises UserError, with the prompt, where an answer's reward or log-probability is NaN or infinite."""
+        for rollout in rollouts:
+            numbers = {"reward": rollout.reward, "distance from the reference": rollout.kl, **rollout.rewards}
+            for name, value in numbers.items():
+                if value is not None and not is_finite(value):
+                    question = str(rollout.prompt[-1]["content"])[:80]
+                    problem = f"after {step} steps the {name} of an answer ({mode}) is {value}"
+                    fix = "Look at the reward, or lower the learning rate."
+                    raise fail(self.where, f"{problem}; its prompt is '{question}'", fix)
+
     def check_first(self, now: Mapping[str, float], rewards: Sequence[float]) -> None:
         cut, empty = now["answers/cut"], now["answers/empty"]
-        if cut > self.options.cut:
+        if not is_at_most(cut, self.options.cut):
             allowed = f"(guard.cut allows {self.options.cut:.0%})"
             problem = f"{cut:.0%} of the first answers are cut at {self.max_completion_length} tokens {allowed}"
             raise fail(
                 self.where, problem, "Raise train.max_completion_length, or start from a model that ends answers."
             )
-        if empty > self.options.empty:
+        if not is_at_most(empty, self.options.empty):
             problem = f"{empty:.0%} of the first answers are empty (guard.empty allows {self.options.empty:.0%})"
             raise fail(self.where, problem, "Start (`init:`) from a model that answers, or lower train.temperature.")
-        if max(rewards) - min(rewards) <= SAME:
+        if not is_at_least(max(rewards) - min(rewards), SAME):
             problem = (
                 f"all {len(rewards)} answers of the first batch are worth {rewards[0]:.4g}, so nothing can be learnt"
             )

@@ -35,6 +35,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ft.bounds import is_at_most
 from ft.data.axes import HELPFUL, SAFETY
 from ft.data.formats import BadRow
 from ft.errors import Problems, fail
@@ -296,12 +297,12 @@ class PPOTrainer(RolloutTrainer):
         """The sampler and the forward pass are one distribution, and at the start the policy is its reference."""
         mask, tolerance = rollouts.mask, self._tolerance()
         difference = float(math.masked_mean((rollouts.sampling_logprobs - rollouts.logprobs).abs(), mask))
-        if not difference <= tolerance:
+        if not is_at_most(difference, tolerance):
             gap = f"({difference:.3g} nats a token apart)"
             what = f"answers are drawn from another distribution than the one learnt from {gap}"
             raise fail(self.where, what, "Sampling and log-probabilities must have one temperature and one model.")
         distance = float(math.masked_mean((rollouts.logprobs - rollouts.ref_logprobs).abs(), mask))
-        if self.state.global_step == 0 and not distance <= tolerance:
+        if self.state.global_step == 0 and not is_at_most(distance, tolerance):
             what = f"policy and reference differ before the first step ({distance:.3g} nats a token)"
             raise fail(self.where, what, "The reference is the model this stage starts from.")
 
@@ -309,7 +310,7 @@ class PPOTrainer(RolloutTrainer):
         """Before the first step on a batch the policy is the one that sampled it; `difference` of log-probabilities is
         (N,)."""
         mean = float(difference.abs().mean())
-        if not mean <= self._tolerance():
+        if not is_at_most(mean, self._tolerance()):
             what = f"at the first mini-batch the ratio is not 1 (log-probabilities are {mean:.3g} nats a token apart)"
             raise fail(self.where, what, "This is a fault of ft or of a library: dropout, or layers that draw lots.")
 

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from ft import artifacts
+from ft.bounds import is_at_least
 from ft.encode.prepare import prepare, rows_folder
 from ft.errors import Problems, fail
 from ft.files import write_json
@@ -358,8 +359,9 @@ def _gate(planned: PlannedStage) -> None:
         if value is None:
             names = ", ".join(k for k, v in numbers.items() if isinstance(v, (int, float)))
             raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {names}.")
-        if value < least:
-            text = f"{planned.name}: {metric} is {value:.4g}, and the recipe requires {least}. The chain stops here."
+        if not is_at_least(value, least):
+            number = f"{value:.4g}" if isinstance(value, (int, float)) else "no number"
+            text = f"{planned.name}: {metric} is {number}, and the recipe requires {least}. The chain stops here."
             raise StageFailed(text, 1)
 
 

@@ -26,7 +26,7 @@ from ft.errors import fail
 from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, ReportCard, ScoredAnswer, ScoredPair
 from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
-from ft.files import finite_or_none, write_json, write_lines
+from ft.files import write_json, write_lines
 from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
@@ -159,14 +159,10 @@ def _score_answers(
     def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
         scores = scorer.of_ids([answer.ids for answer in batch], batch_size)
         tick(len(batch), sum(len(answer.ids) for answer in batch))
-        return ((answer.key, {"score": finite_or_none(score)}) for answer, score in zip(batch, scores, strict=True))
+        return ((answer.key, {"score": score}) for answer, score in zip(batch, scores, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
     entries = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
-    broken = sum(entry["score"] is None for entry in entries.values())
-    if broken:
-        what = f"{broken} scores of '{name}' are no numbers (nan or infinite)"
-        raise fail(job.where, what, "Train it again with a lower learning rate, or in float32.")
     return {key: entry["score"] for key, entry in entries.items()}
 
 

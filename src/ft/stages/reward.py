@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft import artifacts
+from ft.bounds import is_at_most
 from ft.encode.conversation import Renderer
 from ft.encode.pairs import SAFETY
 from ft.encode.prepare import eval_rows, train_rows
 from ft.errors import fail
-from ft.files import finite_or_none, write_json
+from ft.files import write_json
 from ft.models.adapters import adapters_kept
 from ft.models.device import compute_dtype
+from ft.models.finite import refuse_broken_scores
 from ft.models.load import start
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
@@ -192,13 +194,14 @@ def check_reload(
 
     again = batch_scores(Scorer(folder).model, [ids for _, ids in rows])
     lines = [
-        {"row": name, "score": finite_or_none(score), "reloaded": finite_or_none(reloaded)}
+        {"row": name, "score": score, "reloaded": reloaded}
         for (name, _), score, reloaded in zip(rows, scores, again, strict=True)
     ]
+    refuse_broken_scores([*scores, *again], where)
     write_json(folder / "scores.json", lines)
     allowed = EXACT + rough * (1 + max(map(abs, scores)))
     difference = max(abs(one - other) for one, other in zip(scores, again, strict=True))
-    if not difference <= allowed:  # NaN is no score either
+    if not is_at_most(difference, allowed):
         what = f"the saved reward model gives other scores than the trained one (by {difference:.3g}; see scores.json)"
         raise fail(where, what, "This is a fault of ft or of a library; the stage counts as not made.")
 

@@ -22,6 +22,7 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
     train = job.block("train")
     places = {"output_dir": str(job.checkpoints), "seed": job.seed, "disable_tqdm": True}
+    places["logging_nan_inf_filter"] = False  # which puts an average in the place of a loss that is NaN
     if job.global_batch:
         given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
@@ -48,10 +49,12 @@ def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None
     from transformers import PrinterCallback
 
     from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
+    from ft.training.finite import stop_at_non_finite
     from ft.training.trl_compat import carry_token_count, group_by_whole_batch
 
     if job.global_batch or job.processes > 1:
         group_by_whole_batch(trainer, job.processes)
+    stop_at_non_finite(trainer, job.where)
     progress = ShownProgress(job.name, shown or LOSSES)
     for callback in (MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)
@@ -82,6 +85,9 @@ def draw_curves(job: Job) -> None:
 
 def save(trainer: Any, job: Job) -> None:
     """Leave a folder that `from_pretrained` opens, with its lineage where it is an adapter."""
+    from ft.training.finite import refuse_broken_result
+
+    refuse_broken_result(trainer.model, job.where, trainer.state.global_step)
     trainer.save_model(str(job.folder))
     if trainer.is_world_process_zero():
         (job.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; job.json says the same in words

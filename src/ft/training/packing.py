@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ft.bounds import is_at_most
 from ft.errors import fail
 from ft.training.trl_compat import attention_of
 
@@ -24,7 +25,7 @@ def refuse_leaks(model: Any, collate: Any, where: str) -> None:
     packed = [_logits(model, collate, [first, rows[2]])[16:] for first in rows[:2]]
     joined = [_logits(model, collate, [first + rows[2]])[16:] for first in rows[:2]]
     moved = (packed[0] - packed[1]).abs().max().item()
-    if moved > 0.1 * (joined[0] - joined[1]).abs().max().item():
+    if not is_at_most(moved, 0.1 * (joined[0] - joined[1]).abs().max().item()):
         raise fail(
             where,
             f"packed rows see each other with attention '{attention_of(model)}' (logits move by {moved:.2g})",

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
+from ft.bounds import is_at_most
 from ft.models.hidden_states import inner_of, window
 from ft.training.trl_compat import attention_of
 
@@ -120,5 +121,5 @@ def _differs(inner: Any, padded: Callable[..., Any], ragged: Callable[..., Any])
     finally:
         inner.train(was_training)
     largest = ((padded_states - ragged_states).norm(dim=1) / padded_states.norm(dim=1)).max().item()
-    exact = largest <= ROUNDING[str(inner.dtype).removeprefix("torch.")]
+    exact = is_at_most(largest, ROUNDING[str(inner.dtype).removeprefix("torch.")])
     return "" if exact else f"hidden states differ by {largest:.2g} of their length"

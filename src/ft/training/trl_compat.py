@@ -4,6 +4,7 @@ TRL's trainers that sample."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def group_by_whole_batch(trainer: Any, processes: int) -> None:
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
         lengths = rows[args.length_column_name][:]
         trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
+
+
+def wrap_gradient_norm(trainer: Any, check: Callable[[Any], None]) -> None:
+    """Let `check` see the norm of every step's gradient before the optimizer makes the step."""
+    norm_of = trainer._get_grad_norm
+
+    def checked(model: Any, grad_norm: Any = None) -> Any:
+        norm = norm_of(model, grad_norm=grad_norm)
+        check(norm)
+        return norm
+
+    trainer._get_grad_norm = checked
 
 
 def carry_token_count(trainer: Any) -> None:

@@ -400,6 +400,20 @@ def test_the_command_writes_the_page_beside_the_results(made, tmp_path):
     assert (again.exit_code, (tmp_path / "own.html").read_text(encoding="utf-8")[:15]) == (0, "<!doctype html>")
 
 
+def test_a_page_that_cannot_be_drawn_leaves_a_good_run_good(made, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    shutil.copytree(made / "runs", runs)
+    (runs / f"{made.name}-tiny" / "report.html").unlink(missing_ok=True)
+
+    def stumble(run):
+        raise ValueError("cannot convert float NaN to integer")
+
+    monkeypatch.setattr("ft.report.page.report_page", stumble)
+    told = CliRunner().invoke(app, ["run", str(made / "tiny.yaml"), "--only", "sft", "--runs", str(runs)])
+    assert told.exit_code == 0
+    assert "report.html: no report: ValueError: cannot convert float NaN to integer" in told.stderr.replace("\n", "")
+
+
 def test_a_run_ends_with_its_page_and_leaves_a_true_one_alone(made, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(made / "runs", runs)

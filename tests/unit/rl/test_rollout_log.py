@@ -93,6 +93,15 @@ def test_a_healthy_run_goes_on_without_a_word():
     assert watched.warnings == []
 
 
+@pytest.mark.parametrize("name", ["reward", "kl"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_number_of_an_answer_that_is_not_finite_stops_the_run(name, mode):
+    watched = Watched()
+    watched.check(0, batch())
+    with pytest.raises(UserError, match=r"recipe\.yaml:9: after 3 steps .* is nan; its prompt is"):
+        watched.check(3, [*batch(3), *batch(1, **{name: float("nan")})], mode=mode)
+
+
 # The bound
 
 

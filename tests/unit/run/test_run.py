@@ -107,6 +107,17 @@ def test_a_result_below_its_requirement_stops_the_chain_every_time(chain, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("written", ["NaN", "Infinity", '"good"'])
+def test_what_is_no_finite_number_meets_no_requirement(written, chain, tmp_path):
+    """An earlier version wrote the loss of a run that had diverged into done.json as it was."""
+    runs = tmp_path / "runs"
+    finish(chain, runs, first={}, judge={"answer": 0.25})
+    done = tiny.planned(chain, runs).stage("judge").folder / "done.json"
+    done.write_text(done.read_text(encoding="utf-8").replace("0.25", written), encoding="utf-8")
+    with pytest.raises(StageFailed, match="The chain stops here"):
+        run(tiny.checked(chain, ["judge.require={answer: 0.5}"]), runs)
+
+
 def test_a_result_that_reaches_its_requirement_lets_the_chain_go_on(chain, tmp_path):
     runs = tmp_path / "runs"
     finish(chain, runs, first={}, judge={"answer": 0.5}, second={}, third={})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from ft.bounds import is_at_most
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.models.hidden_states import inner_of, let_select, window
 from ft.models.reward_head import ends
@@ -202,14 +203,14 @@ def objection(model: Any) -> str | None:
     model.train(was_training)
     rejected = rows.slots[2:].flatten()  # which stand behind the chosen ones
     leak = _largest_difference(shared.flatten(0, 1)[rejected], changed.flatten(0, 1)[rejected])
-    if leak > ROUNDING["float32"]:  # the same shapes round alike, whatever the dtype
+    if not is_at_most(leak, ROUNDING["float32"]):  # the same shapes round alike, whatever the dtype
         return f"a rejected answer's hidden states change by {leak:.2g} of their length with the chosen one"
     apart, shared = apart[real.bool()], shared.flatten(0, 1)[rows.slots[real.bool()]]
     error = _largest_difference(apart, shared)
     # GPU kernels round by the shape of a batch, and in half precision many layers make much of that (0.05 on a 7B in
     # NF4, H200). So a batch of one row, which nobody doubts, says how much of the difference is rounding.
     rounding = _largest_difference(apart, torch.cat(alone))
-    if error <= max(ROUNDING[str(model.dtype).removeprefix("torch.")], 3 * rounding):
+    if is_at_most(error, max(ROUNDING[str(model.dtype).removeprefix("torch.")], 3 * rounding)):
         return None
     return f"hidden states differ from those of separate rows by {error:.2g} of their length"
 
