@@ -121,7 +121,7 @@ def _scored(setting: Setting, model: ModelInMemory, rows: int, length: int, auto
 
 def inference(setting: Setting, model: ModelInMemory, autocast: bool = False) -> ComputeMode:
     """How a model answers or scores: outside of autocast, but for PPO's rollouts."""
-    source = setting.recipe.model
+    source = setting.recipe.model_of(setting.stage)
     return ComputeMode(
         compute=2,
         stream=2 if model.dtype != "float32" else 4,

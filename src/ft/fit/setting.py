@@ -91,11 +91,12 @@ Estimate = tuple[ModelInMemory | None, list[Moment], list[str]]
 
 def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
     """The shape of the model at the bottom of the stage's chain: the recipe's, or one made from nothing."""
+    model = recipe.model_of(stage)
     while stage.init:
         stage = recipe.stage(stage.init)
     if stage.kind.init:
-        assert recipe.model is not None
-        return shape_of(*config_of(recipe.model), scores)
+        assert model is not None
+        return shape_of(*config_of(model), scores)
     from transformers import LlamaConfig
 
     architecture = dict(stage.blocks["architecture"])
@@ -112,7 +113,8 @@ def model_to_train(setting: Setting) -> ModelInMemory:
     shape = shape_for(recipe, stage, scores)
     lora = stage.blocks.get("lora")
     adapter = adapter_of(shape, lora, stage.where, scores) if lora is not None else None
-    asked = recipe.model.dtype if recipe.model else None
+    model = recipe.model_of(stage)
+    asked = model.dtype if model else None
     dtype = asked or ("float32" if adapter is None else setting.compute)
     return ModelInMemory(shape, adapter, dtype, stage.blocks.get("quantization"))
 
@@ -121,15 +123,16 @@ def finished_model(setting: Setting, name: str | None) -> ModelInMemory:
     """A finished stage's model as it is used: on its own base, in the dtype it computes in; None: the recipe's."""
     recipe = setting.recipe
     stage = recipe.stage(name) if name else None
+    model = recipe.model_of(stage or setting.stage)
     scores = stage is not None and "reward_model" in stage.kind.leaves
-    shape = shape_for(recipe, stage, scores) if stage else _recipe_shape(recipe.model)
+    shape = shape_for(recipe, stage, scores) if stage else _recipe_shape(model)
     lora, quantization = None, setting.stage.blocks.get("quantization")
     while stage and "lora" not in stage.blocks and not stage.kind.trains and stage.init:
         stage = recipe.stage(stage.init)
     if stage and "lora" in stage.blocks:
         lora = adapter_of(shape, stage.blocks["lora"], stage.where, scores)
         quantization = quantization or stage.blocks.get("quantization")
-    asked = recipe.model.dtype if recipe.model else None
+    asked = model.dtype if model else None
     return ModelInMemory(shape, lora, asked or "bfloat16", quantization)
 
 

@@ -31,8 +31,9 @@ def pace(there: Plan, planned: PlannedStage) -> Pace | None:
 
 def _trained_alike(result: Result, there: Plan, planned: PlannedStage) -> bool:
     model = (result.job.get("model") or {}).get("path")
+    source = there.recipe.model_of(planned.stage)
     same = result.kind == planned.stage.kind_name
-    same = same and model == (there.recipe.model.path if there.recipe.model else None)
+    same = same and model == (source.path if source else None)
     return same and all((name in result.blocks) == (name in planned.stage.blocks) for name in ("lora", "quantization"))
 
 

@@ -91,7 +91,7 @@ def _is_set(train: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
 
 def compute_mode(setting: Setting, model: ModelInMemory) -> ComputeMode:
     """How the stage computes. Slicing holds float32 weights that are gathered in the dtype they compute in."""
-    source, train = setting.recipe.model, setting.train
+    source, train = setting.recipe.model_of(setting.stage), setting.train
     compute = setting.compute
     stream = compute if setting.sharding.kind in ("fsdp", "zero2", "zero3") else model.dtype
     return ComputeMode(

@@ -88,7 +88,6 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "global_batch_size": Renamed("global_batch"),
         "total_batch_size": Renamed("global_batch"),
         "reward_model": Gone("Write `inputs: {helpful: $stage}`, a stage of kind `reward` above."),
-        "model": Gone("The recipe names the model once, at the top; a stage starts from it or from `init: $stage`."),
     },
     "model": {
         "name_or_path": Renamed("path"),

@@ -83,7 +83,7 @@ class RecipeReader:
                     self.problems.add(entries.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             if not entries:
                 self.problems.add(tree.where("stages"), "the recipe has no stages", "Write `- kind: sft` and its keys.")
-        if tree.get("model") is None and any(s.kind.init and s.init is None for s in stages):
+        if tree.get("model") is None and any(s.kind.init and s.init is None and s.model is None for s in stages):
             self.problems.add(str(tree.mark), "no model to start from", "Write `model: path-or-hub-id` at the top.")
         return Recipe(
             name=recipe_name(self.path, values.get("name")),
@@ -111,6 +111,17 @@ class RecipeReader:
             self.problems.add(block.where("path"), f"no model in {path}", self.relative(block, "path"))
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)
+
+    def own_model(self, block: Block) -> ModelSource | None:
+        """The model that a stage names itself; where it stands beside `init:`, or is no model, a problem."""
+        written = block.get("model")
+        if written is not None and not isinstance(written, (str, Block)):
+            what = f"model is {value_text(written)}"
+            self.problems.add(block.where("model"), what, "Write a path, a Hub id or `{path: …}`.")
+        if written and block.get("init"):
+            what = "model and init are both written, and a stage starts from one"
+            self.problems.add(block.where("model"), what, "Keep one.")
+        return self.model(block)
 
     def template(self, tree: Block, name: str | None) -> str | None:
         """A template's file, made absolute; a shipped name or Jinja text stays as written."""
@@ -154,6 +165,7 @@ class RecipeReader:
         if any(s.name == name for s in above):
             self.problems.add(block.where("name"), f"two stages are called '{name}'", "Give one a `name:` of its own.")
         read: dict[str, Any] = {
+            "model": self.own_model(block),
             "init": self.init(block, above, kind),
             "inputs": self.inputs(block, above, kind),
             "data": self.sources(block, "data", above),
@@ -202,6 +214,7 @@ class RecipeReader:
             ("data", kind.reads_data),
             ("eval_data", kind.reads_eval_data),
             ("init", kind.init is not None),
+            ("model", kind.init is not None),
         ):
             if block.get(key) and not reads:
                 self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")

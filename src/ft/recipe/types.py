@@ -14,7 +14,7 @@ from ft.recipe.precision import Dtype, dtype_of_stage
 from ft.recipe.rounds import Rounds
 
 FOLDER_NAME = r"[A-Za-z0-9][\w-]*"
-STAGE_KEYS = ("kind", "name", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
+STAGE_KEYS = ("kind", "name", "model", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
 
 
 def reference(value: object) -> str | None:
@@ -52,7 +52,8 @@ class Stage:
     kind_name: str
     kind: Kind
     where: str
-    init: str | None = None  # name of the stage it starts from; None: the recipe's model
+    model: ModelSource | None = None  # that it starts from instead of the recipe's: a teacher, a student
+    init: str | None = None  # name of the stage it starts from; None: a model
     inputs: Mapping[str, str] = field(default_factory=dict)  # input → stage name
     data: tuple[Mapping[str, Any], ...] = ()
     eval_data: tuple[Mapping[str, Any], ...] = ()
@@ -91,6 +92,12 @@ class Recipe:
 
     def stage(self, name: str) -> Stage:
         return next(s for s in self.stages if s.name == name)
+
+    def model_of(self, stage: Stage) -> ModelSource | None:
+        """The model that the stage's chain starts from: one that a stage names itself, or the recipe's."""
+        while stage.init:
+            stage = self.stage(stage.init)
+        return stage.model or self.model
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ft.report.run import ReportedStage
+from ft.report.settings import short_path
 
 LANE, ROW, EDGE = 18, 60, 14
 
@@ -69,15 +70,19 @@ class _Lanes:
             self.taken[(lane, row)] = owner
 
 
-def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
-    """Lanes of stages and lines: a model goes on in the lane of what it starts from, what only reads stands beside."""
-    base = [(model, "done", "model")] if model else []
+def chain(stages: Sequence[ReportedStage]) -> Chain:
+    """Lanes of stages and lines: a model goes on in the lane of what it starts from, what only reads stands beside.
+
+    The models that stages start from come first, most often one.
+    """
+    models = list(dict.fromkeys(stage.model for stage in stages if stage.model))
+    base = [(short_path(model), "done", "model") for model in models]
     nodes = [*base, *((stage.name, stage.state, stage.leaves) for stage in stages)]
-    rows = {name: place for place, (name, _, _) in enumerate(nodes)}
-    parents = [_parents(stage, rows, bool(model)) for stage in stages]
-    cells, lanes, edges = _Lanes(), [0] * len(base), []
+    rows = {stage.name: place for place, stage in enumerate(stages, len(base))}
+    parents = [_parents(stage, rows, models) for stage in stages]
+    cells, lanes, edges = _Lanes(), list(range(len(base))), list[Edge]()
     for row in range(len(base)):
-        cells.take(0, row, row, -1 - row)
+        cells.take(lanes[row], row, row, -1 - row)
     for row, row_parents in enumerate(parents, len(base)):
         lane, line = _place(row, row_parents, nodes[row][2], lanes, cells)
         lanes.append(lane)
@@ -90,11 +95,11 @@ def chain(stages: Sequence[ReportedStage], model: str | None) -> Chain:
     return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves))
 
 
-def _parents(stage: ReportedStage, rows: dict[str, int], has_model: bool) -> list[tuple[int, bool]]:
+def _parents(stage: ReportedStage, rows: dict[str, int], models: Sequence[str]) -> list[tuple[int, bool]]:
     """(row, whether the stage starts from it), what it starts from first."""
     parents = [(rows[name], role == "init") for name, role in stage.links if name in rows]
-    if stage.model and has_model:
-        parents.insert(0, (0, True))
+    if stage.model:
+        parents.insert(0, (models.index(stage.model), True))
     return sorted(dict(reversed(parents)).items(), key=lambda pair: (not pair[1], pair[0]))
 
 

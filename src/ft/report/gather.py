@@ -97,7 +97,7 @@ def gather_report(run: Run) -> Report:
     return Report(
         run=run,
         model=model,
-        chain=chain(run.stages, model),
+        chain=chain(run.stages),
         stages=stages,
         cards=tuple(_cards(stages)),
         samples=tuple(_samples(stages)),

@@ -110,7 +110,7 @@ def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
 
 
 def _of_planned(planned: PlannedStage, whole: Plan) -> ReportedStage:
-    stage, model = planned.stage, whole.recipe.model
+    stage, model = planned.stage, whole.recipe.model_of(planned.stage)
     links = [(stage.init, "init")] if stage.init else []
     links += [(parent, name) for name, parent in stage.inputs.items()]
     links += [(parent, "data") for s in (*stage.data, *stage.eval_data) if (parent := reference(s["path"]))]

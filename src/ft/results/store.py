@@ -115,7 +115,7 @@ class Plan:
             folder=planned.folder.absolute(),
             seed=self.recipe.seed,
             where=stage.where,
-            model=self.recipe.model,
+            model=self.recipe.model_of(stage),
             init=planned.init.absolute() if planned.init else None,
             inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
             rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
@@ -209,10 +209,11 @@ def _plan_stage(
 def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes: Path) -> dict[str, Any]:
     """What decides the stage's result. Parents enter by their fingerprint, files by content, never by path."""
     key: dict[str, Any] = {"kind": stage.kind_name, "seed": recipe.seed}
+    model = recipe.model_of(stage)
     if stage.init:
         key["init"] = above[stage.init].fingerprint
-    elif stage.kind.init and recipe.model:
-        key["model"] = model_fingerprint(recipe.model, hashes)
+    elif stage.kind.init and model:
+        key["model"] = model_fingerprint(model, hashes)
     if recipe.chat_template:
         key["chat_template"] = template(recipe.chat_template)
     if stage.inputs:
@@ -227,8 +228,8 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes
     if stage.global_batch:  # rows at once on one GPU are then a matter of memory, and so is how often they add up
         key["global_batch"] = stage.global_batch
         del key["train"][A_DEVICE]
-    if recipe.model and recipe.model.dtype:
-        key["dtype"] = recipe.model.dtype
+    if model and model.dtype:
+        key["dtype"] = model.dtype
     return key
 
 

@@ -152,7 +152,7 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     stage = planned.stage
     options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
     max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
-    encoder = encoder_of(plan.recipe.model, init, plan.recipe.chat_template, options, max_length)
+    encoder = encoder_of(plan.recipe.model_of(stage), init, plan.recipe.chat_template, options, max_length)
     with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,

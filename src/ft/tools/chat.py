@@ -57,7 +57,10 @@ def newest_model(planned_run: Plan) -> ChatTarget:
         changed = "" if last.why == "new" else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
     return ChatTarget(
-        str(finished[-1].folder), planned_run.recipe.model, finished[-1].folder, planned_run.recipe.chat_template
+        str(finished[-1].folder),
+        planned_run.recipe.model_of(finished[-1].stage),
+        finished[-1].folder,
+        planned_run.recipe.chat_template,
     )
 
 

@@ -236,7 +236,7 @@ def _encoder(plan: Plan, stage: Stage) -> Encoder | None:
     try:
         folder = plan.tokenizer_folder(plan.stage(stage.name))
         options = RowOptions(**stage.blocks["rows"])
-        return encoder_of(plan.recipe.model, folder, plan.recipe.chat_template, options, max_length=None)
+        return encoder_of(plan.recipe.model_of(stage), folder, plan.recipe.chat_template, options, max_length=None)
     except UserError:
         return None
 

@@ -101,7 +101,9 @@ def view_rows(plan: Plan, stage: str | None, rows: int) -> RowsView:
         raise fail(planned.stage.where, f"'{planned.name}' prepares no rows", fix)
     prepare_rows(plan, planned)
     folder = rows_folder(plan.runs, planned.rows_key)
-    tokenizer = tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
+    tokenizer = tokenizer_of(
+        plan.recipe.model_of(planned.stage), plan.tokenizer_folder(planned), plan.recipe.chat_template
+    )
     prepared = single_rows(folder)
     first_rows = (prepared[place] for place in range(min(rows, len(prepared))))
     return RowsView(

@@ -244,7 +244,9 @@ def _absent(plan: Plan, planned: PlannedStage) -> str | None:
 
 def _tokenizer(plan: Plan, planned: PlannedStage, note: Callable[[str], None]) -> Any | None:
     try:
-        return tokenizer_of(plan.recipe.model, plan.tokenizer_folder(planned), plan.recipe.chat_template)
+        return tokenizer_of(
+            plan.recipe.model_of(planned.stage), plan.tokenizer_folder(planned), plan.recipe.chat_template
+        )
     except UserError as error:
         note(f"{planned.name}: lengths are in words, because there is no tokenizer: {error}")
         return None

@@ -30,7 +30,7 @@ CHAIN = (
 
 
 def test_models_go_on_in_their_lane_and_what_reads_them_stands_beside():
-    found = chain(CHAIN, "base")
+    found = chain(CHAIN)
     assert dict(zip(found.names, found.lanes, strict=True)) | {"dpo": 0} == {
         "base": 0, "sft": 0, "questions": 1, "gatt": 1, "gatt-sft": 0, "recall": 1, "dpo": 0,
     }  # fmt: skip
@@ -38,7 +38,7 @@ def test_models_go_on_in_their_lane_and_what_reads_them_stands_beside():
 
 
 def test_no_line_runs_through_a_stage_or_through_a_line_from_elsewhere():
-    found = chain(CHAIN, "base")
+    found = chain(CHAIN)
     taken = {(lane, row): ("stage", row) for row, lane in enumerate(found.lanes)}
     for edge in found.edges:
         for row in range(edge.start + 1, edge.end):
@@ -46,7 +46,7 @@ def test_no_line_runs_through_a_stage_or_through_a_line_from_elsewhere():
 
 
 def test_every_parent_has_its_line():
-    found = chain(CHAIN, "base")
+    found = chain(CHAIN)
     lines = {(found.names[edge.start], found.names[edge.end], edge.main) for edge in found.edges}
     assert lines == {
         ("base", "sft", True), ("sft", "questions", True), ("sft", "gatt", True), ("sft", "gatt-sft", True),
@@ -55,11 +55,19 @@ def test_every_parent_has_its_line():
 
 
 def test_the_picture_shows_states_and_has_a_name():
-    root = ElementTree.fromstring(draw_chain(chain(CHAIN, "base")))
+    root = ElementTree.fromstring(draw_chain(chain(CHAIN)))
     assert root.find("title").text == "The chain of stages"
     assert len(root.findall("*[@class='mark absent']")) == 1
     assert len(root.findall("path[@class='edge aside']")) == 2
 
 
 def test_a_recipe_without_a_model_to_start_from_has_a_chain_too():
-    assert chain((stage("scratch", "scratch"), stage("words", "pretrain", ("scratch", "init"))), "").lanes == (0, 0)
+    assert chain((stage("scratch", "scratch"), stage("words", "pretrain", ("scratch", "init")))).lanes == (0, 0)
+
+
+def test_each_model_that_stages_start_from_is_drawn():
+    found = chain(
+        (stage("teacher", "sample", model="large"), stage("student", "sft", ("teacher", "data"), model="small"))
+    )
+    lines = {(found.names[edge.start], found.names[edge.end]) for edge in found.edges}
+    assert lines == {("large", "teacher"), ("small", "student"), ("teacher", "student")}
