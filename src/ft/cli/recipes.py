@@ -116,7 +116,7 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Make what is not made yet. Interrupted? The same command continues."""
-    from ft.report.terminal import result_rows, show_results
+    from ft.report.terminal import result_rows, show_results, show_rounds
     from ft.run.distributed import follows
     from ft.run.executor import follow_leader
     from ft.run.run import choose_stages, run
@@ -128,7 +128,10 @@ def run_command(
     with write_report_after(checked, set_ or (), runs):
         planned = run(checked, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
     stages = choose_stages(planned, to, only)
-    print_json(result_rows(stages)) if as_json else show_results(stages, out)
+    if as_json:
+        return print_json(result_rows(stages))
+    show_results(stages, out)
+    return show_rounds(planned, out)
 
 
 @app.command("show")

@@ -18,6 +18,7 @@ from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
 from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of
 from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
+from ft.report.rounds import rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
 
@@ -78,6 +79,7 @@ class Report:
     samples: tuple[tuple[str, Answers | DialogueText], ...]
     facts: tuple[tuple[str, str], ...]
     versions: Table | None
+    rounds: tuple[Section, ...] = ()
     problems: tuple[tuple[str, str], ...] = field(default=())
 
     @property
@@ -103,6 +105,7 @@ def gather_report(run: Run) -> Report:
         samples=tuple(_samples(stages)),
         facts=tuple(_facts(run)),
         versions=versions(run.results),
+        rounds=tuple(rounds_sections(run)),
         problems=tuple((stage.result.name, warning) for stage in stages for warning in stage.warnings),
     )
 

@@ -12,6 +12,7 @@ from ft.encode.prepare import rows_folder
 from ft.errors import fail
 from ft.files import digest
 from ft.recipe.kind import ARTIFACTS, Artifact, Display
+from ft.recipe.rounds import Rounds
 from ft.recipe.types import reference
 from ft.result import Result, State
 from ft.results.store import Plan, PlannedStage
@@ -71,13 +72,19 @@ class ReportedStage:
 
 @dataclass(frozen=True)
 class Run:
-    """A chain of stages: a recipe's, or what stands in a folder. `repeat` is the command that makes it again."""
+    """A chain of stages: a recipe's, or what stands in a folder. `repeat` is the command that makes it again.
+
+    rounds      those of the recipe
+    not_needed  stage of a later round → why it is not made
+    """
 
     name: str
     stages: tuple[ReportedStage, ...]
     repeat: str = ""
     seed: int | None = None
     skipped: tuple[str, ...] = ()
+    rounds: tuple[Rounds, ...] = ()
+    not_needed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -106,7 +113,8 @@ def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
         words.append(f"--runs {planned.runs}")
     recipe = planned.recipe
     stages = tuple(_of_planned(stage, planned) for stage in planned.stages)
-    return Run(recipe.name, stages, " ".join(words), recipe.seed, recipe.skipped)
+    name, seed, skipped, rounds = recipe.name, recipe.seed, recipe.skipped, recipe.rounds
+    return Run(name, stages, " ".join(words), seed, skipped, rounds, planned.not_needed)
 
 
 def _of_planned(planned: PlannedStage, whole: Plan) -> ReportedStage:

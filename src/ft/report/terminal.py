@@ -15,6 +15,8 @@ from ft.figures.text import sparkline
 from ft.figures.training import curves
 from ft.files import read_json
 from ft.report.numbers import number_words
+from ft.report.rounds import list_measures, version_table
+from ft.report.run import of_plan
 from ft.results.store import Plan, PlannedStage
 
 STATES = {"unfinished": "resume"}  # what `ft run` would do, in the word that `ft plan` has always had
@@ -82,6 +84,23 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
             console.print(Text(f"{message['role']:>9}: ", style=colour), Text(message["content"]), sep="")
     if model:
         console.print(f"\nmodel: {model.folder}\ntalk to it: ft chat {model.folder}")
+
+
+def show_rounds(plan: Plan, console: Console) -> None:
+    """A table of versions for every `rounds:` of the recipe that has measured something."""
+    run = of_plan(plan)
+    for rounds in plan.recipe.rounds:
+        measures = list_measures(rounds, run)
+        if not measures:
+            continue
+        versions = version_table(measures)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column, name in enumerate(versions.head):
+            table.add_column(Text(name), justify="right" if column else "left")
+        for row in versions.rows:
+            table.add_row(*map(Text, row))
+        console.print()
+        console.print(table)
 
 
 def _curve(planned: PlannedStage) -> str:
