@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from ft.data.formats import Row, detect, format_row
-from ft.data.formats.messages import BadRow, Message
+from ft.data.formats.messages import BadRow, Message, words
 from ft.data.sources.files import Report, SourceRow
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
@@ -309,7 +309,7 @@ def _prompt_of(row: Row) -> list[str]:
 
 
 def _flat(messages: list[Message]) -> list[str]:
-    return [part for message in messages for part in (message["role"], message["content"].strip())]
+    return [part for message in words(messages) for part in message]
 
 
 def _hash(*parts: str) -> bytes:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft.data.formats.columns import KINDS, Row
-from ft.data.formats.messages import BadRow, Message, require_question, words
+from ft.data.formats.columns import KINDS
+from ft.data.formats.fields import CALLS, TOOLS, VARIABLES, BadRow, Message, Row
+from ft.data.formats.messages import require_question, words
 from ft.data.selection import best, pair
 from ft.data.sources.files import SourceRow
 from ft.files import digest, finite_or_none
@@ -59,8 +60,11 @@ def prompt_in(source_row: SourceRow) -> Prompt:
     row = source_row.row
     if "text" in row:
         raise BadRow("a plain text asks nothing", "Rows to sample for have a prompt, or messages.")
-    if row.get("tools"):
-        raise BadRow("the row has tools", "Answers are sampled without any: drop the row.")
+    for column in (TOOLS, VARIABLES):
+        if row.get(column):
+            raise BadRow(f"the row has {column}", "Answers are sampled without any: drop the row.")
+    if any(CALLS in message for message in row.get("prompt") or row["messages"]):
+        raise BadRow("the dialogue has tool calls", "Answers are sampled without tools: drop the row.")
     messages = row["prompt"] if "prompt" in row else _before_answer(row["messages"])
     messages = [{"role": message["role"], "content": message["content"]} for message in messages]
     if messages[-1]["role"] != "user":

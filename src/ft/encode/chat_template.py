@@ -6,17 +6,16 @@ words (`word`), and looking at what stands between them.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ft.data.formats import BadRow
+from ft.data.formats.fields import CALLS, OF_A_TOOL, REASONING, REASONING_KEYS, BadRow, Message
 from ft.errors import UserError, fail
-
-Message = dict[str, Any]
 
 SHIPPED = Path(__file__).parent.parent / "templates"
 WHERE = "chat template"
@@ -51,6 +50,13 @@ def word(number: int) -> str:
 WORD = re.compile(r"qZx(\d{4})xZq")
 
 
+class CallNotation(NamedTuple):
+    """How a template wants a call: arguments as an object or as its JSON text, and a content of "" or none."""
+
+    as_text: bool
+    no_content: str | None
+
+
 class ChatTemplate:
     """A tokenizer and its template. Raises UserError where no model could be trained with the pair."""
 
@@ -72,10 +78,22 @@ class ChatTemplate:
         if bos and bos != tokenizer.eos_token and bos * 2 in self.text(_dialogue(4)):
             raise fail(WHERE, f"it writes {bos} twice in a row", "Write bos_token once.")
 
-    def text(self, messages: Sequence[Message], tools: Any = None, *, prompt: bool = False) -> str:
-        """The dialogue as text; `prompt` ends it where the model is to go on. BadRow where the template refuses."""
+    def text(
+        self,
+        messages: Sequence[Message],
+        tools: Any = None,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        prompt: bool = False,
+    ) -> str:
+        """The dialogue as text; `prompt` ends it where the model is to go on. BadRow where the template refuses.
+
+        `variables` are the template's own, such as `enable_thinking`.
+        """
         try:
-            return self._texts([messages], tools, prompt)[0]
+            return self._texts([messages], tools, prompt, variables)[0]
+        except BadRow:
+            raise
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRow(f"the chat template refuses it: {error}") from error
 
@@ -94,11 +112,19 @@ class ChatTemplate:
         except BadRow as refusal:
             return refusal
 
-    def _texts(self, dialogues: Sequence[Sequence[Message]], tools: Any, prompt: bool) -> list[str]:
-        if self.blocks:
-            dialogues = [[_in_blocks(message) for message in messages] for messages in dialogues]
+    def _texts(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        tools: Any,
+        prompt: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[str]:
         texts: list[str] = self.tokenizer.apply_chat_template(
-            list(map(list, dialogues)), tools=tools, tokenize=False, add_generation_prompt=prompt
+            [[self._as_template_reads(message) for message in messages] for messages in dialogues],
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **(variables or {}),
         )
         if not self.closing or prompt:
             return texts
@@ -160,6 +186,71 @@ class ChatTemplate:
             headers += WORD.split(self.text([{"role": "system", "content": word(9)}, *_dialogue(2)]))[:3:2]
         return headers, cues
 
+    # What a template makes of a message beside its content
+
+    def _as_template_reads(self, message: Message) -> Message:
+        """The message under the names, and in the forms, that this template reads."""
+        if len(message) > 2:
+            message = dict(message)
+            if REASONING in message:
+                message[self.reasoning_key or REASONING] = message.pop(REASONING)
+            if CALLS in message:
+                message |= self._calls_as_read(message)
+        return self._in_blocks(message)
+
+    def _in_blocks(self, message: Message) -> Message:
+        if not self.blocks or not isinstance(message["content"], str):
+            return message
+        return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+    def _try(self, answer: Message, tools: Any = None) -> str:
+        """The text of a question and this answer, its keys taken as they are; empty where the template refuses it."""
+        messages = [self._in_blocks(message) for message in (*_dialogue(1), answer)]
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
+        except Exception:  # a template is a program: it may raise anything
+            return ""
+
+    def _calls_as_read(self, message: Message) -> Message:
+        notation = self.calls
+        if notation is None:
+            raise BadRow("the chat template writes no tool calls", "Use a template that does, or drop the row.")
+        return _in_notation(message, notation)
+
+    @cached_property
+    def reasoning_key(self) -> str | None:
+        """The key of an answer whose text the template writes as its reasoning; None where it writes none."""
+        for key in REASONING_KEYS:
+            answer = {"role": "assistant", "content": word(1), key: word(2)}
+            text = self._try(answer)
+            if word(1) in text and word(2) in text:
+                return key
+        return None
+
+    @cached_property
+    def parts_thinking(self) -> bool:
+        """Whether it takes `<think>…</think>` out of a content by itself. Where it does not, though it knows reasoning,
+        a thinking in the content would stand behind an empty block of the template's own."""
+        inline = {"role": "assistant", "content": f"<think>\n{word(2)}\n</think>\n\n{word(1)}"}
+        field = {"role": "assistant", "content": word(1), REASONING: word(2)}
+        with suppress(BadRow):
+            return self.text([*_dialogue(1), inline]) == self.text([*_dialogue(1), field])
+        return False
+
+    @cached_property
+    def calls(self) -> CallNotation | None:
+        """How the template takes tool calls: tried on a call of unique words, all of which have to be written."""
+        name, key, value = (word(number) for number in (2, 3, 4))
+        call = {"type": "function", "function": {"name": name, "arguments": {key: value}}}
+        tools = [{"type": "function", "function": {"name": name, "description": name, "parameters": _NO_PARAMETERS}}]
+        for notation in [CallNotation(as_text, content) for content in ("", None) for as_text in (False, True)]:
+            answer = _in_notation({"role": "assistant", "content": "", CALLS: [call]}, notation)
+            text = self._try(answer, tools)
+            # {{ arguments }} of an object is Python's own notation, with quotes that no JSON has
+            if key in text and value in text and f"{{'{key}'" not in text:
+                return notation
+        return None
+
     def _wants_blocks(self) -> bool:
         """Whether content must be a list of blocks, as in templates that also take images."""
         trouble = ""
@@ -197,8 +288,27 @@ class ChatTemplate:
         )
 
 
-def _in_blocks(message: Message) -> Message:
-    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def _in_notation(message: Message, notation: CallNotation) -> Message:
+    """The message's calls, and its content where it has none, as the template takes them."""
+    calls = message[CALLS]
+    if notation.as_text:
+        calls = [
+            {**call, "function": {**call["function"], "arguments": json.dumps(arguments, ensure_ascii=False)}}
+            for call in calls
+            for arguments in [call["function"]["arguments"]]
+        ]
+    return {**message, "content": message["content"] or notation.no_content, CALLS: calls}
+
+
+def bare(message: Message) -> Message:
+    """Only what a template may read of the message; most have a role and a content alone."""
+    if len(message) == 2:
+        return message
+    keys = ("role", "content", REASONING, CALLS, *(OF_A_TOOL if message["role"] == "tool" else ()))
+    return {key: message[key] for key in keys if message.get(key) is not None}
 
 
 def _dialogue(length: int) -> list[Message]:

@@ -6,17 +6,17 @@ when it answers, no more and no less. Whitespace that a template writes behind t
 
 from __future__ import annotations
 
-import json
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ft.data.formats import BadRow
-from ft.encode.chat_template import ChatTemplate, Message, special_tokens, template
+from ft.data.formats.fields import CALLS, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
+from ft.encode.chat_template import ChatTemplate, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
-from ft.encode.segments import Layout, Segmenter
+from ft.encode.segments import NOTHING_GIVEN, Given, Layout, Segmenter
 from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
 from ft.errors import fail
 
@@ -25,8 +25,9 @@ __all__ = ["ROLES", "BadRow", "Counts", "RenderedRow", "Renderer", "template"]
 ROLES = ("template", "system", "user", "assistant", "tool")
 CODES = {role: code for code, role in enumerate(ROLES)}
 
+INLINE_THINKING = re.compile(r"\s*(?:<think>)?\n*(?P<reasoning>.*\S)\s*</think>\s*(?P<content>\S.*)", re.DOTALL)
+
 OnTooLong = Literal["error", "drop", "drop_turns"]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class _Conversation:
     messages: list[Message]
     first: int | None
     trained: set[int]
-    tools: Any
+    given: Given
     text: str | BadRow = ""
 
 
@@ -66,7 +67,8 @@ class _Draft:
 class Renderer:
     """Renders rows of `messages`, `prompt` + `completion` and `text` for one tokenizer, and their `tools`.
 
-    Of a message it reads `role`, `content` and `train`, and nothing else.
+    Of a message it reads `role`, `content`, `train`, `reasoning_content` and `tool_calls`; of a row also `tools` and
+    `chat_template_kwargs`. What the template leaves out of these is refused.
 
     train_on    last: the last answer. assistant: every answer (of a prompt + completion row: of its completion).
                 completion: everything after the prompt (of a messages row: the last answer). all: every token.
@@ -113,7 +115,7 @@ class Renderer:
             raise BadRow("a prompt ends before an answer", "End it with a user message.")
         self._refuse_forged(messages)
         chat = self._chat()
-        text = chat.text([_bare(message) for message in messages], tools, prompt=True)
+        text = chat.text([self._bare(message) for message in messages], tools, prompt=True)
         for n, message in enumerate(messages):
             words = (
                 message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
@@ -149,9 +151,11 @@ class Renderer:
             messages, first = _messages(row)
             self._refuse_forged(messages)
             trained = trained_messages(messages, first, self.train_on)
+            columns = read_columns(row)
+            given = (columns.get(TOOLS), columns.get(VARIABLES))
         except BadRow as bad:
             return bad
-        return _Conversation([_bare(message) for message in messages], first, trained, _tools(row))
+        return _Conversation([self._bare(message) for message in messages], first, trained, given)
 
     def _render_texts(
         self, conversations: list[_Conversation | RenderedRow | BadRow]
@@ -160,7 +164,7 @@ class Renderer:
         plain = [
             conversation
             for conversation in conversations
-            if isinstance(conversation, _Conversation) and conversation.tools is None
+            if isinstance(conversation, _Conversation) and conversation.given == NOTHING_GIVEN
         ]
         texts = self._chat().texts([conversation.messages for conversation in plain]) if plain else []
         for conversation, text in zip(plain, texts, strict=True):
@@ -181,9 +185,9 @@ class Renderer:
         try:
             if isinstance(conversation.text, BadRow):
                 return conversation.text
-            text = conversation.text or self._chat().text(conversation.messages, conversation.tools)
+            text = conversation.text or self._chat().text(conversation.messages, *conversation.given)
             draft = self._select_trained(
-                conversation, self.spans.layout(conversation.messages, conversation.tools, text)
+                conversation, self.spans.layout(conversation.messages, conversation.given, text)
             )
         except BadRow as bad:
             return bad
@@ -302,13 +306,25 @@ class Renderer:
             self.template = ChatTemplate(self.tokenizer)  # raises: there is none
         return self.template
 
+    def _bare(self, message: Message) -> Message:
+        """What the template may read of a message; a thinking that stands in its content goes into the field of its own
+        where only that is rendered (Qwen 3.8), since the template would put an empty block before it."""
+        message = bare(message)
+        if message["role"] != "assistant" or "</think>" not in message["content"] or REASONING in message:
+            return message
+        chat, parts = self._chat(), INLINE_THINKING.fullmatch(message["content"])
+        if parts and chat.reasoning_key and not chat.parts_thinking:
+            return {**message, REASONING: parts["reasoning"], "content": parts["content"]}
+        return message
+
     def _refuse_forged(self, messages: Sequence[Message]) -> None:
         """No message may hold what the template marks turns with: its writer could put words in another's mouth."""
         forging = self._chat().forging
         for n, message in enumerate(messages):
             if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
                 raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
-            if found := forging.search(message["content"]):
+            said = [message["content"], message.get(REASONING, ""), *map(repr, message.get(CALLS, ()))]
+            if found := next(filter(None, map(forging.search, said)), None):
                 what = (
                     f"message {n + 1} ({message['role']}) holds {found[0]!r}, which marks a turn in this chat template"
                 )
@@ -360,15 +376,6 @@ class Renderer:
                 "template or the tokenizer writes it otherwise when an answer follows."
             )
         return tuple(notes)
-
-
-def _bare(message: Message) -> Message:
-    return {"role": message["role"], "content": message["content"]}
-
-
-def _tools(row: Row) -> Any:
-    tools = row.get("tools") or None
-    return json.loads(tools) if isinstance(tools, str) else tools  # Parquet files carry them as JSON text
 
 
 def _messages(row: Row) -> tuple[list[Message], int | None]:

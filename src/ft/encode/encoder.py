@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ft.data.formats import BadRow
+from ft.data.formats.fields import BadRow
+from ft.data.formats.fields import Row as Row
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.truncation import Counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = dict[str, Any]
 ArrowColumn = tuple[str, "pa.DataType"]
 EncodedRow = dict[str, Any]
 """A row as ids. Every family has `input_ids`, `labels` (IGNORE_INDEX where nothing is trained) and `roles`, one for

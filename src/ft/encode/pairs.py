@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ft.data.formats import BadRow
+from ft.data.formats.fields import TOOLS, VARIABLES, BadRow, Message, Row
 from ft.encode.conversation import RenderedRow, Renderer
-from ft.encode.encoder import ArrowColumn, EncodedRow, Encoder, Row, id_columns, roles_column, row_tokens
+from ft.encode.encoder import ArrowColumn, EncodedRow, Encoder, id_columns, roles_column, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 
@@ -116,7 +116,7 @@ def tokens_of_longer_side(pair: EncodedRow) -> int:
 def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> list[list[int] | BadRow]:
     """Tokens of each conversation through the end-of-turn token of its last message, an answer: the ids that a pair
     with this answer has. A score is read at that last token. `renderer` must train on the last answer."""
-    rendered = renderer.render_batch([{"messages": [_bare(message) for message in turns]} for turns in conversations])
+    rendered = renderer.render_batch([{"messages": [_untold(message) for message in turns]} for turns in conversations])
     token_lists: list[list[int] | BadRow] = []
     for turns, row in zip(conversations, rendered, strict=True):
         if isinstance(row, RenderedRow) and turns[-1]["role"] != "assistant":
@@ -131,12 +131,14 @@ def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> l
     return token_lists
 
 
-def _bare(message: Row) -> Row:
-    return {"role": message["role"], "content": message["content"]}
+def _untold(message: Message) -> Message:
+    """Without its `train`: what is scored is the last answer, whatever was trained."""
+    return {key: value for key, value in message.items() if key != "train"}
 
 
 def _side(row: Row, answer: str) -> Row:
-    return {"prompt": row.get("prompt"), "completion": row.get(answer), "tools": row.get("tools")}
+    side = {"prompt": row.get("prompt"), "completion": row.get(answer)}
+    return side | {name: row[name] for name in (TOOLS, VARIABLES) if name in row}
 
 
 def _pair(row: Row, chosen: EncodedRow | BadRow | None, rejected: EncodedRow | BadRow | None) -> EncodedRow | BadRow:

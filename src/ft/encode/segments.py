@@ -9,14 +9,19 @@ earlier answers), that content is put into the skeleton as it is, and looked up 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft.data.formats import BadRow
-from ft.encode.chat_template import WORD, ChatTemplate, Message, word
+from ft.data.formats.fields import CALLS, REASONING, BadRow, Message
+from ft.encode.chat_template import WORD, ChatTemplate, word
 
 Place = tuple[int, int]  # (piece, characters into it)
+Given = tuple[Any, Mapping[str, Any] | None]  # what a template gets beside the messages: tools, variables of its own
+NOTHING_GIVEN: Given = (None, None)
+
+THINKING_FIX = "Train only the last answer (train_on: last), or give this message train: false."
+TOOLS_FIX = "Use a template that writes tools, or rename the column with columns: {their_tools: tools}."
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class Layout:
 @dataclass(frozen=True)
 class Skeleton:
     pieces: tuple[str, ...]
-    slots: tuple[int, ...]  # slots[k] is the message between pieces k and k + 1
+    slots: tuple[int, ...]  # the part between pieces k and k + 1: 2n is message n's content, 2n + 1 its reasoning
     begins: dict[int, Place]
     ends: dict[int, Place]
+    thoughtless: frozenset[int] = frozenset()  # earlier answers whose reasoning the template leaves out by design
 
 
 @dataclass(frozen=True)
@@ -51,25 +57,31 @@ class _WordedDialogue:
     """A dialogue of words instead of contents, and its rendering."""
 
     messages: list[Message]
-    tools: Any
+    given: Given
     pieces: tuple[str, ...]
     slots: tuple[int, ...]
 
+    def first_slot(self, n: int) -> int | None:
+        return next((k for k, slot in enumerate(self.slots) if slot // 2 == n), None)
+
+    def last_slot(self, n: int) -> int | None:
+        return next((k for k in reversed(range(len(self.slots))) if self.slots[k] // 2 == n), None)
+
 
 class Segmenter:
-    """Lays out dialogues under one template. Skeletons are kept by the roles of the dialogue."""
+    """Lays out dialogues under one template. Skeletons are cached by the roles of the dialogue."""
 
     CACHED = 4096
 
     def __init__(self, template: ChatTemplate):
         self.template = template
-        self.skeletons: dict[Any, Skeleton] = {}
+        self.skeletons: dict[object, Skeleton] = {}
 
-    def layout(self, messages: Sequence[Message], tools: Any, text: str) -> Layout:
+    def layout(self, messages: Sequence[Message], given: Given, text: str) -> Layout:
         """The layout of a dialogue and its text. Raises BadRow where the text drops or changes what a message says."""
         literal: frozenset[int] = frozenset()
         while True:
-            skeleton = self._skeleton(messages, tools, literal)
+            skeleton = self._skeleton(messages, given, literal)
             begins = _begins(skeleton, messages, text)
             if isinstance(begins, list):
                 return self._build_layout(messages, text, skeleton, begins)
@@ -79,73 +91,106 @@ class Segmenter:
 
     # The skeleton
 
-    def _skeleton(self, messages: Sequence[Message], tools: Any, literal: frozenset[int]) -> Skeleton:
+    def _skeleton(self, messages: Sequence[Message], given: Given, literal: frozenset[int]) -> Skeleton:
         if literal:
-            return self._build_skeleton(messages, tools, literal)
-        key = (repr(tools), *[(message["role"], not message["content"]) for message in messages])
+            return self._build_skeleton(messages, given, literal)
+        key = (repr(given), *[_shape(message) for message in messages])
         if not (skeleton := self.skeletons.get(key)):
-            skeleton = self._build_skeleton(messages, tools, literal)
+            skeleton = self._build_skeleton(messages, given, literal)
             if len(self.skeletons) >= self.CACHED:
                 self.skeletons.clear()
             self.skeletons[key] = skeleton
         return skeleton
 
-    def _build_skeleton(self, messages: Sequence[Message], tools: Any, literal: frozenset[int]) -> Skeleton:
-        worded = [
-            message if n in literal or not message["content"] else {**message, "content": word(n)}
-            for n, message in enumerate(messages)
-        ]
-        parts = WORD.split(self.template.text(worded, tools))
-        worded_dialogue = _WordedDialogue(worded, tools, tuple(parts[::2]), tuple(map(int, parts[1::2])))
-        for n, message in enumerate(worded):
-            times = worded_dialogue.slots.count(n)
-            if message is not messages[n] and (times == 0 or (times > 1 and message["role"] == "assistant")):
-                raise _alteration(n, message["role"], "repeats" if times else "drops")
+    def _build_skeleton(self, messages: Sequence[Message], given: Given, literal: frozenset[int]) -> Skeleton:
+        worded = [message if n in literal else _worded(n, message) for n, message in enumerate(messages)]
+        text = self.template.text(worded, *given)
+        if given[0] and text == self.template.text(worded, None, given[1]):
+            raise BadRow("the chat template writes no tools, and the row has some", TOOLS_FIX)
+        dialogue = _WordedDialogue(worded, given, *_pieces_and_slots(text))
+        thoughtless = self._check_parts(dialogue, literal)
         begins: dict[int, Place] = {}
         ends: dict[int, Place] = {}
         for n, message in enumerate(worded):
-            if message["role"] == "assistant" and (begin := self._begin(worded_dialogue, n)):
+            if message["role"] == "assistant" and (begin := self._begin(dialogue, n)):
                 begins[n] = begin
-                if end := self._end(worded_dialogue, n, begin):
+                if end := self._end(dialogue, n, begin):
                     ends[n] = end
-        return Skeleton(worded_dialogue.pieces, worded_dialogue.slots, begins, ends)
+        return Skeleton(dialogue.pieces, dialogue.slots, begins, ends, thoughtless)
 
-    def _begin(self, worded_dialogue: _WordedDialogue, n: int) -> Place | None:
+    def _check_parts(self, dialogue: _WordedDialogue, literal: frozenset[int]) -> frozenset[int]:
+        """BadRow where the template drops or repeats a part; the answers whose reasoning it leaves out by design.
+
+        A template may leave out the reasoning of earlier answers (Qwen3), so it is asked whether it writes that of the
+        same answer where it is the last.
+        """
+        thoughtless = set()
+        for n, message in enumerate(dialogue.messages):
+            if n in literal:
+                continue
+            times = dialogue.slots.count(2 * n) if message["content"] else 1
+            if times == 0 or (times > 1 and message["role"] == "assistant"):
+                raise _alteration(n, message["role"], "repeats" if times else "drops")
+            if REASONING not in message or 2 * n + 1 in dialogue.slots:
+                continue
+            if word(2 * n + 1) not in self.template.text(dialogue.messages[: n + 1], *dialogue.given):
+                fix = "Write it in the content as <think>…</think>, drop it, or use another chat template."
+                raise _alteration(n, message["role"], "drops the reasoning of", fix)
+            thoughtless.add(n)
+        return frozenset(thoughtless)
+
+    def _begin(self, dialogue: _WordedDialogue, n: int) -> Place | None:
         """Where the prompt for answer n ends."""
         if n == 0:
             return None
         try:
-            prompt = WORD.split(self.template.text(worded_dialogue.messages[:n], worded_dialogue.tools, prompt=True))
+            prompt = WORD.split(self.template.text(dialogue.messages[:n], *dialogue.given, prompt=True))
         except BadRow:
             return None
-        piece = worded_dialogue.slots.index(n) if n in worded_dialogue.slots else _after(worded_dialogue.slots, n)
-        before = worded_dialogue.slots[piece - 1] if piece else None
+        slot = dialogue.first_slot(n)
+        piece = _after(dialogue.slots, n) if slot is None else slot
+        before = dialogue.slots[piece - 1] if piece else None
         if (int(prompt[-2]) if len(prompt) > 1 else None) != before:
             return None
-        length = self.template.common_prefix(prompt[-1], worded_dialogue.pieces[piece])
+        length = self.template.common_prefix(prompt[-1], dialogue.pieces[piece])
         return (piece, length) if length else None
 
-    def _end(self, worded_dialogue: _WordedDialogue, n: int, begin: Place) -> Place | None:
+    def _end(self, dialogue: _WordedDialogue, n: int, begin: Place) -> Place | None:
         """Behind the token that ends answer n: what stands there when the answer is the last, or what follows it."""
-        slotted = n in worded_dialogue.slots
-        piece, start = (worded_dialogue.slots.index(n) + 1, 0) if slotted else begin
-        rest = worded_dialogue.pieces[piece][start:]
-        if n == len(worded_dialogue.messages) - 1:
+        slot = dialogue.last_slot(n)
+        piece, start = begin if slot is None else (slot + 1, 0)
+        rest = dialogue.pieces[piece][start:]
+        if n == len(dialogue.messages) - 1:
             end = self.template.last_added(rest)
             return (piece, start + end) if end else None
-        if not slotted:
-            end = self._end_in_piece(rest)
+        as_last = WORD.split(self.template.text(dialogue.messages[: n + 1], *dialogue.given))[-1]
+        if slot is None:
+            end = self._end_without_slot(dialogue.messages[n], rest, as_last[start:])
             return (piece, start + end) if end else None
-        as_last = WORD.split(self.template.text(worded_dialogue.messages[: n + 1], worded_dialogue.tools))[-1]
-        end = self.template.last_added(rest[: self.template.common_prefix(as_last, rest)])
-        if not end and self.template.first_added(as_last):
+        shared = self.template.common_prefix(as_last, rest)
+        end = self.template.last_added(rest[:shared])
+        if CALLS in dialogue.messages[n]:
+            end = self._end_of_call(rest, shared)
+        elif not end and self.template.first_added(as_last):
             end = self.template.first_added(rest)  # gpt-oss: <|return|> at the very end, <|end|> before another turn
         return (piece, end) if end else None
 
-    def _end_in_piece(self, rest: str) -> int:
-        """The end of an answer that stands in its piece as it is, so not as a word: behind its end-of-turn token."""
-        found = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
-        return min(found, default=0)
+    def _end_without_slot(self, message: Message, rest: str, as_last: str) -> int:
+        """The end of an answer that stands in its piece as it is, not as a word: a call, or a text taken literally."""
+        if CALLS in message and (shared := self.template.common_prefix(as_last, rest)):
+            return self._end_of_call(rest, shared)
+        ends = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
+        return min(ends, default=0)
+
+    def _end_of_call(self, rest: str, shared: int) -> int:
+        """Behind the token that ends a call, which a tool's message follows. `rest` is its text from the call on,
+        `shared` how much of it is the same where the call is the last message.
+
+        A template without end tokens (GLM-4) stops by the header of whoever speaks next, here the tool.
+        """
+        if self.template.closing:
+            return shared + self.template.first_added(rest[shared:])
+        return self.template.last_added(rest[:shared])
 
     @property
     def turn_ends(self) -> list[str]:
@@ -163,24 +208,33 @@ class Segmenter:
     def canonical(self) -> Skeleton:
         """The skeleton of user, answer, user, answer."""
         roles = ("user", "assistant") * 2
-        return self._skeleton([{"role": role, "content": "x"} for role in roles], None, frozenset())
+        return self._skeleton([{"role": role, "content": "x"} for role in roles], NOTHING_GIVEN, frozenset())
 
     # The text laid out along its skeleton
 
     def _build_layout(self, messages: Sequence[Message], text: str, skeleton: Skeleton, begins: list[int]) -> Layout:
         layout = Layout(text, [])
         contents = {
-            n: (begins[k] + len(skeleton.pieces[k]), begins[k + 1]) for k, n in enumerate(skeleton.slots)
-        }  # fmt: skip
+            slot // 2: (begins[k] + len(skeleton.pieces[k]), begins[k + 1])
+            for k, slot in enumerate(skeleton.slots)
+            if slot % 2 == 0
+        }
         cursor = 0
         for n, message in enumerate(messages):
             if n not in contents:
                 contents[n] = self._search_content(layout, messages, n, cursor, skeleton, begins)
+                if REASONING in message and _squeezed_find(text, message[REASONING], 0, len(text)) is None:
+                    raise _alteration(n, message["role"], "drops the reasoning of")
+            if n in skeleton.thoughtless:
+                layout.shortened += (n,)
+                layout.faults[n] = _alteration(n, message["role"], "leaves the thinking out of", THINKING_FIX)
             start, end = contents[n]
             if message["role"] == "assistant":
-                layout.spans.append(self._answer(layout, n, skeleton, begins, (start, end)))
+                span = self._answer(layout, n, skeleton, begins, (start, end))
+                _check_calls(message, n, text[span.start : span.end])
             else:
-                layout.spans.append(Span(start, end, message["role"]))
+                span = Span(start, end, message["role"])
+            layout.spans.append(span)
             cursor = max(cursor, end)
         return layout
 
@@ -199,8 +253,7 @@ class Segmenter:
         answer = content.rpartition("</think>")[2]
         if role == "assistant" and answer != content and (found := _squeezed_find(layout.text, answer, low, high)):
             layout.shortened += (n,)
-            fix = "Train only the last answer (train_on: last), or give this message train: false."
-            layout.faults[n] = _alteration(n, role, "leaves the thinking out of", fix)
+            layout.faults[n] = _alteration(n, role, "leaves the thinking out of", THINKING_FIX)
             return found
         raise _alteration(n, role, "drops or changes")
 
@@ -221,9 +274,38 @@ class Segmenter:
         return Span(start, max(stop, content[1]), "assistant")
 
 
+def _shape(message: Message) -> object:
+    """What of a message decides its skeleton: all but the text of its content and its reasoning."""
+    others = {key: value for key, value in message.items() if key not in ("role", "content", REASONING)}
+    return message["role"], not message["content"], REASONING in message, repr(others) if others else ""
+
+
+def _worded(n: int, message: Message) -> Message:
+    """The message with words for its content and its reasoning."""
+    worded = {**message, "content": word(2 * n)} if message["content"] else dict(message)
+    return worded | {REASONING: word(2 * n + 1)} if REASONING in message else worded
+
+
+def _pieces_and_slots(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    parts = WORD.split(text)
+    return tuple(parts[::2]), tuple(map(int, parts[1::2]))
+
+
+def _part(messages: Sequence[Message], slot: int) -> str:
+    text: str = messages[slot // 2][REASONING if slot % 2 else "content"]
+    return text
+
+
+def _check_calls(message: Message, n: int, text: str) -> None:
+    """Every call of the message is in its text: some templates write the first of several."""
+    for call in message.get(CALLS, ()):
+        if call["function"]["name"] not in text:
+            raise _alteration(n, "assistant", f"drops the call of {call['function']['name']!r} in")
+
+
 def _after(slots: Sequence[int], n: int) -> int:
     """The piece that holds message n, which has no slot: the one behind the last slot of an earlier message."""
-    return max((k + 1 for k, slot in enumerate(slots) if slot < n), default=0)
+    return max((k + 1 for k, slot in enumerate(slots) if slot // 2 < n), default=0)
 
 
 def _begins(skeleton: Skeleton, messages: Sequence[Message], text: str) -> list[int] | int:
@@ -231,16 +313,16 @@ def _begins(skeleton: Skeleton, messages: Sequence[Message], text: str) -> list[
     pieces, slots = skeleton.pieces, skeleton.slots
     begins, at = [0], len(pieces[0])
     if not text.startswith(pieces[0]) or (not slots and at < len(text)):
-        return slots[0] if slots else 0
-    for k, n in enumerate(slots):
-        content, after = messages[n]["content"], pieces[k + 1]
+        return slots[0] // 2 if slots else 0
+    for k, slot in enumerate(slots):
+        content, after = _part(messages, slot), pieces[k + 1]
         fitting = [form for form in _forms(content) if text.startswith(form, at)]
         length = next((len(form) for form in fitting if text.startswith(after, at + len(form))), None)
         if length is None:
-            return slots[k + 1] if fitting and k + 1 < len(slots) else n
+            return (slots[k + 1] if fitting and k + 1 < len(slots) else slot) // 2
         begins.append(at + length)
         at += length + len(after)
-    return begins if at == len(text) else slots[-1]
+    return begins if at == len(text) else slots[-1] // 2
 
 
 def _forms(content: str) -> list[str]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from ft.data.formats.messages import BadRow, Message
+from ft.data.formats.fields import CALLS, BadRow, Message, Row
 from ft.gatt.checkers import contains_phrase, words
 from ft.gatt.instructions import Bank, Instruction, quotes_instruction
 
-Row = dict[str, Any]
 Place = Literal["system", "first_user"]
 Loss = Literal["last", "all_turns"]
 
@@ -120,8 +119,8 @@ def revoke_instruction(script: Script, turn: int, text: str) -> Script:
 
 def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str | None, ...]]:
     """System message, user messages and the answer of each, None where the assistant's turn is missing."""
-    if any(message["role"] == "tool" for message in messages):
-        raise BadRow("the dialogue has tool messages", "Ghost Attention takes turns of a user and an assistant.")
+    if any(message["role"] == "tool" or CALLS in message for message in messages):
+        raise BadRow("the dialogue has calls of tools", "Ghost Attention takes turns of a user and an assistant.")
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
     user_places = [number for number, message in enumerate(messages) if message["role"] == "user"]
     if not user_places:

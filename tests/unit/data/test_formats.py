@@ -53,7 +53,7 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
                 {"from": "human", "value": "2+2?"},
                 {"from": "gpt", "value": "4", "train": False},
                 {"from": "User", "value": "3+3?"},
-                {"from": "function_call", "value": "add(3, 3)"},
+                {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 3}}'},
                 {"from": "observation", "value": "6"},
                 {"from": "bing", "value": "It is 6."},
             ],
@@ -65,7 +65,11 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
                 user("2+2?"),
                 answer("4") | {"train": False},
                 user("3+3?"),
-                answer("add(3, 3)"),
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 3}}}],
+                },
                 {"role": "tool", "content": "6"},
                 answer("It is 6."),
             ],
@@ -205,6 +209,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "sharegpt",
         {"conversations": [{"from": "gpt", "value": "Hello"}]},
         "conversations starts with a message of the assistant It starts with system or user.",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "add(3)"}]},
+        "conversations: message 2 is a function_call whose value is no JSON: Expecting value: line 1 column 1 (char 0) "
+        'Write {"name": "…", "arguments": {…}}, or a list of these.',
     ),
     (
         "alpaca",

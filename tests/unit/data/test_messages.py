@@ -28,16 +28,50 @@ def test_a_dialogue_with_system_and_tool_messages_passes_unchanged() -> None:
     assert dialogue(messages, "messages") == messages
 
 
-def test_train_is_kept_and_other_keys_are_left_out() -> None:
+def test_keys_that_nothing_reads_stay_to_be_counted_and_empty_ones_leave() -> None:
     messages = [USER | {"name": "Ann"}, ASSISTANT | {"train": False, "tool_calls": None}]
 
-    assert dialogue(messages, "messages") == [USER, ASSISTANT | {"train": False}]
+    assert dialogue(messages, "messages") == [USER | {"name": "Ann"}, ASSISTANT | {"train": False}]
 
 
-def test_the_weight_of_openai_is_read_as_train() -> None:
-    messages = [USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1}]
+@pytest.mark.parametrize(
+    ("key", "no", "yes"),
+    [
+        ("weight", 0, 1),
+        ("weight", "0", "1"),
+        ("loss", False, True),
+        ("training", False, True),
+        ("loss_weight", 0.0, 1.0),
+    ],
+)
+def test_whom_other_tools_train_is_read_as_train(key: str, no: Any, yes: Any) -> None:
+    messages = [USER, ASSISTANT | {key: no}, USER, ASSISTANT | {key: yes}]
 
-    assert [message.get("train") for message in dialogue(messages, "messages")] == [None, False, None, True]
+    assert dialogue(messages, "messages") == [USER, ASSISTANT | {"train": False}, USER, ASSISTANT | {"train": True}]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_what_an_answer_thought_has_one_name(key: str) -> None:
+    assert dialogue([USER, ASSISTANT | {key: "i add."}], "messages")[1] == ASSISTANT | {"reasoning_content": "i add."}
+
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"q": "frog"}}}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"content": None, "tool_calls": [CALL]},
+        {"content": "", "tool_calls": [{"function": {"name": "look", "arguments": '{"q": "frog"}'}}]},
+        {"tool_calls": [{"name": "look", "arguments": {"q": "frog"}}]},
+        {"function_call": {"name": "look", "arguments": '{"q": "frog"}'}},
+    ],
+    ids=["object", "json text", "flat", "function_call"],
+)
+def test_a_call_has_one_form(keys: dict[str, Any]) -> None:
+    message = dialogue([USER, {"role": "assistant", **keys}], "messages")[1]
+
+    assert message == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
 @pytest.mark.parametrize(
@@ -86,11 +120,30 @@ def test_the_weight_of_openai_is_read_as_train() -> None:
         ),
         (
             [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}],
-            Like("messages: message 2 (assistant) … tool_calls instead …"),
+            "messages: message 2 (assistant): tool call 1 names no function "
+            'Write {"function": {"name": "…", "arguments": {…}}}.',
         ),
         (
-            [USER, ASSISTANT | {"tool_calls": [{"id": "1"}]}],
-            Like("messages: message 2 (assistant) … tool_calls beside …"),
+            [USER, {"role": "assistant", "tool_calls": [{"name": "look", "arguments": "q=frog"}]}],
+            "messages: message 2 (assistant): tool call 1: its arguments are no JSON: "
+            'Expecting value: line 1 column 1 (char 0) Write {"function": {"name": "…", "arguments": {…}}}.',
+        ),
+        (
+            [USER, ASSISTANT | {"train": True, "loss": False}],
+            "messages: message 2 (assistant): train and loss say different things Leave one of them.",
+        ),
+        (
+            [USER, ASSISTANT | {"reasoning": "a", "thinking": "b"}],
+            "messages: message 2 (assistant): reasoning and thinking say different things Leave one of them.",
+        ),
+        (
+            [USER, ASSISTANT | {"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}],
+            "messages: message 2 (assistant) has train_detail "
+            "A message is trained whole or not at all: write train: true or false.",
+        ),
+        (
+            [{"role": "system", "content": ""}, USER],
+            "messages: message 1 (system) is empty Leave the message out.",
         ),
         ([USER, ASSISTANT | {"train": "no"}], Like("messages: message 2 (assistant) … train … 'no' …")),
         (

@@ -138,7 +138,7 @@ def test_right_answers_that_are_not_lists_of_texts_are_refused(answers):
 
 
 def test_tool_messages_are_refused():
-    with pytest.raises(BadRow, match=r"^the dialogue has tool messages"):
+    with pytest.raises(BadRow, match=r"^the dialogue has calls of tools"):
         script({"messages": [*ROW["messages"][:2], {"role": "tool", "content": "4"}]}, "0", "x:1", FIGURE, turns=20)
 
 

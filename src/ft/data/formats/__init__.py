@@ -23,12 +23,12 @@ from ft.data.formats.columns import (
     sharegpt_message,
     transcript,
 )
-from ft.data.formats.messages import BadRow as BadRow
+from ft.data.formats.fields import BadRow as BadRow
+from ft.data.formats.fields import check_columns, kind_of, read_columns
 from ft.data.formats.messages import (
     dialogue,
     either,
     is_unicode,
-    kind_of,
     make_message,
     require_answer,
     require_question,
@@ -57,8 +57,8 @@ def messages(row: Row) -> Row:
 def every_answer(row: Row) -> Row:
     """`messages` without their `train`, so that `rows: {train_on: …}` decides: the ablation of Ghost Attention."""
     found = messages(row)
-    bare = [{"role": message["role"], "content": message["content"]} for message in found["messages"]]
-    return {**found, "messages": bare}
+    untold = [{key: value for key, value in message.items() if key != "train"} for message in found["messages"]]
+    return {**found, "messages": untold}
 
 
 def sharegpt(row: Row) -> Row:
@@ -186,7 +186,9 @@ SIGNATURES = (
 
 def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
     """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names."""
-    return FORMATS[name](_rename_columns(row, columns) if columns else row)
+    row = read_columns(_rename_columns(row, columns) if columns else row)
+    check_columns(row, answers_are_trained=name not in PAIRS and name not in QUESTIONS)
+    return FORMATS[name](row)
 
 
 def _rename_columns(row: Row, columns: dict[str, str]) -> Row:

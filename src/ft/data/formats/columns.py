@@ -5,12 +5,12 @@ The formats (`formats.py`, `preferences.py`) are made of these.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-from ft.data.formats.messages import BadRow, Message, dialogue, either, kind_of, make_message, require_question
-
-Row = dict[str, Any]
+from ft.data.formats.fields import CALLS, BadRow, Message, Row, kind_of
+from ft.data.formats.messages import dialogue, either, make_message, require_question
 
 KINDS = frozenset(("messages", "prompt", "completion", "chosen", "rejected", "text"))
 """The columns that say what kind of row it is."""
@@ -73,7 +73,18 @@ def sharegpt_message(message: Any, where: str) -> Message:
     if role is None:
         raise BadRow(f"{where} is from {message['from']!r}", f"Known are: {', '.join(SHAREGPT_ROLES)}.")
     extra_keys = {key: value for key, value in message.items() if key not in ("from", "value")}
+    if message["from"].lower() == "function_call":
+        return {**extra_keys, "role": role, "content": "", CALLS: _calls_in(message["value"], where)}
     return {**extra_keys, "role": role, "content": message["value"]}
+
+
+def _calls_in(value: Any, where: str) -> Any:
+    """The call or calls that a function_call's text is: bare JSON is no model's own notation, the template's is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        fix = 'Write {"name": "…", "arguments": {…}}, or a list of these.'
+        raise BadRow(f"{where} is a function_call whose value is no JSON: {error}", fix) from error
 
 
 def transcript(value: Any, column: str) -> list[Message]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-Message = dict[str, Any]
+from ft.data.formats.fields import CALLS, REASONING, Message, kind_of, read_message
+from ft.data.formats.fields import BadRow as BadRow
 
 AFTER = {
     "": ("user", "system"),
@@ -19,15 +20,6 @@ AFTER = {
 ROLES = ("system", "user", "assistant", "tool")
 
 
-class BadRow(ValueError):
-    """A row that cannot be trained on: `what` is wrong with it, `fix` is what to write instead."""
-
-    def __init__(self, what: str, fix: str = ""):
-        super().__init__(f"{what} {fix}".rstrip())
-        self.what = what
-        self.fix = fix
-
-
 class Tie(BadRow):
     """A pair without a better answer: both are the same, or the source scores them alike."""
 
@@ -35,7 +27,8 @@ class Tie(BadRow):
 def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
     """The messages of a column, checked: roles in order, text in each; `before` is the role they come after.
 
-    A message keeps `role`, `content` and `train`; OpenAI's `weight: 0 | 1` is read as `train`. Other keys are left out.
+    What else a message says is put under one name each (`fields.read_message`); keys that nothing reads stay as they
+    are, so that they can be counted.
     """
     if not isinstance(value, list):
         fix = 'Write [{"role": "user", "content": "…"}, …].'
@@ -49,9 +42,18 @@ def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
         role, content = message.get("role"), message.get("content")
         if role not in AFTER[before]:
             raise _wrong_role(column, number, role, before)
-        if not isinstance(content, str) or not content.strip() or not (content.isascii() or is_unicode(content)):
-            raise _bad_content(f"{column}: message {number} ({role})", content, bool(message.get("tool_calls")))
-        messages.append(message if len(message) == 2 else _plain(message, f"{column}: message {number} ({role})"))
+        where = f"{column}: message {number} ({role})"
+        if len(message) > 2 or "content" not in message:
+            message = read_message(message, where)
+        if CALLS in message and (content is None or content == ""):
+            message["content"] = content = ""  # a call says enough
+        elif not isinstance(content, str) or not content.strip():
+            raise _bad_content(where, role, content)
+        if not content.isascii() and not is_unicode(content):
+            raise _bad_content(where, role, content)
+        if REASONING in message and not is_unicode(message[REASONING]):
+            raise _bad_content(f"{where}: its reasoning", role, message[REASONING])
+        messages.append(message)
         before = role
     return messages
 
@@ -68,34 +70,15 @@ def _wrong_role(column: str, number: int, role: Any, before: str) -> BadRow:
     )
 
 
-def _bad_content(where: str, content: Any, calls: bool) -> BadRow:
-    if calls:
-        return BadRow(f"{where} has tool_calls instead of content", "Write the call as text in content.")
+def _bad_content(where: str, role: str, content: Any) -> BadRow:
     if isinstance(content, str):
         if content.strip():
             return BadRow(f"{where} holds half a surrogate pair, which is no character", "Write the text as UTF-8.")
-        return BadRow(f"{where} is empty", "Give it text or drop the row.")
+        fix = "Leave the message out." if role == "system" else "Give it text or drop the row."
+        return BadRow(f"{where} is empty", fix)
     if isinstance(content, list):
         return BadRow(f"{where}: content is a list of parts", "Only text is read: make content one string.")
     return BadRow(f"{where}: content is {kind_of(content)}, not a string", "Give it text or drop the row.")
-
-
-def _plain(message: Message, where: str) -> Message:
-    """Only what the renderer knows; what would change the text and is not known is refused."""
-    for key in ("tool_calls", "function_call"):
-        if message.get(key):
-            raise BadRow(f"{where} has {key} beside its content", "Write the call as text in content.")
-    train, weight = message.get("train"), message.get("weight")
-    if train is None and weight is not None:
-        if weight not in (0, 1):
-            raise BadRow(f"{where}: weight is {weight!r}", "It is 0 (not trained) or 1.")
-        train = bool(weight)
-    plain = {"role": message["role"], "content": message["content"]}
-    if train is None:
-        return plain
-    if not isinstance(train, bool):
-        raise BadRow(f"{where}: train is {train!r}", "It is true or false.")
-    return plain | {"train": train}
 
 
 def is_unicode(text: str) -> bool:
@@ -105,11 +88,6 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 
 
 def either(words: Sequence[str]) -> str:
@@ -135,5 +113,12 @@ def require_question(turns: list[Message], what_ends: str) -> list[Message]:
     return turns
 
 
-def words(messages: list[Message]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"].strip()) for message in messages]
+def words(messages: Sequence[Message]) -> list[tuple[str, ...]]:
+    """What is said, to compare messages by: role and text of each, and what it thought and called."""
+    return [(message["role"], message["content"].strip(), *_beside_content(message)) for message in messages]
+
+
+def _beside_content(message: Message) -> list[str]:
+    if len(message) == 2:
+        return []
+    return [message.get(REASONING, ""), repr(message.get(CALLS))] if {REASONING, CALLS} & message.keys() else []

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from ft.data.formats.messages import BadRow, is_unicode, kind_of
+from ft.data.formats.fields import BadRow, kind_of
+from ft.data.formats.messages import is_unicode
 from ft.errors import UserError, fail
 
 BATCH = 1000

@@ -1,0 +1,237 @@
+"""What becomes of each column of a row and each key of a message: read, refused, or left alone and named.
+
+A column that changes what a row means is read or refused, never left out: other tools write who is to be trained, what
+an answer thought and which tools it called in columns of their own. Everything else is left alone and named once, with
+counts (`UnreadFields`). To add a field: a line in one of the tables, and one in docs/data.md, which a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+Message = dict[str, Any]
+
+TOOLS, VARIABLES = "tools", "chat_template_kwargs"
+REASONING, CALLS = "reasoning_content", "tool_calls"
+
+# Key of a message → the name it is read under. Each family of tools has its own word for the same thing.
+TRAIN_KEYS = ("train", "weight", "loss", "training", "loss_weight")  # ft, OpenAI, ms-swift, axolotl, LLaMA-Factory
+REASONING_KEYS = (REASONING, "reasoning", "thinking")  # DeepSeek and Qwen, OpenRouter and vLLM, gpt-oss
+CALL_KEYS = (CALLS, "function_call")  # OpenAI's two ways, the second from before 2023-11
+OF_A_TOOL = ("name", "tool_call_id")  # which call a tool's message answers; some templates write them
+MESSAGE_KEYS = frozenset(("role", "content", "train", REASONING, CALLS))
+
+# Columns that a trained row is made of, whatever format it came in.
+CONVERSATION_COLUMNS = frozenset(("messages", "prompt", "completion", "text", TOOLS, VARIABLES))
+_PAIR = ("prompt", "chosen", "rejected", "rating", "safety_chosen", "safety_rejected")
+PAIR_COLUMNS = frozenset((*_PAIR, TOOLS, VARIABLES, "ref_chosen_logps", "ref_rejected_logps"))
+
+
+class BadRow(ValueError):
+    """A row that cannot be trained on: `what` is wrong with it, `fix` is what to write instead."""
+
+    def __init__(self, what: str, fix: str = ""):
+        super().__init__(f"{what} {fix}".rstrip())
+        self.what = what
+        self.fix = fix
+
+
+# Columns that are refused
+
+
+class Refusal(NamedTuple):
+    """A column whose value says that the row is of another task; `fix` is what to do with such rows."""
+
+    is_meant: Callable[[Any], bool]
+    what: str
+    fix: str
+
+
+_MEDIA = Refusal(bool, "holds {name}, and text is all that is read", "Drop the row, or rename the column.")
+_WANTED = Refusal(
+    lambda value: isinstance(value, bool) or value in ("true", "false"),
+    "says by {name} whether its answer is wanted (KTO), and here every answer is trained",
+    "Keep the rows whose {name} is true and drop the column, or make pairs of them.",
+)
+_MASK = Refusal(
+    lambda value: value is not None,
+    "has a {name}, which counts the tokens of another tokenizer",
+    "Write `train: false` in each message that is not to be trained.",
+)
+REFUSED: dict[str, Refusal] = {
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
+    **dict.fromkeys(("loss_mask", "labels_mask"), _MASK),
+}
+REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {"label": _WANTED, "kto_tag": _WANTED}
+
+
+def check_columns(row: Row, *, answers_are_trained: bool) -> None:
+    """BadRow where a column says that the row means something else than its messages say."""
+    tables = (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED) if answers_are_trained else (REFUSED,)
+    for table in tables:
+        if table.keys().isdisjoint(row):
+            continue
+        for name, refusal in table.items():
+            if name in row and refusal.is_meant(row[name]):
+                raise BadRow(f"the row {refusal.what.format(name=name)}", refusal.fix.format(name=name))
+
+
+# Columns that may be JSON text, because a table has no place for what they hold
+
+
+def read_columns(row: Row) -> Row:
+    """The row with its `tools` and `chat_template_kwargs` as values, and without those that are empty."""
+    if TOOLS not in row and VARIABLES not in row:
+        return row
+    columns = {name: value for name, value in row.items() if name not in (TOOLS, VARIABLES)}
+    if tools := _json_value(row.get(TOOLS), TOOLS):
+        columns[TOOLS] = _checked_tools(tools)
+    if variables := _json_value(row.get(VARIABLES), VARIABLES):
+        if not isinstance(variables, dict):
+            raise BadRow(f"{VARIABLES} is {kind_of(variables)}, not an object", 'Write {"enable_thinking": false}.')
+        columns[VARIABLES] = variables
+    return columns
+
+
+def _json_value(value: Any, name: str) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        return value or None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        fix = f"Is it another column of that name? columns: {{their_{name}: {name}}} renames it."
+        raise BadRow(f"{name} is text that is no JSON: {error}", fix) from error
+
+
+def _checked_tools(tools: Any) -> list[Any]:
+    fix = 'Write [{"type": "function", "function": {"name": "…", "parameters": {…}}}].'
+    if not isinstance(tools, list):
+        raise BadRow(f"tools is {kind_of(tools)}, not a list of tools", fix)
+    for number, tool in enumerate(tools, 1):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRow(f"tools: entry {number} is no function with a name", fix)
+    return tools
+
+
+# Keys of a message
+
+
+def read_message(message: Message, where: str) -> Message:
+    """The message with what it says under one name each: `train`, `reasoning_content`, `tool_calls`. Raises BadRow."""
+    for key in ("train_detail", "training_detail"):  # axolotl's spans of characters within a message
+        if message.get(key):
+            raise BadRow(f"{where} has {key}", "A message is trained whole or not at all: write train: true or false.")
+    found = {key: value for key, value in message.items() if key not in _ALIASES and value is not None}
+    if (train := _train(message, where)) is not None:
+        found["train"] = train
+    if message["role"] == "assistant":
+        if reasoning := _one_of(message, REASONING_KEYS, where):
+            if not isinstance(reasoning, str):
+                raise BadRow(f"{where}: its reasoning is {kind_of(reasoning)}, not a string")
+            found[REASONING] = reasoning
+        if calls := _one_of(message, CALL_KEYS, where):
+            found[CALLS] = read_calls(calls, where)
+    return found
+
+
+_ALIASES = frozenset((*TRAIN_KEYS, *REASONING_KEYS, *CALL_KEYS))
+_TRAIN_VALUES = {"0": False, "1": True, "true": True, "false": False}
+
+
+def _train(message: Message, where: str) -> bool | None:
+    """Whether it is trained, as the first key says; other weights than 0 and 1 have no equal here."""
+    values = {}
+    for key in TRAIN_KEYS:
+        value = message.get(key)
+        if value is None:
+            continue
+        train = _TRAIN_VALUES.get(str(value).lower()) if isinstance(value, int | float | str) else None
+        train = bool(value) if train is None and value in (0.0, 1.0) else train
+        if train is None or (key == "train" and not isinstance(value, bool)):
+            fix = "It is true or false." if key in ("train", "loss", "training") else "It is 0 (not trained) or 1."
+            raise BadRow(f"{where}: {key} is {value!r}", fix)
+        values[key] = train
+    if len(set(values.values())) > 1:
+        raise BadRow(f"{where}: {' and '.join(values)} say different things", "Leave one of them.")
+    return next(iter(values.values()), None)
+
+
+def _one_of(message: Message, keys: Iterable[str], where: str) -> Any:
+    values = {key: message[key] for key in keys if message.get(key)}
+    if len({repr(value) for value in values.values()}) > 1:
+        raise BadRow(f"{where}: {' and '.join(values)} say different things", "Leave one of them.")
+    return next(iter(values.values()), None)
+
+
+def read_calls(calls: Any, where: str) -> list[Row]:
+    """Calls in OpenAI's form, arguments as an object. Raises BadRow."""
+    entries = calls if isinstance(calls, list) else [calls]
+    return [_call(entry, f"{where}: tool call {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _call(entry: Any, where: str) -> Row:
+    fix = 'Write {"function": {"name": "…", "arguments": {…}}}.'
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+        raise BadRow(f"{where} names no function", fix)
+    arguments = function.get("arguments", function.get("parameters"))
+    arguments = {} if arguments in (None, "") else arguments
+    if isinstance(arguments, str):  # OpenAI's own form: JSON inside of JSON
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"{where}: its arguments are no JSON: {error}", fix) from error
+    if not isinstance(arguments, dict):
+        raise BadRow(f"{where}: its arguments are {kind_of(arguments)}, not an object", fix)
+    call: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return call | ({"id": entry["id"]} if isinstance(entry.get("id"), str) else {})
+
+
+# What is left alone
+
+
+class UnreadFields:
+    """Counts the columns and the keys of messages that nothing reads; `read` are the columns that something does."""
+
+    def __init__(self, read: frozenset[str]):
+        self.read = read
+        self.counts: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Count what is not empty in a formatted row; rows that ft made carry where they are from, which is no loss."""
+        if "sampled" in row or "sampling" in row:
+            return
+        for name, value in row.items():
+            if name not in self.read:
+                if value not in (None, "", [], {}):
+                    self.counts[name] += 1
+            elif isinstance(value, list) and name != TOOLS:
+                extra = {key for message in value if len(message) > 2 for key in self._extra_keys(message)}
+                self.counts.update(f"{name}.{key}" for key in extra)
+
+    @staticmethod
+    def _extra_keys(message: Message) -> Iterable[str]:
+        known = OF_A_TOOL if message["role"] == "tool" else ()
+        return (key for key in message if key not in MESSAGE_KEYS and key not in known)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence, or none."""
+        if not self.counts:
+            return []
+        first = [f"{name} ({count:,} rows)" for name, count in self.counts.most_common(SHOWN_FIELDS)]
+        more = f" and {len(self.counts) - SHOWN_FIELDS:,} more" if len(self.counts) > SHOWN_FIELDS else ""
+        return [f"Not read: {', '.join(first)}{more}."]
+
+
+SHOWN_FIELDS = 12
+
+
+def kind_of(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")

@@ -1,0 +1,73 @@
+"""What becomes of the columns of a row: honoured, named as not read, or refused."""
+
+from typing import Any
+
+import pytest
+
+from ft.data.formats import BadRow, format_row
+from ft.data.formats.fields import CONVERSATION_COLUMNS, UnreadFields
+
+DIALOGUE = [{"role": "user", "content": "what colour is the frog?"}, {"role": "assistant", "content": "green."}]
+PAIR = {"prompt": "what colour is the frog?", "chosen": "green.", "rejected": "no."}
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        (
+            {"label": False},
+            "the row says by label whether its answer is wanted (KTO), and here every answer is trained",
+        ),
+        ({"label": True}, "the row says by label whether its answer is wanted (KTO), and here every answer is trained"),
+        (
+            {"kto_tag": True},
+            "the row says by kto_tag whether its answer is wanted (KTO), and here every answer is trained",
+        ),
+        ({"images": ["pics/0.png"]}, "the row holds images, and text is all that is read"),
+        ({"image": "pics/0.png"}, "the row holds image, and text is all that is read"),
+        ({"videos": ["x.mp4"]}, "the row holds videos, and text is all that is read"),
+        ({"audios": ["x.wav"]}, "the row holds audios, and text is all that is read"),
+        ({"loss_mask": [0, 1]}, "the row has a loss_mask, which counts the tokens of another tokenizer"),
+        ({"tools": ["look", "find"]}, "tools: entry 1 is no function with a name"),
+        ({"tools": {"name": "look"}}, "tools is an object, not a list of tools"),
+        ({"tools": "look(q: str)"}, "tools is text that is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ({"tools": "[1"}, "tools is text that is no JSON: Expecting ',' delimiter: line 1 column 3 (char 2)"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs is a list, not an object"),
+    ],
+)
+def test_a_column_that_changes_what_a_row_means_is_refused(columns: dict[str, Any], what: str) -> None:
+    rows = [("messages", {"messages": DIALOGUE}), ("prompt_completion", {"prompt": "a", "completion": "b"})]
+    rows.append(("sharegpt", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}))
+    for name, row in rows:
+        with pytest.raises(BadRow) as bad:
+            format_row(name, row | columns, {})
+        assert bad.value.what == what
+
+
+def test_pairs_with_pictures_are_refused_and_a_label_of_another_sort_is_not():
+    with pytest.raises(BadRow, match="the row holds images"):
+        format_row("preference", PAIR | {"images": ["x.png"]}, {})
+    assert format_row("messages", {"messages": DIALOGUE, "label": 3}, {})["label"] == 3
+    assert format_row("prompt", {"prompt": "a", "label": True}, {})["label"] is True
+
+
+def test_an_empty_column_says_nothing_and_a_renamed_one_means_nothing():
+    empty = {"images": [], "image": None, "tools": "[]", "chat_template_kwargs": {}, "kto_tag": None, "loss_mask": None}
+    assert "tools" not in format_row("messages", {"messages": DIALOGUE} | empty, {})
+    renamed = format_row("messages", {"messages": DIALOGUE, "image": "ubuntu"}, {"container": "image"})
+    assert renamed == {"messages": DIALOGUE, "container": "ubuntu"}
+
+
+def test_what_is_not_read_is_counted_once_with_the_keys_of_messages():
+    unread = UnreadFields(CONVERSATION_COLUMNS)
+    for number in range(3):
+        first = DIALOGUE[0] | ({"name": "Ann"} if number else {})
+        row = {"messages": [first, DIALOGUE[1]], "id": number + 1, "source": "web" if number else "", "tools": []}
+        unread.add(format_row("messages", row, {}))
+    assert unread.notes == ["Not read: id (3 rows), source (2 rows), messages.name (2 rows)."]
+
+
+def test_rows_that_ft_made_name_nothing():
+    unread = UnreadFields(CONVERSATION_COLUMNS)
+    unread.add({"messages": DIALOGUE, "sampled": {"k": 1}, "policy": "x"})
+    assert unread.notes == []
