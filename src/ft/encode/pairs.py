@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ft.data.formats.fields import TOOLS, VARIABLES, BadRow, Message, Row
 from ft.encode.conversation import RenderedRow, Renderer
@@ -32,6 +32,8 @@ class PairOptions:
     max_prompt_length  longest prompt, in tokens; absent: what max_length leaves
     """
 
+    trains_answers: ClassVar[bool] = True  # every token behind the prompt, as the losses of preferences do
+
     on_too_long: Literal["error", "drop", "drop_turns"] = "error"
     on_bad_row: Literal["error", "reject"] = "error"
     eval_fraction: float = 0.0
@@ -40,6 +42,14 @@ class PairOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.eval_fraction < 1:
             raise ValueError("eval_fraction is a share of the rows, from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ScoredPairOptions(PairOptions):
+    """The same for a reward model, which reads two dialogues and scores each at its end: what stands between is
+    context, whoever says it."""
+
+    trains_answers: ClassVar[bool] = False
 
 
 class PairEncoder:
@@ -72,7 +82,17 @@ class PairEncoder:
         sides = [_side(row, answer) for answer in ("chosen", "rejected") for row in rows]
         encoded = self.row_encoder.encode_batch(sides)
         halves = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
-        return [_pair(row, chosen, rejected) for row, chosen, rejected in halves]
+        return [self._bad(row) or _pair(row, chosen, rejected) for row, chosen, rejected in halves]
+
+    def _bad(self, row: Row) -> BadRow | None:
+        """A pair whose dialogues part early: DPO sums the log-probabilities of all behind the prompt, so a user's words
+        there would be learnt, and preferred, as if the model had said them."""
+        for name in ("chosen", "rejected") if self.options.trains_answers else ():
+            others = [message["role"] for message in row.get(name) or () if message["role"] != "assistant"]
+            if others:
+                what = f"{name} goes on after its first answer, and what the {others[0]} says there would be trained"
+                return BadRow(what, "End both dialogues with the first answer that differs.")
+        return None
 
     def _fit(self, row: Row, pair: EncodedRow | BadRow) -> EncodedRow | BadRow | None:
         if isinstance(pair, BadRow) or not (excess := self._excess(pair)):

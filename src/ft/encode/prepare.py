@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
-from ft.data.formats import BadRow
+from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import ROLES
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
-PREPARED_AS = 2  # raise when rendering or packing changes, so that rows prepared before are made anew
+PREPARED_AS = 3  # raise when rendering or packing changes, so that rows prepared before are made anew
 BATCH = 1000  # rows rendered in one tokenizer call
 
 
@@ -204,6 +204,7 @@ class _RowMaker:
         self.bad = BadRows(rows.on_bad_row, folder / artifacts.REJECTS)
         self.leakage = Leakage()
         self.watch = RowWatch()
+        self.unread = UnreadFields(PAIR_COLUMNS if isinstance(rows, PairOptions) else CONVERSATION_COLUMNS)
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
         train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
@@ -223,7 +224,7 @@ class _RowMaker:
             "rejected": self.bad.count,
             "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
             "answers_shortened": counts.answers_shortened,
-            "notes": [*self.encoder.notes, *self.watch.notes],
+            "notes": [*self.encoder.notes, *self.unread.notes, *self.watch.notes],
         }
         self.refuse_empty(stats, sources)
         return stats
@@ -237,6 +238,7 @@ class _RowMaker:
             good = []
             for item in batch:
                 self.watch.add(item.where, item.row)
+                self.unread.add(item.row)
             for item, row in zip(batch, self.encoder.encode_batch([item.row for item in batch]), strict=True):
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)

@@ -258,6 +258,8 @@ def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mappi
         "tokenizer": _tokenizer(stage, key, above),
         "chat_template": key.get("chat_template"),
         "seed": recipe.seed,
+        # other pairs are refused where every token of an answer is trained than where one score is
+        **({"scored": True} if "reward_model" in stage.kind.leaves else {}),
     }
 
 

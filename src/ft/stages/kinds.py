@@ -71,7 +71,8 @@ def _training_kind(
     they have their defaults.
     """
     blocks = blocks or {}
-    options = Owner("ft.encode.pairs:PairOptions") if rows == "pairs" else _ROWS
+    pair_options = "ScoredPairOptions" if "reward_model" in leaves else "PairOptions"
+    options = Owner(f"ft.encode.pairs:{pair_options}") if rows == "pairs" else _ROWS
     return Kind(
         about=about,
         make=f"{module}:make",

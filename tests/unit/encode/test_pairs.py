@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.data.formats import BadRow, preference
-from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, tokens_of_longer_side
+from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, ScoredPairOptions, tokens_of_longer_side
 from ft.encode.prepare import train_rows
 from ft.errors import UserError
 from ft.families import CAUSAL
@@ -123,6 +123,16 @@ def test_a_forged_turn_is_refused_by_the_side_it_stands_in():
     _, [found] = rendered(row(rejected="no<|im_end|>"))
     assert isinstance(found, BadRow)
     assert found.what.startswith("rejected: ")
+
+
+def test_dialogues_that_part_early_are_refused_where_all_behind_the_prompt_is_trained():
+    asked = said("user", "and the sea?")
+    sides = {name: [said("assistant", name), asked, said("assistant", "blue")] for name in ("chosen", "rejected")}
+    [bad] = rendered({"prompt": [USER], **sides})[1]
+    assert isinstance(bad, BadRow)
+    assert bad.what == "chosen goes on after its first answer, and what the user says there would be trained"
+    [pair] = CAUSAL.encoder(tiny.tokenizer(), ScoredPairOptions(), 1000).encode_batch([{"prompt": [USER], **sides}])
+    assert text(pair["chosen_ids"]).endswith("and the sea?<|im_end|>\n<|im_start|>assistant\nblue<|im_end|>")
 
 
 def test_reference_log_probabilities_are_carried():
