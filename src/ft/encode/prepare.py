@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RowsKey = Mapping[str, Any]
 PREPARED_AS = 3  # raise when rendering or packing changes, so that rows prepared before are made anew
+EARLIER = (2,)
 BATCH = 1000  # rows rendered in one tokenizer call
 
 
@@ -54,8 +55,11 @@ class RowOptions:
             raise ValueError("eval_fraction is a share of the rows, from 0 to below 1")
 
 
-def rows_folder(runs: Path, key: RowsKey) -> Path:
-    return artifacts.prepared_rows(runs, digest([PREPARED_AS, key]))
+def rows_folder(runs: Path, key: RowsKey, *, of_result: bool = False) -> Path:
+    """Where prepared rows lie. `of_result`: those of a result that is there, which an earlier version may have made."""
+    versions = (PREPARED_AS, *EARLIER) if of_result else (PREPARED_AS,)
+    folders = [artifacts.prepared_rows(runs, digest([version, key])) for version in versions]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def train_rows(folder: Path) -> Dataset:

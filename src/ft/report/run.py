@@ -132,7 +132,7 @@ def _of_planned(planned: PlannedStage, whole: Plan) -> ReportedStage:
         data=stage.data,
         require=stage.require,
         key=planned.key,
-        rows=rows_folder(whole.runs, planned.rows_key) if planned.rows_key else None,
+        rows=rows_folder(whole.runs, planned.rows_key, of_result=bool(planned.done)) if planned.rows_key else None,
         model=model.path if model and not stage.init and stage.kind.init else None,
         why=planned.why,
     )

@@ -190,7 +190,9 @@ def _plan_stage(
     folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
     state = Result(folder).state
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
-    prepared = read_mapping(rows_folder(runs, rows_key) / artifacts.STATS) if rows_key else None
+    prepared = (
+        read_mapping(rows_folder(runs, rows_key, of_result=state == "done") / artifacts.STATS) if rows_key else None
+    )
     return PlannedStage(
         stage=stage,
         folder=folder,

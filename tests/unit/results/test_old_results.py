@@ -56,7 +56,7 @@ def test_finished_results_are_not_made_again_and_an_interrupted_one_continues(ru
         "questions": ("done", "questions-eeec35bf431c"),
         "dpo": ("resume", "dpo-016cc34f5840"),
     }
-    assert (lines["sft"]["rows"], lines["sft"]["steps"]) == (None, 4)  # rows prepared as they were are made anew
+    assert (lines["sft"]["rows"], lines["sft"]["steps"]) == (9142, 4)  # of the prepared rows
     assert lines["dpo"]["why"] == "was interrupted; continues"
 
 
