@@ -1,11 +1,23 @@
 """What becomes of the columns of a row: honoured, named as not read, or refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft.data.formats import BadRow, format_row
-from ft.data.formats.fields import CONVERSATION_COLUMNS, UnreadFields
+from ft.data.formats.fields import (
+    CALL_KEYS,
+    CONVERSATION_COLUMNS,
+    OF_A_TOOL,
+    REASONING_KEYS,
+    REFUSED,
+    REFUSED_WHERE_ANSWERS_ARE_TRAINED,
+    TOOLS,
+    TRAIN_KEYS,
+    VARIABLES,
+    UnreadFields,
+)
 
 DIALOGUE = [{"role": "user", "content": "what colour is the frog?"}, {"role": "assistant", "content": "green."}]
 PAIR = {"prompt": "what colour is the frog?", "chosen": "green.", "rejected": "no."}
@@ -71,3 +83,10 @@ def test_rows_that_ft_made_name_nothing():
     unread = UnreadFields(CONVERSATION_COLUMNS)
     unread.add({"messages": DIALOGUE, "sampled": {"k": 1}, "policy": "x"})
     assert unread.notes == []
+
+
+def test_the_table_of_the_docs_names_every_field():
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    tables = (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED, TRAIN_KEYS, REASONING_KEYS, CALL_KEYS, OF_A_TOOL)
+    names = [name for table in tables for name in table] + [TOOLS, VARIABLES]
+    assert [name for name in names if f"`{name}`" not in text] == []
