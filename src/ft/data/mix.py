@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from ft.data.formats import Row, detect, format_row
+from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
 from ft.data.formats.messages import BadRow, Message, words
 from ft.data.sources.files import Report, SourceRow
 from ft.data.sources.read import Source, read
@@ -85,8 +85,7 @@ def format_rows(source: Source, report: Report) -> Iterator[SourceRow]:
     name, columns = source.format, source.columns
     for source_row in read(source, report):
         try:
-            if name is None:
-                name = _detect_format(source_row, columns)
+            name = name or _detect_format(source_row, columns)
             row = format_row(name, source_row.row, columns)
         except BadRow as bad:
             report(source_row.where, source_row.row, bad)
@@ -95,7 +94,11 @@ def format_rows(source: Source, report: Report) -> Iterator[SourceRow]:
 
 
 def _detect_format(source_row: SourceRow, columns: dict[str, str]) -> str:
-    """The format of the first row that can be read, which then holds for all."""
+    """The format of the first row that can be read, which then holds for all. BadRow where that row is empty."""
+    if all(value is None for column, value in source_row.row.items() if column in FORMAT_COLUMNS):
+        empty = [column for column in source_row.row if column in FORMAT_COLUMNS]
+        if empty:
+            raise BadRow(f"the row is empty: {', '.join(empty)} is null", "Drop the row.")
     try:
         return detect(source_row.row, columns)
     except BadRow as bad:

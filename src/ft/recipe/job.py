@@ -23,7 +23,8 @@ class Job:
     rows      folder of prepared rows (see ft.encode.prepare), for kinds that train on rows
     data      the sources themselves, for kinds that read rows on their own; `eval_data` those held out
     blocks    block name → checked values
-    template  chat template as text, name or file; None: the one the model carries
+    files     file that a block names → SHA-256 of what it held when the plan was made
+    template  chat template as text; None: the one the model carries
     global_batch  rows per optimizer step over all processes; None: as the train block says
     processes     how many the stage was started with
     """
@@ -41,6 +42,7 @@ class Job:
     data: tuple[Mapping[str, Any], ...] = ()
     eval_data: tuple[Mapping[str, Any], ...] = ()
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
     require: Mapping[str, float] = field(default_factory=dict)
     global_batch: int | None = None

@@ -6,10 +6,10 @@ A result is a folder `runs/<recipe>/<stage>-<fingerprint>/`. Absent: make it. Th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.sources.read import Source, file_hash
@@ -107,7 +107,12 @@ class Plan:
     def job(self, planned: PlannedStage) -> Job:
         """What the stage's own process is given."""
         stage = planned.stage
-        sources = [self._resolve(source) for source in stage.data]
+        files = {
+            str(values[name]): planned.key[block][name]
+            for block, values in stage.blocks.items()
+            for name in stage.kind.blocks[block].files
+            if name in values
+        }
         return Job(
             name=stage.name,
             kind=stage.kind_name,
@@ -119,17 +124,23 @@ class Plan:
             init=planned.init.absolute() if planned.init else None,
             inputs={name: folder.absolute() for name, folder in planned.inputs.items()},
             rows=rows_folder(self.runs, planned.rows_key).absolute() if planned.rows_key else None,
-            data=tuple(sources),
-            eval_data=tuple(self._resolve(source) for source in stage.eval_data),
+            data=tuple(self._resolved(planned, "data")),
+            eval_data=tuple(self._resolved(planned, "eval_data")),
             blocks=stage.blocks,
-            template=self.recipe.chat_template,
+            files=files,
+            template=planned.key.get("chat_template"),
             require=stage.require,
             global_batch=stage.global_batch,
             processes=self.processes if stage.kind.trains else 1,
         )
 
-    def sources(self, sources: Sequence[Mapping[str, Any]]) -> list[Source]:
-        return [Source(**self._resolve(source)) for source in sources]
+    def sources(self, planned: PlannedStage, name: Literal["data", "eval_data"]) -> list[Source]:
+        """The stage's sources, which read those bytes alone that the plan has hashed."""
+        return [Source(**source) for source in self._resolved(planned, name)]
+
+    def _resolved(self, planned: PlannedStage, name: str) -> list[dict[str, Any]]:
+        sources = planned.stage.data if name == "data" else planned.stage.eval_data
+        return [self._resolve(source, key) for source, key in zip(sources, planned.key.get(name, ()), strict=True)]
 
     def tokenizer_folder(self, planned: PlannedStage) -> Path | None:
         """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
@@ -156,11 +167,12 @@ class Plan:
             return False
         return planned.rows_key is not None
 
-    def _resolve(self, source: Mapping[str, Any]) -> dict[str, Any]:
-        """A source with `$stage` replaced by the rows that stage left."""
+    def _resolve(self, source: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any]:
+        """A source with `$stage` replaced by the rows that stage left, and the hashes that are in its key."""
         name = reference(source["path"])
-        path = str((self.stage(name).folder / artifacts.ROWS).absolute()) if name else source["path"]
-        return {**source, "path": path}
+        if name:
+            return {**source, "path": str((self.stage(name).folder / artifacts.ROWS).absolute())}
+        return {**source, "sha256": [sha256 for _, sha256 in key.get("files", ())]}
 
 
 def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:

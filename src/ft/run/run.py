@@ -17,6 +17,8 @@ from rich.console import Console
 
 from ft import artifacts
 from ft.bounds import is_at_least
+from ft.data.sources.bytes import CHANGED
+from ft.data.sources.read import file_hash
 from ft.encode.prepare import prepare, rows_folder
 from ft.errors import Problems, fail
 from ft.files import write_json
@@ -152,12 +154,12 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     stage = planned.stage
     options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
     max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
-    encoder = encoder_of(plan.recipe.model_of(stage), init, plan.recipe.chat_template, options, max_length)
+    encoder = encoder_of(plan.recipe.model_of(stage), init, planned.key.get("chat_template"), options, max_length)
     with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,
-            plan.sources(stage.data),
-            plan.sources(stage.eval_data),
+            plan.sources(planned, "data"),
+            plan.sources(planned, "eval_data"),
             encoder,
             rows=options,
             max_length=max_length,
@@ -308,7 +310,9 @@ def make_stage(job_file: Path) -> None:
     quiet_bars()
     keep_freed_memory()
     started = time.monotonic()
+    _check_files(job)
     numbers = function_at(STAGES[job.kind].make)(job)
+    _check_files(job)
     if os.environ.get("RANK", "0") != "0":
         return
     _no_secrets(job, numbers)
@@ -325,6 +329,13 @@ def make_stage(job_file: Path) -> None:
         "versions": versions(),
     }
     write_json(job.folder / artifacts.DONE, done)
+
+
+def _check_files(job: Job) -> None:
+    """What was read is what the result is named by: banks and prompts are small, and hashed before and after."""
+    for path, sha256 in job.files.items():
+        if file_hash(Path(path), None) != sha256:
+            raise fail(path, *CHANGED)
 
 
 def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:

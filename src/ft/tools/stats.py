@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -230,9 +230,10 @@ def recipe_stats(plan: Plan, stage: str | None, tick: Tick, note: Callable[[str]
             note(f"{what}. {fix}")
             continue
         tokenizer = _tokenizer(plan, planned, note)
-        for part, sources in (("data", planned.stage.data), ("eval_data", planned.stage.eval_data)):
-            if sources:
-                stats.append(count_rows(plan.sources(sources), f"{planned.name}.{part}", tokenizer, tick))
+        parts: tuple[Literal["data"], Literal["eval_data"]] = ("data", "eval_data")
+        for part in parts:
+            if sources := plan.sources(planned, part):
+                stats.append(count_rows(sources, f"{planned.name}.{part}", tokenizer, tick))
     return stats
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ft.data.formats.columns import Row as Row
 from ft.data.formats.columns import (
+    KINDS,
     extras,
     first_of,
     is_transcript,
@@ -23,6 +23,7 @@ from ft.data.formats.columns import (
     sharegpt_message,
     transcript,
 )
+from ft.data.formats.columns import Row as Row
 from ft.data.formats.fields import BadRow as BadRow
 from ft.data.formats.fields import check_columns, kind_of, read_columns
 from ft.data.formats.messages import (
@@ -172,6 +173,9 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     **QUESTIONS,
     "every_answer": every_answer,
 }
+
+FORMAT_COLUMNS = KINDS | {"conversations", "instruction", "output", "turns", "transcript"}
+"""The columns that most formats are told by."""
 
 SIGNATURES = (
     ("shp", {"history", "human_ref_A", "human_ref_B", "labels"}),

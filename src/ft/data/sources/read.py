@@ -13,16 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from ft.data.formats import FORMATS
-from ft.data.sources.files import READERS, Report, refuse, rows_in, type_of
+from ft.data.sources.bytes import CHANGED, check_is_file
+from ft.data.sources.files import (
+    MIB,
+    READERS,
+    Reading,
+    Report,
+    is_split,
+    refuse,
+    rows_in,
+    type_of,
+    within_limit,
+    without_absent,
+)
 from ft.data.sources.files import SourceRow as SourceRow
 from ft.errors import Problem, fail
 from ft.files import read_json, write_json
 from ft.hub import local_path
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-"""File names that begin with one of these belong to a split, as the Hub reads a folder."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -36,7 +45,7 @@ class Source:
     format: str | None = None
     """How a row is written: messages, sharegpt, alpaca, …; told from the first row when left out."""
     split: str = "train"
-    """Which part of a Hub data set, or of a folder whose files are named by split."""
+    """Which part of a Hub data set, of a folder with files named by split, or of a .json file with a list of each."""
     name: str | None = None
     """Which configuration of a Hub data set."""
     revision: str | None = None
@@ -54,6 +63,11 @@ class Source:
     share: float | None = None
     """The group's part of all rows, from 0 to 1, written at one of its sources or at all: see `mixture.parts`."""
 
+    max_row_mib: float = 4.0
+    """Longest row, in MiB of text; a longer one is a bad row. A million tokens are about 4 MiB."""
+    sha256: list[str] = field(default_factory=list)
+    """What the file must hash to, or each file of the folder in name order; others are refused. A run fills it in."""
+
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("path is empty")
@@ -63,6 +77,8 @@ class Source:
             raise ValueError(f"weight is {self.weight}; it must be above 0")
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows is {self.rows}; it must be at least 1")
+        if not (math.isfinite(self.max_row_mib) and self.max_row_mib > 0):
+            raise ValueError(f"max_row_mib is {self.max_row_mib}; it must be above 0")
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it is a part of the mixture, above 0 and at most 1")
         if self.share is not None and not self.group:
@@ -71,9 +87,12 @@ class Source:
 
 def missing(source: Source, where: str) -> Problem | None:
     """The problem that a source which looks local is not there, with what is near it."""
-    path = local_path(source.path)
-    if path is None or path.exists():
-        return None
+    try:
+        path = local_path(source.path)
+        if path is None or path.exists():
+            return None
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, with a NUL, of an unknown user
+        return Problem(where, f"'{source.path}' is no path: {getattr(error, 'strerror', None) or error}")
     what = f"no file or folder '{source.path}'"
     if not path.parent.is_dir():
         return Problem(where, what, f"There is no folder '{path.parent}' either.")
@@ -92,10 +111,15 @@ def read(source: Source, report: Report = refuse) -> Iterator[SourceRow]:
     does a source with no rows at all.
     """
     if local_path(source.path) is None:
-        yield from hub(source)
+        how = Reading(source.path, report, source.split, int(source.max_row_mib * MIB))
+        yield from within_limit(hub(source), how)
         return
-    for path in _files(source):
-        yield from rows_in(path, _as_written(source, path), report)
+    files = _files(source)
+    if source.sha256 and len(source.sha256) != len(files):
+        raise fail(source.path, f"holds {len(files)} files where there were {len(source.sha256)}", CHANGED[1])
+    for path, sha256 in zip(files, source.sha256 or [None] * len(files), strict=True):
+        how = Reading(_as_written(source, path), report, source.split, int(source.max_row_mib * MIB), sha256)
+        yield from rows_in(path, how)
 
 
 def _as_written(source: Source, path: Path) -> str:
@@ -142,7 +166,7 @@ def _of_split(source: Source, files: list[Path]) -> list[Path]:
 
 def _split(path: Path) -> str | None:
     stem = SHARD.sub("", path.name.lower().removesuffix(".gz").removesuffix(type_of(path)))
-    return stem if re.split(r"[-_.]", stem)[0] in SPLITS else None
+    return stem if is_split(stem) else None
 
 
 def hub(source: Source) -> Iterator[SourceRow]:
@@ -161,7 +185,7 @@ def hub(source: Source) -> Iterator[SourceRow]:
         raise fail(where, f"cannot be loaded: {reason}", fix) from error
     number = 0
     for number, row in enumerate(rows, 1):
-        yield SourceRow(f"{where}:{number}", row)
+        yield SourceRow(f"{where}:{number}", without_absent(row))
     if not number:
         raise fail(where, "holds no rows")
 
@@ -176,16 +200,20 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     revision its rows may change under the same fingerprint.
     """
     how = asdict(source)
-    del how["streaming"]  # the same rows, however they come
+    for key in ("streaming", "max_row_mib", "sha256"):
+        del how[key]  # the same rows, however they come
     mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
     if local_path(source.path) is None:
         return how | mixture
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
+    if source.sha256 and source.sha256 != [sha256 for _, sha256 in files]:
+        raise fail(source.path, "is not the file that sha256 names", "Fetch it again, or write its own SHA-256.")
     return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")} | mixture
 
 
 def file_hash(path: Path, cache: Path | None) -> str:
     """SHA-256 of a file's bytes, remembered in `cache` by path, size and time of change: gigabytes are read once."""
+    check_is_file(path, str(path))
     try:
         state = path.stat()
         name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
