@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
-from ft.data.formats.messages import BadRow
+from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import eval_side, format_rows
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, missing, read
@@ -59,6 +59,7 @@ class DataSummary:
     long       rows over the stage's max_length; `first_long` names one
     rendered   whether a tokenizer was there to render them; without one, only their format is known to be right
     held_out   share → rows it would hold out
+    unread     columns that the stage does not read; None where it is no stage that trains on whole rows
     """
 
     good: int = 0
@@ -71,6 +72,7 @@ class DataSummary:
     first_long: str = ""
     longest: int = 0
     held_out: Counter[float] = field(default_factory=Counter)
+    unread: UnreadFields | None = None
 
     def refuse(self, where: str, row: Any, bad: BadRow) -> None:
         """A `Report`: counts a bad row, and remembers the first ones."""
@@ -211,7 +213,8 @@ def _not_conversations(path: str, name: str, stage: Stage) -> UserError:
 
 def summarize(plan: Plan, stage: Stage, source: Source) -> DataSummary:
     """Read every row as the stage would: format, template, masks and length."""
-    summary = DataSummary()
+    columns = {"pairs": PAIR_COLUMNS, **dict.fromkeys(CONVERSATIONS, CONVERSATION_COLUMNS)}.get(stage.kind.rows or "")
+    summary = DataSummary(unread=UnreadFields(columns) if columns else None)
     encoder = _encoder(plan, stage)
     summary.rendered = encoder is not None
     limit = stage.blocks["train"]["max_length"] if encoder else None
@@ -243,6 +246,8 @@ def _encoder(plan: Plan, stage: Stage) -> Encoder | None:
 
 def _count_row(summary: DataSummary, source_row: SourceRow, seed: int, stage: Stage) -> None:
     summary.good += 1
+    if summary.unread:
+        summary.unread.add(source_row.row)
     if stage.kind.rows:
         summary.held_out.update(share for share in _shares(stage) if eval_side(source_row.row, share, seed))
 
@@ -357,5 +362,6 @@ def fork_lines(fork: Fork) -> Iterator[str]:
     if summary.rendered:
         long = f", {summary.long:,} rows too long" if summary.long else ""
         yield f"{summary.tokens:,} tokens, {summary.trained:,} of them trained; longest row {summary.longest:,}{long}"
+    yield from summary.unread.notes if summary.unread else ()
     yield from map(str, summary.problems)
     yield f"wrote {fork.path}"

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ft.data.formats import FORMATS, Row
-from ft.data.formats.messages import BadRow, Message, Tie
+from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, Message, UnreadFields
+from ft.data.formats.messages import Tie
 from ft.data.formats.preferences import RATINGS
 from ft.data.mix import format_rows, group_sizes, rows_to_take
 from ft.data.sources.files import SourceRow
@@ -73,6 +74,7 @@ class SourceStats:
     ties: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     secrets: RowWatch = field(default_factory=RowWatch)
+    unread: UnreadFields = field(default_factory=lambda: UnreadFields(CONVERSATION_COLUMNS | PAIR_COLUMNS | {"axis"}))
 
     def refuse(self, where: str, row: Any, bad: BadRow) -> None:
         """A `Report` that counts ties, and other faults by what they are, whatever number stands in them."""
@@ -151,6 +153,7 @@ def _add(stats: SourceStats, batch: Sequence[SourceRow], lengths: Lengths) -> No
     lengths_in_order = iter(lengths([text for _, row in batch for text in _texts(row)]))
     for where, row in batch:
         stats.secrets.add(where, row)
+        stats.unread.add(row)
         stats.add(row, lengths_in_order)
 
 
@@ -278,6 +281,7 @@ def _values(one: SourceStats) -> dict[str, Any]:
         "safety": {f"{_SAFE[chosen]}/{_SAFE[rejected]}": n for (chosen, rejected), n in one.safety.most_common()},
         "ties": one.ties,
         "broken": dict(one.broken.most_common()),
+        "unread": dict(one.unread.counts.most_common()),
         "secrets": one.secrets.notes,
     }
 
@@ -295,7 +299,7 @@ def show_stats(stats: Stats, console: Console) -> None:
     for one in stats.sources:
         for reason, count in one.broken.most_common():
             console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow", markup=False)
-        for note in one.secrets.notes:
+        for note in (*(f"{one.name}: {note}" for note in one.unread.notes), *one.secrets.notes):
             console.print(f"  {note}", style="yellow", markup=False)
 
 

@@ -76,6 +76,7 @@ def test_a_file_of_pairs_is_counted_as_by_hand(tmp_path: Path) -> None:
                 "rating is 'good'": 1,
                 "prompt: message … (assistant) is empty": 1,
             },
+            "unread": {},
             "secrets": [],
         }
     ]

@@ -117,7 +117,8 @@ def read(source: Source, report: Report = refuse) -> Iterator[SourceRow]:
     files = _files(source)
     if source.sha256 and len(source.sha256) != len(files):
         raise fail(source.path, f"holds {len(files)} files where there were {len(source.sha256)}", CHANGED[1])
-    for path, sha256 in zip(files, source.sha256 or [None] * len(files), strict=True):
+    hashes: list[str | None] = [*source.sha256] or [None] * len(files)
+    for path, sha256 in zip(files, hashes, strict=True):
         how = Reading(_as_written(source, path), report, source.split, int(source.max_row_mib * MIB), sha256)
         yield from rows_in(path, how)
 
