@@ -329,13 +329,13 @@ def by_unsloth(recipe: dict[str, Any], kind: str) -> list[str]:
 def estimate(there: Any, planned: Any) -> float | None:
     """GiB of tensors at the fullest moment of training, as `ft plan --gpu` counts them."""
     from ft.fit.gpus import Gpu, gpu_here
-    from ft.fit.probe import COUNTED
+    from ft.fit.probe import TRAINING_MOMENTS
     from ft.fit.sharding import Sharding
     from ft.fit.table import fit_plan
 
     here = gpu_here() if on_gpu() else Gpu(card(), 80)
     row = next(row for row in fit_plan(there, here, Sharding()).rows if row.planned.name == planned.name)
-    return max((one.tensors / GIB for one in row.fit.moments if one.name in COUNTED), default=None)
+    return max((one.tensors / GIB for one in row.fit.moments if one.name in TRAINING_MOMENTS), default=None)
 
 
 def mfu(speed: float | None, shape: str) -> float | None:

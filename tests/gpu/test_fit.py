@@ -16,7 +16,7 @@ import pytest
 import tiny
 from ft.fit.gpus import gpu_here
 from ft.fit.kinds import stage_fit
-from ft.fit.probe import COUNTED, few_steps
+from ft.fit.probe import TRAINING_MOMENTS, few_steps
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
 from ft.results.store import Plan
@@ -114,13 +114,14 @@ def record(case: str, numbers: Mapping[str, Any], record_property: Callable[[str
 def test_the_estimate_is_within_five_percent_of_the_gpu(case, wide, long_rows, tmp_path, record_property):
     there, kind = recipe_of(case, long_rows, tmp_path, wide), CASES[case]["kind"]
     file = few_steps(tiny.job(there, kind), tmp_path / "probe").write()
-    command = [sys.executable, "-c", "import sys; from ft.fit.probe import one; one(sys.argv[1])", str(file)]
+    code = "import sys; from ft.fit.probe import run_probe; run_probe(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=tiny.environment())
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     stage = there.recipe.stage(kind)
     here = Setting(there.recipe, stage, gpu_here(), Sharding(), told["longest"], told["padded"])
     moments = {one.name: one.tensors for one in stage_fit(here).moments}
-    most = max(size for name, size in moments.items() if name in (*COUNTED, "loading"))
+    most = max(size for name, size in moments.items() if name in (*TRAINING_MOMENTS, "loading"))
     record(case, {"estimate": most, "moments": moments, "measured": told}, record_property)
     assert most == pytest.approx(told["bytes"], rel=0.05)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.fit.probe import can_be_probed, few_steps, worst
+from ft.fit.probe import can_be_probed, few_steps, longest_rows_trainer
 from ft.recipe.job import Job
 
 ANSWER = 24
@@ -48,7 +48,7 @@ def test_a_stage_that_answers_is_probed_with_its_longest_prompt_and_answers_with
     kind: str, blocks: dict[str, Any], tmp_path: Path, ending: Path, prompts: Path
 ):
     rewarded = {"reward": {"rewards": {"answer": 1.0}}, "rows": {"eval_fraction": 0.0}}
-    trainer, _ = worst(job_of(tmp_path, kind, ending, prompts, REINFORCED, **rewarded, **blocks))
+    trainer, _ = longest_rows_trainer(job_of(tmp_path, kind, ending, prompts, REINFORCED, **rewarded, **blocks))
     assert {row["prompt"][0]["content"] for row in trainer.train_dataset} == {LONGEST}
     trainer.train()
     assert trainer.state.global_step == 2
@@ -63,6 +63,6 @@ def test_a_stage_on_rows_is_probed_with_the_longest(tmp_path: Path, base: Path):
         for ask, answer in rows:
             said = [{"role": "user", "content": ask}, {"role": "assistant", "content": answer.strip()}]
             out.write(json.dumps({"messages": said}) + "\n")
-    trainer, longest = worst(job_of(tmp_path, "sft", base, data, TRAIN))
+    trainer, longest = longest_rows_trainer(job_of(tmp_path, "sft", base, data, TRAIN))
     assert {len(row["input_ids"]) for row in trainer.train_dataset} == {longest}
     assert len(trainer.train_dataset) == len(rows)

@@ -82,9 +82,9 @@ def _fit(planned_run: Plan, gpu: str, way: Launch, as_json: bool) -> None:
 
 
 def _probe(planned_run: Plan, gpu: str | None, as_json: bool) -> None:
-    from ft.fit.probe import probed, show
+    from ft.fit.probe import probe_stages, show
 
-    probes = probed(planned_run, gpu)
+    probes = probe_stages(planned_run, gpu)
     print_json(probes) if as_json else show(probes, out)
 
 

@@ -38,8 +38,8 @@ class Change:
         return replace(stage, blocks={**stage.blocks, self.block: {**stage.blocks.get(self.block, {}), **self.keys}})
 
     def __str__(self) -> str:
-        written = ", ".join(f"{key}: {_yaml(value)}" for key, value in self.keys.items())
-        return f"{self.block}: {{{written}}}"
+        keys = ", ".join(f"{key}: {_yaml(value)}" for key, value in self.keys.items())
+        return f"{self.block}: {{{keys}}}"
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,28 @@ class Advice:
 
 def advice(setting: Setting) -> Advice:
     """Changes that make the stage fit, none of which could be left out; else the GPU that would do."""
-    taken: list[Change] = []
-    now, found = setting, stage_fit(setting)
+    changes: list[Change] = []
+    now, needs = setting, stage_fit(setting)
     for propose in CHANGES:
-        while not found.problem and not found.fits(setting.gpu) and (change := propose(now)):
+        while not needs.problem and not needs.fits(setting.gpu) and (change := propose(now)):
             tried = replace(now, stage=change.on(now.stage))
             fit = stage_fit(tried)
             if fit.problem:
                 break
-            helps = fit.peak.total < found.peak.total
+            helps = fit.peak.total < needs.peak.total
             if not helps and propose not in REPEATED:
                 break
-            taken, now, found = [*_without_same(taken, change), change], tried, fit
+            changes, now, needs = [*_without_same(changes, change), change], tried, fit
             if propose not in REPEATED:
                 break
-    if found.problem or not found.fits(setting.gpu):
-        return Advice((), None, _larger(setting, found))
-    for change in list(taken):
-        fewer = [one for one in taken if one is not change]
+    if needs.problem or not needs.fits(setting.gpu):
+        return Advice((), None, _larger(setting, needs))
+    for change in list(changes):
+        fewer = [one for one in changes if one is not change]
         fit = stage_fit(_changed(setting, fewer))
         if not fit.problem and fit.fits(setting.gpu):
-            taken, found = fewer, fit
-    return Advice(tuple(taken), found)
+            changes, needs = fewer, fit
+    return Advice(tuple(changes), needs)
 
 
 def _changed(setting: Setting, changes: list[Change]) -> Setting:
@@ -84,9 +84,9 @@ def _changed(setting: Setting, changes: list[Change]) -> Setting:
     return replace(setting, stage=stage)
 
 
-def _without_same(taken: list[Change], change: Change) -> list[Change]:
+def _without_same(changes: list[Change], change: Change) -> list[Change]:
     """A smaller batch takes the place of the one tried before it."""
-    return [one for one in taken if (one.block, set(one.keys)) != (change.block, set(change.keys))]
+    return [one for one in changes if (one.block, set(one.keys)) != (change.block, set(change.keys))]
 
 
 def _checkpointing(setting: Setting) -> Change | None:

@@ -13,7 +13,7 @@ from ft.fit.training import compute_mode, resident_memory
 from ft.fit.weights import paged, step_extra
 from ft.recipe import ModelSource
 
-DRAWN = 40
+SAMPLING_BYTES = 40
 """Bytes a word of the vocabulary while a token is drawn: logits, probabilities, sorted and summed (float32, int64)."""
 
 
@@ -28,10 +28,10 @@ def answer_options(setting: Setting) -> Mapping[str, Any]:
 
 def answering(setting: Setting) -> Estimate:
     options = answer_options(setting)
-    length, said = row_length(setting)
+    length, note = row_length(setting)
     model = finished_model(setting, setting.stage.init)
     rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
-    return model, [generation(model, rows, length, new, setting)], [said]
+    return model, [generation(model, rows, length, new, setting)], [note]
 
 
 def dialogues(setting: Setting) -> Estimate:
@@ -40,19 +40,19 @@ def dialogues(setting: Setting) -> Estimate:
     model = finished_model(setting, setting.stage.init)
     positions = model.shape.positions or row_length(setting)[0]
     rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
-    found = generation(model, rows, positions - new, new, setting)
-    return model, [found], [f"dialogues as long as the model's {positions:,} positions"]
+    longest = generation(model, rows, positions - new, new, setting)
+    return model, [longest], [f"dialogues as long as the model's {positions:,} positions"]
 
 
 def sampling(setting: Setting) -> Estimate:
     options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
-    length, said = row_length(setting)
+    length, note = row_length(setting)
     rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
     moments, notes = _by_backend(setting, model, rows, length, new)
     for stage in setting.stage.inputs.values():
-        moments.append(_scored(setting, finished_model(setting, stage), rows, length + new))
-    return model, moments, [said, *notes]
+        moments.append(_scoring_moment(setting, finished_model(setting, stage), rows, length + new))
+    return model, moments, [note, *notes]
 
 
 def _by_backend(
@@ -71,17 +71,17 @@ def _by_backend(
 def judging(setting: Setting) -> Estimate:
     """Both models answer one after the other; then the judge reads both answers, and replies in words or by a score."""
     options, inputs = answer_options(setting), setting.stage.inputs
-    length, said = row_length(setting)
+    length, note = row_length(setting)
     rows, new, reply = (int(options[name]) for name in ("batch_size", "max_new_tokens", "reply_tokens"))
     models = [finished_model(setting, name) for name in (setting.stage.init, inputs.get("other"))]
-    moments, notes = [generation(model, rows, length, new, setting) for model in models], [said]
+    moments, notes = [generation(model, rows, length, new, setting) for model in models], [note]
     if "scorer" in inputs:
-        moments.append(_scored(setting, finished_model(setting, inputs["scorer"]), rows, length + new))
+        moments.append(_scoring_moment(setting, finished_model(setting, inputs["scorer"]), rows, length + new))
     elif options["prompt"]:  # a model or a server replies in words
         judge = ModelSource(options["model"], options["revision"]) if options["model"] else None
         model = model_as_loaded(setting, judge) if judge else finished_model(setting, inputs.get("judge"))
-        more, more_notes = _by_backend(setting, model, rows, length + 2 * new, reply)
-        moments, notes = [*moments, *more], [*notes, *more_notes]
+        judge_moments, judge_notes = _by_backend(setting, model, rows, length + 2 * new, reply)
+        moments, notes = [*moments, *judge_moments], [*notes, *judge_notes]
     return models[0], moments, notes
 
 
@@ -89,7 +89,7 @@ def asking(setting: Setting) -> Estimate:
     """lm-evaluation-harness reads a batch of questions at once, with the logits of every position."""
     options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
-    length, said = row_length(setting)
+    length, note = row_length(setting)
     batch, mode = Batch(int(options["batch_size"]), length, setting.padded), inference(setting, model)
     reading = moment(
         "questions",
@@ -98,17 +98,17 @@ def asking(setting: Setting) -> Estimate:
         activations=layer_forward(model.shape, batch, mode),
         logits=2 * mode.compute * batch.rows * batch.length * model.shape.vocab,  # and their log-softmax beside them
     )
-    return model, [reading], [said]
+    return model, [reading], [note]
 
 
 def scoring(setting: Setting) -> Estimate:
     options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
-    length, said = row_length(setting)
-    return model, [_scored(setting, model, int(options["batch_size"]), length)], [said]
+    length, note = row_length(setting)
+    return model, [_scoring_moment(setting, model, int(options["batch_size"]), length)], [note]
 
 
-def _scored(setting: Setting, model: ModelInMemory, rows: int, length: int, autocast: bool = False) -> Moment:
+def _scoring_moment(setting: Setting, model: ModelInMemory, rows: int, length: int, autocast: bool = False) -> Moment:
     length = min(length, model.shape.positions or length)
     batch = Batch(rows, length, rows > 1 and setting.padded)
     return moment(
@@ -142,10 +142,10 @@ def generation(
     prompt, length = min(prompt, limit), min(prompt + new, limit)
     cache = key_value_cache(shape, rows, length, mode.compute)
     growing = 2 * cache // shape.layers
-    drawn = DRAWN * rows * shape.vocab
+    sampled = SAMPLING_BYTES * rows * shape.vocab
     reading = layer_forward(shape, Batch(rows, prompt, rows > 1 and setting.padded), mode)
     full = {"weights": model.weights, "adapters": model.adapters}
-    last = moment("generation", **full, cache=cache, activations=growing, logits=drawn)
+    last = moment("generation", **full, cache=cache, activations=growing, logits=sampled)
     read = key_value_cache(shape, rows, prompt, mode.compute)
     first = moment("generation", **full, cache=read, activations=reading, logits=4 * rows * shape.vocab)
     return max(first, last, key=lambda one: one.total)
@@ -168,27 +168,27 @@ def _reinforcing(setting: Setting, has_critic: bool) -> Estimate:
     train = setting.train
     model = model_to_train(setting)
     resident, mode = resident_memory(setting, model), compute_mode(setting, model)
-    prompt, said = _prompt(setting)
+    prompt, note = _prompt(setting)
     new = int(train["max_completion_length"])
-    others, more = _others(setting, model)
+    reward_weights, reward_adapters = _reward_models(setting, model)
     critic = _critic(model) if has_critic else {"weights": 0, "adapters": 0, "times": 1}
     full = {
-        "weights": resident.weights + others + critic["weights"],
-        "adapters": resident.adapters + more + critic["adapters"],
+        "weights": resident.weights + reward_weights + critic["weights"],
+        "adapters": resident.adapters + reward_adapters + critic["adapters"],
         "optimiser": 0 if paged(resident.optimizer) else resident.states * critic["times"],
     }
     rows = int(train["per_device_train_batch_size"])
     side_by_side = _answers(setting)
     answers = generation(model, side_by_side, prompt, new, setting, autocast=has_critic)
     if has_critic:  # it and the reward models then read all of them at once
-        read = _scored(setting, model, side_by_side, prompt + new, autocast=True)
+        read = _scoring_moment(setting, model, side_by_side, prompt + new, autocast=True)
         answers = max(answers, read, key=lambda one: one.total)
     rollout = {**answers.parts, **full}
     batch = Batch(rows, prompt + new, rows > 1 and setting.padded)
-    stay, working = trained_forward(model.shape, batch, mode)
+    saved, working = trained_forward(model.shape, batch, mode)
     loss = head(model.shape, rows * new, mode, gradients=True)
     at_head = final_norm(model.shape, batch, mode) + (casts(model.shape, mode) if not resident.gathered else 0)
-    acts, logits = (stay + at_head, loss) if at_head + loss > working else (stay + working, 0)
+    acts, logits = (saved + at_head, loss) if at_head + loss > working else (saved + working, 0)
     moments = [
         moment("rollout", **{part: size for part, size in rollout.items() if part != "overhead"}),
         moment(
@@ -205,7 +205,7 @@ def _reinforcing(setting: Setting, has_critic: bool) -> Estimate:
             activations=step_extra(resident.optimizer, resident.trained),
         ),
     ]
-    return model, moments, [said]
+    return model, moments, [note]
 
 
 def _answers(setting: Setting) -> int:
@@ -219,13 +219,13 @@ def _answers(setting: Setting) -> int:
 
 
 def _prompt(setting: Setting) -> tuple[int, str]:
-    asked = setting.longest or setting.block("rows").get("max_prompt_length")
-    if asked:
-        return int(asked), f"prompts of {int(asked):,} tokens"
+    longest = setting.longest or setting.block("rows").get("max_prompt_length")
+    if longest:
+        return int(longest), f"prompts of {int(longest):,} tokens"
     return row_length(setting)
 
 
-def _others(setting: Setting, model: ModelInMemory) -> tuple[int, int]:
+def _reward_models(setting: Setting, model: ModelInMemory) -> tuple[int, int]:
     """(weights, adapters) of the reward models: adapters on the policy's base where they can stand there."""
     weights = adapters = 0
     for name in setting.stage.kind.objectives:

@@ -58,14 +58,14 @@ def gpu_here() -> Gpu:
     """The CUDA device of this process."""
     import torch
 
-    here = torch.cuda.get_device_properties(0)
-    workspace = LARGE_WORKSPACE if here.major in LARGE_SINCE else SMALL_WORKSPACE
-    return Gpu(here.name, here.total_memory / GIB, here.major >= 8, workspace)
+    device = torch.cuda.get_device_properties(0)
+    workspace = LARGE_WORKSPACE if device.major in LARGE_SINCE else SMALL_WORKSPACE
+    return Gpu(device.name, device.total_memory / GIB, device.major >= 8, workspace)
 
 
-def gpu(written: str) -> Gpu:
-    """The GPU called `written` (4090, a10g, …), or one of that many GiB. Raises UserError."""
-    name = written.lower().removeprefix("rtx").strip(" -_")
+def gpu(text: str) -> Gpu:
+    """The GPU called `text` (4090, a10g, …), or one of that many GiB. Raises UserError."""
+    name = text.lower().removeprefix("rtx").strip(" -_")
     try:
         gib = float(name.removesuffix("gib").removesuffix("gb"))
     except ValueError:
@@ -76,4 +76,4 @@ def gpu(written: str) -> Gpu:
         return Gpu(f"{gib:g} GiB", gib)
     near = difflib.get_close_matches(name, GPUS, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise fail("--gpu", f"no GPU '{written}'", f"{hint}There are: {', '.join(GPUS)}; or say its memory in GiB.")
+    raise fail("--gpu", f"no GPU '{text}'", f"{hint}There are: {', '.join(GPUS)}; or say its memory in GiB.")

@@ -150,6 +150,6 @@ def stage_fit(setting: Setting) -> StageFit:
         trained=(adapter.trained if adapter else model.shape.parameters) if trains else 0,
         parameters=model.shape.parameters + (adapter.trained if adapter else 0),
         moments=tuple(replace(one, workspace=workspace) for one in moments),
-        shape=model.shape.said,
+        shape=model.shape.origin,
         notes=tuple(notes),
     )

@@ -34,35 +34,38 @@ from ft.results.store import Plan, PlannedStage
 from ft.rl.loop import prepare_training
 from ft.stages import STAGES
 
-COUNTED = ("rollout", "training step", "optimizer step")
+TRAINING_MOMENTS = ("rollout", "training step", "optimizer step")
 
 
-def probed(there: Plan, name: str | None) -> list[dict[str, Any]]:
+def probe_stages(plan: Plan, name: str | None) -> list[dict[str, Any]]:
     """For each training stage what it was estimated to need and what it did, in bytes. UserError without CUDA."""
     if not has_gpu():
         raise fail("--probe", "this machine has no GPU", "Leave --probe out: `ft plan RECIPE --gpu 24` estimates.")
-    named = gpu(name) if name else gpu_here()
-    ready = [planned for planned in there.stages if can_be_probed(there, planned)]
-    return [_compared(Setting(there.recipe, one.stage, named, Sharding()), _measured(there, one)) for one in ready]
+    device = gpu(name) if name else gpu_here()
+    ready = [planned for planned in plan.stages if can_be_probed(plan, planned)]
+    return [_compare_stage(Setting(plan.recipe, one.stage, device, Sharding()), _measure(plan, one)) for one in ready]
 
 
-def can_be_probed(there: Plan, planned: PlannedStage) -> bool:
+def can_be_probed(plan: Plan, planned: PlannedStage) -> bool:
     """Whether its rows are prepared, if it has any, and what it starts from and reads is made."""
     ready = planned.prepared is not None or not planned.stage.kind.rows
-    return planned.stage.kind.trains and ready and all(there.stage(name).done for name in planned.stage.parents)
+    return planned.stage.kind.trains and ready and all(plan.stage(name).done for name in planned.stage.parents)
 
 
-def _compared(setting: Setting, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _compare_stage(setting: Setting, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Beside the estimate for the batch that the step met: rows, or prompts, as long as the longest, and padding where
     it had some."""
     name = setting.stage.name
     fit = stage_fit(replace(setting, longest=measured.get("longest"), padded=measured.get("padded", True)))
     if fit.problem:
         return {"stage": name, "problem": fit.problem}
-    return {"stage": name, **compared(max(one.tensors for one in fit.moments if one.name in COUNTED), measured)}
+    return {
+        "stage": name,
+        **compare_bytes(max(one.tensors for one in fit.moments if one.name in TRAINING_MOMENTS), measured),
+    }
 
 
-def compared(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+def compare_bytes(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Estimate and measurement in bytes, and by what share of the measurement the estimate is off."""
     if "problem" in measured:
         return {"estimate": estimate, "measured": None, "error": None, "problem": measured["problem"]}
@@ -70,21 +73,22 @@ def compared(estimate: int, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {"estimate": estimate, "measured": real, "error": (estimate - real) / real}
 
 
-def _measured(there: Plan, planned: PlannedStage) -> dict[str, Any]:
+def _measure(plan: Plan, planned: PlannedStage) -> dict[str, Any]:
     """What the step's own process says: `bytes` at most, or the `problem` it ended with."""
     with tempfile.TemporaryDirectory() as folder:
-        file = few_steps(there.job(planned), Path(folder)).write()
-        command = [sys.executable, "-c", "import sys; from ft.fit.probe import one; one(sys.argv[1])", str(file)]
+        file = few_steps(plan.job(planned), Path(folder)).write()
+        code = "import sys; from ft.fit.probe import run_probe; run_probe(sys.argv[1])"
+        command = [sys.executable, "-c", code, str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         return {"problem": (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
-    told: dict[str, Any] = json.loads(lines[-1])
-    return told
+    measurement: dict[str, Any] = json.loads(lines[-1])
+    return measurement
 
 
 def few_steps(job: Job, folder: Path) -> Job:
-    """The stage as it is, for a few steps, and nothing judged, saved or told to a tracker."""
+    """The stage as it is, for a few steps, and nothing judged, saved or measurement to a tracker."""
     train = {**job.block("train"), "max_steps": _steps(job), "num_train_epochs": 1, "save_strategy": "no"}
     train |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False, "report_to": "none"}
     return replace(job, folder=folder, blocks={**job.blocks, "train": train})
@@ -104,20 +108,20 @@ def _steps(job: Job) -> int:
     return -(-answers // (rows * rounds)) * int(train["num_iterations"]) + 1
 
 
-def one(file: str) -> None:
+def run_probe(file: str) -> None:
     """The process of one probe: train a few steps on the longest rows and print the most bytes of tensors."""
     quiet_libraries()
     import torch
 
     quiet_bars()
-    trainer, longest = worst(Job.read(Path(file)))
+    trainer, longest = longest_rows_trainer(Job.read(Path(file)))
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    found = {"bytes": torch.cuda.max_memory_allocated(), "longest": longest, "padded": _padded(trainer.train_dataset)}
-    print(json.dumps(found))
+    padded = _padded(trainer.train_dataset)
+    print(json.dumps({"bytes": torch.cuda.max_memory_allocated(), "longest": longest, "padded": padded}))
 
 
-def worst(job: Job) -> tuple[Any, int]:
+def longest_rows_trainer(job: Job) -> tuple[Any, int]:
     """The stage's trainer with the longest rows alone, and their tokens. One that answers has the longest prompts, and
     every answer is as long as it may be."""
     from ft.rl.ppo import PPOTrainer
@@ -130,9 +134,9 @@ def worst(job: Job) -> tuple[Any, int]:
         trainer.shares = False  # of a pair's prompt; the estimate is of a pair that has nothing in common
         return trainer, longest
     ready, _ = prepare_training(job, kind.blocks["train"].load())
-    # TRL's trainers let no answer end early when they are told so.
-    asked = {**(ready.config.generation_kwargs or {}), "min_new_tokens": ready.config.max_completion_length}
-    ready.config.generation_kwargs = asked
+    # TRL's trainers let no answer end early when they are measurement so.
+    kwargs = {**(ready.config.generation_kwargs or {}), "min_new_tokens": ready.config.max_completion_length}
+    ready.config.generation_kwargs = kwargs
     renderer = Renderer(ready.tokenizer)
     rows, longest = _longest_first(ready.rows, lambda row: len(renderer.prompt(row["prompt"])))
     ready = replace(ready, rows=rows)
@@ -161,15 +165,15 @@ def _length(row: Mapping[str, Any]) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-def show(found: Sequence[Mapping[str, Any]], console: Console) -> None:
+def show(stages: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("stage", "estimate GiB", "measured GiB", "off by"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     table.add_column("")
-    for row in found:
+    for row in stages:
         numbers = [f"{row[key] / GIB:.2f}" if row.get(key) else "·" for key in ("estimate", "measured")]
         off = f"{row['error']:+.1%}" if row.get("error") is not None else "·"
         table.add_row(row["stage"], *numbers, off, row.get("problem", ""))
     console.print(table)
-    if not found:
+    if not stages:
         console.print("no training stage is ready: prepare rows with `ft plan RECIPE --prepare`, make its parents")

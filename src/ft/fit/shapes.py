@@ -18,7 +18,7 @@ from ft.families import family_of
 from ft.fit.known import KNOWN
 from ft.recipe import ModelSource, Owner
 
-REACHED = 3.0  # seconds in which the Hub's host answers, if it does
+HUB_TIMEOUT = 3.0  # seconds in which the Hub's host answers, if it does
 
 LORA = Owner("peft:LoraConfig")
 PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
@@ -70,11 +70,11 @@ class Shape:
     head        of the output embedding, where it is a matrix of its own; 0: tied, or a reward model
     embedding   of the input embeddings
     windows     for each layer how many tokens back its attention sees; None: all
-    said        where the shape comes from, in words
+    origin        where the shape comes from, in words
     """
 
     config: Any = field(repr=False, compare=False)
-    said: str
+    origin: str
     parameters: int
     embedding: int
     head: int
@@ -126,9 +126,9 @@ def hub_is_there() -> bool:
         return False
     if getproxies():
         return True  # it may be reached through them only
-    asked = urlsplit(ENDPOINT)
+    address = urlsplit(ENDPOINT)
     try:
-        socket.create_connection((asked.hostname or "", asked.port or 443), timeout=REACHED).close()
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=HUB_TIMEOUT).close()
     except OSError:
         return False
     return True
@@ -141,17 +141,17 @@ def known_config(path: str) -> Any:
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
-def shape_of(config: Any, said: str, scores: bool = False) -> Shape:
+def shape_of(config: Any, origin: str, scores: bool = False) -> Shape:
     """The shape of the model that `config` describes; equal configs are built once."""
     config = config.get_text_config(decoder=True)
-    return _shape(json.dumps(config.to_dict(), sort_keys=True, default=str), type(config), said, scores)  # type: ignore[arg-type]
+    return _shape(json.dumps(config.to_dict(), sort_keys=True, default=str), type(config), origin, scores)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=32)
-def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Shape:
-    config = config_class.from_dict(json.loads(written))  # type: ignore[attr-defined]
-    model = built(config, scores)
-    counted = {name: parameter for name, parameter in model.named_parameters()}
+def _shape(config_text: str, config_class: Hashable, origin: str, scores: bool) -> Shape:
+    config = config_class.from_dict(json.loads(config_text))  # type: ignore[attr-defined]
+    model = build_on_meta(config, scores)
+    parameters = dict(model.named_parameters())
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
     own_head = outputs is not None and outputs.weight is not inputs
     layers = int(config.num_hidden_layers)
@@ -161,8 +161,8 @@ def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Sha
     ffn = max((linear.rows for linear in layer.linears if not linear.closing and "attn" not in linear.name), default=0)
     return Shape(
         config=config,
-        said=said,
-        parameters=sum(parameter.numel() for parameter in counted.values()),
+        origin=origin,
+        parameters=sum(parameter.numel() for parameter in parameters.values()),
         embedding=inputs.numel(),
         head=outputs.weight.numel() if own_head else 0,
         layers=layers,
@@ -172,7 +172,7 @@ def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Sha
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or width // heads,
         ffn=getattr(config, "intermediate_size", None) or ffn,
-        gated=any("gate" in name for name in (*(linear.name for linear in layer.linears), *counted)),
+        gated=any("gate" in name for name in (*(linear.name for linear in layer.linears), *parameters)),
         rms=any("RMSNorm" in name for name in classes),
         vocab=inputs.shape[0],
         positions=getattr(config, "max_position_embeddings", None),
@@ -181,7 +181,7 @@ def _shape(written: str, config_class: Hashable, said: str, scores: bool) -> Sha
     )
 
 
-def built(config: Any, scores: bool = False, layers: int | None = None) -> Any:
+def build_on_meta(config: Any, scores: bool = False, layers: int | None = None) -> Any:
     """The model on the meta device, with `layers` of its layers; tensors with shapes and without memory."""
     import torch
     from transformers.initialization import no_init_weights
@@ -265,21 +265,21 @@ def adapter_of(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool =
 def _adapter(shape: Shape, text: str, where: str, scores: bool) -> Adapter:
     lora = json.loads(text)
     if not (set(lora) - PLAIN or shape.layer.experts or not _plain(lora.get("target_modules"))):
-        return _counted(shape, lora, scores)
+        return _count_plain(shape, lora, scores)
     # PEFT can be told of single layers: by number, by pattern, or by copies of layers.
     singles = {"rank_pattern", "layers_to_transform", "layers_pattern", "layer_replication", "target_parameters"}
     names = lora.get("target_modules")
     pattern = isinstance(names, str) and names != "all-linear"
     if pattern or re.search(r"\d", json.dumps(names)) or any(lora.get(key) for key in singles):
-        return _put_on(shape, lora, where, scores, shape.layers)
-    one = _put_on(shape, lora, where, scores, 1)
+        return _count_by_peft(shape, lora, where, scores, shape.layers)
+    one = _count_by_peft(shape, lora, where, scores, 1)
     if shape.layers == 1:
         return one
-    two = _put_on(shape, lora, where, scores, 2)
-    more = two.parameters - one.parameters, two.whole - one.whole
+    two = _count_by_peft(shape, lora, where, scores, 2)
+    each = two.parameters - one.parameters, two.whole - one.whole
     return Adapter(
-        one.parameters + (shape.layers - 1) * more[0],
-        one.whole + (shape.layers - 1) * more[1],
+        one.parameters + (shape.layers - 1) * each[0],
+        one.whole + (shape.layers - 1) * each[1],
         one.ranks,
         one.dropout,
     )
@@ -290,34 +290,34 @@ def _plain(names: Any) -> bool:
     return names == "all-linear" or (isinstance(names, list) and all(re.fullmatch(r"[A-Za-z_]+", n) for n in names))
 
 
-def _counted(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter:
+def _count_plain(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter:
     """What PEFT would count for a plain block, without the seconds it takes to import (a test holds both together).
 
     A reward model's head is trained whole beside the adapter.
     """
     names = lora["target_modules"]
-    taken = [one for one in shape.layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
+    adapted = [one for one in shape.layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
     rank = int(lora.get("r", LORA.default("r")))
-    each = sum(rank * (one.columns + one.rows) for one in taken)
+    each = sum(rank * (one.columns + one.rows) for one in adapted)
     dropout = float(lora.get("lora_dropout", LORA.default("lora_dropout")))
-    return Adapter(shape.layers * each, shape.width if scores else 0, {one.name: rank for one in taken}, dropout)
+    return Adapter(shape.layers * each, shape.width if scores else 0, {one.name: rank for one in adapted}, dropout)
 
 
-def _put_on(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool, layers: int) -> Adapter:
+def _count_by_peft(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool, layers: int) -> Adapter:
     from peft import LoraConfig, get_peft_model
 
     task = family_of(shape.config, where).peft_task(scores)
     config = LoraConfig(**{**lora, "init_lora_weights": False, "task_type": task})
     try:
-        model = get_peft_model(built(shape.config, scores, layers), config, low_cpu_mem_usage=True)
+        model = get_peft_model(build_on_meta(shape.config, scores, layers), config, low_cpu_mem_usage=True)
     except (ValueError, TypeError) as error:
         raise fail(where, f"PEFT cannot put `lora:` on this model: {str(error).splitlines()[0]}", "Mend it.") from error
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole = sum(parameter.numel() for name, parameter in trained.items() if "modules_to_save" in name)
     ranks: dict[str, int] = {}
     for name, parameter in trained.items():
-        found = re.search(r"\.0\.(\S+?)\.lora_A\.", name)
-        if found:
-            ranks.setdefault(found[1].replace(".base_layer", ""), parameter.shape[0])
+        match = re.search(r"\.0\.(\S+?)\.lora_A\.", name)
+        if match:
+            ranks.setdefault(match[1].replace(".base_layer", ""), parameter.shape[0])
     total = sum(parameter.numel() for parameter in trained.values())
     return Adapter(total - whole, whole, ranks, config.lora_dropout)

@@ -19,19 +19,19 @@ class Pace:
     device: str
 
 
-def pace(there: Plan, planned: PlannedStage) -> Pace | None:
+def pace(plan: Plan, planned: PlannedStage) -> Pace | None:
     """Of the newest finished stage that trained the same model the same way (kind, adapter or whole, quantised or not);
-    None where there is none. Its time counts evaluation and saving as well."""
-    for result in reversed(entries(there.runs)):
+    None where plan is none. Its time counts evaluation and saving as well."""
+    for result in reversed(entries(plan.runs)):
         tokens, seconds = result.numbers.get("tokens"), result.seconds
-        if tokens and seconds and _trained_alike(result, there, planned):
+        if tokens and seconds and _trained_alike(result, plan, planned):
             return Pace(tokens / seconds / result.processes, result.folder, result.device)
     return None
 
 
-def _trained_alike(result: Result, there: Plan, planned: PlannedStage) -> bool:
+def _trained_alike(result: Result, plan: Plan, planned: PlannedStage) -> bool:
     model = (result.job.get("model") or {}).get("path")
-    source = there.recipe.model_of(planned.stage)
+    source = plan.recipe.model_of(planned.stage)
     same = result.kind == planned.stage.kind_name
     same = same and model == (source.path if source else None)
     return same and all((name in result.blocks) == (name in planned.stage.blocks) for name in ("lora", "quantization"))

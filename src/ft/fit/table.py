@@ -37,15 +37,15 @@ class FitPlan:
     rows: tuple[Row, ...]
 
 
-def fit_plan(there: Plan, gpu: Gpu, sharding: Sharding) -> FitPlan:
+def fit_plan(plan: Plan, gpu: Gpu, sharding: Sharding) -> FitPlan:
     """Every stage on that GPU. Reads configs; loads no weights and downloads none."""
     rows = []
-    for planned in there.stages:
-        setting = Setting(there.recipe, planned.stage, gpu, sharding, _longest(planned))
+    for planned in plan.stages:
+        setting = Setting(plan.recipe, planned.stage, gpu, sharding, _longest(planned))
         fit = stage_fit(setting)
         helps = None if fit.problem or fit.fits(gpu) else advice(setting)
-        rows.append(Row(planned, fit, helps, pace(there, planned) if "train" in planned.stage.blocks else None))
-    return FitPlan(there, gpu, sharding, tuple(rows))
+        rows.append(Row(planned, fit, helps, pace(plan, planned) if "train" in planned.stage.blocks else None))
+    return FitPlan(plan, gpu, sharding, tuple(rows))
 
 
 def _longest(planned: PlannedStage) -> int | None:
@@ -54,55 +54,55 @@ def _longest(planned: PlannedStage) -> int | None:
     return max((side.get("lengths", {}).get("quantiles", {}).get("longest", 0) for side in sides), default=0) or None
 
 
-def values(found: FitPlan) -> list[dict[str, Any]]:
+def values(fits: FitPlan) -> list[dict[str, Any]]:
     """One dict a stage, bytes as integers."""
-    return [_values(found, row) for row in found.rows]
+    return [_values(fits, row) for row in fits.rows]
 
 
-def _values(found: FitPlan, row: Row) -> dict[str, Any]:
-    fit, common = row.fit, {"stage": row.fit.stage, "kind": row.fit.kind, "gpu": found.gpu.name}
+def _values(fits: FitPlan, row: Row) -> dict[str, Any]:
+    fit, common = row.fit, {"stage": row.fit.stage, "kind": row.fit.kind, "gpu": fits.gpu.name}
     if fit.problem:
         return {**common, "problem": fit.problem}
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         **common,
-        "sharding": str(found.sharding),
+        "sharding": str(fits.sharding),
         "trained": fit.trained,
         "parameters": fit.parameters,
         "shape": fit.shape,
         "steps": row.planned.steps,
         "tokens": tokens(row.planned),
-        "seconds": seconds(row.planned, row.pace, found.sharding.processes) if row.pace else None,
+        "seconds": seconds(row.planned, row.pace, fits.sharding.processes) if row.pace else None,
         "seconds_from": str(row.pace.run) if row.pace else None,
         "notes": list(fit.notes),
     }
     if fit.moments:
-        told |= {
+        entry |= {
             "moments": {one.name: {**one.parts, "total": one.total} for one in fit.moments},
             "peak": fit.peak.total,
             "when": fit.peak.name,
-            "fits": fit.fits(found.gpu),
-            "spare": found.gpu.capacity - fit.peak.total,
+            "fits": fit.fits(fits.gpu),
+            "spare": fits.gpu.capacity - fit.peak.total,
         }
     if row.advice:
-        told["changes"] = [{change.block: dict(change.keys)} for change in row.advice.changes]
-        told["changed_peak"] = row.advice.fit.peak.total if row.advice.fit else None
-        told["instead"] = row.advice.instead
-    return told
+        entry["changes"] = [{change.block: dict(change.keys)} for change in row.advice.changes]
+        entry["changed_peak"] = row.advice.fit.peak.total if row.advice.fit else None
+        entry["instead"] = row.advice.instead
+    return entry
 
 
-def show(found: FitPlan, console: Console) -> None:
+def show(fits: FitPlan, console: Console) -> None:
     """A row a stage at its fullest moment, GiB for one GPU; below it what to write where a stage does not fit."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("stage", no_wrap=True)
     for name in ("trained", "of", *PARTS, "PEAK"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("when", no_wrap=True)
-    table.add_column(f"on {found.gpu.name}, {found.sharding}", overflow="fold", min_width=18)
-    for row in found.rows:
-        table.add_row(*_cells(row.fit, found.gpu))
+    table.add_column(f"on {fits.gpu.name}, {fits.sharding}", overflow="fold", min_width=18)
+    for row in fits.rows:
+        table.add_row(*_cells(row.fit, fits.gpu))
     console.print(table)
-    console.print(f"GiB a GPU of {found.gpu.gib:g}; an estimate, see docs/fit.md")
-    for line in _below(found):
+    console.print(f"GiB a GPU of {fits.gpu.gib:g}; an estimate, see docs/fit.md")
+    for line in _below(fits):
         console.print(line, markup=False)
 
 
@@ -120,36 +120,36 @@ def _cells(fit: StageFit, gpu: Gpu) -> list[str | Text]:
     return [fit.stage, _count(fit.trained), _count(fit.parameters), *parts, _gib(peak.total), peak.name, verdict]
 
 
-def _below(found: FitPlan) -> list[str]:
+def _below(fits: FitPlan) -> list[str]:
     lines = []
-    for row in found.rows:
+    for row in fits.rows:
         fit = row.fit
         if fit.problem:
             lines.append(f"{fit.stage}: {fit.problem}")
         lines += [f"{fit.stage}: {note}" for note in fit.notes if fit.moments]
         if fit.shape == "shape known to ft":
             lines.append(f"{fit.stage}: shape known to ft, the model's config was not reached")
-        lines += _time(found, row)
+        lines += _time(fits, row)
         if row.advice:
-            lines += _advised(fit.stage, row.advice, found.gpu)
+            lines += _advice_lines(fit.stage, row.advice, fits.gpu)
     return list(dict.fromkeys(lines))
 
 
-def _time(found: FitPlan, row: Row) -> list[str]:
+def _time(fits: FitPlan, row: Row) -> list[str]:
     if row.pace is None:
         return []
-    took = seconds(row.planned, row.pace, found.sharding.processes)
+    took = seconds(row.planned, row.pace, fits.sharding.processes)
     rate = f"{row.pace.tokens_per_second:,.0f} tokens/s on {row.pace.device} in {row.pace.run}"
     steps = f", {row.planned.steps:,} steps" if row.planned.steps else ""
     return [f"{row.fit.stage}: about {took / 60:,.0f} min{steps}, by {rate}"] if took is not None else []
 
 
-def _advised(stage: str, found: Advice, gpu: Gpu) -> list[str]:
-    if not found.fit:
-        return [f"{stage} does not fit: {found.instead}"]
-    spare = (gpu.capacity - found.fit.peak.total) / GIB
-    peak = f"{found.fit.peak.total / GIB:.1f} GiB, {spare:.1f} to spare"
-    return [f"{stage} fits ({peak}) with:", *(f"    {change}   # {change.price}" for change in found.changes)]
+def _advice_lines(stage: str, advice: Advice, gpu: Gpu) -> list[str]:
+    if not advice.fit:
+        return [f"{stage} does not fit: {advice.instead}"]
+    spare = (gpu.capacity - advice.fit.peak.total) / GIB
+    peak = f"{advice.fit.peak.total / GIB:.1f} GiB, {spare:.1f} to spare"
+    return [f"{stage} fits ({peak}) with:", *(f"    {change}   # {change.price}" for change in advice.changes)]
 
 
 def _gib(size: int) -> str:

@@ -8,7 +8,7 @@ from transformers import BartConfig, GPT2Config, LlamaConfig, T5Config
 import tiny
 from ft.errors import UserError
 from ft.families import CAUSAL, family_of
-from ft.fit.shapes import built
+from ft.fit.shapes import build_on_meta
 from ft.models.load import load_base
 from ft.recipe import ModelSource
 
@@ -26,4 +26,4 @@ def test_an_encoder_decoder_is_refused_wherever_a_model_is_made(config, tmp_path
         load_base(ModelSource(str(tmp_path)), "float32", None, use_cpu=True)
     assert str(refused.value).startswith(str(tmp_path))
     with pytest.raises(UserError, match=words):
-        built(config)
+        build_on_meta(config)

@@ -20,7 +20,7 @@ from ft.fit import shapes
 from ft.fit.advice import advice
 from ft.fit.gpus import GIB, LARGE_WORKSPACE, SMALL_WORKSPACE, Gpu, gpu
 from ft.fit.kinds import stage_fit
-from ft.fit.probe import compared, few_steps, probed
+from ft.fit.probe import compare_bytes, few_steps, probe_stages
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding, sharding
 from ft.fit.speed import pace
@@ -342,13 +342,13 @@ def test_rows_of_one_length_need_no_mask(tmp_path, data):
 
 
 def test_a_probe_says_by_what_share_the_estimate_is_off():
-    assert compared(105, {"bytes": 100}) == {"estimate": 105, "measured": 100, "error": 0.05}
-    assert compared(105, {"problem": "out of memory"})["problem"] == "out of memory"
+    assert compare_bytes(105, {"bytes": 100}) == {"estimate": 105, "measured": 100, "error": 0.05}
+    assert compare_bytes(105, {"problem": "out of memory"})["problem"] == "out of memory"
 
 
 def test_a_probe_without_a_gpu_says_so(tmp_path, data, base):
     with pytest.raises(UserError, match="this machine has no GPU"):
-        probed(planned(tmp_path, sft(data), model=str(base)), None)
+        probe_stages(planned(tmp_path, sft(data), model=str(base)), None)
 
 
 def test_the_command_prints_json_and_options_without_a_gpu_are_refused(tmp_path, data, base):

@@ -8,7 +8,7 @@ import pytest
 from shapes_seen import llama
 
 from ft.fit.known import KNOWN
-from ft.fit.shapes import Adapter, adapter_of, built, known_config, shape_of
+from ft.fit.shapes import Adapter, adapter_of, build_on_meta, known_config, shape_of
 
 PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
@@ -88,7 +88,7 @@ def _by_peft(config: Any, lora: dict[str, Any], scores: bool) -> int:
     from peft import LoraConfig, get_peft_model
 
     task = "SEQ_CLS" if scores else "CAUSAL_LM"
-    model = get_peft_model(built(config, scores), LoraConfig(**lora, task_type=task), low_cpu_mem_usage=True)
+    model = get_peft_model(build_on_meta(config, scores), LoraConfig(**lora, task_type=task), low_cpu_mem_usage=True)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
