@@ -17,6 +17,7 @@ from rich.console import Console
 from ft import artifacts
 from ft.errors import fail
 from ft.recipe import Recipe, Verdicts, read
+from ft.recipe.find import recipe_file
 from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
 from ft.run.distributed import is_launched
 from ft.stages import STAGES
@@ -48,11 +49,13 @@ def ft_command(
     pass
 
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="the recipe's YAML file")]
+RECIPE = "a recipe's YAML file, or the name of one that `ft recipes` lists"
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", parser=recipe_file, help=RECIPE)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.BLOCK.KEY=VALUE", help="override one key")]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="where results are")]
 LaunchFile = Annotated[
-    Path | None, typer.Option("--launch", metavar="CONFIG", help="an accelerate config, for several GPUs")
+    Path | None,
+    typer.Option("--launch", metavar="CONFIG", parser=recipe_file, help="an accelerate config, for several GPUs"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 

@@ -10,6 +10,7 @@ import typer
 from ft.cli.app import Runs, app, out, read_recipe
 from ft.errors import fail
 from ft.files import write_text
+from ft.recipe.find import is_recipe, recipe_file
 
 
 @app.command("chat")
@@ -27,9 +28,9 @@ def chat_command(
 ) -> None:
     """Talk to a model; /help tells the commands. Works from a pipe too."""
     from ft.results.store import plan
-    from ft.tools.chat import AnswerOptions, chat, is_recipe, model_at, newest_model
+    from ft.tools.chat import AnswerOptions, chat, model_at, newest_model
 
-    target = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    target = newest_model(plan(read_recipe(recipe_file(path), None, runs), runs)) if is_recipe(path) else model_at(path)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
     chat(target, options, system, load_4bit, chat_template)
 
@@ -52,10 +53,10 @@ def gatt_bank_command(
     from ft.models.generation.chat_model import ChatModel
     from ft.models.generation.sampling import Sampling
     from ft.results.store import plan
-    from ft.tools.chat import is_recipe, model_at, newest_model
+    from ft.tools.chat import model_at, newest_model
 
     with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
-    target = newest_model(plan(read_recipe(Path(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    target = newest_model(plan(read_recipe(recipe_file(path), None, runs), runs)) if is_recipe(path) else model_at(path)
     chat_model = ChatModel(target.model, target.folder, target.chat_template)
     sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
     values = listed_values(chat_model.answer, ask or f"{kind}s", count, sampling)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from ft.cli.app import (
     AsJson,
@@ -24,6 +26,7 @@ from ft.cli.app import (
 from ft.cli.reports import write_report_after
 from ft.errors import Problems, fail
 from ft.progress import Progress
+from ft.recipe.find import bundled_recipes, is_recipe, recipe_file, recipe_summary
 
 if TYPE_CHECKING:
     from ft.results.store import Plan
@@ -161,7 +164,7 @@ def show_command(
 
 @app.command("stats")
 def stats_command(
-    path: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="a recipe's .yaml file, or rows")],
+    path: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="a recipe, or a file of rows")],
     stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="of a recipe; all, if not given")] = None,
     format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how a FILE is written")] = None,
     columns: Annotated[list[str] | None, typer.Option(metavar="OURS=THEIRS", help="what a FILE's are called")] = None,
@@ -175,9 +178,9 @@ def stats_command(
     from ft.tools.stats import file_source, file_stats, recipe_stats, show_stats, stats_as_json
 
     with Progress("reading rows", unit="rows") as progress:
-        if path.endswith((".yaml", ".yml")):
+        if is_recipe(path):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
-            planned_run = plan(read_recipe(Path(path), set_, runs), runs)
+            planned_run = plan(read_recipe(recipe_file(path), set_, runs), runs)
             stats = recipe_stats(
                 planned_run, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
             )
@@ -200,7 +203,7 @@ def _only_for(use: str, options: dict[str, Any]) -> None:
 @app.command("new")
 def new_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="recipes/NAME.yaml, or a path that ends in .yaml")],
-    recipe: Annotated[Path, typer.Option("--from", metavar="RECIPE", help="the recipe to start from")],
+    recipe: Annotated[Path, typer.Option("--from", metavar="RECIPE", parser=recipe_file, help="what to start from")],
     data: Annotated[str, typer.Option(metavar="FILE", help="your rows")],
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="which stage gets them; the first sft")] = None,
     format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how rows are written")] = None,
@@ -222,6 +225,20 @@ def new_command(
     _diff(new_recipe.path, as_json=False)
     path = new_recipe.path
     out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage}")
+
+
+@app.command("recipes")
+def recipes_command(as_json: AsJson = False) -> None:
+    """The recipes that come with ft, each by the name that commands take, `--from` and `extends:` too."""
+    summaries = {name: recipe_summary(file) for name, file in bundled_recipes().items()}
+    if as_json:
+        return print_json(summaries)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    for name, summary in summaries.items():
+        table.add_row(name, Text(summary))
+    out.print(table)
+    return None
 
 
 @app.command("stage", hidden=True)

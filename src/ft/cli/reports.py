@@ -13,6 +13,7 @@ from ft import artifacts
 from ft.cli.app import Runs, Sets, app, out, read_recipe, talk
 from ft.errors import fail
 from ft.recipe import Recipe
+from ft.recipe.find import is_recipe, recipe_file
 
 if TYPE_CHECKING:
     from ft.report.run import Run
@@ -44,13 +45,13 @@ def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
     from ft.report.run import of_folder, of_plan
     from ft.results.store import plan
 
-    if path.endswith((".yaml", ".yml")):
-        return of_plan(plan(read_recipe(Path(path), list(sets), runs), runs), sets)
+    if is_recipe(path):
+        return of_plan(plan(read_recipe(recipe_file(path), list(sets), runs), runs), sets)
     return of_folder(Path(path))
 
 
 def _place(run: Run, path: str, runs: Path) -> Path:
-    return (runs / run.name if path.endswith((".yaml", ".yml")) else Path(path)) / artifacts.REPORT
+    return (runs / run.name if is_recipe(path) else Path(path)) / artifacts.REPORT
 
 
 @contextmanager

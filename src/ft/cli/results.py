@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ft.cli.app import AsJson, Runs, Sets, app, out, print_json, read_recipe, talk
 from ft.errors import fail
+from ft.recipe.find import is_recipe, recipe_file
 from ft.result import Result
 
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
@@ -250,13 +251,13 @@ def export_command(
 def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) -> Path:
     """The result meant: a folder itself, or a recipe's stage, or its newest model."""
     from ft.results.store import plan
-    from ft.tools.chat import is_recipe, newest_model
+    from ft.tools.chat import newest_model
 
     if not is_recipe(path):
         if stage or sets:
             raise fail("STAGE" if stage else "--set", f"{path} is no recipe", "Leave it out.")
         return Path(path)
-    whole = plan(read_recipe(Path(path), sets, runs), runs)
+    whole = plan(read_recipe(recipe_file(path), sets, runs), runs)
     if stage is None:
         newest = newest_model(whole).folder
         assert newest is not None

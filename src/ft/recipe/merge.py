@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
+from ft.recipe.find import bundled_recipes, near_recipes
 from ft.recipe.yaml import Block, Items, Mark, parse_value, read_yaml
 from ft.secrets import hide
 
@@ -50,8 +51,9 @@ def _parent(path: Path, block: Block) -> Path:
         raise fail(block.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
     parent = path.parent / name
     if not parent.is_file():
-        near = difflib.get_close_matches(parent.name, [p.name for p in parent.parent.glob("*.y*ml")], n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else "The path is relative to this file."
+        parent = bundled_recipes().get(name, parent)
+    if not parent.is_file():
+        hint = near_recipes(name, path.parent) or "The path is relative to this file."
         raise fail(block.where("extends"), f"no recipe {parent}", hint)
     return parent
 

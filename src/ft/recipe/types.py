@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.hub import local_path
+from ft.recipe.find import recipe_argument
 from ft.recipe.kind import Kind
 from ft.recipe.precision import Dtype, dtype_of_stage
 from ft.recipe.rounds import Rounds
@@ -89,6 +90,11 @@ class Recipe:
     notices: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
     rounds: tuple[Rounds, ...] = ()  # each a block of stages that were unrolled
+
+    @property
+    def argument(self) -> str:
+        """What a user types for it: its name where it comes with ft, else its path."""
+        return recipe_argument(self.file)
 
     def stage(self, name: str) -> Stage:
         return next(s for s in self.stages if s.name == name)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ft.errors import Problem, Problems, UserError, fail
+from ft.recipe.find import near_recipes
 
 
 class Mark(NamedTuple):
@@ -203,8 +204,9 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.y*ml"))
-        raise fail(str(path), "no such recipe", f"In that folder: {', '.join(near)}." if near else "") from None
+        beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
+        fix = f"In that folder: {beside}." if beside else "`ft recipes` lists those that come with ft."
+        raise fail(str(path), "no such recipe", near_recipes(str(path), Path()) or fix) from None
     except IsADirectoryError:
         raise fail(str(path), "this is a folder", "Name the recipe's .yaml file.") from None
     except OSError as error:

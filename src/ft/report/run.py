@@ -108,7 +108,7 @@ def _sizes(result: Result) -> list[int]:
 
 
 def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
-    words = ["ft run", str(planned.recipe.file), *(f"--set {one}" for one in sets)]
+    words = ["ft run", planned.recipe.argument, *(f"--set {one}" for one in sets)]
     if planned.runs != Path("runs"):
         words.append(f"--runs {planned.runs}")
     recipe = planned.recipe

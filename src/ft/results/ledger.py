@@ -15,6 +15,7 @@ from typing import Literal, TypeGuard
 
 from ft import artifacts
 from ft.errors import fail
+from ft.recipe.find import is_recipe, recipe_file
 from ft.recipe.merge import read_name
 from ft.result import FOLDER_NAME, Result
 from ft.results.store import differences
@@ -110,8 +111,8 @@ def _by_beginning(results: Sequence[Result], word: str) -> list[Result]:
 
 
 def recipe_meant(word: str) -> str:
-    """A recipe's name, given as that or as its file. Raises UserError for a file that is not there."""
-    return read_name(Path(word)) if word.endswith((".yaml", ".yml")) else word
+    """The name of a recipe's results, given as that or as its file. Raises UserError for a file that is not there."""
+    return read_name(recipe_file(word)) if is_recipe(word) else word
 
 
 # What decided a difference

@@ -153,7 +153,7 @@ class Plan:
             stage = parent.stage
         if not stage.kind.init:
             what = f"'{planned.name}' takes its tokenizer from '{stage.name}', which is not made"
-            raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.file} --to {stage.name}")
+            raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.argument} --to {stage.name}")
         return None
 
     def preparable(self, planned: PlannedStage) -> bool:

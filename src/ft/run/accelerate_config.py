@@ -17,6 +17,7 @@ from ft.files import digest, read_json
 from ft.imports import uncollected
 from ft.recipe import Kind, Stage, Verdicts, accumulation
 from ft.recipe.check import Owner, check, suggest
+from ft.recipe.find import launch_configs
 from ft.recipe.kind import LaunchOptions, Refused
 from ft.recipe.yaml import Block, Mark, parse_value
 
@@ -74,8 +75,9 @@ ONE_PROCESS = Launch()
 def read_launch(file: Path, verdicts: Verdicts | None = None) -> Launch:
     """The config. Raises UserError with all that accelerate would refuse, or pass over in silence."""
     if not file.is_file():
-        there = ", ".join(sorted(p.name for p in file.parent.glob("*.yaml"))) if file.parent.is_dir() else ""
-        raise fail(str(file), "no such accelerate config", f"In that folder: {there}." if there else "")
+        beside = sorted(one.name for one in file.parent.glob("*.yaml"))
+        fix = f"In that folder: {', '.join(beside)}." if beside else f"There are: {', '.join(launch_configs())}."
+        raise fail(str(file), "no such accelerate config", fix)
     problems = Problems()
     block = parse_value(file.read_text(encoding="utf-8"), Mark(str(file), 1), problems)
     if not isinstance(block, Block):

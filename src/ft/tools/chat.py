@@ -41,15 +41,11 @@ class ChatTarget:
     chat_template: str | None = None
 
 
-def is_recipe(path: str) -> bool:
-    return path.endswith((".yaml", ".yml")) or Path(path).is_file()
-
-
 def newest_model(planned_run: Plan) -> ChatTarget:
     """The last model of the recipe that is made. Raises UserError with the command that makes one."""
     models = [p for p in planned_run.stages if "model" in p.stage.kind.leaves]
     finished = [p for p in models if p.done]
-    recipe = str(planned_run.recipe.file)
+    recipe = planned_run.recipe.argument
     if not models:
         raise fail(recipe, "no stage of it leaves a model", "Name a model's folder.")
     if not finished:

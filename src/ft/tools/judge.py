@@ -15,12 +15,13 @@ from ft.files import digest
 from ft.models.identity import model_fingerprint, result_fingerprint
 from ft.models.lineage import is_reward
 from ft.recipe import ModelSource, Recipe
+from ft.recipe.find import is_recipe, recipe_file
 from ft.recipe.job import Job
 from ft.result import Result
 from ft.results.store import plan
 from ft.rewards import REWARDS
 from ft.run.run import hold_result, make_stage
-from ft.tools.chat import is_recipe, model_at, newest_model
+from ft.tools.chat import model_at, newest_model
 
 RECIPE_MODEL = "model"
 """RECIPE:model is the model the recipe starts from."""
@@ -62,9 +63,9 @@ def find_model(name: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
     """
     file, colon, stage = name.rpartition(":")
     if not (colon and is_recipe(file)):
-        model = newest_model(plan(read(Path(name)), runs)) if is_recipe(name) else model_at(name)
+        model = newest_model(plan(read(recipe_file(name)), runs)) if is_recipe(name) else model_at(name)
         return _fetch(model.model) if model.folder is None and model.model else Path(model.folder or name)
-    recipe: Recipe = read(Path(file))
+    recipe: Recipe = read(recipe_file(file))
     if stage == RECIPE_MODEL and recipe.model:
         return _fetch(recipe.model)
     planned = plan(recipe, runs).stage(stage)

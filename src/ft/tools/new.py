@@ -29,6 +29,7 @@ from ft.files import atomic
 from ft.hub import local_path
 from ft.models.processor import encoder_of
 from ft.recipe import Recipe, Stage
+from ft.recipe.find import bundled_recipes
 from ft.results.store import Plan
 
 SAMPLE = 20  # rows that tell the format
@@ -313,13 +314,14 @@ def _yaml(
 ) -> str:
     """The recipe's text: what it extends, and only what differs."""
     folder = path.parent.resolve()
+    parent = recipe.argument if recipe.argument in bundled_recipes() else _relative(recipe.file, folder)
     data = {"path": _relative(Path(source.path), folder), "format": source.format}
     if source.columns:
         data["columns"] = "{" + ", ".join(f"{_word(k)}: {_word(v)}" for k, v in source.columns.items()) + "}"
     entry = ", ".join(f"{key}: {value if key == 'columns' else _word(str(value))}" for key, value in data.items())
     lines = [
         f"# {recipe.name} on rows of its own. `ft plan --diff` tells what differs from the recipe it extends.",
-        f"extends: {_word(_relative(recipe.file, folder))}",
+        f"extends: {_word(parent)}",
         "stages:",
         f"  - {'kind' if stage.name == stage.kind_name else 'name'}: {stage.name}",
         f"    data: [{{{entry}}}]",

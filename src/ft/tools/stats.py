@@ -227,7 +227,7 @@ def recipe_stats(plan: Plan, stage: str | None, tick: Tick, note: Callable[[str]
         absent = _absent(plan, planned)
         if absent:
             what = f"the rows of '{planned.name}' come from '{absent}', which is not made"
-            fix = f"Make it: ft run {plan.recipe.file} --to {absent}"
+            fix = f"Make it: ft run {plan.recipe.argument} --to {absent}"
             if stage:
                 raise fail(planned.stage.where, what, fix)
             note(f"{what}. {fix}")
