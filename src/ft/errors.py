@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ft.printable import printable_line
+
+MOST_LINES = 25  # of an error with more problems the number of the others is told
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -19,8 +23,9 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        what = self.what.rstrip()
-        return f"{self.where}: {what if what[-1:] in '.!?' else what + '.'} {self.fix}".rstrip()
+        """One line, whatever a file, a server or a library put into it."""
+        where, what, fix = map(printable_line, (self.where, self.what, self.fix))
+        return f"{where}: {what if what[-1:] in '.!?' else what + '.'} {fix}".rstrip()
 
 
 class UserError(Exception):
@@ -28,7 +33,12 @@ class UserError(Exception):
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(problems)
+
+    def __str__(self) -> str:
+        lines = [*map(str, self.problems[:MOST_LINES])]
+        more = len(self.problems) - len(lines)
+        return "\n".join([*lines, f"… and {more:,} more."] if more else lines)
 
 
 def fail(where: str, what: str, fix: str = "") -> UserError:

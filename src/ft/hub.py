@@ -10,6 +10,26 @@ from pathlib import Path
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz")
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at the path; nothing is at one that the file system takes for none (a name too long)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    return exists(path) and path.is_dir()
+
+
+def expand(folder: Path, name: str) -> Path:
+    """`name` from `folder`; `~` is the home of this user, and `~nobody` where nobody is called so only a name."""
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:
+        return folder / name
+
+
 def local_path(name: str, folder: Path = Path()) -> Path | None:
     """The file or folder that `name` means from `folder`, there or not; None for an id of the Hub.
 
@@ -17,8 +37,8 @@ def local_path(name: str, folder: Path = Path()) -> Path | None:
     ending of a file of rows is a path, and so is whatever is there. Where `owner` is a folder, `owner/name` is a path
     too: if nothing is at it, it is a slip rather than an id.
     """
-    path = folder / Path(name).expanduser()
+    path = expand(folder, name)
     written_so = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
     written_so = written_so or name.lower().endswith(FILES)
-    there = path.exists() or ("/" in name and path.parent.is_dir())
+    there = exists(path) or ("/" in name and is_folder(path.parent))
     return path if written_so or there else None

@@ -97,11 +97,12 @@ class Progress:
 
 def _bar(known: bool) -> Bar:
     """Rich's bar; one of an unknown total is a count, and goes when the work is done."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    text, console = TextColumn("{task.fields[text]}", markup=False), Console(stderr=True)
+    from ft.console import Terminal
+
+    text, console = TextColumn("{task.fields[text]}", markup=False), Terminal(stderr=True, soft_wrap=False)
     name = TextColumn("{task.description}", markup=False)
     if not known:
         count = TextColumn("{task.completed:,.0f}")

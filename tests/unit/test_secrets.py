@@ -14,7 +14,8 @@ from ft.cli import app
 from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.run.run import make_stage, prepare_rows, run
-from ft.secrets import PATTERNS, clean, find, hide, look, mask, refuse, scan_all, variables
+from ft.secret_files import clean, refuse, scan_all
+from ft.secrets import PATTERNS, find, hide, look, mask, variables
 from wording import Like
 
 WORD = "abcdefghijklmnopqrstuvwxyz"
@@ -97,7 +98,7 @@ def file(tmp_path: Path, base: Path, data: Path) -> Path:
 PLACES = {
     "a tracker's project": ("sft.train.project={}", "train.project"),
     "a deep value": ("sft.train.optim_args={}", "train.optim_args"),
-    "a column's name": ("sft.data.0.columns.messages={}", "data.columns"),
+    "a column's name": ("sft.data.0.columns.messages={}", "columns.messages"),
 }
 
 

@@ -21,8 +21,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("artifacts", "bounds", "errors", "files", "hub", "imports", "notices", "progress", "result", "versions"),
-    ("secrets",),
+    ("artifacts", "imports", "notices", "secrets"),
+    ("printable",),
+    ("bounds", "console", "errors", "files", "hub", "progress", "result", "versions"),
+    ("secret_files",),
     ("recipe",),
     ("data",),
     ("encode",),

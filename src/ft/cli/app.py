@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ft import artifacts
+from ft.console import talk
 from ft.errors import fail
+from ft.printable import UNPRINTABLE
 from ft.recipe import Recipe, Verdicts, read
 from ft.recipe.find import recipe_file
 from ft.run.accelerate_config import Launch, launch_of_environment, read_launch
 from ft.run.distributed import is_launched
+from ft.secrets import hide
 from ft.stages import STAGES
 from ft.versions import versions
 
@@ -29,8 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _print_versions(wanted: bool) -> None:
@@ -63,7 +62,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
     checked = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
     for notice in checked.notices:
-        talk.print(notice, style="yellow", markup=False)
+        talk.print(notice, style="yellow")
     return checked
 
 
@@ -78,4 +77,6 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    """JSON has words of its own for what a terminal would obey, and a token has no place in it either."""
+    text = hide(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ft import artifacts
-from ft.cli.app import AsJson, Runs, app, out, print_json, read_recipe
+from ft.cli.app import AsJson, Runs, app, print_json, read_recipe
+from ft.console import out
 
 MODEL = "a model's folder, a Hub id, RECIPE or RECIPE:STAGE (RECIPE:model is what it starts from)"
 
@@ -63,4 +64,4 @@ def judge_command(
     if as_json:
         print_json({"folder": str(folder), **numbers})
     else:
-        out.print(f"{', '.join(number_words(numbers))}\n{folder}", markup=False)
+        out.print(f"{', '.join(number_words(numbers))}\n{folder}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ft.cli.app import Runs, app, out, read_recipe
+from ft.cli.app import Runs, app, read_recipe
+from ft.console import out
 from ft.errors import fail
 from ft.files import write_text
 from ft.recipe.find import is_recipe, recipe_file
@@ -63,4 +64,4 @@ def gatt_bank_command(
     if len(values) < 2:
         raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
     write_text(to, with_values(bank, kind, values, held_out_values(values, held_out)))
-    out.print(f"{to}: {len(values)} values of {kind}", markup=False)
+    out.print(f"{to}: {len(values)} values of {kind}")

@@ -10,20 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ft.cli.app import (
-    AsJson,
-    LaunchFile,
-    RecipeFile,
-    Runs,
-    Sets,
-    app,
-    out,
-    print_json,
-    read_launch_file,
-    read_recipe,
-    talk,
-)
+from ft.cli.app import AsJson, LaunchFile, RecipeFile, Runs, Sets, app, print_json, read_launch_file, read_recipe
 from ft.cli.reports import write_report_after
+from ft.console import out, talk
 from ft.errors import Problems, fail
 from ft.progress import Progress
 from ft.recipe.find import bundled_recipes, is_recipe, recipe_file, recipe_summary
@@ -101,7 +90,7 @@ def _diff(recipe: Path, as_json: bool) -> None:
         print_json([{"key": key, "there": parent_value, "here": value} for key, parent_value, value in lines])
         return
     for key, parent_value, value in lines:
-        out.print(f"{key}: {parent_value or '(absent)'} → {value or '(absent)'}", markup=False)
+        out.print(f"{key}: {parent_value or '(absent)'} → {value or '(absent)'}")
 
 
 @app.command("run")
@@ -157,7 +146,7 @@ def show_command(
         from ft.report.page import rows_page, write
 
         path = html_file or runs / view.recipe / f"{view.stage}-rows.html"
-        out.print(str(write(rows_page(view), path)), markup=False)
+        out.print(str(write(rows_page(view), path)))
     else:
         print_json(rows_as_json(view)) if as_json else print_rows(view, out)
 
@@ -181,9 +170,7 @@ def stats_command(
         if is_recipe(path):
             _only_for("a FILE", {"--format": format_, "--columns": columns, "--model": model})
             planned_run = plan(read_recipe(recipe_file(path), set_, runs), runs)
-            stats = recipe_stats(
-                planned_run, stage, progress.advance, lambda note: talk.print(note, style="yellow", markup=False)
-            )
+            stats = recipe_stats(planned_run, stage, progress.advance, lambda note: talk.print(note, style="yellow"))
         else:
             _only_for("a RECIPE", {"STAGE": stage, "--set": set_})
             stats = [file_stats(file_source(path, format_, columns or []), model, progress.advance)]
@@ -221,7 +208,7 @@ def new_command(
     parent = plan(read_recipe(recipe, None, runs), runs)
     new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs))
     for line in fork_lines(new_recipe):
-        talk.print(line, markup=False)
+        talk.print(line)
     _diff(new_recipe.path, as_json=False)
     path = new_recipe.path
     out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ft import artifacts
-from ft.cli.app import Runs, Sets, app, out, read_recipe, talk
+from ft.cli.app import Runs, Sets, app, read_recipe
+from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe import Recipe
 from ft.recipe.find import is_recipe, recipe_file
@@ -35,10 +36,10 @@ def report_command(
         raise fail(paths[MOST_RUNS], f"a comparison has at most {MOST_RUNS} runs", "Name fewer.")
     reports = [_run_at(path, set_ or (), runs) for path in paths]
     if len(reports) == 1:
-        out.print(str(write(report_page(reports[0]), to or _place(reports[0], paths[0], runs))), markup=False)
+        out.print(str(write(report_page(reports[0]), to or _place(reports[0], paths[0], runs))))
         return
     names = "-and-".join(run.name for run in reports)[:100]
-    out.print(str(write(comparison_page(reports), to or runs / f"{names}.html")), markup=False)
+    out.print(str(write(comparison_page(reports), to or runs / f"{names}.html")))
 
 
 def _run_at(path: str, sets: Sequence[str], runs: Path) -> Run:
@@ -69,7 +70,7 @@ def write_report_after(recipe: Recipe, sets: Sequence[str], runs: Path) -> Itera
         _renew(recipe, sets, runs)
         raise
     if path := _renew(recipe, sets, runs):
-        talk.print(f"report: {path}", markup=False)
+        talk.print(f"report: {path}")
 
 
 def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
@@ -88,6 +89,6 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
             write(report_page(run), path)
     except Exception as error:  # whatever stops the page, results are there, and the run is none the worse
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        talk.print(f"{path}: no report: {why}", style="yellow", markup=False)
+        talk.print(f"{path}: no report: {why}", style="yellow")
         return None
     return path

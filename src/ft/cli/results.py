@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ft.cli.app import AsJson, Runs, Sets, app, out, print_json, read_recipe, talk
+from ft.cli.app import AsJson, Runs, Sets, app, print_json, read_recipe
+from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe.find import is_recipe, recipe_file
 from ft.result import Result
@@ -44,7 +45,7 @@ def runs_command(
     if as_json:
         print_json(rows)
     elif not rows:
-        talk.print(f"no result in {runs}" + (" of that kind or recipe" if kind or recipe else ""), markup=False)
+        talk.print(f"no result in {runs}" + (" of that kind or recipe" if kind or recipe else ""))
     else:
         out.print(_table(rows))
 
@@ -125,11 +126,11 @@ def diff_command(one: ResultName, other: ResultName, runs: Runs = Path("runs"), 
     ]
     if as_json:
         return print_json({"here": str(a.folder), "there": str(b.folder), "key": keys, "numbers": numbers})
-    out.print(f"{a.folder} → {b.folder}", markup=False)
+    out.print(f"{a.folder} → {b.folder}")
     if not keys:
         out.print("nothing that decides a result differs" if a.key else "what decided them was not written down")
     for line in keys:
-        out.print(f"{line['key']}: {_cell(line['here'])} → {_cell(line['there'])}", markup=False)
+        out.print(f"{line['key']}: {_cell(line['here'])} → {_cell(line['there'])}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("number")
     for result in (a, b):
@@ -163,9 +164,9 @@ def rm_command(
         raise fail("ft runs rm", "nothing is named", "Name results, or --cache or --set-aside.")
     removals = removal(runs, results or [], cache, set_aside)
     for folder in removals.folders:
-        out.print(f"{_size(removals.sizes[folder]):>9}  {folder}", markup=False)
+        out.print(f"{_size(removals.sizes[folder]):>9}  {folder}")
     for one in removals.dependents:
-        talk.print(f"{one} was made from it", style="yellow", markup=False)
+        talk.print(f"{one} was made from it", style="yellow")
     if not removals.folders:
         talk.print("there is nothing of that to remove")
         return
@@ -183,7 +184,7 @@ def secrets_command(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="files and folders to read")] = None,
 ) -> None:
     """Look for tokens and keys in recipes, results, reports and cards; exit code 1 when there are any."""
-    from ft.secrets import scan_all
+    from ft.secret_files import scan_all
 
     places = paths or [place for place in (Path("recipes"), Path("runs")) if place.exists()]
     for absent in (place for place in places if not place.exists()):
@@ -191,10 +192,8 @@ def secrets_command(
     count = 0
     for problem in scan_all(places):
         count += 1
-        out.print(str(problem), markup=False)
-    talk.print(
-        f"{count or 'no'} secret{'' if count == 1 else 's'} found in {', '.join(map(str, places))}", markup=False
-    )
+        out.print(str(problem))
+    talk.print(f"{count or 'no'} secret{'' if count == 1 else 's'} found in {', '.join(map(str, places))}")
     if count:
         raise typer.Exit(1)
 
@@ -239,13 +238,13 @@ def export_command(
     if record and record["asked"] == options.asked:
         talk.print("exported before; what was compared then:")
     else:
-        record = export(model, options, lambda line: talk.print(f"{model.stage}: {line}", markup=False))
+        record = export(model, options, lambda line: talk.print(f"{model.stage}: {line}"))
     if as_json:
         print_json({"folder": str(place), **record})
     else:
         _show_export(place, record)
     if push:
-        out.print(upload(place, push, private), markup=False)
+        out.print(upload(place, push, private))
 
 
 def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) -> Path:
@@ -269,10 +268,10 @@ def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) ->
 
 
 def _show_export(place: Path, record: dict[str, Any]) -> None:
-    out.print(f"{place}: {record['form']}, {record['dtype']}, {_size(record['bytes'])}", markup=False)
+    out.print(f"{place}: {record['form']}, {record['dtype']}, {_size(record['bytes'])}")
     for line in (record["said"], *record["notes"]):
-        out.print(line, markup=False)
+        out.print(line)
     if record.get("ollama") == "Modelfile":
-        out.print(f"with Ollama: ollama create NAME -f {place}/Modelfile", markup=False)
+        out.print(f"with Ollama: ollama create NAME -f {place}/Modelfile")
     elif record.get("ollama"):
-        out.print(record["ollama"], markup=False)
+        out.print(record["ollama"])

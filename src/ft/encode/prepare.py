@@ -23,7 +23,7 @@ from ft.encode.encoder import EncodedRow, Encoder, row_tokens
 from ft.encode.pairs import PairOptions
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
-from ft.secrets import RowWatch
+from ft.secret_files import RowWatch
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
-from ft.secrets import scan_all
+from ft.secret_files import scan_all
 
 
 def ready(name: str) -> str:

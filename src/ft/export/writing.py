@@ -21,7 +21,7 @@ from ft.models.load import share
 from ft.models.merge import DTYPES, Onto
 from ft.models.processor import tokenizer_of
 from ft.results.ledger import size
-from ft.secrets import refuse
+from ft.secret_files import refuse
 
 TOKENIZER = (
     *(artifacts.TOKENIZER, artifacts.TOKENIZER_CONFIG, artifacts.CHAT_TEMPLATE),

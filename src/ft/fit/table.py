@@ -103,7 +103,7 @@ def show(fits: FitPlan, console: Console) -> None:
     console.print(table)
     console.print(f"GiB a GPU of {fits.gpu.gib:g}; an estimate, see docs/fit.md")
     for line in _below(fits):
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def _cells(fit: StageFit, gpu: Gpu) -> list[str | Text]:

@@ -30,8 +30,9 @@ from ft.recipe.schema import Schema, at_least, coerce, schema_of
 from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
 from ft.recipe.symbolic import Undecided
 from ft.recipe.yaml import Block, Items
-from ft.secrets import find, look, variables
+from ft.secrets import find, key_variables, look, variables
 
+SECRET_FIX = "Set it in the environment (HF_TOKEN)."
 RULES_VERSION = "7"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
@@ -147,7 +148,6 @@ def check(
     for (key, value), reason in owner.refused.items():
         if values.get(key) == value:
             problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
-    _refuse_secrets(values, name, problems)
     if owner.one_of and not any(values.get(key) for key in owner.one_of):
         what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
         problems.add(values.where(), what, f"Write {fix}.")
@@ -204,13 +204,23 @@ def rename_old_keys(block: Block, name: str, problems: Problems, notices: list[s
     return renamed
 
 
-def _refuse_secrets(values: Block, name: str, problems: Problems) -> None:
-    secrets = variables(names=[values.get("key_env")])
-    for key, value in values.items():
-        if any(look(value, key, secrets)):
-            problems.add(
-                values.where(key), f"{name}.{key} looks like a secret", "Set it in the environment (HF_TOKEN)."
-            )
+def check_secrets(
+    block: Block, problems: Problems, name: str = "recipe", held: Mapping[str, str] | None = None
+) -> bool:
+    """Add each key and value that looks like a token or holds one of this environment; whether there is any. Look
+    before a block is checked, since what is found right is remembered in a file."""
+    held = variables(list(key_variables(block))) if held is None else held
+    before = len(problems)
+    for key, value in block.items():
+        entries = value if isinstance(value, Items) else [value]
+        for inner in entries:
+            if isinstance(inner, Block):
+                check_secrets(inner, problems, key, held)
+        if find(key, held):
+            problems.add(block.where(key), f"a key of {name} looks like a secret", SECRET_FIX)
+        elif any(any(look(one, key, held)) for one in entries if not isinstance(one, Block)):
+            problems.add(block.where(key), f"{name}.{key} looks like a secret", SECRET_FIX)
+    return len(problems) > before
 
 
 def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ft import artifacts
-from ft.files import read_json, write_json
+from ft.errors import fail
+from ft.files import read_mapping, write_json
 from ft.recipe import ModelSource
 
 
@@ -62,7 +63,10 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> Job:
-        values = read_json(path)
+        """Raises UserError where the file is none that `write` has written."""
+        values = read_mapping(path)
+        if not {"name", "kind", "folder", "data"} <= values.keys():
+            raise fail(str(path), "this is no stage's job.json", "Stages are started by `ft run`.")
         values |= {key: Path(values[key]) if values[key] else None for key in ("init", "rows")}
         values |= {"folder": Path(values["folder"]), "data": tuple(values["data"])}
         values["eval_data"] = tuple(values["eval_data"])

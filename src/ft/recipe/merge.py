@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
+from ft.hub import exists
 from ft.recipe.find import bundled_recipes, near_recipes
-from ft.recipe.yaml import Block, Items, Mark, parse_value, read_yaml
+from ft.recipe.yaml import MOST_DEPTH, Block, Items, Mark, parse_value, read_yaml, refuse_unwritable
 from ft.secrets import hide
 
 
@@ -50,9 +51,9 @@ def _parent(path: Path, block: Block) -> Path:
     if not isinstance(name, str):
         raise fail(block.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
     parent = path.parent / name
-    if not parent.is_file():
+    if not exists(parent):
         parent = bundled_recipes().get(name, parent)
-    if not parent.is_file():
+    if not exists(parent):
         hint = near_recipes(name, path.parent) or "The path is relative to this file."
         raise fail(block.where("extends"), f"no recipe {parent}", hint)
     return parent
@@ -124,7 +125,11 @@ def _set(tree: Block, words: str, problems: Problems) -> None:
         problems.add(f"--set {hide(words)}", "this sets nothing", "Write `--set stage.block.key=value`.")
         return
     mark = Mark(f"--set {path}", 0)  # without the value, which may be a secret
+    refuse_unwritable(words, str(mark))
     keys = path.split(".")
+    if len(keys) > MOST_DEPTH:
+        problems.add(str(mark), f"{len(keys):,} blocks in each other", "Write `--set stage.block.key=value`.")
+        return
     at: Any = tree
     stage_list = tree.get("stages")
     stages = {name: items[place] for name, items, place in _stages(stage_list)} if isinstance(stage_list, Items) else {}

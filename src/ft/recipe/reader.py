@@ -13,8 +13,8 @@ from typing import Any
 
 from ft import artifacts
 from ft.errors import Problems, UserError
-from ft.hub import local_path
-from ft.recipe.check import Owner, Verdicts, check, choose, rename_old_keys, suggest, value_text
+from ft.hub import exists, expand, is_folder, local_path
+from ft.recipe.check import Owner, Verdicts, check, check_secrets, choose, rename_old_keys, suggest, value_text
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
@@ -62,6 +62,8 @@ class RecipeReader:
         return check(owner, block, name, self.problems, self.notices, self.verdicts)
 
     def recipe(self, tree: Block) -> Recipe:
+        if check_secrets(tree, self.problems):
+            self.verdicts = None
         values = self.check(RECIPE, _without_stages(tree), "recipe")
         tree = rename_old_keys(tree, "recipe", Problems(), [])  # announced by the check above
         model = self.model(tree)
@@ -107,7 +109,7 @@ class RecipeReader:
         if not isinstance(values.get("path"), str):
             return None
         path = self.local(block, "path", values["path"])
-        if path and not (path / artifacts.CONFIG).exists():
+        if path and not exists(path / artifacts.CONFIG):
             self.problems.add(block.where("path"), f"no model in {path}", self.relative(block, "path"))
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)
@@ -128,8 +130,8 @@ class RecipeReader:
         if not name or "{{" in name or "{%" in name:
             return name
         if name.endswith((".jinja", ".j2")):
-            path = (tree.folder("chat_template") / Path(name).expanduser()).resolve()
-            if not path.exists():
+            path = expand(tree.folder("chat_template"), name).resolve()
+            if not exists(path):
                 self.problems.add(
                     tree.where("chat_template"), f"no template {path}", self.relative(tree, "chat_template")
                 )
@@ -313,8 +315,8 @@ class RecipeReader:
         """A path that opens from here; where nothing is, a problem that names what is near."""
         cwd = Path.cwd()
         name = str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
-        if not path.exists():
-            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        if not exists(path):
+            beside = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
             near = difflib.get_close_matches(path.name, beside, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else self.relative(block, key)
             self.problems.add(block.where(key), f"no file {name}", hint)
@@ -323,7 +325,7 @@ class RecipeReader:
     def block_files(self, block: Block, owner: Owner, values: Mapping[str, Any]) -> dict[str, str]:
         """The keys of a block that name files, relative to the recipe that wrote them."""
         files = {key: values[key] for key in owner.files if isinstance(values.get(key), str)}
-        paths = {key: (block.folder(key) / Path(value).expanduser()).resolve() for key, value in files.items()}
+        paths = {key: expand(block.folder(key), value).resolve() for key, value in files.items()}
         return {key: self.file(block, key, path) for key, path in paths.items()}
 
     def blocks(self, block: Block, kind: Kind) -> dict[str, dict[str, Any]]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ft.hub import local_path
+from ft.hub import is_folder, local_path
 from ft.recipe.find import recipe_argument
 from ft.recipe.kind import Kind
 from ft.recipe.precision import Dtype, dtype_of_stage
 from ft.recipe.rounds import Rounds
 
-FOLDER_NAME = r"[A-Za-z0-9][\w-]*"
+FOLDER_NAME = r"[A-Za-z0-9][\w-]{0,199}"  # a fingerprint stands behind it, and a name has 255 bytes
 STAGE_KEYS = ("kind", "name", "model", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
 
 
@@ -42,7 +42,7 @@ class ModelSource:
     def folder(self) -> Path | None:
         """Where the weights are on this machine; None: the Hub has them."""
         path = local_path(self.path)
-        return path if path and path.is_dir() else None
+        return path if path and is_folder(path) else None
 
 
 @dataclass(frozen=True)

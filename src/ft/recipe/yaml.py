@@ -70,6 +70,14 @@ def _copy(value: object) -> Any:
     return Items([_copy(v) for v in value], list(value.marks), value.mark) if isinstance(value, Items) else value
 
 
+MOST_BYTES = 1 << 20
+MOST_VALUES = 20_000
+MOST_DEPTH = 32
+"""Of a recipe: bytes of its file, keys and values with every alias written out, blocks in blocks. Rows belong in files
+of their own, and a few lines of aliases can stand for more values than any memory holds."""
+UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that builds Blocks and collects duplicate keys instead of keeping the last one in silence."""
 
@@ -112,7 +120,27 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(node.value)  # YAML 1.1 reads 010 as octal 8
 
 
+def _str(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    refuse_unwritable(text, str(loader.mark_of(node)))
+    return text
+
+
+def refuse_unwritable(text: str, where: str) -> None:
+    """Raises UserError for what no path holds (NUL) and no file (half a character)."""
+    if found := UNWRITABLE.search(text):
+        raise fail(where, f"the character U+{ord(found[0]):04X} is not allowed", "Remove it.")
+
+
+def _node_of(loader: _Loader, node: yaml.Node, kind: type[yaml.Node]) -> None:
+    """Raises UserError where a tag is on something else (`!!map word`)."""
+    if not isinstance(node, kind):
+        what = f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} does not fit what stands here"
+        raise fail(str(loader.mark_of(node)), what, "Remove it.")
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Block:
+    _node_of(loader, node, yaml.MappingNode)
     marks: dict[str, Mark] = {}
     for key, _ in node.value:
         mark = loader.mark_of(key)
@@ -122,6 +150,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Block:
             first = f", first at line {marks[key.value].line}" if mark.line else ""
             loader.problems.add(str(mark), f"'{key.value}' is written twice{first}", "Keep one.")
         else:
+            refuse_unwritable(key.value, str(mark))
             marks[key.value] = mark
     loader.flatten_mapping(node)  # `<<: *anchor`
     block = Block({}, {}, loader.mark_of(node))
@@ -132,6 +161,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Block:
 
 
 def _sequence(loader: _Loader, node: yaml.SequenceNode) -> Items:
+    _node_of(loader, node, yaml.SequenceNode)
     values = [loader.construct_object(item, deep=True) for item in node.value]
     return Items(values, [loader.mark_of(item) for item in node.value], loader.mark_of(node))
 
@@ -139,7 +169,7 @@ def _sequence(loader: _Loader, node: yaml.SequenceNode) -> Items:
 # Only what JSON can hold: sets, dates and bytes would pass through to whoever writes the recipe down.
 _Loader.yaml_constructors = {
     "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
-    "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
+    "tag:yaml.org,2002:str": _str,
     "tag:yaml.org,2002:bool": _scalar(yaml.SafeLoader.construct_yaml_bool),
     "tag:yaml.org,2002:float": _scalar(yaml.SafeLoader.construct_yaml_float),
     "tag:yaml.org,2002:int": _scalar(_int),
@@ -162,8 +192,6 @@ def parse_yaml(text: str, file: str, problems: Problems) -> Block:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise fail(f"{file}:{line}", f"the character {chr(error.character)!r} is not allowed", "Remove it.") from None
-    except RecursionError:
-        raise fail(file, "the brackets are nested too deeply", "Write the recipe flatter.") from None
     if not isinstance(value, Block):
         what = "the recipe is empty" if value is None else "a recipe is a mapping of keys"
         raise fail(f"{file}:1", what, "Start with `model:` and `stages:`.")
@@ -182,9 +210,45 @@ def _value(text: str, mark: Mark, problems: Problems) -> Any:
     loader = _Loader(text)
     loader.mark, loader.problems = mark, problems
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_bomb(loader, node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise _too_deep(str(mark)) from None
     finally:
         loader.dispose()
+
+
+def _too_deep(where: str) -> UserError:
+    return fail(where, f"more than {MOST_DEPTH} blocks stand in each other", "Write the recipe flatter.")
+
+
+def _refuse_bomb(loader: _Loader, root: yaml.Node) -> None:
+    """Raises UserError where the value would be too large or too deep, before any alias is written out."""
+    sizes: dict[int, tuple[int, int]] = {}  # node → values in it, blocks in each other; an alias is the node it names
+
+    def measure(node: yaml.Node, outer: tuple[int, ...]) -> tuple[int, int]:
+        if id(node) in outer:
+            raise fail(
+                str(loader.mark_of(node)), "an anchor contains itself", "Remove the alias that closes the circle."
+            )
+        if len(outer) > MOST_DEPTH:
+            raise _too_deep(str(loader.mark_of(node)))
+        if id(node) not in sizes:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            nodes = [one for pair in inner for one in (pair if isinstance(pair, tuple) else (pair,))]
+            measures = [measure(one, (*outer, id(node))) for one in nodes]
+            sizes[id(node)] = 1 + sum(size for size, _ in measures), 1 + max((deep for _, deep in measures), default=0)
+        return sizes[id(node)]
+
+    values, depth = measure(root, ())
+    if depth > MOST_DEPTH + 1:  # through an alias that was measured further out
+        raise _too_deep(str(loader.mark))
+    if values > MOST_VALUES:
+        what = f"it holds {values:,} values, aliases written out; at most {MOST_VALUES:,} are read"
+        raise fail(str(loader.mark), what, "Write rows and lists into files of their own.")
 
 
 def in_file_order(problems: Problems, path: Path) -> Problems:
@@ -202,7 +266,10 @@ def in_file_order(problems: Problems, path: Path) -> Problems:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise fail(str(path), "this is a pipe or a device", "Name the recipe's .yaml file.")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
         fix = f"In that folder: {beside}." if beside else "`ft recipes` lists those that come with ft."
@@ -211,6 +278,9 @@ def _text(path: Path) -> str:
         raise fail(str(path), "this is a folder", "Name the recipe's .yaml file.") from None
     except OSError as error:
         raise fail(str(path), f"cannot be read ({error.strerror})") from None
+    if len(data) > MOST_BYTES:
+        fix = "Write rows and lists into files of their own."
+        raise fail(str(path), f"it is larger than {MOST_BYTES >> 20} MiB, the most that is read of a recipe", fix)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise fail(str(path), "this is UTF-16 text", "Save the file as UTF-8.")
     try:
@@ -233,8 +303,6 @@ def _yaml_error(error: yaml.MarkedYAMLError, file: str, text: str) -> UserError:
         return fail(where, "a tab indents this line", "Indent with spaces.")
     if "undefined alias" in what:
         return _no_anchor(what, where, lines[:number])
-    if "recursive" in what:
-        return fail(where, "an anchor contains itself", "Remove the alias that closes the circle.")
     if "could not determine a constructor" in what:
         tag = re.search(r"'(.+)'", what)
         tag_name = tag[1].replace("tag:yaml.org,2002:", "!!") if tag else "!python/…"

@@ -19,6 +19,7 @@ from ft.figures.numbers import format_number
 from ft.figures.small import range_picture, sparkline
 from ft.figures.svg_file import chart_css, colours_css
 from ft.files import write_text
+from ft.printable import printable
 from ft.report import chain
 from ft.report.compare import compare_runs
 from ft.report.facts import hardware, seconds
@@ -26,7 +27,6 @@ from ft.report.gather import NumberCard, gather_report, headline
 from ft.report.numbers import duration
 from ft.report.run import Run
 from ft.run.run import rows_line
-from ft.secrets import hide, variables
 from ft.tools.show import RowsView, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -103,20 +103,20 @@ def _render(template: str, **values: Any) -> str:
         return draw(chart, f"chart-{next(numbers)}")
 
     style = Markup(colours_css() + chart_css()) + _style("style.css", "report.css")
-    return _without_secrets(_environment().get_template(template).render(draw=draw_chart, style=style, **values))
+    return _page(template, draw=draw_chart, style=style, **values)
 
 
-def _without_secrets(text: str) -> str:
-    """Tokens and keys masked, whoever wrote them; a picture's letters are no text."""
-    secrets = variables()
-    return "".join(part if part.startswith("data:") else hide(part, secrets) for part in PICTURE.split(text))
+def _page(template: str, **values: Any) -> str:
+    """Rendered, with tokens and keys masked and control characters escaped, whoever wrote them; a picture's letters are
+    no text."""
+    text = _environment().get_template(template).render(**values)
+    return "".join(part if part.startswith("data:") else printable(part) for part in PICTURE.split(text))
 
 
 def rows_page(view: RowsView) -> str:
     """Rows token by token: what `ft show --html` writes."""
-    template = _environment().get_template("rows.html.jinja")
     style = Markup(colours_css()) + _style("style.css", "rows.css")
-    return template.render(found=view, line=rows_line(view.stats), spelt=visible_tokens, style=style)
+    return _page("rows.html.jinja", found=view, line=rows_line(view.stats), spelt=visible_tokens, style=style)
 
 
 def write(text: str, path: Path) -> Path:

@@ -6,7 +6,6 @@ all processes stop together (ft.rl.monitor).
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ft.console import talk
 from ft.files import append_lines, read_lines, write_lines
 
 GRAM = 3  # words
@@ -114,7 +114,7 @@ class RolloutFile(TrainerCallback):
         for rollout in some:
             prompt, answer = (_in_a_line(text) for text in (_last_question(rollout.prompt), rollout.answer))
             distance = "" if rollout.kl is None else f", kl {rollout.kl:.1f}"
-            print(f"    {prompt} → {answer}  [reward {rollout.reward:+.2f}{distance}]", file=sys.stderr)
+            talk.print(f"    {prompt} → {answer}  [reward {rollout.reward:+.2f}{distance}]")
 
 
 def _last_question(prompt: Sequence[Mapping[str, Any]]) -> str:

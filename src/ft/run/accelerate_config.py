@@ -16,7 +16,7 @@ from ft.errors import Problems, fail
 from ft.files import digest, read_json
 from ft.imports import uncollected
 from ft.recipe import Kind, Stage, Verdicts, accumulation
-from ft.recipe.check import Owner, check, suggest
+from ft.recipe.check import Owner, check, check_secrets, suggest
 from ft.recipe.find import launch_configs
 from ft.recipe.kind import LaunchOptions, Refused
 from ft.recipe.yaml import Block, Mark, parse_value
@@ -107,6 +107,7 @@ def launch_of_environment() -> Launch:
 
 def _known_keys(block: Block, problems: Problems, verdicts: Verdicts | None) -> None:
     """accelerate refuses an unknown key with a traceback, and passes over one inside fsdp_config in silence."""
+    verdicts = None if check_secrets(block, problems, "config") else verdicts
     silent = {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "use_cpu": False, "debug": False}
     marks = dict.fromkeys(silent, block.mark)
     check(CONFIG, Block({**silent, **block}, {**marks, **block.marks}, block.mark), "config", problems, [], verdicts)

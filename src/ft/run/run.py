@@ -13,10 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ft import artifacts
 from ft.bounds import is_at_least
+from ft.console import talk
 from ft.data.sources.bytes import CHANGED
 from ft.data.sources.read import file_hash
 from ft.encode.prepare import prepare, rows_folder
@@ -37,11 +36,9 @@ from ft.run.distributed import Leader, killed_by, leading
 from ft.run.executor import ENDS_WITH_PARENT, start_stage
 from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
-from ft.secrets import clean, in_rows, refuse
+from ft.secret_files import clean, in_rows, refuse
 from ft.stages import STAGES
 from ft.versions import versions
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class StageFailed(Exception):
@@ -123,7 +120,7 @@ def _still_needed(plan: Plan, todo: Sequence[PlannedStage], to: str | None, only
     """What is left to do, planned anew after a stop rule was asked."""
     left = {planned.name for planned in todo}
     for name in sorted(left & plan.not_needed.keys()):
-        console.print(f"{name}: not needed; {plan.not_needed[name]}")
+        talk.print(f"{name}: not needed; {plan.not_needed[name]}")
     return [planned for planned in choose_stages(plan, to, only) if planned.name in left]
 
 
@@ -167,11 +164,11 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
             seed=plan.recipe.seed,
             tick=progress.advance,
         )
-    console.print(f"{planned.name}: {rows_line(stats)}")
+    talk.print(f"{planned.name}: {rows_line(stats)}")
     if stats["rejected"]:
-        console.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
+        talk.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
     for note in stats["notes"]:
-        console.print(f"{planned.name}: {note}", style="yellow", markup=False)
+        talk.print(f"{planned.name}: {note}", style="yellow")
 
 
 def rows_line(stats: Mapping[str, Any]) -> str:
@@ -203,7 +200,7 @@ def _parents_are_there(plan: Plan, planned: PlannedStage) -> None:
 def at_once(jobs: int, launch: Launch) -> int:
     """How many stages are made at the same time: a GPU's memory, and a launcher's processes, are one stage's."""
     if jobs > 1 and (launch != ONE_PROCESS or has_accelerator()):
-        console.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
+        talk.print("one stage at a time: --jobs is for stages that share a CPU", style="yellow")
         return 1
     return jobs
 
@@ -247,7 +244,7 @@ def _job(plan: Plan, planned: PlannedStage, launch: Launch) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / artifacts.KEY, planned.key, allow_nan=True)
     job = work.write()
-    console.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
+    talk.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)
     return job
 
@@ -272,13 +269,13 @@ def _say_batch(planned: PlannedStage, launch: Launch) -> None:
         return
     name, stage, batch = planned.name, planned.stage, planned.batch
     if not stage.kind.trains:
-        console.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
+        talk.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
     elif stage.global_batch:
-        console.print(f"{name}: {launch.processes} processes, {batch} rows a step")
+        talk.print(f"{name}: {launch.processes} processes, {batch} rows a step")
     elif batch:
         one = batch // launch.processes
         text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
-        console.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
+        talk.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
 
 
 @contextmanager
@@ -342,7 +339,7 @@ def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
     """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
     problems = clean(job.folder)
     for problem in (p for p in problems if in_rows(p)):
-        console.print(f"{job.name}: {problem}", style="yellow", markup=False)
+        talk.print(f"{job.name}: {problem}", style="yellow")
     Problems(p for p in problems if not in_rows(p)).raise_any()
     refuse(str(job.folder / artifacts.DONE), numbers)
 

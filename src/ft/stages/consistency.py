@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from ft import artifacts
+from ft.console import Terminal
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
@@ -360,7 +360,7 @@ class Recall:
                 right = mean([one.right for one in self.of(model, cell) if one.right is not None])
                 percents = [f"{lines[turn]:.0%}" if turn in lines else "·" for turn in turns]
                 table.add_row(cell, model, *percents, "·" if right is None else f"{right:.1%}")
-        Console(file=sys.stderr, width=140).print(table)
+        Terminal(file=sys.stderr, width=140, soft_wrap=False).print(table)
 
 
 def share(verdicts: Sequence[bool]) -> dict[str, Any]:

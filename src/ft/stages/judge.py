@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from ft import artifacts
+from ft.console import Terminal
 from ft.data.axes import HELPFUL
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
@@ -286,11 +285,11 @@ def _write_verdicts(
 
 def show(numbers: Mapping[str, Any]) -> None:
     """What the numbers say, in a few lines, on stderr."""
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    console = Terminal(file=sys.stderr)
     model, other = numbers["models"]
     same = f"({numbers['same']} of them word by word the same)"
     tied = f"{numbers['ties']} tied {same}, {numbers['losses']} lost of {numbers['pairs']}"
-    console.print(f"{model} against {other}: {numbers['wins']} won, {tied}", markup=False)
+    console.print(f"{model} against {other}: {numbers['wins']} won, {tied}")
     if "flips" in numbers:
         first_place = (
             ""
@@ -299,15 +298,14 @@ def show(numbers: Mapping[str, Any]) -> None:
         )
         console.print(
             f"the judge: {numbers['consistency']:.0%} the same in both orders, {numbers['flips']} flips{first_place}",
-            markup=False,
         )
     if numbers["unparsed"] or numbers["unscored"]:
         unreadable = f"{numbers['unparsed']} verdicts cannot be read, {numbers['unscored']} pairs cannot be judged"
-        console.print(f"{unreadable}; they have no outcome", style="yellow", markup=False)
+        console.print(f"{unreadable}; they have no outcome", style="yellow")
     if numbers["longer_wins"] is not None:
         line = f"the longer answer won {numbers['longer_wins']:.0%} of {numbers['longer_pairs']} decided pairs"
         alike = numbers["like_length_win_rate"]
         like_length = (
             "" if alike is None else f"; win rate {alike:.1%} among {numbers['like_length_pairs']} of like length"
         )
-        console.print(line + like_length, markup=False)
+        console.print(line + like_length)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from ft import artifacts
+from ft.console import Terminal
 from ft.data.axes import SAFETY_THRESHOLD
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
@@ -221,7 +221,7 @@ def _columns(rows: Sequence[SourceRow], card: ReportCard) -> list[dict[str, Any]
 
 def show(card: ReportCard) -> None:
     """The grid, in percent with 95 % intervals, and what else to know of each model, on stderr."""
-    console = Console(file=sys.stderr, width=140, highlight=False)
+    console = Terminal(file=sys.stderr, width=140, soft_wrap=False)
     table = Table("ranked right, %", "axis", "pairs", *card.columns, AVERAGE, box=None, pad_edge=False)
     for model, axes in card.grid().items():
         for axis, row in axes.items():
@@ -229,7 +229,7 @@ def show(card: ReportCard) -> None:
             table.add_row(model, axis, f"{row[AVERAGE]['pairs']:,}", *cells, style="dim" if model == LONGER else "")
     console.print(table)
     for model in card.models:
-        console.print(f"{model}: {_summary_line(card, model)}", markup=False)
+        console.print(f"{model}: {_summary_line(card, model)}")
     if len(card.models) == 2:
         disagreement = card.disagreement()["grid"][card.main][AVERAGE]
         low, high = disagreement["low"], disagreement["high"]

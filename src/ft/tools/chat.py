@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from ft import artifacts
+from ft.console import Terminal
 from ft.data.formats.messages import BadRow, is_unicode, make_message
 from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 from ft.errors import Problem, fail
@@ -18,6 +19,7 @@ from ft.hub import local_path
 from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import PRESETS, Sampling
 from ft.models.token_budget import prompt_budget
+from ft.printable import escape
 from ft.recipe import ModelSource
 from ft.results.store import Plan
 
@@ -182,7 +184,7 @@ class ChatSession:
         self.messages += turn
 
     def note(self, text: str) -> None:
-        self.notes.print(text, style="dim", markup=False)
+        self.notes.print(text, style="dim")
 
     def _answer(self, prompt: list[int]) -> str:
         """Print the answer piece by piece; Ctrl-C ends it where it is."""
@@ -192,7 +194,7 @@ class ChatSession:
             text = piece if pieces else piece.lstrip()  # templates leave the first blank to the answer
             if text:
                 pieces.append(text)
-                print(text, end="", file=self.out, flush=True)
+                print(escape(text), end="", file=self.out, flush=True)
 
         print("assistant: ", end="", file=self.out, flush=True)
         try:
@@ -265,7 +267,7 @@ def chat(
 ) -> None:
     """Load the model and talk, until /quit or the end of the input."""
     options.sampling(None)  # what was typed is checked before anything is loaded
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Terminal(stderr=True)
     template = chat_template or target.chat_template
     chat_model = ChatModel(target.model, target.folder, template, NF4 if load_4bit else None)
     session = ChatSession(chat_model, options.sampling(chat_model.positions), sys.stdout, notes)

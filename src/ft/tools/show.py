@@ -23,6 +23,7 @@ from ft.files import read_json
 from ft.models.processor import tokenizer_of
 from ft.results.store import Plan, PlannedStage
 from ft.run.run import prepare_rows, rows_line
+from ft.secrets import hide_in_pieces
 
 ROLE_STYLES = {
     "template": "bright_black",
@@ -157,11 +158,12 @@ def _visible(char: str, before: str, after: str) -> str:
 
 def visible_tokens(row: ShownRow) -> Iterator[tuple[Token, str]]:
     """Each token with its visible text, in which its neighbours have a say."""
-    marks = visible("".join(token.text for token in row.tokens))
+    texts = hide_in_pieces([token.text for token in row.tokens])
+    marks = visible("".join(texts))
     place = 0
-    for token in row.tokens:
-        yield token, "".join(marks[place : place + len(token.text)])
-        place += len(token.text)
+    for token, text in zip(row.tokens, texts, strict=True):
+        yield token, "".join(marks[place : place + len(text)])
+        place += len(text)
 
 
 def rows_as_json(view: RowsView) -> dict[str, Any]:
@@ -171,8 +173,8 @@ def rows_as_json(view: RowsView) -> dict[str, Any]:
             "length": row.length,
             "trained": row.trained,
             "tokens": [
-                {"ids": list(t.ids), "text": t.text, "role": t.role, "trained": t.trained, "special": t.special}
-                for t in row.tokens
+                {"ids": list(t.ids), "text": text, "role": t.role, "trained": t.trained, "special": t.special}
+                for t, text in zip(row.tokens, hide_in_pieces([t.text for t in row.tokens]), strict=True)
             ],
         }
         for row in view.rows
@@ -194,7 +196,7 @@ def print_rows(view: RowsView, console: Console) -> None:
     coloured = console.color_system is not None
     for row in view.rows:
         console.print(Text(f"\n{row.where}", style="bold"), f"· {row.length:,} tokens, {row.trained:,} trained")
-        console.print(_coloured_text(row) if coloured else _bracketed_text(row), markup=False)
+        console.print(_coloured_text(row) if coloured else _bracketed_text(row))
     if view.rows:
         console.print()
         console.print(_legend(view) if coloured else "⟦ ⟧ trained   ⏎ line end   · blank   ⇥ tab")

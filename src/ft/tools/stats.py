@@ -29,7 +29,7 @@ from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 from ft.recipe.types import reference
 from ft.results.store import Plan, PlannedStage
-from ft.secrets import RowWatch
+from ft.secret_files import RowWatch
 from ft.tools.new import parse_columns
 
 BATCH = 1000
@@ -289,18 +289,18 @@ def _values(one: SourceStats) -> dict[str, Any]:
 def show_stats(stats: Stats, console: Console) -> None:
     """The table of the paper, then shares of grades and what is wrong, for each source that has any."""
     sources = [*stats.sources, *([stats.whole] if len(stats.sources) > 1 else [])]
-    console.print(f"{stats.title}, lengths in {stats.unit}", style="bold", markup=False)
+    console.print(f"{stats.title}, lengths in {stats.unit}", style="bold")
     console.print(_table(sources, stats.unit))
     for name, rows in _shares(sources):
-        console.print(f"  {name}: {rows}", markup=False)
+        console.print(f"  {name}: {rows}")
     for group, (taken, available) in stats.mixture.items():
         share = taken / sum(part for part, _ in stats.mixture.values())
-        console.print(f"  group {group}: {taken:,} of {available:,} rows, {share:.1%} of the mixture", markup=False)
+        console.print(f"  group {group}: {taken:,} of {available:,} rows, {share:.1%} of the mixture")
     for one in stats.sources:
         for reason, count in one.broken.most_common():
-            console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow", markup=False)
+            console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow")
         for note in (*(f"{one.name}: {note}" for note in one.unread.notes), *one.secrets.notes):
-            console.print(f"  {note}", style="yellow", markup=False)
+            console.print(f"  {note}", style="yellow")
 
 
 def _table(sources: Sequence[SourceStats], unit: str) -> Table:

@@ -214,8 +214,8 @@ def test_a_wrong_set_is_said_with_its_key(messages_of: Messages, words: str, exp
 def test_a_wrong_set_does_not_print_a_secret(messages_of: Messages):
     assert messages_of(GOOD, ["sft.train.hub_token=hf_abcdefghijklmnopqrstuvwxyz"]) == (
         Like(
-            "--set sft.train.hub_token … train.hub_token … HF_TOKEN …\n"
-            "--set sft.train.hub_token … train.hub_token … (HF_TOKEN) …"
+            "--set sft.train.hub_token … train.hub_token … (HF_TOKEN) …\n"
+            "--set sft.train.hub_token … train.hub_token … HF_TOKEN …"
         )
     )
 

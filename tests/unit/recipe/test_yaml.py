@@ -156,7 +156,7 @@ FAULTS = {
     ),
     "brackets without end": (
         "model: " + "[" * 3000 + "]" * 3000 + "\n",
-        "x.yaml: the brackets are nested too deeply. Write the recipe flatter.",
+        "x.yaml:1: more than 32 blocks stand in each other. Write the recipe flatter.",
     ),
 }
 

@@ -36,7 +36,7 @@ class BackendOptions:
     model        server: the name it serves the model under
     key_env      server: the environment variable that holds the key; null: no key is sent
     concurrency  server: requests under way at once
-    timeout      server: seconds until a request counts as failed
+    timeout      server: seconds a request may take, from connecting to the last byte of its reply
     retries      server: further tries of a request that failed for a reason that may pass
     wait         server: seconds before the first further try, twice as many before each next
     gpu_memory   vllm: share of the GPU's memory it may take
@@ -70,9 +70,14 @@ class BackendOptions:
 
 
 def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("base_url is no address. Write it as http://localhost:8000/v1")
+    no_address = "base_url is no address. Write it as http://localhost:8000/v1"
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets of no IPv6 address, a port beyond 65535
+        raise ValueError(no_address) from None
+    if not whole or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError(no_address)
     if parts.username or parts.password or parts.query:
         raise ValueError("base_url holds more than an address. A key is read from the variable named in key_env")
 

@@ -6,29 +6,27 @@ import http.client
 import json
 import logging
 import os
+import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from email.message import Message as Headers
 from typing import Any
 
 from ft.data.formats.messages import Message
 from ft.errors import UserError, fail
 from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
+from ft.models.generation.backends.http import ReplyTooLong, fetch
 from ft.models.generation.sampling import Sampling
+from ft.printable import printable_line
 
 log = logging.getLogger(__name__)
 
 MAX_WAIT = 60.0  # seconds between two tries
 TEMPORARY = (408, 409, 425, 429)  # HTTP statuses that may pass, and everything from 500
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would send the key on to wherever a redirect points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+ADDRESS = "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1."
 
 
 class _TemporaryFailure(Exception):
@@ -46,7 +44,6 @@ class ServerWorker:
         self.options = spec.options
         self.url = (self.options.base_url or "").rstrip("/")
         self.key = self._key()
-        self.opener = urllib.request.build_opener(_NoRedirect)
         self.stopped = threading.Event()
         self._serves_model()
 
@@ -74,14 +71,12 @@ class ServerWorker:
         response = self._request_until_answered("/chat/completions", body)
         try:
             choice = response["choices"][0]
-            text = choice["message"]["content"] or ""
-            tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
-            return answer(key, text.strip(), tokens, choice["finish_reason"] == "stop")
+            # JSON can hold half a character, which no file can
+            text = HALF_CHARACTER.sub("\ufffd", choice["message"]["content"] or "").strip()
+            return answer(key, text, _count(response.get("usage")), choice["finish_reason"] == "stop")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            fix = "backend.base_url must lead to a server of OpenAI's protocol, as `vllm serve` is."
-            raise fail(
-                self.url, f"the answer is no chat completion: {self._server_text(json.dumps(response))}", fix
-            ) from error
+            what = f"the answer is no chat completion: {self._server_text(json.dumps(response))}"
+            raise fail(self.url, what, ADDRESS) from error
 
     def _key(self) -> str | None:
         name = self.options.key_env
@@ -89,15 +84,21 @@ class ServerWorker:
             return None
         if not os.environ.get(name):
             raise fail("backend.key_env", f"the environment variable {name} is not set", f"export {name}=…")
-        return os.environ[name].strip()
+        key = os.environ[name].strip()
+        if not (key.isascii() and key.isprintable()):
+            what = f"the environment variable {name} holds characters that no key has"
+            raise fail("backend.key_env", what, "Set it anew.")
+        return key
 
     def _serves_model(self) -> None:
         """A wrong name, address or key is found before the first question."""
         response = self._request_until_answered("/models", None)
-        names = [entry.get("id") for entry in response.get("data", [])] if isinstance(response, dict) else []
+        models = response.get("data") if isinstance(response, dict) else None
+        entries = [entry for entry in models if isinstance(entry, dict)] if isinstance(models, list) else []
+        names = [entry["id"] for entry in entries if isinstance(entry.get("id"), str)]
         if names and self.options.model not in names:
             what = f"the server has no model '{self.options.model}'"
-            raise fail(self.url, what, f"It serves: {', '.join(map(str, names[:8]))}. Set backend.model.")
+            raise fail(self.url, what, f"It serves: {', '.join(names[:8])}. Set backend.model.")
 
     def _request_until_answered(self, path: str, body: dict[str, Any] | None) -> Any:
         """The answer to a request, tried again while what is wrong may pass. Raises UserError when it does not."""
@@ -117,44 +118,47 @@ class ServerWorker:
         raise AssertionError("the loop returns or raises")
 
     def _request(self, path: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"}
+        request_headers = {"Content-Type": "application/json"}
         if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+            request_headers["Authorization"] = f"Bearer {self.key}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers)
         try:
-            with self.opener.open(request, timeout=self.options.timeout) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            raise self._failure(path, error) from error
+            status, headers, text = fetch(self.url + path, data, request_headers, self.options.timeout)
         except (OSError, http.client.HTTPException) as error:  # no connection, a broken one, or none in time
-            raise _TemporaryFailure(
-                self._server_text(str(getattr(error, "reason", error)) or type(error).__name__)
-            ) from error
-        except ValueError as error:
-            fix = "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1."
-            raise fail(self.url + path, "what came back is no JSON", fix) from error
+            text = str(getattr(error, "reason", error)) or type(error).__name__
+            raise _TemporaryFailure(self._server_text(text)) from error
+        except ReplyTooLong as error:
+            raise fail(self.url + path, str(error), ADDRESS) from error
+        if status >= 300:
+            raise self._failure(path, status, headers, text)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise fail(self.url + path, "what came back is no JSON", ADDRESS) from error
 
-    def _failure(self, path: str, error: urllib.error.HTTPError) -> UserError | _TemporaryFailure:
-        message = self._server_text(error.read().decode(errors="replace")) or error.reason
-        if error.code in TEMPORARY or error.code >= 500:
-            seconds = error.headers.get("Retry-After", "")
-            return _TemporaryFailure(f"HTTP {error.code}: {message}", float(seconds) if seconds.isdecimal() else 0.0)
+    def _failure(self, path: str, status: int, headers: Headers, text: str) -> UserError | _TemporaryFailure:
+        message = f"HTTP {status}: {self._server_text(text)}"
+        if status in TEMPORARY or status >= 500:
+            seconds = headers.get("Retry-After", "")
+            return _TemporaryFailure(message, float(seconds) if seconds.isdecimal() else 0.0)
         fixes = {
-            404: "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1.",
+            404: ADDRESS,
             401: "Name the environment variable that holds the key: `backend: {key_env: …}`.",
         }
         if self.options.key_env:
             fixes[401] = f"The key in {self.options.key_env} is not the server's: set the variable anew."
-        fix = fixes.get(401 if error.code == 403 else error.code, "The request is not tried again.")
-        return fail(self.url + path, f"HTTP {error.code}: {message}", fix)
+        fix = fixes.get(401 if status == 403 else status, "The request is not tried again.")
+        return fail(self.url + path, message, fix)
 
     def _server_text(self, text: str) -> str:
         """The beginning of what a server said, without the key, which some repeat."""
-        try:
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             error = json.loads(text)["error"]
-            text = error["message"] if isinstance(error, dict) else str(error)
-        except (ValueError, KeyError, TypeError):
-            pass
-        text = " ".join(str(text).split())[:300]
-        return text.replace(self.key, "***") if self.key else text
+            text = str(error["message"] if isinstance(error, dict) else error)
+        return printable_line(text.replace(self.key, "***") if self.key else text, 300)
+
+
+def _count(usage: object) -> int:
+    """Tokens of the answer; 0 where the server does not count them, or not in whole numbers."""
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if type(tokens) is int and tokens > 0 else 0
