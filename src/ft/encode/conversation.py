@@ -99,8 +99,11 @@ class Renderer:
         if tokenizer.chat_template:
             self.template = ChatTemplate(tokenizer)
             self.spans = Segmenter(self.template)
-            self.stop_ids = self._stops()
-            self.notes = self._notes()
+            try:
+                self.stop_ids = self._stops()
+                self.notes = self._notes()
+            except BadRow as bad:  # the plainest dialogue there is: no row could be rendered
+                raise fail("chat template", bad.what, bad.fix) from bad
 
     def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
         """The token ids up to where a model is to answer."""
@@ -364,11 +367,8 @@ class Renderer:
         if chat.closing:
             notes.append(f"The chat template ends no answer; the next turn's {chat.closing!r} is trained as its end.")
         question = [{"role": "user", "content": "What is it?"}]
-        try:
-            cue = self.prompt(question)
-            trained = self._render_whole([{"messages": [*question, {"role": "assistant", "content": "This."}]}])[0]
-        except BadRow as bad:
-            raise fail("chat template", bad.what, bad.fix) from bad
+        cue = self.prompt(question)
+        trained = self._render_whole([{"messages": [*question, {"role": "assistant", "content": "This."}]}])[0]
         if isinstance(trained, RenderedRow) and trained.input_ids[: len(cue)] != cue:
             endings = [chat.tokenizer.decode(ids[-4:]) for ids in (cue, trained.input_ids[: len(cue)])]
             notes.append(

@@ -307,9 +307,9 @@ def make_stage(job_file: Path) -> None:
     quiet_bars()
     keep_freed_memory()
     started = time.monotonic()
-    _check_files(job)
+    check_files(job)
     numbers = function_at(STAGES[job.kind].make)(job)
-    _check_files(job)
+    check_files(job)
     if os.environ.get("RANK", "0") != "0":
         return
     _no_secrets(job, numbers)
@@ -328,7 +328,7 @@ def make_stage(job_file: Path) -> None:
     write_json(job.folder / artifacts.DONE, done)
 
 
-def _check_files(job: Job) -> None:
+def check_files(job: Job) -> None:
     """What was read is what the result is named by: banks and prompts are small, and hashed before and after."""
     for path, sha256 in job.files.items():
         if file_hash(Path(path), None) != sha256:

@@ -135,6 +135,11 @@ def test_a_message_that_holds_our_own_stand_in_word_is_refused_where_it_misleads
         Renderer(for_trl("qwen3", byte_level)).render({"messages": chat("hello", "<think>qZx0000xZq</think>")})
 
 
+def test_a_template_that_writes_a_message_twice_is_refused_before_any_row():
+    with pytest.raises(UserError, match=r"^chat template: .* message \d \(assistant\)"):
+        Renderer(byte_level(CHATML, "{{ messages[-1].content }}" + template("chatml")))
+
+
 def test_a_doubled_bos_is_refused():
     with pytest.raises(UserError, match="writes <s> twice in a row"):
         Renderer(byte_level(CHATML, "{{ bos_token + bos_token }}" + template("chatml")))

@@ -1,0 +1,53 @@
+"""A file that changes behind the plan: nothing that is read from it bears the name of what it held."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny
+from ft.errors import UserError
+from ft.recipe.job import Job
+from ft.run.run import check_files, prepare_rows, rows_folder
+
+STAGE = {"kind": "sft", "train": {"max_length": 128, "max_steps": 1}}
+
+
+def written(path: Path, answer: str) -> Path:
+    messages = [{"role": "user", "content": "sky?"}, {"role": "assistant", "content": answer}]
+    path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_prepared_from_other_content_are_not_left_under_the_old_name(tmp_path: Path, base: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", "blue")
+    recipe = tiny.recipe(tmp_path, [STAGE | {"data": [{"path": str(data)}]}], model=str(base))
+    before = tiny.planned(recipe, tmp_path / "runs")
+    written(data, "red, or so")
+    with pytest.raises(UserError, match=r"rows.jsonl: changed after the plan was made from it\."):
+        prepare_rows(before, before.stage("sft"))
+    folder = rows_folder(before.runs, before.stage("sft").rows_key)
+    assert not folder.exists()
+    again = tiny.planned(recipe, tmp_path / "runs")
+    prepare_rows(again, again.stage("sft"))
+    assert rows_folder(again.runs, again.stage("sft").rows_key) != folder
+
+
+def test_a_stage_is_given_the_hashes_and_the_template_of_the_plan(tmp_path: Path, base: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", "blue")
+    template = tmp_path / "chat.jinja"
+    template.write_text(tiny.tokenizer().chat_template, encoding="utf-8")
+    stage = STAGE | {"data": [{"path": str(data)}]}
+    plan = tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base), chat_template=str(template)), tmp_path / "runs")
+    planned = plan.stage("sft")
+    written(template, "another template")
+    job = plan.job(planned)
+    assert job.data[0]["sha256"] == [planned.key["data"][0]["files"][0][1]]
+    assert job.template == tiny.tokenizer().chat_template
+
+
+def test_a_bank_that_changed_stops_the_stage(tmp_path: Path) -> None:
+    bank = written(tmp_path / "bank.yaml", "x")
+    job = Job("gatt", "gatt", "f", tmp_path, 1, "x.yaml:1", files={str(bank): "0" * 64})
+    with pytest.raises(UserError, match=r"bank.yaml: changed after the plan was made from it\."):
+        check_files(job)
