@@ -135,6 +135,7 @@ OTHER_MEANINGS = {
     ("report", "evaluate"): "the block of options",
     ("rl", "reward"): "a number that is logged, and the block of options",
     ("rl", "ppo"): "a tag of the saved model, and where an error says it is from",
+    ("training", "sft"): "one of the losses of TRL's DPOTrainer",
     ("tools", "judge"): "`ft judge` makes a stage of this kind outside of any recipe",
     ("tools", "reward"): "who judges: a reward model",
 }
@@ -289,6 +290,7 @@ def test_no_file_holds_a_secret_or_a_path_of_one_machine():
 
 READS_LABELS = {
     "training/dpo/shared_prefix.py": "the padded batch of TRL's loss, which is a causal model's",
+    "training/held_out.py": "the batch of TRL's SFTTrainer, whose loss is a causal model's",
     "training/packing.py": "rows of one sequence, which alone can be packed",
 }
 """Files outside families/ and encode/ that read labels, and why they may."""

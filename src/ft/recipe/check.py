@@ -51,7 +51,7 @@ class Owner:
     path: str
     reserved: Mapping[str, str] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
-    refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    refused: Mapping[tuple[str, str | bool], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     minimum: Mapping[str, float] = field(default_factory=dict)
     inherits: str = ""
@@ -147,7 +147,7 @@ def check(
         problems.add(values.where(key), f"{name}.{key} is not set here", owner.reserved[key])
     for (key, value), reason in owner.refused.items():
         if values.get(key) == value:
-            problems.add(values.where(key), f"{name}.{key} '{value}' is refused: {reason}", f"Remove {key}.")
+            problems.add(values.where(key), f"{name}.{key} {value_text(value)} is refused: {reason}", f"Remove {key}.")
     if owner.one_of and not any(values.get(key) for key in owner.one_of):
         what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
         problems.add(values.where(), what, f"Write {fix}.")

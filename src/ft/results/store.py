@@ -248,8 +248,10 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes
 
 
 def _decides(stage: Stage, block: str, key: str) -> bool:
-    """When the best checkpoint wins, what is saved and judged, and when, decides which weights are left."""
-    chooses = stage.blocks[block].get("load_best_model_at_end") and key.startswith(("eval_", "save_"))
+    """When the best checkpoint wins, what is saved and judged, and when, decides which weights are left; so do rows
+    judged at once, by the rounding of sums."""
+    chosen_by = ("eval_", "save_", "per_device_eval_batch_size")
+    chooses = stage.blocks[block].get("load_best_model_at_end") and key.startswith(chosen_by)
     return bool(chooses) or stage.kind.affects_result(block, key)
 
 

@@ -67,6 +67,8 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     kept = config.precompute_ref_log_probs or brings_reference(rows)
     # With an adapter TRL would hash the whole base first; the stage's folder is named by it already.
     config.precompute_ref_log_probs = whole and kept
+    # TRL takes the batch size of evaluation, by which the reference would be rounded, and so the trained weights.
+    config.precompute_ref_batch_size = config.precompute_ref_batch_size or config.per_device_train_batch_size
     model, tokenizer = policy(job, config)
     reference = None
     if whole and not kept:
@@ -84,10 +86,9 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
         drop_reference_that_adds_nothing(trainer.model)
     _share(trainer)
     if kept and not whole:
-        size = config.precompute_ref_batch_size or config.per_device_eval_batch_size
-        trainer.train_dataset = with_reference(trainer, rows, "train", size)
+        trainer.train_dataset = with_reference(trainer, rows, "train", config.precompute_ref_batch_size)
         if held_out is not None:
-            trainer.eval_dataset = with_reference(trainer, held_out, "eval", size)
+            trainer.eval_dataset = with_reference(trainer, held_out, "eval", config.precompute_ref_batch_size)
         trainer.read_reference_from_rows()
     return trainer
 

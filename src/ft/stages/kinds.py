@@ -63,7 +63,6 @@ def _training_kind(
     front_curves: int | None = None,
     row_defaults: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
-    cosmetic: tuple[str, ...] = (),
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
@@ -87,7 +86,7 @@ def _training_kind(
         reference=reference,
         required=("train.max_length",),
         defaults={"rows": row_defaults or {}, **{name: {} for name in blocks}},
-        cosmetic=(*reserved.COSMETIC, *cosmetic),
+        cosmetic=reserved.COSMETIC,
     )
 
 
@@ -138,6 +137,13 @@ def _options(kind: str, options: str, files: tuple[str, ...] = ()) -> dict[str, 
 
 
 _ROWS = Owner("ft.encode.prepare:RowOptions")
+
+
+def _trainer_block(path: str, keys: Mapping[str, str]) -> Owner:
+    """The `train:` block of a class that inherits from TrainingArguments."""
+    return Owner(path, keys, refused=reserved.TRAINER_VALUES, minimum=reserved.MINIMUM)
+
+
 _SFT = Owner("trl:SFTConfig", reserved.SFT_KEYS, refused=reserved.SFT_VALUES, minimum=reserved.MINIMUM)
 
 _BACKEND = Owner("ft.models.generation.backends:BackendOptions")
@@ -183,17 +189,18 @@ STAGES: dict[str, Kind] = {
     "dpo": _training_kind(
         "a model trained to prefer the chosen answer of each pair",
         "ft.stages.dpo",
-        train=Owner("trl:DPOConfig", reserved.DPO_KEYS, minimum=reserved.MINIMUM),
+        train=_trainer_block("trl:DPOConfig", reserved.DPO_KEYS),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
         reference=Reference(model_unless={"precompute_ref_log_probs": True}),
-        cosmetic=("train.precompute_ref_batch_size",),
     ),
     "reward": _training_kind(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward",
-        train=Owner("trl:RewardConfig", reserved.REWARD_KEYS, minimum=reserved.MINIMUM),
+        train=Owner(
+            "trl:RewardConfig", reserved.REWARD_KEYS, refused=reserved.TRAINER_VALUES, minimum=reserved.MINIMUM
+        ),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_REWARD_UNSUPPORTED,
@@ -204,7 +211,7 @@ STAGES: dict[str, Kind] = {
     "rloo": _rl_kind(
         "a model that learns from rewards: several answers a prompt, each against the mean of the others",
         "ft.stages.rloo",
-        train=Owner("trl:RLOOConfig", reserved.RL_KEYS, minimum=reserved.MINIMUM),
+        train=_trainer_block("trl:RLOOConfig", reserved.RL_KEYS),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference=Reference(model_unless={"beta": 0}),
@@ -212,7 +219,7 @@ STAGES: dict[str, Kind] = {
     "grpo": _rl_kind(
         "a model that learns from rewards: several answers a prompt, each against their mean and spread",
         "ft.stages.grpo",
-        train=Owner("trl:GRPOConfig", reserved.RL_KEYS, minimum=reserved.MINIMUM),
+        train=_trainer_block("trl:GRPOConfig", reserved.RL_KEYS),
         memory="ft.fit.answering:reinforcing",
         unsupported=_in_slices(_SAMPLES_REFUSED),
         reference=Reference(model_unless={"beta": 0}, adapter_unless={"beta": 0}),
@@ -223,6 +230,7 @@ STAGES: dict[str, Kind] = {
         train=Owner(
             "ft.rl.ppo_config:PPOConfig",
             reserved.PPO_KEYS,
+            refused=reserved.TRAINER_VALUES,
             minimum=reserved.MINIMUM | {"missing_eos_penalty": 0},
             inherits="trl",
         ),

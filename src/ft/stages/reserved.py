@@ -34,7 +34,15 @@ SFT_KEYS = TRAINER_KEYS | {
     "padding_free": "Write `packing: true`, which is padding-free.",
 }
 
-SFT_VALUES = {
+# Values that every Trainer takes and ft does not.
+TRAINER_VALUES: dict[tuple[str, str | bool], str] = {
+    ("logging_nan_inf_filter", True): "it hides a loss that is NaN; such a loss stops the stage",
+    **dict.fromkeys(
+        (("bf16_full_eval", True), ("fp16_full_eval", True)),
+        "the trained weights would be rounded when they are measured, and saved so",
+    ),
+}
+SFT_VALUES = TRAINER_VALUES | {
     ("packing_strategy", "wrapped"): "rows packed end to end see each other, and are cut where a packed row ends",
     ("packing_strategy", "bfd_split"): "it cuts rows, and the second half of an answer is trained without its question",
 }
@@ -74,13 +82,14 @@ PPO_REWARD_KEYS = {
     "number means what it meant here.",
 }
 
-# What a user may change without training again: where things are logged, saved and shown.
+# What a user may change without training again: where things are logged, saved and shown. Workers that persist are
+# none of these: they draw fewer random numbers, and dropout then draws others.
 COSMETIC = tuple(
     f"train.{key}"
     for key in (
         *("logging_*", "log_*", "report_to", "run_name", "project", "trackio_*", "save_*", "eval_*"),
         *("push_to_hub", "hub_*", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
-        *("dataloader_persistent_workers", "ddp_timeout", "skip_memory_metrics", "include_*", "prediction_loss_only"),
+        *("ddp_timeout", "skip_memory_metrics", "include_*", "prediction_loss_only"),
         *("per_device_eval_batch_size", "use_cpu", "torch_empty_cache_steps", "bf16_full_eval", "fp16_full_eval"),
     )
 )

@@ -50,11 +50,13 @@ def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None
 
     from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
     from ft.training.finite import stop_at_non_finite
+    from ft.training.held_out import measure_over_rows
     from ft.training.trl_compat import carry_token_count, group_by_whole_batch
 
     if job.global_batch or job.processes > 1:
         group_by_whole_batch(trainer, job.processes)
     stop_at_non_finite(trainer, job.where)
+    measure_over_rows(trainer, job.rows is not None)
     progress = ShownProgress(job.name, shown or LOSSES)
     for callback in (MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)

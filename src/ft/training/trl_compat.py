@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderShard
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from trl import DPOTrainer, RewardTrainer
@@ -65,6 +66,31 @@ def wrap_gradient_norm(trainer: Any, check: Callable[[Any], None]) -> None:
         return norm
 
     trainer._get_grad_norm = checked
+
+
+def held_metrics(trainer: Any, mode: str) -> dict[str, list[float]]:
+    """A trainer of TRL's metrics since its last log, a number a batch; `mode` is "train" or "eval"."""
+    known: dict[str, dict[str, list[float]]] = trainer._metrics if _is_from_trl(trainer) else {}
+    return known.get(mode, {})
+
+
+def _is_from_trl(trainer: object) -> bool:
+    return isinstance(trainer, _BaseTrainer)
+
+
+def held_out_loader(trainer: Any, batches: Sampler[list[int]]) -> DataLoaderShard:
+    """The trainer's held-out rows in these batches. It draws no random numbers, which the Trainer's own loader takes
+    from those that training draws: when a run is evaluated would change what it learns."""
+    rows, args = trainer._remove_unused_columns(trainer.eval_dataset, "evaluation"), trainer.args
+    return DataLoaderShard(  # registered with accelerate, whose gathering would else cut by the training loader
+        rows,
+        batch_sampler=batches,
+        collate_fn=trainer.data_collator,
+        generator=torch.Generator(),
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
 
 
 def carry_token_count(trainer: Any) -> None:
@@ -166,30 +192,13 @@ class ScoreTrainer(RewardTrainer):
         safe = inputs.pop("safe", None)
         batch = {**inputs, "pairs": True} if self.shares else inputs
         loss, outputs = super().compute_loss(model, batch, return_outputs=True)
-        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
-        self._pairs[mode].append(len(outputs.logits) // 2)
         if self.safety_weight:
+            mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
             auxiliary = safety_loss(outputs.logits[:, 0], safe)
             loss = loss + self.safety_weight * auxiliary
             mean = self.accelerator.gather_for_metrics(auxiliary.detach()).mean().item()
             self._metrics[mode]["safety_loss"].append(mean)
         return (loss, outputs) if return_outputs else loss
-
-    @cached_property
-    def _pairs(self) -> dict[str, list[int]]:
-        """Pairs of each batch since the last log."""
-        return {"train": [], "eval": []}
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As TRL logs, but a batch counts by its pairs: the last one of an evaluation is smaller."""
-        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
-        pairs = self._pairs[mode]
-        for name, values in self._metrics[mode].items():
-            if len(values) == len(pairs) and name not in ("min_reward", "max_reward"):
-                mean = sum(value * count for value, count in zip(values, pairs, strict=True)) / sum(pairs)
-                self._metrics[mode][name] = [mean]
-        pairs.clear()
-        super().log(logs, start_time)
 
     def scores(self, rows: list[list[int]]) -> list[float]:
         """What the model as it stands gives rows of ids, one batch; every process takes part."""
