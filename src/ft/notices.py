@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -40,9 +41,13 @@ class _Without(logging.Filter):
 
 
 def quiet_libraries() -> None:
-    """For this process and those it starts. Call it before the first of the libraries is imported; it imports none."""
+    """For this process and those it starts; and no code from the Hub. Call it before the first of the libraries is
+    imported; it imports none."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    # What the package `kernels` loads is code from the Hub, by which bitsandbytes and transformers replace their own
+    # where it is installed. None makes Python say that it is not.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     for logger, text in LOGGED.items():
         logging.getLogger(logger).addFilter(_Without(text))
     for text, category in WARNED:

@@ -66,3 +66,23 @@ def test_a_command_that_loads_the_result_shows_none(command: str, runs: tuple[Pa
     [result] = runs[0].glob("*/second-*")
     more = ("--to", str(tmp_path / "exported")) if command == "export" else ()
     assert notices(shown("-m", "ft", command, str(result), *more, given="3 sky?\n")) == []
+
+
+def test_no_library_loads_kernels_from_the_hub(tmp_path: Path):
+    """bitsandbytes asks for one at its import on such a CPU, transformers for an attention with a slash in its name."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("raise SystemExit('code from the Hub')\n", encoding="utf-8")
+    (tmp_path / "kernels-0.18.2.dist-info").mkdir()
+    about = "Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n"
+    (tmp_path / "kernels-0.18.2.dist-info" / "METADATA").write_text(about, encoding="utf-8")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "{quiet}\n"
+        "import bitsandbytes, transformers.integrations.hub_kernels"
+    )
+    quiet = "from ft.notices import quiet_libraries; quiet_libraries()"
+    assert notices(shown("-c", script.format(quiet=quiet))) == []
+    path = os.pathsep.join((str(FLAG), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-c", script.format(quiet="")]
+    without = subprocess.run(command, env={**tiny.environment(), "PYTHONPATH": path}, capture_output=True, check=False)
+    assert b"code from the Hub" in without.stderr

@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from ft.errors import fail
+from ft.errors import UserError, fail
 from ft.families import family_of
 from ft.fit.known import KNOWN
+from ft.models.processor import load_config
 from ft.recipe import ModelSource, Owner
 
 HUB_TIMEOUT = 3.0  # seconds in which the Hub's host answers, if it does
@@ -103,18 +104,16 @@ class Shape:
 
 def config_of(source: ModelSource) -> tuple[Any, str]:
     """The model's config and where it is from: its folder, the Hub, or what ft knows. Raises UserError for neither."""
-    from transformers import AutoConfig
-
-    away = source.folder is None and not hub_is_there()  # a cached config serves then
-    options = {"revision": source.revision, "trust_remote_code": False, "local_files_only": away}
+    offline = source.folder is None and not hub_is_there()  # a cached config serves then
     try:
-        return AutoConfig.from_pretrained(source.path, **options), "its config"
-    except (OSError, ValueError) as error:
+        return load_config(source, local_files_only=offline), "its config"
+    except UserError as error:
         if source.path in KNOWN:
             return known_config(source.path), "shape known to ft"
-        what = f"its config cannot be read ({str(error).splitlines()[0].rstrip('.')})"
+        if source.folder is not None:
+            raise
         fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."
-        raise fail(source.path, what, fix) from error
+        raise fail(source.path, error.problems[0].what, fix) from error
 
 
 @lru_cache(maxsize=1)

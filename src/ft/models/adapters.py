@@ -8,17 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
+from ft import artifacts
 from ft.errors import fail
 from ft.families import family_of
+from ft.models.folder import check_model_folder
+
+
+def load_adapter(base: Any, folder: Path, **options: Any) -> Any:
+    """A saved adapter on its base. Raises UserError where its file does not hold all of it: PEFT leaves the rest as it
+    was begun, and warns."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    check_model_folder(folder)
+    model: Any = PeftModel.from_pretrained(base, str(folder), **options)
+    with safe_open(str(folder / artifacts.ADAPTER_WEIGHTS), framework="pt") as tensors:
+        different = {*tensors.keys()} ^ {*get_peft_model_state_dict(model)}
+    if different:
+        what = f"its weights are not those that adapter_config.json describes: {', '.join(sorted(different)[:2])}"
+        raise fail(str(folder), what, "Take both files from one place.")
+    return model
 
 
 def with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(**lora, task_type=family_of(base.config, "model").peft_task(scores=False))
     if adapter is not None:
         config.base_model_name_or_path = base.name_or_path
-        model: Any = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config)
+        model = load_adapter(base, adapter, is_trainable=True, config=config)
     else:
         model = get_peft_model(base, config)
     adapters_in_float32(model)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ft.errors import fail
 from ft.families import family_of
-from ft.models.adapters import with_adapter, with_scoring_adapter
+from ft.models.adapters import load_adapter, with_adapter, with_scoring_adapter
 from ft.models.finite import refuse_broken_weights
 from ft.models.lineage import base_of, is_adapter, is_reward, parts
-from ft.models.processor import load_config
+from ft.models.processor import library_errors, load_config
 from ft.notices import quiet_bars
 from ft.recipe import ModelSource
+
+HEAD = "score.weight"
+"""A reward model's head, as transformers names it."""
 
 
 def start(
@@ -56,19 +59,17 @@ def load_scorer(folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[s
         raise fail(str(folder), "this is no reward model", "Name the folder of a stage of kind `reward`.")
     model = _finished(load_scorer_base, folder, dtype, use_cpu, quantization)
     if not is_adapter(folder):  # the rest may be held in half precision
-        model.score.weight.data.copy_(_tensor(folder, "score.weight"))
+        model.score.weight.data.copy_(_tensor(folder, HEAD))
     return model
 
 
 def _finished(
     read: Callable[..., Any], folder: Path, dtype: str, use_cpu: bool, quantization: Mapping[str, Any] | None
 ) -> Any:
-    from peft import PeftModel
-
     base, adapter, own = parts(folder)
     loaded = read(base, base.dtype or dtype, quantization or own, use_cpu)
     if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+        loaded = load_adapter(loaded, adapter)
     _refuse_broken(loaded, str(folder))
     return loaded.eval()
 
@@ -89,38 +90,44 @@ def _tensor(folder: Path, name: str) -> Any:
 
 
 def load_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
-    """Weights as `source` says, safetensors only, quantised while they are read when asked."""
-    return _read(False, source, dtype, quantization, use_cpu)
+    """Weights as `source` says, safetensors only, quantised while they are read when asked.
 
-
-def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
-    """The same weights under a scalar head in float32, which is new unless `source` is a reward model.
-
-    Raises UserError when anything else than the head would be new: a backbone is never random.
+    Raises UserError where they do not fill the model, or hold more than it has: what is left over, or would be random,
+    is another model than the one that was meant.
     """
-    from ft.models.reward_head import put_head
-
-    with _quiet_loading():  # the head is missing and the language model's is left over, as is right
-        more = {"num_labels": 1, "output_loading_info": True}
-        model, found = _read(True, source, dtype, quantization, use_cpu, more)
-    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    if missing - {"score.weight"}:
-        what = f"its weights do not fill a reward model: {', '.join(sorted(missing)[:3])}"
-        raise fail(source.path, what, "Start from a causal language model.")
-    put_head(model, new=bool(missing))
+    model, report = _read(False, source, dtype, quantization, use_cpu)
+    _refuse_gaps(source.path, [*report["missing_keys"]], [*report["unexpected_keys"]], report["mismatched_keys"])
     return model
 
 
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    from transformers.utils import logging
+def load_scorer_base(source: ModelSource, dtype: str, quantization: Mapping[str, Any] | None, use_cpu: bool) -> Any:
+    """The same weights under a scalar head in float32, which is new unless `source` is a reward model; what a language
+    model has for the vocabulary is left over. A backbone is never random: see load_base."""
+    from ft.models.reward_head import put_head
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+    model, report = _read(True, source, dtype, quantization, use_cpu, num_labels=1)
+    has_head = HEAD not in {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    missing = [name for name in report["missing_keys"] if name != HEAD]
+    unexpected = [name for name in report["unexpected_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    mismatched = [entry for entry in report["mismatched_keys"] if entry[0] != HEAD]
+    _refuse_gaps(source.path, missing, unexpected, mismatched)
+    put_head(model, new=not has_head)
+    return model
+
+
+def _refuse_gaps(
+    where: str, missing: Sequence[str], unexpected: Sequence[str], mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    shapes = [f"{name} {tuple(theirs)} for {tuple(ours)}" for name, theirs, ours in sorted(mismatched)]
+    gaps = {"missing": sorted(missing), "left over": sorted(unexpected), "of another shape": shapes}
+    words = [
+        f"{len(names)} {gap} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
+        for gap, names in gaps.items()
+        if names
+    ]
+    if words:
+        what = f"its weights are not those of the model that its config.json describes: {', '.join(words)}"
+        raise fail(where, what, "Take config and weights from one place.")
 
 
 def _read(
@@ -129,29 +136,41 @@ def _read(
     dtype: str,
     quantization: Mapping[str, Any] | None,
     use_cpu: bool,
-    more: Mapping[str, Any] | None = None,
-) -> Any:
-    """What `from_pretrained` of the family's class returns, differentiable where the weights are quantised."""
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """The model, differentiable where its weights are quantised, and what transformers says of each weight's name."""
     import torch
     from transformers import BitsAndBytesConfig
 
     quiet_bars()
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
+    options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that all of them are named
     if source.attn_implementation:
         options["attn_implementation"] = source.attn_implementation
     if quantization:
         options["quantization_config"] = BitsAndBytesConfig(**quantization)
         if not use_cpu:
             options["device_map"] = {"": _local_device()}
-    auto = family_of(load_config(source), source.path).auto_class(scores)
-    try:
-        read = auto.from_pretrained(source.path, revision=source.revision, **options, **(more or {}))
-    except OSError as error:
-        text = str(error).splitlines()[0]
-        raise fail(source.path, f"the model cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
+    config = load_config(source)
+    auto = family_of(config, source.path).auto_class(scores)
+    with library_errors(source, "the model"), _quiet_loading():
+        model, report = auto.from_pretrained(source.path, revision=source.revision, **options)
     if quantization:
-        _keep_cpu_4bit_differentiable(read[0] if isinstance(read, tuple) else read)
-    return read
+        _keep_cpu_4bit_differentiable(model)
+    return model, report
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """transformers' own table of names, of which every one that matters is an error here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def share(folder: Path) -> None:

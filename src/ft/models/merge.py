@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft.families import CAUSAL, family_of
+from ft.models.adapters import load_adapter
 from ft.models.lineage import is_reward, parts
 from ft.models.load import load_base, load_scorer_base, share
+from ft.models.processor import load_config
+from ft.recipe import ModelSource
 
 Onto = Literal["trained", "original"]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -22,25 +25,21 @@ def trained(folder: Path, held: str, use_cpu: bool) -> Any:
 
     `held` is the dtype in which the base's weights were held: they were rounded to it before they were quantised.
     """
-    from peft import PeftModel
-
     base, adapter = _read(folder, held, use_cpu, quantised=True)
-    model = base if adapter is None else PeftModel.from_pretrained(base, str(adapter))
+    model = base if adapter is None else load_adapter(base, adapter)
     return _in_float32(model).eval()
 
 
 def merged(folder: Path, held: str, use_cpu: bool, onto: Onto = "trained") -> Any:
     """One whole model in float32, in eval mode: the adapter merged into the dequantised base it was trained on, or into
     the `original` weights. A folder of whole weights is returned as it is."""
-    from peft import PeftModel
-
     base, adapter = _read(folder, held, use_cpu, quantised=onto == "trained")
     if getattr(base, "is_quantized", False):
         base = base.dequantize()
     _in_float32(base)
     if adapter is None:
         return base.eval()
-    model: Any = PeftModel.from_pretrained(base, str(adapter))
+    model: Any = load_adapter(base, adapter)
     return _in_float32(model).merge_and_unload().eval()
 
 
@@ -90,9 +89,8 @@ def is_scorer(model: Any) -> bool:
 def plain(folder: Path, scores: bool, use_cpu: bool) -> Any:
     """An exported folder as anybody opens it, by transformers alone, in float32."""
     import torch
-    from transformers import AutoConfig
 
-    family = family_of(AutoConfig.from_pretrained(str(folder), trust_remote_code=False), str(folder))
+    family = family_of(load_config(ModelSource(str(folder))), str(folder))
     options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     return _placed(family.auto_class(scores).from_pretrained(str(folder), **options), use_cpu).eval()
 

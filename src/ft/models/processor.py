@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,41 @@ from ft.encode.chat_template import template
 from ft.encode.encoder import Encoder
 from ft.encode.pairs import PairOptions
 from ft.encode.prepare import RowOptions
-from ft.errors import fail
+from ft.errors import UserError, fail
 from ft.families import CAUSAL, Family, family_of
 from ft.imports import uncollected
+from ft.models.folder import check_model_folder
 from ft.models.lineage import base_of
 from ft.recipe import ModelSource
 
 
-def load_config(source: ModelSource) -> Any:
+def load_config(source: ModelSource, *, local_files_only: bool = False) -> Any:
     """The model's config, a PretrainedConfig of its architecture."""
     with uncollected():
         from transformers import AutoConfig
 
+    options = {"revision": source.revision, "local_files_only": local_files_only, "trust_remote_code": False}
+    with library_errors(source, "the config"):
+        return AutoConfig.from_pretrained(source.path, **options)
+
+
+@contextmanager
+def library_errors(source: ModelSource, what: str) -> Iterator[None]:
+    """Whatever a library raises of the files it reads, as the user's to mend: each has errors of its own kind, and a
+    folder from elsewhere may hold anything."""
+    import torch
+
+    if source.folder is not None:
+        check_model_folder(source.folder)
     try:
-        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
-    except OSError as error:
-        text = str(error).splitlines()[0]
-        raise fail(source.path, f"the model cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join([lines[0], *(line.strip() for line in lines[1:3] if lines[0].endswith(":"))])
+        fix = "Check the name and HF_TOKEN." if source.folder is None else "Download or copy it again."
+        raise fail(source.path, f"{what} cannot be loaded: {reason}", fix) from error
 
 
 def family_at(model: ModelSource | None, init: Path | None) -> Family:
@@ -44,11 +64,9 @@ def tokenizer_of(model: ModelSource | None, init: Path | None, chat_template: st
         raise fail("model", "there is no tokenizer", "Write `model: path-or-hub-id`.")
     source = model if init is None else ModelSource(str(init))
     assert source is not None
-    try:
-        tokenizer: Any = family_at(model, init).load_processor(source.path, source.revision)
-    except (OSError, ValueError) as error:
-        text = str(error).splitlines()[0]
-        raise fail(source.path, f"the tokenizer cannot be loaded: {text}", "Check the name and HF_TOKEN.") from error
+    family = family_at(model, init)
+    with library_errors(source, "the tokenizer"):
+        tokenizer: Any = family.load_processor(source.path, source.revision)
     if chat_template:
         tokenizer.chat_template = template(chat_template)
     if tokenizer.pad_token is None:

@@ -111,6 +111,9 @@ class RecipeReader:
         path = self.local(block, "path", values["path"])
         if path and not exists(path / artifacts.CONFIG):
             self.problems.add(block.where("path"), f"no model in {path}", self.relative(block, "path"))
+        if "/" in str(values.get("attn_implementation")):
+            what = f"attn_implementation '{values['attn_implementation']}' is code from the Hub, which ft does not run"
+            self.problems.add(block.where("attn_implementation"), what, "Write eager, sdpa or flash_attention_2.")
         values["path"] = str(path) if path else values["path"]
         return ModelSource(**values)
 

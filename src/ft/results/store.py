@@ -18,6 +18,7 @@ from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_mapping
+from ft.models.folder import folder_problems
 from ft.models.identity import model_fingerprint
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
@@ -178,6 +179,7 @@ class Plan:
 def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
+    _models_are_whole(recipe)
     planned: dict[str, PlannedStage] = {}
     stops: list[Stop] = []
     for stage in recipe.stages:
@@ -326,6 +328,14 @@ def _change(key: str, before: object, after: object) -> str:
     short = all(isinstance(v, (int, float, bool, str, type(None))) and len(str(v)) <= 12 for v in (before, after))
     values = f" ({before} → {after})" if short and "." in key and not key.startswith(("data", "model")) else ""
     return f"{key} changed{values}"
+
+
+def _models_are_whole(recipe: Recipe) -> None:
+    models = {recipe.model, *(stage.model for stage in recipe.stages)}
+    problems = Problems()
+    for folder in sorted({model.folder for model in models if model and model.folder}):
+        problems += folder_problems(folder)
+    problems.raise_any()
 
 
 def _adapters_fit(recipe: Recipe) -> None:

@@ -272,7 +272,7 @@ def test_an_unknown_gpu_lists_the_known_ones():
 def test_a_model_nobody_can_reach_leaves_the_other_stages_their_rows(tmp_path, data, base):
     there = planned(tmp_path, sft(data, **QLORA), model="nobody/nothing-7b")
     found = values(fit_plan(there, gpu("24"), Sharding()))[0]
-    assert "nobody/nothing-7b: its config cannot be read" in found["problem"]
+    assert "nobody/nothing-7b: the config cannot be loaded" in found["problem"]
     assert "HF_TOKEN" in found["problem"]
     known = values(fit_plan(planned(tmp_path, sft(data), model=str(base)), gpu("24"), Sharding()))[0]
     assert known["fits"]

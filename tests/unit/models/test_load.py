@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
 import torch
 
 import tiny
-from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.models.adapters import adapters_kept
 from ft.models.identity import model_fingerprint, model_identity
 from ft.models.lineage import save_lineage
-from ft.models.load import load, load_base, start
+from ft.models.load import load, start
 from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 
@@ -94,12 +92,6 @@ def test_lineage_points_to_the_whole_weights_through_adapters(tmp_path, base):
     first = adapter(tmp_path / "first", base)
     save_lineage(tmp_path / "second", None, first, {"load_in_4bit": True})
     assert read_json(tmp_path / "second" / "lineage.json")["base"]["path"] == str(base)
-
-
-def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"the model cannot be loaded: .* Check the name and HF_TOKEN"):
-        load_base(ModelSource(str(tmp_path)), "float32", None, use_cpu=True)
 
 
 def test_without_a_pad_token_the_end_of_turn_pads(tmp_path, base):
