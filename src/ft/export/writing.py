@@ -25,7 +25,7 @@ from ft.secret_files import refuse
 
 TOKENIZER = (
     *(artifacts.TOKENIZER, artifacts.TOKENIZER_CONFIG, artifacts.CHAT_TEMPLATE),
-    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *(artifacts.SPECIAL_TOKENS, "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
 ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS, artifacts.LINEAGE)
 Log = Callable[[str], None]
