@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import os
 import signal
 from pathlib import Path
@@ -13,6 +15,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 import pytest
 
 import tiny
+
+# accelerate asks whether PEFT is installed at every step, and reads its description anew each time: 10 ms.
+importlib.metadata.metadata = functools.lru_cache(importlib.metadata.metadata)
 
 gc.disable()  # while tests are collected: imports of the libraries take a third less
 

@@ -297,14 +297,13 @@ LOSSES: dict[str, dict[str, Any]] = {
 def test_losses_gradients_and_metrics_are_trls(start, loss, house):
     train = {**SGD, **LOSSES[loss]}
     ours, other = house.trainer(start, train, chat_template=TEMPLATE), theirs(house, start, train)
-    seen = slots(ours)
+    seen, before = slots(ours), trained_weights(ours)
     ours.train()
     assert len(seen) == (6 if start != "full" else 3)
     assert max(rows * length for rows, length in seen) < 4 * 2 * 43  # each prompt went through the model once
     assert_alike(logged(ours), logged(other))
     assert len(logged(ours)) == 4
     assert farthest(trained_weights(ours), trained_weights(other)) < 1e-5
-    before = trained_weights(house.trainer(start, train, chat_template=TEMPLATE))
     assert farthest(trained_weights(ours), before) > 1e-3
 
 
@@ -376,7 +375,7 @@ def test_a_reference_made_elsewhere_is_read_from_the_rows(start, house):
 
 
 # ---- what is learnt -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", ["full", "lora on sft", "qlora on sft"])
 def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
     train = {"max_steps": 16, "learning_rate": 2e-3, "eval_strategy": "steps", "eval_steps": 8, "eval_on_start": True}
     stage = house.made(start, train, rows={"eval_fraction": 0.2})
@@ -392,7 +391,7 @@ def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
     assert {"dpo", "Loss", margins.title, "Pairs ranked right", "Log-probability of answers", "nats"} <= set(drawn)
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", ["full on sft", "lora", "lora on sft", "qlora on sft"])
 def test_the_folder_holds_the_policy_alone_and_opens_without_ft(start, house):
     train = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
     job = tiny.job(house.plan(start, train), "dpo")
@@ -439,18 +438,16 @@ def test_gradient_checkpointing_changes_no_weight(start, house):
 
 
 # ---- interrupted, and in two processes ----------------------------------------------------------------------------
-@pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
-@pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
+@pytest.mark.parametrize(("start", "kept"), [("full on sft", False), ("lora on sft", True), ("qlora on sft", False)])
 def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(start, kept, house, monkeypatch):
-    train = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "precompute_ref_log_probs": kept}
+    train = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "precompute_ref_log_probs": kept}
     blocks = STARTS[start][0]
     if "lora" in blocks:  # draws random numbers at every step, where dropout is left on
         train["disable_dropout"] = False
     whole = house.made(start, train)
     undisturbed, said_then = tiny.weights(whole.folder), read_lines(whole.folder / "metrics.jsonl")
     (whole.folder / "done.json").unlink()
-    for checkpoint in ("checkpoint-4", "checkpoint-6"):
-        shutil.rmtree(whole.folder / "checkpoints" / checkpoint)
+    shutil.rmtree(whole.folder / "checkpoints" / "checkpoint-4")
     again = house.made(start, train)
     now = tiny.weights(again.folder)
     assert all(torch.equal(now[name], undisturbed[name]) for name in undisturbed)

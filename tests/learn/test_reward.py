@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -358,17 +355,10 @@ def test_an_accuracy_counts_every_pair_once(house):
     assert stage.done["numbers"]["margin"] == pytest.approx(gap / 6, abs=1e-5)
 
 
-def test_a_fresh_process_gives_the_scores_of_the_trained_model(trained):
-    script = (
-        "import json, sys; from pathlib import Path; from ft.models.scorer import Scorer\n"
-        "for folder, rows in json.load(sys.stdin): print(json.dumps(Scorer(Path(folder)).of_ids(rows)))"
-    )
-    asked = json.dumps([(str(stage.folder), scored_rows(stage)) for stage in trained.values()])
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, input=asked, env=tiny.environment(), capture_output=True, text=True, check=True)
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    for scores, stage in zip(found, trained.values(), strict=True):
-        assert scores == pytest.approx(reported(stage), abs=1e-4)
+@pytest.mark.parametrize("start", ON_SFT)
+def test_the_folder_gives_the_scores_of_the_trained_model(start, trained):
+    scores = Scorer(trained[start].folder).of_ids(scored_rows(trained[start]))
+    assert scores == pytest.approx(reported(trained[start]), abs=1e-4)
 
 
 @pytest.mark.parametrize("start", ["full on sft", "lora on sft"])
