@@ -1,7 +1,7 @@
 """Random chains, killed at random moments and started again until they end: the same bits as undisturbed.
 
     python tests/faults/kill_loop.py --minutes 60 --seed 0            # `ft run`, killed as a terminal's window is
-    python tests/faults/kill_loop.py --minutes 60 --seed 0 --events   # killed at the n-th change of a file, n at random
+    python tests/faults/kill_loop.py --minutes 60 --seed 0 --changes  # killed at the n-th change of a file, n at random
 
 Prints a line a chain; a chain that ends otherwise keeps its folder, and its seed makes it again.
 """
@@ -9,6 +9,7 @@ Prints a line a chain; a chain that ends otherwise keeps its folder, and its see
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import random
@@ -52,17 +53,16 @@ class Changes:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at_events(draw: random.Random, file: Path, runs: Path, kills: int) -> int:
-    """Kill the chain at changes of files, then let it end; how often it was killed."""
-    number, whole = 0, Changes(runs.parent / "counted")
-    assert make_chain(file, runs.parent / "counted", whole.watch) == 0
+def kill_at_changes(draw: random.Random, file: Path, runs: Path, kills: int, changes: int) -> int:
+    """Kill the chain at one of its changes of files, then let it end; how often it was killed."""
+    number = 0
     for _ in range(kills):
-        number += make_chain(file, runs, Changes(runs, draw.randint(1, whole.count.value)).watch) == -signal.SIGKILL
+        number += make_chain(file, runs, Changes(runs, draw.randint(1, changes)).watch) == -signal.SIGKILL
     assert make_chain(file, runs) == 0, "it does not end after kills"
     return number
 
 
-def kill_at_times(draw: random.Random, file: Path, runs: Path, kills: int) -> int:
+def kill_at_times(draw: random.Random, file: Path, runs: Path, kills: int, changes: int) -> int:
     """Kill `ft run` with all its processes at random times, then let it end; how often it was killed."""
     seconds, number = 10.0, 0
     for attempt in range(kills + 1):
@@ -87,13 +87,14 @@ def start_command(file: Path, runs: Path) -> subprocess.Popen[bytes]:
 
 
 def check(
-    seed: int, folder: Path, model: Path, kills: int, how: Callable[[random.Random, Path, Path, int], int]
+    seed: int, folder: Path, model: Path, kills: int, kill: Callable[[random.Random, Path, Path, int, int], int]
 ) -> tuple[int, list[str]]:
     """One chain: how often it was killed, and what differs from the undisturbed one."""
     draw = random.Random(seed)
     file = write_chain(draw, folder, model)
-    assert make_chain(file, folder / "undisturbed") == 0, "the chain does not run undisturbed"
-    number = how(draw, file, folder / "runs", kills)
+    whole = Changes(folder / "undisturbed")
+    assert make_chain(file, folder / "undisturbed", whole.watch) == 0, "the chain does not run undisturbed"
+    number = kill(draw, file, folder / "runs", kills, whole.count.value)
     return number, differences(outcome(file, folder / "undisturbed"), outcome(file, folder / "runs"))
 
 
@@ -102,18 +103,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=5, help="of each chain")
-    parser.add_argument("--events", action="store_true", help="at changes of files, in forks that have the libraries")
+    parser.add_argument("--changes", action="store_true", help="at changes of files, in forks that have the libraries")
     options = parser.parse_args()
     os.environ.update(tiny.environment())
-    import ft.stages.dpo  # what forks are not to import again
+    importlib.import_module("trl").SFTTrainer  # noqa: B018  # forks are not to import the libraries again
 
     end, failed, kills = time.monotonic() + 60 * options.minutes, 0, 0
     work = Path(tempfile.mkdtemp(prefix="kill-loop-"))
     model, seed = tiny.base(work / "base"), options.seed
     while time.monotonic() < end:
-        how = kill_at_events if options.events else kill_at_times
+        kill = kill_at_changes if options.changes else kill_at_times
         try:
-            number, different = check(seed, work / str(seed), model, options.kills, how)
+            number, different = check(seed, work / str(seed), model, options.kills, kill)
         except AssertionError as error:
             number, different = 0, [str(error)]
         kills, failed = kills + number, failed + bool(different)

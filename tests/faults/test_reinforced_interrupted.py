@@ -68,3 +68,13 @@ def test_a_run_that_ends_between_two_uses_of_a_batch_goes_on_to_the_same_bits(ki
     (folder / "adapter_model.safetensors").unlink()
     tiny.make(tiny.planned(file, runs), kind)
     assert_same(folder, undisturbed)
+
+
+def test_a_run_killed_behind_its_last_checkpoint_keeps_the_numbers_of_its_best_step(tmp_path, ending):
+    learner = stage("grpo", prompts(tmp_path / "prompts.jsonl"), {**PASSES, "num_generations": 2, "max_steps": 2})
+    file, runs = tiny.recipe(tmp_path, [learner], model=str(ending)), tmp_path / "runs"
+    made = tiny.make(tiny.planned(file, runs), "grpo")
+    numbers = made.done["numbers"]
+    assert numbers["kept_step"]
+    (made.folder / "done.json").unlink()
+    assert tiny.make(tiny.planned(file, runs), "grpo").done["numbers"] == numbers

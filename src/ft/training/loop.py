@@ -119,7 +119,7 @@ def train(trainer: Any, job: Job) -> int:
     # A Trainer resumed at its last step would train one step more.
     best = trainer.args.load_best_model_at_end and reached.best_global_step
     load_weights(trainer, job.checkpoints / f"checkpoint-{best}" if best else checkpoint)
-    for name in ("global_step", "epoch", "max_steps", "log_history"):
+    for name in ("global_step", "epoch", "max_steps", "log_history", "best_global_step", "best_metric"):
         setattr(trainer.state, name, getattr(reached, name))
     if trainer.is_world_process_zero():
         MetricsFile(job.folder / artifacts.METRICS).rewrite(reached)
