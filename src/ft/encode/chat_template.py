@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft.data.formats.fields import CALLS, OF_A_TOOL, REASONING, REASONING_KEYS, BadRow, Message
 from ft.errors import UserError, fail
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).parent.parent / "templates"
 WHERE = "chat template"
@@ -60,7 +63,7 @@ class CallNotation(NamedTuple):
 class ChatTemplate:
     """A tokenizer and its template. Raises UserError where no model could be trained with the pair."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         if not getattr(tokenizer, "is_fast", False):
             raise fail(
                 "tokenizer", "it is a slow one, which cannot say where a token stands in the text", "Convert it."
@@ -119,7 +122,7 @@ class ChatTemplate:
         prompt: bool,
         variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        texts: list[str] = self.tokenizer.apply_chat_template(
+        texts = self.tokenizer.apply_chat_template(
             [[self._as_template_reads(message) for message in messages] for messages in dialogues],
             tools=tools,
             tokenize=False,
@@ -127,9 +130,9 @@ class ChatTemplate:
             **(variables or {}),
         )
         if not self.closing or prompt:
-            return texts
+            return [str(text) for text in texts]
         answered = (messages[-1]["role"] == "assistant" for messages in dialogues)
-        return [text + self.closing if last else text for text, last in zip(texts, answered, strict=True)]
+        return [f"{text}{self.closing}" if last else str(text) for text, last in zip(texts, answered, strict=True)]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of each token of a piece of text."""
@@ -315,12 +318,12 @@ def _dialogue(length: int) -> list[Message]:
     return [{"role": ("user", "assistant")[n % 2], "content": word(n)} for n in range(length)]
 
 
-def special_tokens(tokenizer: Any) -> re.Pattern[str]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Finds the text of any special token."""
     return _any_of(_special(tokenizer))
 
 
-def _special(tokenizer: Any) -> set[str]:
+def _special(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return added | set(tokenizer.all_special_tokens)
 

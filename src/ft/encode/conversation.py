@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft.data.formats.fields import CALLS, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
 from ft.encode.chat_template import ChatTemplate, bare, special_tokens, template
@@ -19,6 +19,9 @@ from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_mess
 from ft.encode.segments import NOTHING_GIVEN, Given, Layout, Segmenter
 from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
 from ft.errors import fail
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ROLES", "BadRow", "Counts", "RenderedRow", "Renderer", "template"]
 
@@ -81,7 +84,7 @@ class Renderer:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         train_on: TrainOn = "assistant",
         max_length: int | None = None,
@@ -358,8 +361,7 @@ class Renderer:
                 "it ends only the last answer of a dialogue with a token to stop at, so the others cannot be trained",
                 "Set train_on: last, or use another chat template.",
             )
-        ids = (chat.tokenizer.convert_tokens_to_ids(end) for end in self.spans.turn_ends)
-        return tuple(dict.fromkeys(ids))
+        return tuple(dict.fromkeys(chat.tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])))
 
     def _notes(self) -> tuple[str, ...]:
         notes = []

@@ -7,7 +7,10 @@ text's first word. So each token is decoded behind the few before it, and waits 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 4  # tokens decoded before a new one; every decoder looks back one token at most
 LONGEST = 8  # tokens a character may take: emoji sequences are several characters, one character is at most 4 bytes
@@ -24,7 +27,7 @@ class TextPiece(NamedTuple):
 class IncrementalDecoder:
     """Turns a stream of tokens into pieces whose texts, joined, are the decoded whole."""
 
-    def __init__(self, tokenizer: Any, *, keep_special: bool = True):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, keep_special: bool = True):
         self.tokenizer, self.skip = tokenizer, not keep_special
         self.context: list[int] = []
         self.pending: list[int] = []
@@ -45,8 +48,7 @@ class IncrementalDecoder:
         return self._decode([*self.context, *self.pending])[len(self._decode(self.context)) :]
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=self.skip, clean_up_tokenization_spaces=False)
-        return text
+        return str(self.tokenizer.decode(ids, skip_special_tokens=self.skip, clean_up_tokenization_spaces=False))
 
     def _take_piece(self, text: str) -> TextPiece:
         piece = TextPiece(text, tuple(self.pending))
@@ -54,7 +56,7 @@ class IncrementalDecoder:
         return piece
 
 
-def text_pieces(tokenizer: Any, ids: Iterable[int]) -> Iterator[TextPiece]:
+def text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> Iterator[TextPiece]:
     """The pieces of a whole row."""
     decoder = IncrementalDecoder(tokenizer)
     for token in ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft.encode.conversation import BadRow, Renderer
 from ft.encode.pairs import through_answers
@@ -12,6 +12,9 @@ from ft.models.generation.engine import Request, engine_of
 from ft.models.generation.sampling import Sampling
 from ft.models.scorer import batch_scores
 from ft.models.token_budget import prompt_budget
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS = (
     "Hello!",
@@ -46,7 +49,7 @@ class Behaviour:
     logits: list[Any]
 
 
-def rows_of(tokenizer: Any, scored: bool, positions: int | None) -> Rows:
+def rows_of(tokenizer: PreTrainedTokenizerBase, scored: bool, positions: int | None) -> Rows:
     """The fixed prompts as tokens; those that a template refuses or that do not fit are left out."""
     renderer = Renderer(tokenizer, train_on="last" if scored else "assistant")
     longest = prompt_budget(positions, 0 if scored else ANSWER_TOKENS)

@@ -15,6 +15,8 @@ from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ft.export.writing import ExportOptions, Log
 
 
@@ -48,7 +50,7 @@ def write_weights(result: TrainedModel, folder: Path, dtype: str, options: Expor
     return {"compared": compared, "said": describe_comparison(compared, dtype, options.onto)}
 
 
-def _reference(result: TrainedModel, tokenizer: Any, use_cpu: bool) -> tuple[Rows, Behaviour]:
+def _reference(result: TrainedModel, tokenizer: PreTrainedTokenizerBase, use_cpu: bool) -> tuple[Rows, Behaviour]:
     """What the trained model makes of the fixed rows; it is let go before the next model is loaded."""
     model = trained(result.folder, result.held, use_cpu)
     rows = rows_of(tokenizer, result.scores, positions_of(model))
@@ -63,7 +65,7 @@ def _onto(result: TrainedModel, options: ExportOptions) -> str:
     return "dequantised base it was trained on" if parts(result.folder)[2] else "base it was trained on"
 
 
-def _padding(model: Any, tokenizer: Any, rows: Rows) -> None:
+def _padding(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows) -> None:
     """transformers reads a score before the padding, so a pad token that ends answers must not be told of."""
     apart = tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in rows.stop_ids
     model.config.pad_token_id = tokenizer.pad_token_id if apart else None

@@ -207,5 +207,5 @@ def _larger(setting: Setting, least: StageFit) -> str:
     return "; ".join(word for word in words if word)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

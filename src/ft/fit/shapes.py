@@ -9,7 +9,7 @@ import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -18,6 +18,9 @@ from ft.families import family_of
 from ft.fit.known import KNOWN
 from ft.models.processor import load_config
 from ft.recipe import ModelSource, Owner
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 HUB_TIMEOUT = 3.0  # seconds in which the Hub's host answers, if it does
 
@@ -140,7 +143,7 @@ def known_config(path: str) -> Any:
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
-def shape_of(config: Any, origin: str, scores: bool = False) -> Shape:
+def shape_of(config: PretrainedConfig, origin: str, scores: bool = False) -> Shape:
     """The shape of the model that `config` describes; equal configs are built once."""
     config = config.get_text_config(decoder=True)
     return _shape(json.dumps(config.to_dict(), sort_keys=True, default=str), type(config), origin, scores)  # type: ignore[arg-type]
@@ -180,7 +183,7 @@ def _shape(config_text: str, config_class: Hashable, origin: str, scores: bool) 
     )
 
 
-def build_on_meta(config: Any, scores: bool = False, layers: int | None = None) -> Any:
+def build_on_meta(config: PretrainedConfig, scores: bool = False, layers: int | None = None) -> Any:
     """The model on the meta device, with `layers` of its layers; tensors with shapes and without memory."""
     import torch
     from transformers.initialization import no_init_weights
@@ -222,7 +225,7 @@ def _layer(model: Any) -> tuple[Layer, set[str]]:
     return Layer(tuple(linears), tuple(norms), parameters, experts), classes
 
 
-def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+def _windows(config: PretrainedConfig, layers: int) -> tuple[int | None, ...]:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or []
     if not window or not getattr(config, "use_sliding_window", True):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft.errors import fail
 from ft.imports import uncollected
 from ft.recipe.precision import dtype_of_arguments
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def has_gpu() -> bool:
@@ -57,7 +60,7 @@ def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"use_cpu": True, "bf16": False}
 
 
-def compute_dtype(config: Any) -> str:
+def compute_dtype(config: PretrainedConfig) -> str:
     """The dtype that arguments which are built compute in: what a frozen base is held in."""
     return dtype_of_arguments({"bf16": bool(config.bf16), "fp16": config.fp16})
 

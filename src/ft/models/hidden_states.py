@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PretrainedConfig
 
 # What an MLP is made of that looks at each token alone. Others may count tokens, as a mixture of experts does.
 TOKENWISE = {"gate_proj", "up_proj", "gate_up_proj", "down_proj", "act_fn", "activation_fn"}
@@ -21,7 +22,7 @@ def inner_of(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def window(config: Any) -> float:
+def window(config: PretrainedConfig) -> float:
     """Longest row in which every token still sees the first one."""
     spans = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
     return min((span for span in spans if span), default=float("inf"))

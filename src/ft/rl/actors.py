@@ -18,7 +18,7 @@ from copy import copy as shallow
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from ft.models.hidden_states import inner_of
 from ft.models.load import share
 from ft.models.reward_head import ScoreHead, ends
 from ft.models.scorer import Message, Scorer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 POLICY, REFERENCE, CRITIC = "default", "ref", "critic"
 HEAD = "base_model.model.score.weight"  # the head's name in the folder of a reward model
@@ -271,7 +274,7 @@ class SharedBase(Actors):
     def load_policy(self, folder: Path) -> None:
         self.copy(POLICY, folder)
 
-    def add(self, role: str, config: Any) -> None:
+    def add(self, role: str, config: PretrainedConfig) -> None:
         """A new adapter in float32 with a head of zeros, both frozen until the role acts."""
         base = inner_of(self.policy)
         config = shallow(config)

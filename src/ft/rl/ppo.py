@@ -226,7 +226,7 @@ class PPOTrainer(RolloutTrainer):
 
     def _decode(self, completion_ids: Sequence[list[int]]) -> list[str]:
         """The answers' texts, as a reward model is asked about them: without special tokens and space around."""
-        texts: list[str] = self.actors.renderer.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        texts: list[str] = self.actors.renderer.tokenizer.batch_decode(list(completion_ids), skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     # Rewards

@@ -6,7 +6,7 @@ With `lora:` policy, reference, critic and reward models are adapters on one bas
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft.encode.conversation import Renderer
 from ft.errors import fail
@@ -15,6 +15,9 @@ from ft.models.lineage import base_of, is_adapter
 from ft.models.load import load_scorer, start
 from ft.recipe.job import Job
 from ft.rl.loop import TrainerInputs, train_on_rewards
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def _models(inputs: TrainerInputs) -> Any:
     )
 
 
-def _critic(job: Job, config: Any, folder: Path | None) -> Any:
+def _critic(job: Job, config: PretrainedConfig, folder: Path | None) -> Any:
     """A whole model with a scalar head: the reward model in `folder`, else the policy under a head of zeros."""
     import torch
 

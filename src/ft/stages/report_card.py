@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -32,6 +32,9 @@ from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe.job import Job
 from ft.result import Result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +174,7 @@ def _partial(job: Job, name: str) -> Path:
 
 
 def _pairs(
-    rows: Mapping[int, SourceRow], scores: Mapping[str, Mapping[str, float]], tokenizer: Any
+    rows: Mapping[int, SourceRow], scores: Mapping[str, Mapping[str, float]], tokenizer: PreTrainedTokenizerBase
 ) -> list[ScoredPair]:
     keys = [_key(number, side) for side in SIDES for number in rows]
     texts = ["\n".join(m["content"] for m in rows[number].row[side]) for side in SIDES for number in rows]

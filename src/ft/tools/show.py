@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +24,9 @@ from ft.models.processor import tokenizer_of
 from ft.results.store import Plan, PlannedStage
 from ft.run.run import prepare_rows, rows_line
 from ft.secrets import hide_in_pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROLE_STYLES = {
     "template": "bright_black",
@@ -124,7 +127,7 @@ def _first_with_rows(plan: Plan) -> PlannedStage:
     return view
 
 
-def shown_row(where: str, row: RowTokens, tokenizer: Any) -> ShownRow:
+def shown_row(where: str, row: RowTokens, tokenizer: PreTrainedTokenizerBase) -> ShownRow:
     """A prepared row token by token, each with its role and whether it is trained."""
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0

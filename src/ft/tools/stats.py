@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +31,9 @@ from ft.recipe.types import reference
 from ft.results.store import Plan, PlannedStage
 from ft.secret_files import RowWatch
 from ft.tools.new import parse_columns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000
 REASONS = 12  # told apart; the others are counted together
@@ -129,7 +132,7 @@ class Stats:
 # Counting
 
 
-def count_rows(sources: Sequence[Source], title: str, tokenizer: Any | None, tick: Tick) -> Stats:
+def count_rows(sources: Sequence[Source], title: str, tokenizer: PreTrainedTokenizerBase | None, tick: Tick) -> Stats:
     """Every row of every source read and measured; without a tokenizer lengths are in words."""
     lengths = _tokens(tokenizer) if tokenizer else _words
     stats = [_count_source(source, lengths, tick) for source in sources]
@@ -157,7 +160,7 @@ def _add(stats: SourceStats, batch: Sequence[SourceRow], lengths: Lengths) -> No
         stats.add(row, lengths_in_order)
 
 
-def _tokens(tokenizer: Any) -> Lengths:
+def _tokens(tokenizer: PreTrainedTokenizerBase) -> Lengths:
     def lengths(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 

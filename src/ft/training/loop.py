@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft import artifacts
 from ft.encode.conversation import Renderer
@@ -17,6 +17,9 @@ from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
@@ -28,7 +31,7 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
-def policy(job: Job, config: Any, ends_turns: bool = True) -> tuple[Any, Any]:
+def policy(job: Job, config: PretrainedConfig, ends_turns: bool = True) -> tuple[Any, Any]:
     """The model a stage trains, seeded, and its tokenizer.
 
     `ends_turns`: whether the model's own generation ends where the chat template ends a turn.

@@ -48,7 +48,7 @@ def extras(row: Row, *used: str) -> Row:
     return {name: value for name, value in row.items() if name not in KINDS and name not in used}
 
 
-def messages_of(row: Row, value: Any, column: str) -> list[Message]:
+def messages_of(row: Row, value: object, column: str) -> list[Message]:
     """The checked messages of a column, behind the text of the column `system` where the row has one."""
     system = row.get("system")
     if system in (None, ""):
@@ -78,7 +78,7 @@ def sharegpt_message(message: Any, where: str) -> Message:
     return {**extra_keys, "role": role, "content": message["value"]}
 
 
-def _calls_in(value: Any, where: str) -> Any:
+def _calls_in(value: object, where: str) -> Any:
     """The call or calls that a function_call's text is: bare JSON is no model's own notation, the template's is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -87,7 +87,7 @@ def _calls_in(value: Any, where: str) -> Any:
         raise BadRow(f"{where} is a function_call whose value is no JSON: {error}", fix) from error
 
 
-def transcript(value: Any, column: str) -> list[Message]:
+def transcript(value: object, column: str) -> list[Message]:
     """Messages of a transcript; the blanks around each turn belong to the notation, not to the text."""
     if not isinstance(value, str):
         raise BadRow(f"{column} is {kind_of(value)}, not a transcript")
@@ -99,5 +99,5 @@ def transcript(value: Any, column: str) -> list[Message]:
     return [make_message(roles[name], text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def is_transcript(value: Any) -> bool:
+def is_transcript(value: object) -> bool:
     return isinstance(value, str) and TURN.match(value) is not None

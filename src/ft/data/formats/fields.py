@@ -97,7 +97,7 @@ def read_columns(row: Row) -> Row:
     return columns
 
 
-def _json_value(value: Any, name: str) -> Any:
+def _json_value(value: object, name: str) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value or None
     try:
@@ -232,6 +232,6 @@ class UnreadFields:
 SHOWN_FIELDS = 12
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")

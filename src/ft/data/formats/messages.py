@@ -24,7 +24,7 @@ class Tie(BadRow):
     """A pair without a better answer: both are the same, or the source scores them alike."""
 
 
-def dialogue(value: Any, column: str, before: str = "") -> list[Message]:
+def dialogue(value: object, column: str, before: str = "") -> list[Message]:
     """The messages of a column, checked: roles in order, text in each; `before` is the role they come after.
 
     What else a message says is put under one name each (`fields.read_message`); keys that nothing reads stay as they

@@ -70,7 +70,7 @@ def check_grades(row: Row) -> Row:
     return found
 
 
-def _rating(value: Any, name: str) -> int:
+def _rating(value: object, name: str) -> int:
     if isinstance(value, str):
         grade = _RATING_WORDS.get(value.strip().lower())
     else:
@@ -81,13 +81,13 @@ def _rating(value: Any, name: str) -> int:
     return grade
 
 
-def _axis(value: Any, name: str) -> str:
+def _axis(value: object, name: str) -> str:
     if value not in AXES:
         raise BadRow(f"{name} is {value!r}", f"It is {either(AXES)}.")
     return str(value)
 
 
-def _safety(value: Any, name: str) -> bool:
+def _safety(value: object, name: str) -> bool:
     grade = _SAFETY_WORDS.get(value.strip().lower()) if isinstance(value, str) else value
     if not isinstance(grade, bool):
         raise BadRow(f"{name} is {value!r}", "It is true (safe) or false (unsafe), or one of these words.")
@@ -128,7 +128,7 @@ def sharegpt_pairs(row: Row) -> Row:
     return _pair(prompt, chosen, rejected, extras(row, "conversations", "system"))
 
 
-def _from_sharegpt(value: Any, column: str) -> Any:
+def _from_sharegpt(value: object, column: str) -> Any:
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list):
         return value
@@ -296,9 +296,9 @@ def _tie(score: float) -> Tie:
     return Tie(f"it is a tie: no answer scores above another (all {score:g})", "Drop the row.")
 
 
-def _number(value: Any, name: str) -> float:
+def _number(value: object, name: str) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

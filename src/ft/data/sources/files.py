@@ -99,7 +99,7 @@ def _characters(value: object) -> int:
     return sum(map(_characters, value))
 
 
-def without_absent(value: Any, top: bool = True) -> Any:
+def without_absent(value: object, top: bool = True) -> Any:
     """A row without the keys that are null in objects inside of it: in a column of Arrow all objects have the keys of
     all, so an argument that a tool call does not have is null there. Columns themselves stay."""
     if isinstance(value, dict):
@@ -224,7 +224,7 @@ def _json_value(path: Path, how: Reading) -> Any:
         raise fail(where, f"no JSON that can be read: {error}") from error
 
 
-def _the_list(value: Any, how: Reading) -> list[Any]:
+def _the_list(value: object, how: Reading) -> list[Any]:
     if isinstance(value, list):
         return value
     lists = {key: held for key, held in value.items() if isinstance(held, list)} if isinstance(value, dict) else {}

@@ -155,7 +155,7 @@ class _Progress:
         if not ended and self.limit < self.sampling.max_new_tokens:
             self._stop(f"its answer does not fit into the model's {self.positions} positions")
             return
-        text: str = self.renderer.tokenizer.decode(completion.text_ids, skip_special_tokens=True)
+        text = str(self.renderer.tokenizer.decode(completion.text_ids, skip_special_tokens=True))
         self._go_on(Answer(text.strip(), completion.text_ids, ended))
 
     def _go_on(self, answer: Answer | None) -> None:
