@@ -361,7 +361,8 @@ class Renderer:
                 "it ends only the last answer of a dialogue with a token to stop at, so the others cannot be trained",
                 "Set train_on: last, or use another chat template.",
             )
-        return tuple(dict.fromkeys(chat.tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])))
+        ids: Any = chat.tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])
+        return tuple(dict.fromkeys(ids))
 
     def _notes(self) -> tuple[str, ...]:
         notes = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ft.data.formats import BadRow
 from ft.encode.conversation import OnTooLong, RenderedRow, Renderer
@@ -13,6 +13,7 @@ from ft.families.base import Collator, Family, Processor
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 class CausalEncoder:
@@ -45,7 +46,8 @@ class CausalFamily(Family):
     def row_encoder(
         self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
     ) -> Encoder:
-        return CausalEncoder(Renderer(processor, train_on=train_on, max_length=max_length, on_too_long=on_too_long))
+        tokenizer = cast("PreTrainedTokenizerBase", processor)  # what makes a decoder's rows is a tokenizer alone
+        return CausalEncoder(Renderer(tokenizer, train_on=train_on, max_length=max_length, on_too_long=on_too_long))
 
     def completion_row(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> EncodedRow:
         labels = [*[IGNORE_INDEX] * len(prompt_ids), *completion_ids]
