@@ -93,6 +93,22 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class StandIn:
+    """In place of a method that ft has no kind for: values of `train:`, in how far the two are alike, and the keys of
+    the method that mean something else here, or nothing."""
+
+    why: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+    def fix(self, kind: str) -> str:
+        """What to write, and in how far it is the same."""
+        values = {key: f"[{', '.join(map(str, value))}]" for key, value in self.train.items()}
+        written = "".join(f" with `{key}: {value}`" for key, value in values.items())
+        return f"The nearest is `kind: {kind}`{written}: {self.why}."
+
+
+@dataclass(frozen=True)
 class Kind:
     """What a recipe may write under `kind: NAME`, and everything that is done with such a stage.
 
@@ -115,6 +131,7 @@ class Kind:
     required         blocks, or keys "block.key", that must be written
     defaults         block → values where the recipe writes none, other than the class's own; {} for an optional block
     cosmetic         patterns "block.key" that do not change what the stage leaves
+    stands_in_for    methods without a kind of their own that this one is nearest to by meaning
     preflight        called with the Stage before any work; raises UserError with what would stop it an hour in
     """
 
@@ -136,6 +153,7 @@ class Kind:
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cosmetic: tuple[str, ...] = ()
+    stands_in_for: Mapping[str, StandIn] = field(default_factory=dict)
     preflight: str = ""
 
     def __post_init__(self) -> None:

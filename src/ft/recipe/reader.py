@@ -14,9 +14,11 @@ from typing import Any
 from ft import artifacts
 from ft.errors import Problems, UserError
 from ft.hub import exists, expand, is_folder, local_path
+from ft.recipe.aliases import ALIASES
 from ft.recipe.check import Owner, Verdicts, check, check_secrets, choose, rename_old_keys, suggest, value_text
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
+from ft.recipe.place import TOP, Place, place_of
 from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
 from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, Stage, reference
 from ft.recipe.unroll import Unroller
@@ -36,6 +38,14 @@ def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdic
         recipe = RecipeReader(path, kinds, problems, verdicts).recipe(tree)
     except UserError as error:  # nothing more can be read
         problems += error.problems
+    in_file_order(problems, path).raise_any()
+    return recipe
+
+
+def check_tree(tree: Block, path: Path, kinds: Mapping[str, Kind], verdicts: Verdicts | None = None) -> Recipe:
+    """The checked recipe of a mapping that was read elsewhere than from a recipe's file. Raises UserError as `read`."""
+    problems = Problems()
+    recipe = RecipeReader(path, kinds, problems, verdicts).recipe(tree)
     in_file_order(problems, path).raise_any()
     return recipe
 
@@ -64,7 +74,7 @@ class RecipeReader:
     def recipe(self, tree: Block) -> Recipe:
         if check_secrets(tree, self.problems):
             self.verdicts = None
-        values = self.check(RECIPE, _without_stages(tree), "recipe")
+        values = self.check(RECIPE, self.without_misplaced(_without_stages(tree)), "recipe")
         tree = rename_old_keys(tree, "recipe", Problems(), [])  # announced by the check above
         model = self.model(tree)
         stages: list[Stage] = []
@@ -98,6 +108,15 @@ class RecipeReader:
             skipped=tuple(name for name in self.names_above if name not in self.names),
             rounds=tuple(unroller.rounds),
         )
+
+    def without_misplaced(self, tree: Block) -> Block:
+        """Without the keys that belong into a block, each a problem that says into which."""
+        for key in [key for key in tree if key not in ALIASES[TOP] and not RECIPE.has(key)]:
+            places = (place_of(key, kind) for kind in self.kinds.values() if kind.trains)
+            if place := next((place for place in places if isinstance(place, Place)), None):
+                self.problems.add(tree.where(key), f"recipe has no key '{key}'", str(place))
+                del tree[key]
+        return tree
 
     def model(self, tree: Block) -> ModelSource | None:
         block = tree.get("model")
@@ -161,7 +180,7 @@ class RecipeReader:
         where, name = block.where("kind"), stage_name(block)
         kind = None
         if "kind" in block:
-            kind = choose(self.kinds, block["kind"], "stage kind", where, self.problems)
+            kind = self.kind(block["kind"], where)
         else:
             fix = f"Write `kind:`, one of {', '.join(self.kinds)}."
             self.problems.add(block.where(), "this stage has no kind", fix)
@@ -184,6 +203,14 @@ class RecipeReader:
         blocks = self.blocks(block, kind)
         self.notices += notice_compute_dtype(block, kind, blocks)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
+
+    def kind(self, name: Any, where: str) -> Kind | None:
+        """The kind of that name; for a method without one, the problem names the kind nearest to it by meaning."""
+        for nearest, kind in self.kinds.items():
+            if isinstance(name, str) and name not in self.kinds and name in kind.stands_in_for:
+                self.problems.add(where, f"no stage kind '{name}'", kind.stands_in_for[name].fix(nearest))
+                return None
+        return choose(self.kinds, name, "stage kind", where, self.problems)
 
     def drop_repeats(self, start: int) -> None:
         """Of the problems from `start` on, drop those at a place that has one already."""
@@ -208,8 +235,8 @@ class RecipeReader:
         allowed = [*STAGE_KEYS, *kind.blocks]
         for key in block:
             if key not in allowed:
-                owner = next((name for name, owner in kind.blocks.items() if owner.has(key)), None)
-                hint = f"Write it in `{owner}:`." if owner else suggest(key, allowed)
+                place = place_of(key, kind)
+                hint = place.within_stage(key) if isinstance(place, Place) else suggest(key, allowed)
                 self.problems.add(block.where(key), f"a stage of kind '{block['kind']}' has no key '{key}'", hint)
         for key in kind.required:
             self.needs(block, key)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft import artifacts
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
-from ft.recipe.kind import Artifact, Display, LaunchOptions, Reference, Refused
+from ft.recipe.kind import Artifact, Display, LaunchOptions, Reference, Refused, StandIn
 from ft.stages import reserved
+from ft.stages.methods import LIKE_DPO
 
 if TYPE_CHECKING:
     from ft.recipe import Stage
@@ -63,6 +64,7 @@ def _training_kind(
     front_curves: int | None = None,
     row_defaults: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
+    stands_in_for: Mapping[str, StandIn] | None = None,
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
@@ -87,6 +89,7 @@ def _training_kind(
         required=("train.max_length",),
         defaults={"rows": row_defaults or {}, **{name: {} for name in blocks}},
         cosmetic=reserved.COSMETIC,
+        stands_in_for=stands_in_for or {},
     )
 
 
@@ -194,6 +197,7 @@ STAGES: dict[str, Kind] = {
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
         reference=Reference(model_unless={"precompute_ref_log_probs": True}),
+        stands_in_for=LIKE_DPO,
     ),
     "reward": _training_kind(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",

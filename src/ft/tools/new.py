@@ -7,9 +7,6 @@ model on rows of the old recipe would ask questions that the new data never answ
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +27,7 @@ from ft.hub import local_path
 from ft.models.processor import encoder_of
 from ft.recipe import Recipe, Stage
 from ft.recipe.find import bundled_recipes
+from ft.recipe.write import relative_path, yaml_word
 from ft.results.store import Plan
 
 SAMPLE = 20  # rows that tell the format
@@ -314,14 +312,14 @@ def _yaml(
 ) -> str:
     """The recipe's text: what it extends, and only what differs."""
     folder = path.parent.resolve()
-    parent = recipe.argument if recipe.argument in bundled_recipes() else _relative(recipe.file, folder)
-    data = {"path": _relative(Path(source.path), folder), "format": source.format}
+    parent = recipe.argument if recipe.argument in bundled_recipes() else relative_path(recipe.file, folder)
+    data = {"path": relative_path(Path(source.path), folder), "format": source.format}
     if source.columns:
-        data["columns"] = "{" + ", ".join(f"{_word(k)}: {_word(v)}" for k, v in source.columns.items()) + "}"
-    entry = ", ".join(f"{key}: {value if key == 'columns' else _word(str(value))}" for key, value in data.items())
+        data["columns"] = "{" + ", ".join(f"{yaml_word(k)}: {yaml_word(v)}" for k, v in source.columns.items()) + "}"
+    entry = ", ".join(f"{key}: {value if key == 'columns' else yaml_word(str(value))}" for key, value in data.items())
     lines = [
         f"# {recipe.name} on rows of its own. `ft plan --diff` tells what differs from the recipe it extends.",
-        f"extends: {_word(parent)}",
+        f"extends: {yaml_word(parent)}",
         "stages:",
         f"  - {'kind' if stage.name == stage.kind_name else 'name'}: {stage.name}",
         f"    data: [{{{entry}}}]",
@@ -336,16 +334,6 @@ def _yaml(
         )
         lines += [f"  - {{name: {name}, skip: true}}" for name in skipped]
     return "\n".join(lines) + "\n"
-
-
-def _relative(file: Path, folder: Path) -> str:
-    return Path(os.path.relpath(file.expanduser().resolve(), folder)).as_posix()
-
-
-def _word(text: str) -> str:
-    """A YAML scalar that is read as this very text."""
-    plain = re.fullmatch(r"[A-Za-z._/][\w./-]*", text) and text.lower() not in ("true", "false", "null")
-    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:

@@ -163,3 +163,27 @@ def test_trl_s_old_ppo_keys_that_went_say_what_to_write(messages_of: Messages):
 
 def test_an_old_name_beside_its_present_one_is_refused(messages_of: Messages):
     assert messages_of(GOOD.replace("64", "64, cutoff_len: 32")) == Like("x.yaml:5: 'cutoff_len' … 'max_length' …")
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        ("learning_rate: 1e-4", "Write `learning_rate: …` in a stage, in `train:`."),
+        ("lora_r: 8", "Write `r: …` in a stage, in `lora:`."),
+        ("micro_batch_size: 2", "Write `per_device_train_batch_size: …` in a stage, in `train:`."),
+        ("torch_dtype: bfloat16", "Write `dtype: …` in `model:` at the top."),
+    ],
+)
+def test_a_key_that_other_trainers_write_at_the_top_is_shown_its_block(messages_of: Messages, written: str, fix: str):
+    assert messages_of(written + "\n" + GOOD) == f"x.yaml:1: recipe has no key '{written.partition(':')[0]}'. {fix}"
+
+
+def test_a_key_beside_the_blocks_of_a_stage_is_shown_its_block_under_its_present_name(messages_of: Messages):
+    assert messages_of(GOOD + "    lora_r: 8\n").endswith("has no key 'lora_r'. Write `r: …` in `lora:`.")
+
+
+def test_an_unknown_method_is_answered_with_the_kind_nearest_by_meaning(messages_of: Messages):
+    text = GOOD + "  - kind: orpo\n    data: [rows.jsonl]\n    train: {max_length: 64}\n"
+    assert messages_of(text).startswith(
+        "x.yaml:6: no stage kind 'orpo'. The nearest is `kind: dpo` with `loss_type: [sigmoid, sft]`: it too learns"
+    )

@@ -1,0 +1,21 @@
+"""Values as a recipe's text has them: what `ft new` and `ft import` write is read back as the very same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+PLAIN = re.compile(r"[A-Za-z._/$][\w./$-]*")
+
+
+def yaml_word(text: str) -> str:
+    """A YAML scalar that is read as this very text."""
+    plain = PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null")
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def relative_path(file: Path, folder: Path) -> str:
+    """From `folder` to the file, with slashes on every system."""
+    return Path(os.path.relpath(file.expanduser().resolve(), folder)).as_posix()
