@@ -109,8 +109,14 @@ def test_private_names_of_the_libraries_are_touched_in_files_named_for_that():
     assert list(touched) == ["rl/trl_compat.py", "training/trl_compat.py"]
 
 
+def speaks_for_others(file: Path) -> bool:
+    """Names, methods and defaults of other trainers stand here: `ft import`, and the table of their names."""
+    return "importing" in file.parts or file.name == "aliases.py"
+
+
 def test_no_hyperparameter_is_copied_into_the_source():
-    assert [str(file) for file in FILES if "learning_rate" in file.read_text(encoding="utf-8")] == []
+    own = [file for file in FILES if not speaks_for_others(file)]
+    assert [str(file) for file in own if "learning_rate" in file.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -150,6 +156,7 @@ def test_no_module_outside_stages_knows_a_kind_by_name():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in STAGES
         if part(file) != "stages" and (part(file), node.value) not in OTHER_MEANINGS
+        if not speaks_for_others(file)
     ]
     assert found == []
 

@@ -1,6 +1,6 @@
 """The command line. To add a command: a function under `@app.command` in the file it belongs to."""
 
-from ft.cli import judge, models, recipes, reports, results
+from ft.cli import imports, judge, models, recipes, reports, results
 from ft.cli.app import app
 
-__all__ = ["app", "judge", "models", "recipes", "reports", "results"]
+__all__ = ["app", "imports", "judge", "models", "recipes", "reports", "results"]

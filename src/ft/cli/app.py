@@ -14,7 +14,7 @@ import typer
 
 from ft import artifacts
 from ft.console import talk
-from ft.errors import fail
+from ft.errors import UserError, fail
 from ft.printable import UNPRINTABLE
 from ft.recipe import Recipe, Verdicts, read
 from ft.recipe.find import recipe_file
@@ -60,10 +60,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
-    checked = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
+    try:
+        checked = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
+    except UserError:
+        if peer := _peer_of(recipe):
+            fix = f"Turn it into one: ft import {recipe} --to MINE.yaml."
+            raise fail(str(recipe), f"this is a config of {peer}, not a recipe of ft", fix) from None
+        raise
     for notice in checked.notices:
         talk.print(notice, style="yellow")
     return checked
+
+
+def _peer_of(file: Path) -> str:
+    """The trainer whose config was given for a recipe; looked for only where the recipe cannot be read."""
+    from ft.tools.importing.peers import name_of_peer
+
+    return name_of_peer(file)
 
 
 def read_launch_file(config: Path | None, runs: Path) -> Launch:

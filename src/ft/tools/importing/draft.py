@@ -1,0 +1,260 @@
+"""One stage while it is read from a config: what is placed, what is left out and why, what differs.
+
+A peer's module takes the keys that need more than a place (`take`); `place_rest` places the others by the table that
+plans use. Everything remembers the line of the config it came from, so that what is wrong is reported there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft.data.formats import PAIRS
+from ft.errors import Problems
+from ft.hub import local_path
+from ft.recipe import Kind
+from ft.recipe.check import suggest, value_text
+from ft.recipe.place import MODEL_BLOCK, TOP, Place, place_of
+from ft.recipe.yaml import Block, Items, Mark
+from ft.stages import STAGES
+from ft.stages.methods import METHODS
+from ft.tools.importing.config import TrainingConfig
+
+UNKNOWN = "Nothing is known of this key."
+
+PARENTS = 4
+"""How many folders above a config its paths may be relative to: trainers are started where their repository is."""
+
+NOT_IMPORTED: Mapping[str, str] = {
+    "push_to_hub": "Nothing is uploaded by itself: `ft export RECIPE STAGE --to DIR` has an option for it.",
+    "hub_model_id": "Nothing is uploaded by itself: `ft export RECIPE STAGE --to DIR` has an option for it.",
+    "hub_strategy": "Nothing is uploaded by itself.",
+    "hub_private_repo": "Nothing is uploaded by itself.",
+    "deepspeed": "Several GPUs are used by `ft run --launch recipes/accelerate/zero2.yaml`, or zero3.yaml.",
+    "fsdp": "Several GPUs are used by `ft run --launch recipes/accelerate/fsdp.yaml`.",
+    "fsdp_config": "Several GPUs are used by `ft run --launch recipes/accelerate/fsdp.yaml`.",
+    "torch_dtype": "What is trained is held in float32 and computed as bf16 or fp16 say; write `model: {dtype: …}` to "
+    "hold weights otherwise, which needs half the memory and loses small steps to rounding.",
+    "dtype": "What is trained is held in float32 and computed as bf16 or fp16 say; write `model: {dtype: …}` to hold "
+    "weights otherwise, which needs half the memory and loses small steps to rounding.",
+}
+"""Keys that a recipe may hold, and that mean something else where a config is only moved."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A key of the config that the recipe has not."""
+
+    where: str
+    key: str
+    value: Any
+    why: str
+
+    @property
+    def matters(self) -> bool:
+        """Whether it was written to do something: it is not empty, and not switched off."""
+        return self.value not in (None, False, "", 0) and self.value != []
+
+    @property
+    def is_unknown(self) -> bool:
+        return self.why.startswith(UNKNOWN)
+
+    @property
+    def reason(self) -> str:
+        """Without what a recipe's own error says first: there is nothing to remove here."""
+        why = self.why.removeprefix("Remove it: ").removeprefix("Remove it; ")
+        return why[:1].upper() + why[1:] if not why.startswith("ft ") else why
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {value_text(self.value)}. {self.reason}"
+
+
+@dataclass
+class StageDraft:
+    """`rest` holds the keys of the config that nothing has taken yet."""
+
+    config: TrainingConfig
+    peer: str
+    differences_of_peer: Mapping[str, str]
+    problems: Problems
+    rest: Block
+    kind_name: str = ""
+    nearest: str = ""  # why it is the nearest kind, where ft has none for the method
+    model: Block = field(default_factory=lambda: Block({}, {}, Mark("", 0)))
+    template: tuple[str, Mark] | None = None
+    seed: tuple[Any, Mark] | None = None
+    blocks: dict[str, Block] = field(default_factory=dict)
+    stage: Block = field(default_factory=lambda: Block({}, {}, Mark("", 0)))
+    comments: dict[tuple[str, str], str] = field(default_factory=dict)
+    sources: list[Block] = field(default_factory=list)
+    eval_sources: list[Block] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    trains_adapter: bool = False
+    evaluates: str = "no"  # when the peer evaluates, where rows are held out and nothing is written
+
+    @property
+    def kind(self) -> Kind:
+        return STAGES[self.kind_name]
+
+    @property
+    def mark(self) -> Mark:
+        return self.config.values.mark
+
+    def mark_of(self, key: str) -> Mark:
+        return self.config.values.marks.get(key, self.mark)
+
+    def where(self, key: str) -> str:
+        return str(self.mark_of(key))
+
+    def block(self, name: str) -> Block:
+        """A block of the stage, empty at first."""
+        return self.blocks.setdefault(name, Block({}, {}, self.mark))
+
+    # What a peer's module does
+
+    def choose_kind(self, word: Any, key: str) -> None:
+        """The kind of the stage by the peer's word for its method; where ft has none, the nearest by meaning."""
+        name = METHODS.get(str(word).lower())
+        if name is None:
+            known = suggest(str(word), [*METHODS])
+            self.problems.add(self.where(key), f"'{word}' is a method that ft has no kind for", known)
+            name = METHODS["pt"]
+        if name not in STAGES:
+            self.kind_name = next(kind for kind in STAGES if name in STAGES[kind].stands_in_for)
+            stand_in = self.kind.stands_in_for[name]
+            self.nearest = f"ft has no kind '{name}'. {stand_in.fix(self.kind_name)}"
+            for dropped in stand_in.without:
+                self.leave_out(dropped, f"It belongs to {name}.")
+            for train_key, value in stand_in.train.items():
+                self.put("train", train_key, value, f"in place of {name}")
+        else:
+            self.kind_name = name
+
+    def take(self, *keys: str) -> Any:
+        """The value of the first of `keys` that is written and not empty; all of them are done with."""
+        values = [self.rest.pop(key) for key in keys if key in self.rest]
+        return next((value for value in values if value is not None), None)
+
+    def put(self, block: str, key: str, value: Any, comment: str = "", mark: Mark | None = None) -> None:
+        """A key of a block, unless it stands there already."""
+        target = self.model if block == MODEL_BLOCK else self.block(block)
+        if key not in target:
+            target.put(key, value, mark or self.mark)
+            if comment:
+                self.comments[block, key] = comment
+
+    def defaults(self, block: str, values: Mapping[str, Any]) -> None:
+        """What the peer takes where its config has no such key, and a recipe would not."""
+        owner = self.kind.blocks.get(block)
+        for key, value in values.items():
+            if owner and owner.has(key):
+                self.put(block, key, value, f"{self.peer}'s default")
+
+    def take_prompt_length(self, key: str) -> None:
+        """The limit of a row is that of a prompt where the answers are yet to be made."""
+        if not self.kind.rows and (length := self.take(key)) is not None:
+            self.put("rows", "max_prompt_length", length, f"from {key}", self.mark_of(key))
+
+    def leave_out(self, key: str, why: str) -> None:
+        """A key that the recipe has not, if the config has it."""
+        if key in self.rest:
+            self.left_out.append(LeftOut(self.where(key), key, self.rest.pop(key), why))
+
+    def differ(self, name: str) -> None:
+        """Something that the peer does otherwise than ft, said at the stage; `name` is a key of its DIFFERENCES."""
+        if (text := self.differences_of_peer[name]) not in self.differences:
+            self.differences.append(text)
+
+    def refuse(self, key: str, what: str, fix: str = "") -> None:
+        self.problems.add(self.where(key), what, fix)
+
+    def unread(self, entry: Block, read: Sequence[str], name: str) -> None:
+        """The keys of an inner mapping that nothing reads."""
+        for key in [key for key in entry if key not in read]:
+            self.left_out.append(LeftOut(entry.where(key), f"{name}.{key}", entry[key], UNKNOWN))
+
+    def path(self, written: str, mark: Mark) -> str:
+        """A file or folder that is there, made absolute, wherever the trainer was started; else as written."""
+        folder = Path(mark.file).resolve().parent
+        for start in (Path.cwd(), folder, *list(folder.parents)[:PARENTS]):
+            path = local_path(written, start)
+            if path and path.exists():
+                return str(path.resolve())
+        return written
+
+    def source(self, values: Mapping[str, Any], mark: Mark, *, held_out: bool = False) -> None:
+        """A source of rows; keys without a value are left out."""
+        block = Block({}, {}, mark)
+        if self.nearest and self.kind.rows == "pairs" and values.get("format") not in (None, *PAIRS):
+            values = {**values, "format": "preference", "columns": None}  # of rows that have yet to be made
+        for key, value in values.items():
+            if value not in (None, "", {}, []):
+                block.put(key, self.path(value, mark) if key == "path" else value, mark)
+        (self.eval_sources if held_out else self.sources).append(block)
+
+    def place_rest(self) -> None:
+        """Place what is left by the table of names; keys under their present name first, as they decide."""
+        for key in [*self.rest]:
+            if key in NOT_IMPORTED:
+                self.leave_out(key, NOT_IMPORTED[key])
+        places = {key: place_of(key, self.kind) for key in self.rest}
+        present = [key for key, place in places.items() if isinstance(place, Place) and place.key == key]
+        for key in [*present, *(key for key in places if key not in present)]:
+            self._place(key, places[key])
+
+    def _place(self, key: str, place: Place | str | None) -> None:
+        if not isinstance(place, Place):
+            self.leave_out(key, place or f"{UNKNOWN} {self._suggested(key)}".rstrip())
+            return
+        value, mark = self.rest[key], self.mark_of(key)
+        meant = None if value is None else place.value(value)
+        if meant is None:
+            self.leave_out(key, "It is empty, or off.")
+        elif place.block == TOP:
+            self._place_at_top(place.key, meant, mark, key)
+        elif place.key in self._written(place.block):
+            self.leave_out(key, f"{place.block}.{place.key} is decided by another key.")
+        else:
+            self.put(place.block, place.key, meant, f"from {key}" if place.key != key else "", mark)
+            del self.rest[key]
+
+    def _written(self, block: str) -> Mapping[str, Any]:
+        return self.model if block == MODEL_BLOCK else self.blocks.get(block, {})
+
+    def _place_at_top(self, key: str, value: Any, mark: Mark, written: str) -> None:
+        if key == "model" and isinstance(value, str):
+            self.model.put("path", self.path(value, mark), mark)
+        elif key == "chat_template":
+            self.template = self.template or (value, mark)
+        elif key == "seed":
+            self.seed = (value, mark)
+        else:
+            return self.leave_out(written, "The recipe has a name and stages of its own.")
+        del self.rest[written]
+        return None
+
+    def _suggested(self, key: str) -> str:
+        """What it may be a slip of."""
+        words = [word for owner in self.kind.blocks.values() for word in owner.schema().annotations]
+        hint = suggest(key, words)
+        return hint if hint.startswith("Did") else ""
+
+
+def items_of(value: Any, mark: Mark) -> list[tuple[Any, Mark]]:
+    """A list's items with their lines; one value is a list of it, and commas part a string."""
+    if isinstance(value, Items):
+        return [*zip(value, value.marks, strict=True)]
+    if isinstance(value, str):
+        return [(part.strip(), mark) for part in value.split(",") if part.strip()]
+    return [] if value is None else [(value, mark)]
+
+
+def is_on(value: Any) -> bool:
+    return value is True or str(value).lower() in ("true", "yes", "on", "1")
+
+
+def sequence(values: Sequence[Any], mark: Mark) -> Items:
+    return Items([*values], [mark] * len(values), mark)

@@ -1,0 +1,151 @@
+"""The recipe's text: YAML with a comment wherever the reader of the config would ask why."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft.recipe.check import value_text
+from ft.recipe.write import relative_path, yaml_word
+from ft.recipe.yaml import Block, Items
+from ft.tools.importing.draft import LeftOut, StageDraft
+
+WIDTH = 100
+BLOCK_ORDER = ("data", "eval_data", "rows", "lora", "quantization", "train")
+
+
+def recipe_text(tree: Block, drafts: Sequence[StageDraft], folder: Path, to: Path | None) -> str:
+    """The whole file; paths in it are relative to `folder`."""
+    names = list(dict.fromkeys(f"{draft.peer}'s {draft.config.path.name}" for draft in drafts))
+    lines = _comment(f"Made by `ft import` of {' and '.join(names)}.", "")
+    if to:
+        lines += _comment(f"Next: ft plan {to}, then ft show {to}", "")
+    lines += _top(tree, folder, drafts[0].comments)
+    lines += ["", "stages:"]
+    for stage, draft in zip(tree["stages"], drafts, strict=True):
+        lines += [*_stage(stage, draft, folder), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _top(tree: Block, folder: Path, comments: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    model = tree.get("model")
+    if isinstance(model, Block):
+        yield "model:"
+        for key, value in sorted(model.items(), key=lambda item: item[0] != "path"):
+            shown = _from(value, folder) if key == "path" else value
+            yield f"  {key}: {_value(shown)}{_remark(comments, 'model', key)}"
+    elif model is not None:
+        yield f"model: {_value(_from(model, folder))}{_remark(comments, 'model', 'path')}"
+    if template := tree.get("chat_template"):
+        yield from _template(template)
+    if "seed" in tree:
+        yield f"seed: {_value(tree['seed'])}"
+
+
+def _template(template: str) -> Iterator[str]:
+    """Jinja text stands as a block where YAML gives back the very same text."""
+    lines = template.split("\n")
+    if len(lines) > 1 and lines[-1] and not lines[0].startswith(" ") and all(map(_stands_in_a_block, lines)):
+        yield "chat_template: |-"
+        yield from (f"  {line}" if line else "" for line in lines)
+    else:
+        yield f"chat_template: {_value(template)}"
+
+
+def _stands_in_a_block(line: str) -> bool:
+    return line == line.rstrip() and line.isprintable()
+
+
+def _stage(stage: Block, draft: StageDraft, folder: Path) -> Iterator[str]:
+    yield from _comment(f"{draft.config.path.name}, a config of {draft.peer}.", "  ")
+    if draft.nearest:
+        yield from _comment(draft.nearest, "  ")
+    if draft.differences:
+        yield "  # What differs:"
+        for difference in draft.differences:
+            yield from _comment(f"- {difference}", "  ", hanging="  ")
+    head = [key for key in ("kind", "name", "init", "inputs") if key in stage]
+    for place, key in enumerate(head):
+        remark = f" # {draft.model['path']} there" if key == "init" and draft.model else ""
+        yield f"  {'-' if place == 0 else ' '} {key}: {_value(stage[key])}{remark}"
+    for key in sorted((key for key in stage if key not in head), key=_order):
+        yield from _part(key, stage[key], draft.comments, folder)
+    yield from _left_out(draft)
+
+
+def _order(key: str) -> int:
+    return BLOCK_ORDER.index(key) if key in BLOCK_ORDER else len(BLOCK_ORDER)
+
+
+def _part(key: str, value: Any, comments: Mapping[tuple[str, str], str], folder: Path) -> Iterator[str]:
+    if isinstance(value, Items):
+        yield f"    {key}:"
+        for source in value:
+            shown = Block({**source, "path": _from(source["path"], folder)}, source.marks, source.mark)
+            yield f"      - {_value(shown)}"
+    elif not value:
+        yield f"    {key}: {{}}"
+    else:
+        yield f"    {key}:"
+        for inner, written in _by_line(value):
+            yield f"      {inner}: {_value(written)}{_remark(comments, key, inner)}"
+
+
+def _by_line(block: Block) -> list[tuple[str, Any]]:
+    """In the order of the config; what only a default or its absence says comes last."""
+    first = block.mark.line
+    lines = {key: mark.line if mark.line > first else 10**9 for key, mark in block.marks.items()}
+    return sorted(block.items(), key=lambda item: lines[item[0]])
+
+
+def _remark(comments: Mapping[tuple[str, str], str], block: str, key: str) -> str:
+    comment = comments.get((block, key))
+    return f" # {comment}" if comment else ""
+
+
+def _left_out(draft: StageDraft) -> Iterator[str]:
+    """Keys that did something with their lines and the reason, one reason once; the others in one line."""
+    by_reason: dict[str, list[LeftOut]] = {}
+    for one in draft.left_out:
+        if one.matters:
+            by_reason.setdefault(one.why, []).append(one)
+    if by_reason:
+        yield "    # Left out:"
+    for keys in by_reason.values():
+        named = ", ".join(f"{one.key}: {value_text(one.value)} (line {_line(one)})" for one in keys)
+        yield from _comment(f"- {named}. {keys[0].reason}", "    ", hanging="  ")
+    rest = [one.key for one in draft.left_out if not one.matters]
+    if rest:
+        yield from _comment(f"Empty or off: {', '.join(dict.fromkeys(rest))}.", "    ")
+
+
+def _line(one: LeftOut) -> str:
+    return one.where.rpartition(":")[2]
+
+
+def _comment(text: str, indent: str, hanging: str = "") -> list[str]:
+    first = f"{indent}# "
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=first + hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _from(path: Any, folder: Path) -> Any:
+    return relative_path(Path(path), folder) if isinstance(path, str) and Path(path).is_absolute() else path
+
+
+def _value(value: Any) -> str:
+    """One line of YAML that is read back as this very value."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{yaml_word(str(key))}: {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return yaml_word(value) if isinstance(value, str) else json.dumps(value)

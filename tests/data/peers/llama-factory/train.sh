@@ -1,0 +1,11 @@
+llamafactory-cli train \
+    --stage sft --do_train True \
+    --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct \
+    --finetuning_type lora --template qwen \
+    --dataset_dir data --dataset identity \
+    --cutoff_len 2048 --learning_rate 5e-05 --num_train_epochs 3.0 \
+    --per_device_train_batch_size 2 --gradient_accumulation_steps 8 \
+    --lr_scheduler_type cosine --max_grad_norm 1.0 --warmup_steps 0 \
+    --packing False --report_to none --output_dir saves/qwen --bf16 True \
+    --plot_loss True --optim adamw_torch \
+    --lora_rank 8 --lora_alpha 16 --lora_dropout 0 --lora_target all

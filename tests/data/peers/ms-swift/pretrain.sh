@@ -1,0 +1,22 @@
+# Memory: see the README of the trainer.
+CUDA_VISIBLE_DEVICES=0 \
+swift pt \
+    --model Qwen/Qwen2.5-1.5B \
+    --train_type full \
+    --dataset HF::roneneldan/TinyStories \
+    --streaming true \
+    --max_steps 1000 \
+    --torch_dtype bfloat16 \
+    --per_device_train_batch_size 1 \
+    --per_device_eval_batch_size 1 \
+    --learning_rate 1e-4 \
+    --gradient_accumulation_steps 16 \
+    --eval_steps 50 \
+    --save_steps 50 \
+    --save_total_limit 2 \
+    --logging_steps 5 \
+    --max_length 2048 \
+    --output_dir output \
+    --warmup_ratio 0.05 \
+    --dataloader_num_workers 4 \
+    --dataset_num_proc 4
