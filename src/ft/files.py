@@ -48,13 +48,9 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
-    """Raises UserError where a number is NaN or infinite, which JSON has no words for and most readers refuse.
-
-    `allow_nan` is for what a recipe says (`max_grad_norm: .inf`) and only ft reads again.
-    """
-    if not allow_nan:
-        _refuse_nan(value, path)
+def write_json(path: Path, value: Any) -> None:
+    """Raises UserError where a number is NaN or infinite, which JSON has no words for and most readers refuse."""
+    _refuse_nan(value, path)
     write_text(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
 
 
@@ -98,19 +94,19 @@ def finite_or_none(value: Any) -> Any:
 
 def _refuse_nan(value: Any, path: Path) -> None:
     """Raises UserError that names the first key whose number is NaN or infinite."""
-    for key, number in _floats(value, ""):
+    for key, number in floats(value, ""):
         if not isfinite(number):
             fix = "A run that diverged has such numbers; otherwise this is a fault of ft: an absent value is null."
             raise fail(f"{path}: {key or 'the value'}", f"is {number}, which is not JSON", fix)
 
 
-def _floats(value: Any, key: str) -> Iterator[tuple[str, float]]:
+def floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """Every float inside a value, with its keys joined by dots."""
     if isinstance(value, float):
         yield key, value
     elif isinstance(value, (Mapping, list, tuple)):
         for name, held in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _floats(held, f"{key}.{name}" if key else str(name))
+            yield from floats(held, f"{key}.{name}" if key else str(name))
 
 
 def _plain(value: Any) -> float | str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ft.data.formats.messages import BadRow
 from ft.errors import fail
 from ft.gatt.checkers import CHECKERS
 
@@ -57,9 +58,9 @@ def quality(
     return [(fact + manner) / 2 for fact, manner in zip(right, obeyed, strict=True)]
 
 
-def _holds(text: str, right: str | Sequence[str]) -> bool:
-    texts = [right] if isinstance(right, str) else right
-    return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text, re.IGNORECASE) for one in texts)
+def _holds(text: str, right: str | int | Sequence[str | int]) -> bool:
+    texts = right if isinstance(right, Sequence) and not isinstance(right, str) else [right]
+    return any(re.search(rf"(?<!\w){re.escape(str(one))}(?!\w)", text, re.IGNORECASE) for one in texts)
 
 
 def _share_passed(text: str, checks: Sequence[Mapping[str, Any]]) -> float:
@@ -81,6 +82,28 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "obeys": obeys,
     "quality": quality,
 }
+
+
+TEXT_COLUMNS = ("answer", "wanted")
+
+
+def check_columns(names: Iterable[str], columns: Mapping[str, Any]) -> None:
+    """Raises BadRow where a prompt's row lacks what one of these rewards reads, or holds what it cannot read."""
+    for name in names:
+        for column in columns_of(name):
+            value = columns.get(column)
+            if value is None:
+                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+            if column in TEXT_COLUMNS and not _is_text(value):
+                what = f"the reward '{name}' cannot look for what the column '{column}' holds, {value!r}"
+                raise BadRow(what, "Write a text that is not empty, or several.")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether an answer can be looked for: every text holds an empty one, and 0.5 may be written in many ways."""
+    if isinstance(value, list):
+        return bool(value) and all(_is_text(one) for one in value)
+    return type(value) is int or (isinstance(value, str) and bool(value.strip()))
 
 
 def columns_of(name: str) -> list[str]:

@@ -26,14 +26,14 @@ from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
-from ft.recipe.schema import Schema, at_least, coerce, schema_of
+from ft.recipe.schema import Schema, coerce, in_range, schema_of
 from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
 from ft.recipe.symbolic import Undecided
 from ft.recipe.yaml import Block, Items
 from ft.secrets import find, key_variables, look, variables
 
 SECRET_FIX = "Set it in the environment (HF_TOKEN)."
-RULES_VERSION = "7"  # raise when this module's rules change, so that remembered verdicts lapse
+RULES_VERSION = "8"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Owner:
     `refused` lists values that the class takes and ft does not, each with the reason.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
     `minimum` lists the lowest value of keys for which the class takes any number, and would train nothing.
+    `signed` lists keys that may be negative though their default is not.
     `inherits` names the library of which a class of ft inherits.
+    `trial` names a function, "module:function", that tries the values out: it raises ValueError with the key where the
+    class takes what its library refuses when it is used.
     """
 
     path: str
@@ -54,7 +57,9 @@ class Owner:
     refused: Mapping[tuple[str, str | bool], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     minimum: Mapping[str, float] = field(default_factory=dict)
+    signed: tuple[str, ...] = ()
     inherits: str = ""
+    trial: str = ""
 
     @property
     def library(self) -> str:
@@ -81,6 +86,20 @@ class Owner:
     def default(self, key: str) -> Any:
         """The class's own default of a key, None where it has none: asked of the class, never written in ft."""
         return self.schema().defaults.get(key)
+
+    def least(self, key: str) -> float | None:
+        """The lowest value of a key: what is written in `minimum`; else 0 where a library's default is not negative."""
+        if key in self.minimum:
+            return self.minimum[key]
+        default = self.default(key)
+        is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        has_sign = key in self.signed or (self.library == "ft" and not self.inherits)  # our classes check themselves
+        return 0 if is_number and default >= 0 and not has_sign else None
+
+    def try_out(self, values: Mapping[str, Any]) -> None:
+        if self.trial:
+            module, name = self.trial.split(":")
+            getattr(importlib.import_module(module), name)(values)
 
     def has(self, key: str) -> bool:
         return key in self.schema().annotations and key not in self.reserved
@@ -131,7 +150,7 @@ class Verdicts:
         self.known[key] = values
         if self.file:
             with suppress(OSError):  # a folder that cannot be written to: checked again next time
-                write_json(self.file, self.known, allow_nan=True)
+                write_json(self.file, self.known)
 
 
 def check(
@@ -237,7 +256,7 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = at_least(owner.minimum.get(key), coerce(schema.annotations[key], value))
+            canonical[key] = in_range(owner.least(key), coerce(schema.annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
     for key in [k for k in schema.required if k not in owner.reserved and k not in values]:
@@ -259,6 +278,7 @@ def _run_class_checks(owner: Owner, canonical: dict[str, Any], block: Block, nam
     try:
         with nothing_leaks():
             _construct(owner, canonical, device_free(owner.schema(), canonical))
+            owner.try_out(canonical)
     except Exception as error:  # whatever it raises, the values made it do so
         text = " ".join(str(error).replace(MODULE_PREFIX, "").split()) or type(error).__name__
         what = text if owner.library == "ft" else f"{owner.name} refuses {name}: {text}"

@@ -58,7 +58,7 @@ class Job:
 
     def write(self) -> Path:
         path = self.folder / artifacts.JOB
-        write_json(path, asdict(self), allow_nan=True)
+        write_json(path, asdict(self))
         return path
 
     @staticmethod

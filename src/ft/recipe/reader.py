@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ft import artifacts
+from ft.bounds import is_finite
 from ft.errors import Problems, UserError
 from ft.hub import exists, expand, is_folder, local_path
 from ft.recipe.aliases import ALIASES
@@ -19,7 +20,13 @@ from ft.recipe.check import Owner, Verdicts, check, check_secrets, choose, renam
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.place import TOP, Place, place_of
-from ft.recipe.rules import check_global_batch, check_shares, notice_compute_dtype, notice_untested_reward_models
+from ft.recipe.rules import (
+    check_global_batch,
+    check_shares,
+    check_target_modules,
+    notice_compute_dtype,
+    notice_untested_reward_models,
+)
 from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, Stage, reference
 from ft.recipe.unroll import Unroller
 from ft.recipe.yaml import Block, Items, in_file_order
@@ -65,6 +72,7 @@ class RecipeReader:
     def __init__(self, path: Path, kinds: Mapping[str, Kind], problems: Problems, verdicts: Verdicts | None):
         self.path, self.kinds, self.problems, self.verdicts = path, kinds, problems, verdicts
         self.notices: list[str] = []
+        self.base: ModelSource | None = None  # the recipe's model
         self.names: list[str] = []  # of all stages, right or wrong
         self.names_above: list[str] = []  # of those above the one that is read
 
@@ -76,7 +84,7 @@ class RecipeReader:
             self.verdicts = None
         values = self.check(RECIPE, self.without_misplaced(_without_stages(tree)), "recipe")
         tree = rename_old_keys(tree, "recipe", Problems(), [])  # announced by the check above
-        model = self.model(tree)
+        self.base = model = self.model(tree)
         stages: list[Stage] = []
         unroller = Unroller(self.check, self.renamed, self.problems)
         entries = tree.get("stages")
@@ -201,6 +209,8 @@ class RecipeReader:
             return []
         self.keys(block, kind)
         blocks = self.blocks(block, kind)
+        if "lora" in blocks:
+            check_target_modules(block["lora"], self.base_of(read["model"], read["init"], above), self.problems)
         self.notices += notice_compute_dtype(block, kind, blocks)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
 
@@ -211,6 +221,15 @@ class RecipeReader:
                 self.problems.add(where, f"no stage kind '{name}'", kind.stands_in_for[name].fix(nearest))
                 return None
         return choose(self.kinds, name, "stage kind", where, self.problems)
+
+    def base_of(self, model: ModelSource | None, init: str | None, above: list[Stage]) -> ModelSource | None:
+        """The weights at the bottom of a stage's chain; None where they are made from nothing."""
+        for stage in reversed(above):
+            if stage.name == init:
+                if stage.kind.init is None:
+                    return None
+                model, init = stage.model, stage.init
+        return model or self.base
 
     def drop_repeats(self, start: int) -> None:
         """Of the problems from `start` on, drop those at a place that has one already."""
@@ -381,7 +400,7 @@ class RecipeReader:
             self.problems.add(block.where("require"), "require is a mapping", "Write `require: {metric: least}`.")
             return {}
         for key, value in minimums.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not is_finite(value):
                 self.problems.add(
                     minimums.where(key), f"require.{key} is {value_text(value)}", "Write the least number allowed."
                 )

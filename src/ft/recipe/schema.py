@@ -13,6 +13,9 @@ from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ft.bounds import is_at_most
+from ft.files import floats
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -97,10 +100,20 @@ def _validator(annotation: Any) -> TypeAdapter[Any]:
     )
 
 
-def at_least(minimum: float | None, value: object) -> Any:
-    """The value, unless it is a number below `least`. Raises ValueError as `coerce` does."""
-    if minimum is not None and isinstance(value, (int, float)) and value < minimum:
-        raise ValueError(f"Write {minimum} or more.")
+LARGEST = 3.4e38  # what float32 holds, in which libraries compute
+LARGEST_COUNT = 2**32 - 1
+
+
+def in_range(least: float | None, value: Any) -> Any:
+    """The value, unless a number in it is not finite, no library can hold it, or it is below `least`. Raises
+    ValueError as `coerce` does."""
+    for _, number in floats(value):
+        if not is_at_most(abs(number), LARGEST):
+            raise ValueError("Write a finite number.")
+    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        raise ValueError(f"Write a number up to {LARGEST_COUNT}.")
+    if least is not None and isinstance(value, (int, float)) and value < least:
+        raise ValueError(f"Write {least} or more.")
     return value
 
 

@@ -20,8 +20,9 @@ from ft.models.adapters import adapters_kept, saved_alone
 from ft.models.lineage import base_of
 from ft.models.token_budget import positions_of
 from ft.recipe.job import Job
+from ft.rewards import check_columns
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
-from ft.rl.reward import Reward, RewardedOptions, check_columns, check_rewards
+from ft.rl.reward import Reward, RewardedOptions, check_rewards
 from ft.training.loop import (
     add_callbacks,
     arguments,

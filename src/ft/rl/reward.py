@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ft.data.axes import AXES, HELPFUL, SAFETY, SAFETY_THRESHOLD
-from ft.data.formats.messages import BadRow
 from ft.data.prompts import Prompt
 from ft.data.selection import sigmoid
 from ft.errors import fail
 from ft.models.scorer import Message
 from ft.recipe.job import Job
-from ft.rewards import REWARDS, Completions, Prompts, columns_of
+from ft.rewards import REWARDS, Completions, Prompts
 
 # The lowest share there is. An empty answer, or one that forges a turn or is longer than the reward model sees, must
 # not gain by what stands beside it: the worst score of a batch in which all others have 0.9 would be worth 0.9.
@@ -64,14 +63,6 @@ def function_values(
         for values, value in zip(by_answer, REWARDS[name](prompts, completions, **columns), strict=True):
             values[name] = float(value)
     return by_answer
-
-
-def check_columns(names: Iterable[str], columns: Mapping[str, Any]) -> None:
-    """Raises BadRow where a prompt's row lacks what a function reads."""
-    for name in names:
-        for column in columns_of(name):
-            if columns.get(column) is None:
-                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
 
 
 # While a policy learns

@@ -14,7 +14,8 @@ from ft.data.formats.messages import BadRow
 from ft.data.prompts import Sample
 from ft.models.generation.resumable import Entry, Tick, compute_entries
 from ft.models.scorer import Scorer
-from ft.rl.reward import check_columns, function_values, is_for_safety, reward_model_share, weighted_sum
+from ft.rewards import check_columns
+from ft.rl.reward import function_values, is_for_safety, reward_model_share, weighted_sum
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _job(plan: Plan, planned: PlannedStage, launch: Launch) -> Path:
     folder, work = planned.folder, plan.job(planned)
     refuse(planned.stage.where, {**planned.key, **work.blocks})
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / artifacts.KEY, planned.key, allow_nan=True)
+    write_json(folder / artifacts.KEY, planned.key)
     job = work.write()
     talk.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)

@@ -36,7 +36,7 @@ from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
-from ft.rewards import REWARDS, columns_of
+from ft.rewards import REWARDS, check_columns
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +177,7 @@ def _read_questions(job: Job, options: EvaluateOptions, rows: Sequence[SourceRow
 
 def _references(options: EvaluateOptions, source_row: SourceRow, prompt: Prompt) -> tuple[str, ...]:
     """Raises BadRow where a measure lacks what it reads."""
-    for name in [name for name in options.measures if name in REWARDS]:
-        for column in columns_of(name):
-            if prompt.columns.get(column) is None:
-                raise BadRow(f"the reward '{name}' reads the column '{column}'", "Give the row one.")
+    check_columns([name for name in options.measures if name in REWARDS], prompt.columns)
     if not any(name in METRICS for name in options.measures):
         return ()
     texts = prompt.columns.get(options.references)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ft.recipe import Stage
 
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
-_LORA = Owner("peft:LoraConfig", _TASK, minimum={"r": 1})
+_LORA = Owner("peft:LoraConfig", _TASK, minimum={"r": 1, "lora_alpha": 1})
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 
 _MODEL: frozenset[Artifact] = frozenset({"model"})
@@ -142,12 +142,15 @@ def _options(kind: str, options: str, files: tuple[str, ...] = ()) -> dict[str, 
 _ROWS = Owner("ft.encode.prepare:RowOptions")
 
 
-def _trainer_block(path: str, keys: Mapping[str, str]) -> Owner:
+def _trainer_block(
+    path: str, keys: Mapping[str, str], refused: Mapping[tuple[str, str | bool], str] = reserved.TRAINER_VALUES
+) -> Owner:
     """The `train:` block of a class that inherits from TrainingArguments."""
-    return Owner(path, keys, refused=reserved.TRAINER_VALUES, minimum=reserved.MINIMUM)
+    signed = ("f_alpha_divergence_coef",)
+    return Owner(path, keys, refused=refused, minimum=reserved.MINIMUM, signed=signed, trial=reserved.TRIAL)
 
 
-_SFT = Owner("trl:SFTConfig", reserved.SFT_KEYS, refused=reserved.SFT_VALUES, minimum=reserved.MINIMUM)
+_SFT = _trainer_block("trl:SFTConfig", reserved.SFT_KEYS, reserved.SFT_VALUES)
 
 _BACKEND = Owner("ft.models.generation.backends:BackendOptions")
 
@@ -236,6 +239,7 @@ STAGES: dict[str, Kind] = {
             reserved.PPO_KEYS,
             refused=reserved.TRAINER_VALUES,
             minimum=reserved.MINIMUM | {"missing_eos_penalty": 0},
+            trial=reserved.TRIAL,
             inherits="trl",
         ),
         memory="ft.fit.answering:ppo",

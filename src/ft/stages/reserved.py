@@ -94,9 +94,13 @@ COSMETIC = tuple(
     )
 )
 
+# Tries out what the classes take and the library refuses when a run begins.
+TRIAL = "ft.training.scheduler:try_scheduler"
+
 # The classes take any number here, and a run would end hours later with nothing learnt.
 MINIMUM = {
     **dict.fromkeys(("max_length", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("max_completion_length", "generation_batch_size", "num_generations"), 1),
     **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
 }

@@ -297,11 +297,9 @@ def test_a_fault_of_a_block_is_said_with_its_line(messages_of: Messages, text: s
 
 
 def test_a_complaint_of_the_library_stands_at_the_key_it_names(messages_of: Messages):
-    text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      warmup_steps: -1\n      save_steps: 5")
-    assert (
-        messages_of(text)
-        == "x.yaml:7: SFTConfig refuses train: Got warmup_steps = -1.0, Expected value warmup_steps >= 0."
-    )
+    text = HEAD + SFT.replace("{max_length: 64}", "\n      max_length: 64\n      logging_steps: 0\n      save_steps: 5")
+    complaint = "logging strategy IntervalStrategy.STEPS requires non-zero --logging_steps."
+    assert messages_of(text) == f"x.yaml:7: SFTConfig refuses train: {complaint}"
 
 
 def test_a_complaint_that_names_only_a_value_stands_at_its_key(messages_of: Messages):
