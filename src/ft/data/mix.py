@@ -46,7 +46,7 @@ class BadRows:
         self.last: Problem | None = None
         self._file: TextIO | None = None
 
-    def add(self, where: str, row: Any, bad: BadRow) -> None:
+    def add(self, where: str, row: object, bad: BadRow) -> None:
         """Take note of a row that is left out (a `Report` for `read`)."""
         self.count += 1
         self.last = Problem(where, bad.what, bad.fix)
@@ -213,7 +213,7 @@ def _draw_shares(sources: Sequence[Source], seed: int, bad: BadRows) -> Iterator
         yield from (source_row for source_row in _choose(source, rows, seed) if next(choice))
 
 
-def _ignore(where: str, row: Any, bad: BadRow) -> None:
+def _ignore(where: str, row: object, bad: BadRow) -> None:
     """The `Report` of the second reading: the first has told of every bad row."""
 
 

@@ -20,6 +20,9 @@ from ft.errors import UserError, fail
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Tools = list[Any] | None
+"""Functions that a model may call, as JSON schemas in OpenAI's form."""
+
 SHIPPED = Path(__file__).parent.parent / "templates"
 WHERE = "chat template"
 TAG = re.compile(r"\[/?[A-Z][A-Z_]*\]|<</?[A-Z]+>>|<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>")
@@ -84,7 +87,7 @@ class ChatTemplate:
     def text(
         self,
         messages: Sequence[Message],
-        tools: Any = None,
+        tools: Tools = None,
         variables: Mapping[str, Any] | None = None,
         *,
         prompt: bool = False,
@@ -118,7 +121,7 @@ class ChatTemplate:
     def _texts(
         self,
         dialogues: Sequence[Sequence[Message]],
-        tools: Any,
+        tools: Tools,
         prompt: bool,
         variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
@@ -206,7 +209,7 @@ class ChatTemplate:
             return message
         return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
-    def _try(self, answer: Message, tools: Any = None) -> str:
+    def _try(self, answer: Message, tools: Tools = None) -> str:
         """The text of a question and this answer, its keys taken as they are; empty where the template refuses it."""
         messages = [self._in_blocks(message) for message in (*_dialogue(1), answer)]
         try:

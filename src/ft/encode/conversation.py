@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft.data.formats.fields import CALLS, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
-from ft.encode.chat_template import ChatTemplate, bare, special_tokens, template
+from ft.encode.chat_template import ChatTemplate, Tools, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
 from ft.encode.segments import NOTHING_GIVEN, Given, Layout, Segmenter
@@ -108,14 +108,14 @@ class Renderer:
             except BadRow as bad:  # the plainest dialogue there is: no row could be rendered
                 raise fail("chat template", bad.what, bad.fix) from bad
 
-    def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The token ids up to where a model is to answer."""
         text = self.prompt_text(messages, tools)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         self._check_bos(ids, text)
         return ids
 
-    def prompt_text(self, messages: Sequence[Message], tools: Any = None) -> str:
+    def prompt_text(self, messages: Sequence[Message], tools: Tools = None) -> str:
         """The text up to where a model is to answer. Raises BadRow."""
         if not messages or messages[-1]["role"] == "assistant":
             raise BadRow("a prompt ends before an answer", "End it with a user message.")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft.data.formats.fields import CALLS, REASONING, BadRow, Message
-from ft.encode.chat_template import WORD, ChatTemplate, word
+from ft.encode.chat_template import WORD, ChatTemplate, Tools, word
 
 Place = tuple[int, int]  # (piece, characters into it)
-Given = tuple[Any, Mapping[str, Any] | None]  # what a template gets beside the messages: tools, variables of its own
+Given = tuple[Tools, Mapping[str, Any] | None]  # what a template gets beside the messages: tools, variables of its own
 NOTHING_GIVEN: Given = (None, None)
 
 THINKING_FIX = "Train only the last answer (train_on: last), or give this message train: false."

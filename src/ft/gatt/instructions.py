@@ -228,7 +228,7 @@ class _Reader:
     lines: Mapping[str, int] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
 
-    def bank(self, tree: Any) -> Bank:
+    def bank(self, tree: object) -> Bank:
         if not isinstance(tree, dict) or not isinstance(tree.get("kinds"), dict) or not tree["kinds"]:
             raise fail(self.file, "holds no kinds", "Write `kinds: {hobby: {full: […], terse: …, values: […]}}`.")
         self.check_keys(self.file, tree, ("kinds", "excludes", "normal"))
@@ -241,7 +241,7 @@ class _Reader:
         self.problems.raise_any()
         return Bank({name: kind for name, kind in kinds.items() if kind}, **optional)
 
-    def kind(self, name: str, entry: Any) -> InstructionKind | None:
+    def kind(self, name: str, entry: object) -> InstructionKind | None:
         line = f":{self.lines[name]}" if name in self.lines else ""
         where, before = f"{self.file}{line}: kind '{name}'", len(self.problems)
         if not isinstance(entry, dict):
@@ -265,7 +265,7 @@ class _Reader:
             else None
         )
 
-    def held_out(self, where: str, value: Any, values: Sequence[str]) -> tuple[str, ...] | bool:
+    def held_out(self, where: str, value: object, values: Sequence[str]) -> tuple[str, ...] | bool:
         if isinstance(value, bool):
             return value
         held_out = self.texts(f"{where}: held_out", value)
@@ -275,7 +275,7 @@ class _Reader:
             self.problems.add(where, "all of its values are held out", "Write `held_out: true`.")
         return held_out
 
-    def terse(self, where: str, value: Any, name: str, values: Sequence[str]) -> str:
+    def terse(self, where: str, value: object, name: str, values: Sequence[str]) -> str:
         if value is None:
             return f"{name.capitalize()}." if values == ("",) else f"{name.capitalize()}: {{value}}."
         if not isinstance(value, str) or not value.strip():
@@ -283,7 +283,7 @@ class _Reader:
             return "{value}"
         return value
 
-    def check(self, where: str, value: Any, values: Sequence[str]) -> Checker | None:
+    def check(self, where: str, value: object, values: Sequence[str]) -> Checker | None:
         """`check: ends`, or `check: {ends: {text: …}}`; tried on every value."""
         if value is None:
             return None
@@ -304,7 +304,7 @@ class _Reader:
             return None
         return check
 
-    def texts(self, where: str, value: Any) -> tuple[str, ...]:
+    def texts(self, where: str, value: object) -> tuple[str, ...]:
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not listed or not all(isinstance(t, str) and t.strip() for t in listed):
             self.problems.add(where, "is not a list of texts", "Put quotes around words that YAML reads otherwise.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ft.figures.charts import Point
 from ft.figures.write import write_figures
 from ft.files import write_json
 from ft.gatt.dialogues import Place, Script, script
-from ft.gatt.instructions import Bank
+from ft.gatt.instructions import Bank, Side
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.resumable import dialogue_answers
@@ -30,6 +30,8 @@ from ft.stages.gatt import place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def make(job: Job) -> dict[str, Any]:
 def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, place: Place) -> list[InstructionSpans]:
     """The dialogues with the model's own answers, as tokens; those that do not fit end earlier."""
     bank = Bank.read(Path(options.bank))
-    side: Any = "values" if bank.has("values") else "train"
+    side: Side = "values" if bank.has("values") else "train"
     scripts = []
     for number, row in enumerate(read_dialogues(job, answered_by_row=False)):
         first = bank.draw(random.Random(f"{job.seed} {side} {number}"), side)
@@ -148,7 +150,7 @@ class _Attention:
     first: Tensor  # (T, T) of the first dialogue
 
     @staticmethod
-    def of(model: Any, dialogues: Sequence[InstructionSpans]) -> _Attention:
+    def of(model: PreTrainedModel, dialogues: Sequence[InstructionSpans]) -> _Attention:
         model.set_attn_implementation("eager")  # the others never hold the weights
         values, first = [], None
         for dialogue in dialogues:
@@ -169,7 +171,7 @@ class _Attention:
         return points
 
 
-def greatest_attention(model: Any, ids: Sequence[int]) -> Tensor:
+def greatest_attention(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """(T, T): the greatest attention of each token to each, over all layers and heads; eager attention only.
 
     Layers are looked at one after the other, so only one layer's weights are held at a time.
@@ -178,9 +180,9 @@ def greatest_attention(model: Any, ids: Sequence[int]) -> Tensor:
 
     greatest: list[Tensor] = []  # one entry: the greatest so far
 
-    def keep_greatest(module: Any, arguments: Any, output: Any) -> None:
+    def keep_greatest(module: Module, arguments: object, output: object) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        if weights is None or getattr(weights, "ndim", 0) != 4:
+        if not isinstance(weights, torch.Tensor) or weights.ndim != 4:  # other implementations return None here
             return
         values = weights[0].amax(0).float()  # (heads, T, T) to (T, T)
         greatest[:] = [torch.maximum(greatest[0], values)] if greatest else [values]
@@ -193,11 +195,9 @@ def greatest_attention(model: Any, ids: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def _attention_hooks(model: Any, keep_greatest: Any) -> Iterator[None]:
+def _attention_hooks(model: Module, hook: Callable[[Module, object, object], None]) -> Iterator[None]:
     handles = [
-        module.register_forward_hook(keep_greatest)
-        for module in model.modules()
-        if type(module).__name__.endswith("Attention")
+        module.register_forward_hook(hook) for module in model.modules() if type(module).__name__.endswith("Attention")
     ]
     try:
         yield

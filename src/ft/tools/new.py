@@ -73,7 +73,7 @@ class DataSummary:
     held_out: Counter[float] = field(default_factory=Counter)
     unread: UnreadFields | None = None
 
-    def refuse(self, where: str, row: Any, bad: BadRow) -> None:
+    def refuse(self, where: str, row: object, bad: BadRow) -> None:
         """A `Report`: counts a bad row, and remembers the first ones."""
         self.bad += 1
         if len(self.problems) < SHOWN:
@@ -186,7 +186,7 @@ def _detect_format(path: str, columns: dict[str, str]) -> str:
     return next(iter(found))
 
 
-def _ignore(where: str, row: Any, bad: BadRow) -> None:
+def _ignore(where: str, row: object, bad: BadRow) -> None:
     """The `Report` while the format is looked for: the whole file is read next, and tells of every bad row."""
 
 

@@ -79,7 +79,7 @@ class SourceStats:
     secrets: RowWatch = field(default_factory=RowWatch)
     unread: UnreadFields = field(default_factory=lambda: UnreadFields(CONVERSATION_COLUMNS | PAIR_COLUMNS | {"axis"}))
 
-    def refuse(self, where: str, row: Any, bad: BadRow) -> None:
+    def refuse(self, where: str, row: object, bad: BadRow) -> None:
         """A `Report` that counts ties, and other faults by what they are, whatever number stands in them."""
         if isinstance(bad, Tie):
             self.ties += 1

@@ -246,13 +246,13 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
     raise BadRow(f"no format is known for the columns {', '.join(row) or '(none)'}", fix)
 
 
-def _detect_messages(value: Any) -> str:
-    first = value[0] if isinstance(value, list) and value else None
-    if isinstance(first, dict) and "from" in first:
+def _detect_messages(value: object) -> str:
+    messages = [message for message in value if isinstance(message, dict)] if isinstance(value, list) else []
+    if messages and "from" in messages[0]:
         return "sharegpt"
-    roles = [message.get("role") for message in value if isinstance(message, dict)] if first else []
+    roles = [message.get("role") for message in messages]
     return "user_turns" if roles.count("user") > 1 and set(roles) <= {"system", "user"} else "messages"
 
 
-def _are_texts(value: Any) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)

@@ -66,7 +66,7 @@ def prompt_of(row: Row) -> list[Message]:
     return require_question(messages_of(row, turns, "prompt"), "prompt ends")
 
 
-def sharegpt_message(message: Any, where: str) -> Message:
+def sharegpt_message(message: object, where: str) -> Message:
     if not isinstance(message, dict) or not isinstance(message.get("from"), str) or "value" not in message:
         raise BadRow(f"{where} is not an object with from and value", "With role and content it is format: messages.")
     role = SHAREGPT_ROLES.get(message["from"].lower())

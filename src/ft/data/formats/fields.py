@@ -107,7 +107,7 @@ def _json_value(value: object, name: str) -> Any:
         raise BadRow(f"{name} is text that is no JSON: {error}", fix) from error
 
 
-def _checked_tools(tools: Any) -> list[Any]:
+def _checked_tools(tools: object) -> list[Any]:
     fix = 'Write [{"type": "function", "function": {"name": "…", "parameters": {…}}}].'
     if not isinstance(tools, list):
         raise BadRow(f"tools is {kind_of(tools)}, not a list of tools", fix)
@@ -168,13 +168,13 @@ def _one_of(message: Message, keys: Iterable[str], where: str) -> Any:
     return next(iter(values.values()), None)
 
 
-def read_calls(calls: Any, where: str) -> list[Row]:
+def read_calls(calls: object, where: str) -> list[Row]:
     """Calls in OpenAI's form, arguments as an object. Raises BadRow."""
     entries = calls if isinstance(calls, list) else [calls]
     return [_call(entry, f"{where}: tool call {number}") for number, entry in enumerate(entries, 1)]
 
 
-def _call(entry: Any, where: str) -> Row:
+def _call(entry: object, where: str) -> Row:
     fix = 'Write {"function": {"name": "…", "arguments": {…}}}.'
     function = entry.get("function", entry) if isinstance(entry, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
@@ -189,7 +189,8 @@ def _call(entry: Any, where: str) -> Row:
     if not isinstance(arguments, dict):
         raise BadRow(f"{where}: its arguments are {kind_of(arguments)}, not an object", fix)
     call: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return call | ({"id": entry["id"]} if isinstance(entry.get("id"), str) else {})
+    id = entry.get("id") if isinstance(entry, dict) else None
+    return call | ({"id": id} if isinstance(id, str) else {})
 
 
 # What is left alone

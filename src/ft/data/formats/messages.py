@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ft.data.formats.fields import CALLS, REASONING, Message, kind_of, read_message
 from ft.data.formats.fields import BadRow as BadRow
@@ -58,7 +57,7 @@ def dialogue(value: object, column: str, before: str = "") -> list[Message]:
     return messages
 
 
-def _wrong_role(column: str, number: int, role: Any, before: str) -> BadRow:
+def _wrong_role(column: str, number: int, role: object, before: str) -> BadRow:
     if role not in ROLES:
         return BadRow(f"{column}: message {number} has role {role!r}", f"Roles are {', '.join(ROLES)}.")
     if role == "system":
@@ -70,7 +69,7 @@ def _wrong_role(column: str, number: int, role: Any, before: str) -> BadRow:
     )
 
 
-def _bad_content(where: str, role: str, content: Any) -> BadRow:
+def _bad_content(where: str, role: str, content: object) -> BadRow:
     if isinstance(content, str):
         if content.strip():
             return BadRow(f"{where} holds half a surrogate pair, which is no character", "Write the text as UTF-8.")
@@ -94,7 +93,7 @@ def either(words: Sequence[str]) -> str:
     return " or ".join(words)
 
 
-def make_message(role: str, text: Any) -> Message:
+def make_message(role: str, text: object) -> Message:
     return {"role": role, "content": text}
 
 

@@ -13,6 +13,7 @@ To add a public shape: one function that ends in `_pair`, one line in `FORMATS` 
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -135,7 +136,7 @@ def _from_sharegpt(value: object, column: str) -> Any:
     return [sharegpt_message(message, f"{column}: message {number}") for number, message in enumerate(turns, 1)]
 
 
-def _pair(prompt: list[Message], chosen: Any, rejected: Any, extra_columns: Row) -> Row:
+def _pair(prompt: list[Message], chosen: object, rejected: object, extra_columns: Row) -> Row:
     """The checked pair of a prompt and two answers, each a string or messages."""
     sides = {}
     for name, value in (("chosen", chosen), ("rejected", rejected)):
@@ -149,7 +150,7 @@ def _starts_with_answer(turns: list[Any]) -> bool:
     return bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") == "assistant"
 
 
-def _split_at_answer(row: Row, chosen: Any, rejected: Any) -> Row:
+def _split_at_answer(row: Row, chosen: object, rejected: object) -> Row:
     """Two whole dialogues as prompt, chosen and rejected: the prompt is what they share."""
     chosen = require_answer(messages_of(row, chosen, "chosen"), "chosen")
     rejected = require_answer(messages_of(row, rejected, "rejected"), "rejected")
@@ -173,7 +174,7 @@ def _check_different(chosen: list[Message], rejected: list[Message]) -> None:
         raise Tie("chosen and rejected are the same", "A pair needs two answers; drop the row.")
 
 
-def _check_prompt(candidates: Any, shared: list[Message]) -> None:
+def _check_prompt(candidates: object, shared: list[Message]) -> None:
     """A prompt written beside two whole dialogues is one of the user messages they share, or all they share."""
     if candidates is None:
         return
@@ -288,7 +289,7 @@ def _best_and_another(row: Row, question: str, answers: str, *, text: str, score
     )
 
 
-def _prompt_messages(row: Row, text: Any, name: str) -> list[Message]:
+def _prompt_messages(row: Row, text: object, name: str) -> list[Message]:
     return messages_of(row, [make_message("user", text)], name)
 
 
@@ -298,8 +299,10 @@ def _tie(score: float) -> Tie:
 
 def _number(value: object, name: str) -> float:
     try:
-        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+        is_truth = isinstance(value, bool)
+        # Parquet has decimals too
+        number = float(value) if isinstance(value, str | int | float | Decimal) and not is_truth else math.nan
+    except (OverflowError, ValueError):
         number = math.nan
     if not math.isfinite(number):
         raise BadRow(f"{name} is {value!r}, not a number")
@@ -311,6 +314,6 @@ def _scores(scores: list[Any], best: int) -> Row:
     return {name: score for name, score in present.items() if score is not None}
 
 
-def _sources(chosen: Any, rejected: Any) -> Row:
+def _sources(chosen: object, rejected: object) -> Row:
     present = {"source_chosen": chosen, "source_rejected": rejected}
     return {name: source for name, source in present.items() if source is not None}

@@ -41,11 +41,11 @@ class SourceRow(NamedTuple):
     row: dict[str, Any]
 
 
-Report = Callable[[str, Any, BadRow], None]
+Report = Callable[[str, object, BadRow], None]
 """Told of each row that is left out: where it stands, the row (or its text), what is wrong."""
 
 
-def refuse(where: str, row: Any, bad: BadRow) -> None:
+def refuse(where: str, row: object, bad: BadRow) -> None:
     """The `Report` of someone who wants no bad row: the first one is an error."""
     raise fail(where, bad.what, bad.fix)
 
@@ -181,7 +181,7 @@ def _unread(line: bytes, error: Exception) -> BadRow:
     return BadRow(f"no JSON that can be read: {error}", fix)
 
 
-def _no_object(row: Any) -> BadRow:
+def _no_object(row: object) -> BadRow:
     return BadRow(f"the row is {kind_of(row)}, not an object", 'Write {"column": value, …}.')
 
 
