@@ -68,7 +68,7 @@ def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
             raise fail(str(recipe), f"this is a config of {peer}, not a recipe of ft", fix) from None
         raise
     for notice in checked.notices:
-        talk.print(notice, style="yellow")
+        print_notice(notice)
     return checked
 
 
@@ -77,6 +77,10 @@ def _peer_of(file: Path) -> str:
     from ft.tools.importing.peers import name_of_peer
 
     return name_of_peer(file)
+
+
+def print_notice(text: str) -> None:
+    talk.print(text, style="yellow")
 
 
 def read_launch_file(config: Path | None, runs: Path) -> Launch:

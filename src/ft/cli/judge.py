@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ft import artifacts
-from ft.cli.app import AsJson, Runs, app, print_json, read_recipe
+from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_recipe
 from ft.console import out
 
 MODEL = "a model's folder, a Hub id, RECIPE or RECIPE:STAGE (RECIPE:model is what it starts from)"
@@ -31,6 +31,7 @@ def judge_command(
     tie: Annotated[float, typer.Option(metavar="X", help="scores no further apart tie")] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", help="the same seed, the same answers")] = 1,
     chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    set_: Sets = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +45,7 @@ def judge_command(
     choice.blocks()  # what was typed is checked before models are looked for
 
     def find(name: str) -> Path:
-        return find_model(name, runs, lambda file: read_recipe(file, None, runs))
+        return find_model(name, runs, lambda file: read_recipe(file, set_, runs), print_notice)
 
     options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "tie": tie}
     options |= {"batch_size": batch_size} | ({"by": column} if column else {})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft.cli.app import Runs, app, read_recipe
+from ft.cli.app import Runs, Sets, app, print_notice, read_recipe
 from ft.console import out
 from ft.errors import fail
 from ft.files import write_text
 from ft.recipe.find import is_recipe, recipe_file
+
+if TYPE_CHECKING:
+    from ft.tools.chat import ChatTarget
 
 
 @app.command("chat")
@@ -25,13 +28,13 @@ def chat_command(
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="the same seed and messages, the same answers")] = 1,
     chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Talk to a model; /help tells the commands. Works from a pipe too."""
-    from ft.results.store import plan
-    from ft.tools.chat import AnswerOptions, chat, model_at, newest_model
+    from ft.tools.chat import AnswerOptions, chat
 
-    target = newest_model(plan(read_recipe(recipe_file(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    target = _find_model(path, set_, runs)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
     chat(target, options, system, load_4bit, chat_template)
 
@@ -46,6 +49,7 @@ def gatt_bank_command(
     count: Annotated[int, typer.Option(metavar="N", min=2, help="how many values")] = 50,
     held_out: Annotated[float, typer.Option(metavar="X", min=0, max=0.5, help="share kept for evaluation")] = 0.2,
     seed: Annotated[int, typer.Option(metavar="N", help="the same seed, the same list")] = 1,
+    set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Let a model list values for a kind of instruction, and write the bank that has them."""
@@ -53,11 +57,9 @@ def gatt_bank_command(
     from ft.gatt.value_lists import held_out_values, listed_values
     from ft.models.generation.chat_model import ChatModel
     from ft.models.generation.sampling import Sampling
-    from ft.results.store import plan
-    from ft.tools.chat import model_at, newest_model
 
     with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
-    target = newest_model(plan(read_recipe(recipe_file(path), None, runs), runs)) if is_recipe(path) else model_at(path)
+    target = _find_model(path, set_, runs)
     chat_model = ChatModel(target.model, target.folder, target.chat_template)
     sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
     values = listed_values(chat_model.answer, ask or f"{kind}s", count, sampling)
@@ -65,3 +67,15 @@ def gatt_bank_command(
         raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
     write_text(to, with_values(bank, kind, values, held_out_values(values, held_out)))
     out.print(f"{to}: {len(values)} values of {kind}")
+
+
+def _find_model(path: str, sets: list[str] | None, runs: Path) -> ChatTarget:
+    """A recipe's newest model, or the model at a path or of the Hub."""
+    from ft.results.store import plan
+    from ft.tools.chat import model_at, newest_model
+
+    if is_recipe(path):
+        return newest_model(plan(read_recipe(recipe_file(path), sets, runs), runs), print_notice)
+    if sets:
+        raise fail("--set", f"{path} is no recipe", "Leave it out.")
+    return model_at(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ft import artifacts
-from ft.cli.app import Runs, Sets, app, read_recipe
+from ft.cli.app import Runs, Sets, app, print_notice, read_recipe
 from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe import Recipe
@@ -35,6 +35,9 @@ def report_command(
     if len(paths) > MOST_RUNS:
         raise fail(paths[MOST_RUNS], f"a comparison has at most {MOST_RUNS} runs", "Name fewer.")
     reports = [_run_at(path, set_ or (), runs) for path in paths]
+    for stage in (stage for run in reports for stage in run.stages):
+        for warning in stage.settings_warning():
+            print_notice(f"{stage.name}: {warning}")
     if len(reports) == 1:
         out.print(str(write(report_page(reports[0]), to or _place(reports[0], paths[0], runs))))
         return
@@ -80,7 +83,7 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
 
     path = runs / recipe.name / artifacts.REPORT
     run = of_plan(plan(recipe, runs), sets)
-    if all(result.state == "absent" for result in run.results):
+    if not run.is_begun:
         return None
     try:
         if not is_current(path, run):

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ft.cli.app import AsJson, Runs, Sets, app, print_json, read_recipe
+from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_recipe
 from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe.find import is_recipe, recipe_file
@@ -250,6 +250,7 @@ def export_command(
 def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) -> Path:
     """The result meant: a folder itself, or a recipe's stage, or its newest model."""
     from ft.results.store import plan
+    from ft.results.variants import finished_stage
     from ft.tools.chat import newest_model
 
     if not is_recipe(path):
@@ -257,14 +258,11 @@ def _folder(path: str, stage: str | None, sets: list[str] | None, runs: Path) ->
             raise fail("STAGE" if stage else "--set", f"{path} is no recipe", "Leave it out.")
         return Path(path)
     whole = plan(read_recipe(recipe_file(path), sets, runs), runs)
-    if stage is None:
-        newest = newest_model(whole).folder
-        assert newest is not None
-        return newest
-    planned = whole.stage(stage)
-    if not planned.done:
-        raise fail(path, f"'{stage}' is not made", f"Make it: ft run {path} --to {stage}")
-    return planned.folder
+    if stage is not None:
+        return finished_stage(whole, stage, print_notice)
+    newest = newest_model(whole, print_notice).folder
+    assert newest is not None
+    return newest
 
 
 def _show_export(place: Path, record: dict[str, Any]) -> None:

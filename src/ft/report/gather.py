@@ -84,7 +84,11 @@ class Report:
 
     @property
     def stages_made(self) -> int:
-        return sum(stage.result.state == "done" for stage in self.stages)
+        return sum(stage.result.state == "done" and not stage.result.other_settings for stage in self.stages)
+
+    @property
+    def stages_of_other_settings(self) -> int:
+        return sum(bool(stage.result.other_settings) for stage in self.stages)
 
     def share_of_time(self, stage: StageView) -> float:
         """From 0 to 1, of the longest stage."""
@@ -96,13 +100,14 @@ def gather_report(run: Run) -> Report:
     """What there is to say of the run, whatever state it is in."""
     model = next((short_path(r.model) for r in run.stages if r.model), "")
     stages = tuple(_stage(stage, run) for stage in run.stages)
+    main_stages = [stage for stage in stages if stage.result in run.main_stages]
     return Report(
         run=run,
         model=model,
         chain=chain(run.stages),
         stages=stages,
-        cards=tuple(_cards(stages)),
-        samples=tuple(_samples(stages)),
+        cards=tuple(_cards(main_stages)),
+        samples=tuple(_samples(main_stages)),
         facts=tuple(_facts(run)),
         versions=versions(run.results),
         rounds=tuple(rounds_sections(run)),
@@ -114,7 +119,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     files = ResultFiles(stage.result.folder, stage.blocks)
     sections, curve = _sections(stage, files, run)
     numbers = numbers_of(stage.result.numbers)
-    warnings = [*stage.unmet(), *files.problems, *_unfinished_warning(stage)]
+    warnings = [*stage.settings_warning(), *stage.unmet(), *files.problems, *_unfinished_warning(stage)]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ft.recipe.rounds import Rounds
 from ft.recipe.types import reference
 from ft.result import Result, State
 from ft.results.store import Plan, PlannedStage
+from ft.results.variants import OTHER_SETTINGS, find_variant
 from ft.stages import STAGES
 
 STAMP = '<meta name="ft-results" content="{}">'
@@ -28,6 +29,7 @@ class ReportedStage:
     links   the stages it reads, each with what for: init, data, or the input's name
     rows    folder of the rows prepared for it
     model   folder or Hub id of the recipe's model, where the stage starts from it
+    other_settings  how the result's settings differ from the recipe's; none where it was made with these
     """
 
     name: str
@@ -42,6 +44,7 @@ class ReportedStage:
     rows: Path | None = None
     model: str | None = None
     why: str = ""
+    other_settings: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -61,6 +64,10 @@ class ReportedStage:
     @property
     def about(self) -> str:
         return STAGES[self.kind].about if self.kind in STAGES else "a kind this version does not know"
+
+    def settings_warning(self) -> list[str]:
+        """What to say of a result that was made with other settings than the recipe has."""
+        return [f"{OTHER_SETTINGS}: {', '.join(self.other_settings)}"] if self.other_settings else []
 
     def unmet(self) -> list[str]:
         """What `require:` asks for and the stage did not reach."""
@@ -88,10 +95,20 @@ class Run:
 
     @property
     def results(self) -> tuple[Result, ...]:
-        return tuple(stage.result for stage in self.stages)
+        return tuple(stage.result for stage in self.main_stages)
 
     def get(self, name: str) -> ReportedStage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
+
+    @property
+    def main_stages(self) -> tuple[ReportedStage, ...]:
+        """Those whose numbers stand for the run: made with its settings, or where none is, with others."""
+        return tuple(s for s in self.stages if not s.other_settings) if self.is_begun else self.stages
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything is made with the run's own settings."""
+        return any(stage.state != "absent" and not stage.other_settings for stage in self.stages)
 
     @property
     def stamp(self) -> str:
@@ -112,9 +129,16 @@ def of_plan(planned: Plan, sets: Sequence[str] = ()) -> Run:
     if planned.runs != Path("runs"):
         words.append(f"--runs {planned.runs}")
     recipe = planned.recipe
-    stages = tuple(_of_planned(stage, planned) for stage in planned.stages)
+    stages = tuple(_of_variant(stage, planned) or _of_planned(stage, planned) for stage in planned.stages)
     name, seed, skipped, rounds = recipe.name, recipe.seed, recipe.skipped, recipe.rounds
     return Run(name, stages, " ".join(words), seed, skipped, rounds, planned.not_needed)
+
+
+def _of_variant(planned: PlannedStage, whole: Plan) -> ReportedStage | None:
+    """Of a stage that is not made with the recipe's settings, the newest result with others: a page of few steps does
+    not take the place of one that shows all."""
+    found = find_variant(whole, planned.name) if planned.state == "absent" else None
+    return replace(_of_result(found.result), other_settings=found.other_settings) if found else None
 
 
 def _of_planned(planned: PlannedStage, whole: Plan) -> ReportedStage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +22,7 @@ from ft.models.token_budget import prompt_budget
 from ft.printable import escape
 from ft.recipe import ModelSource
 from ft.results.store import Plan
+from ft.results.variants import find_finished
 
 DEFAULT_MAX_NEW_TOKENS = 512
 HELP = """\
@@ -43,23 +44,23 @@ class ChatTarget:
     chat_template: str | None = None
 
 
-def newest_model(planned_run: Plan) -> ChatTarget:
-    """The last model of the recipe that is made. Raises UserError with the command that makes one."""
+def newest_model(planned_run: Plan, tell: Callable[[str], None]) -> ChatTarget:
+    """The last model of the recipe that is made; `tell` is told when its settings are not the recipe's.
+
+    Raises UserError with the command that makes one.
+    """
     models = [p for p in planned_run.stages if "model" in p.stage.kind.leaves]
-    finished = [p for p in models if p.done]
+    found = find_finished(planned_run, [p.name for p in models])
     recipe = planned_run.recipe.argument
     if not models:
         raise fail(recipe, "no stage of it leaves a model", "Name a model's folder.")
-    if not finished:
+    if found is None:
         last = models[-1]
         changed = "" if last.why == "new" else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
-    return ChatTarget(
-        str(finished[-1].folder),
-        planned_run.recipe.model_of(finished[-1].stage),
-        finished[-1].folder,
-        planned_run.recipe.chat_template,
-    )
+    found.tell(tell)
+    folder, stage = found.result.folder, planned_run.stage(found.result.stage).stage
+    return ChatTarget(str(folder), planned_run.recipe.model_of(stage), folder, planned_run.recipe.chat_template)
 
 
 def model_at(path: str) -> ChatTarget:

@@ -19,6 +19,7 @@ from ft.recipe.find import is_recipe, recipe_file
 from ft.recipe.job import Job
 from ft.result import Result
 from ft.results.store import plan
+from ft.results.variants import finished_stage
 from ft.rewards import REWARDS
 from ft.run.run import hold_result, make_stage
 from ft.tools.chat import model_at, newest_model
@@ -56,24 +57,23 @@ class JudgeChoice:
         return judge, {name: value for name, value in backend.items() if value is not None}
 
 
-def find_model(name: str, runs: Path, read: Callable[[Path], Recipe]) -> Path:
+def find_model(name: str, runs: Path, read: Callable[[Path], Recipe], tell: Callable[[str], None]) -> Path:
     """The folder of a model: one given, a Hub id's (fetched), or a recipe's stage, RECIPE or RECIPE:STAGE.
 
-    `read` makes a Recipe of a file. RECIPE alone is its newest model.
+    `read` makes a Recipe of a file. RECIPE alone is its newest model. `tell` is told when a model's settings are not
+    its recipe's.
     """
     file, colon, stage = name.rpartition(":")
     if not (colon and is_recipe(file)):
-        model = newest_model(plan(read(recipe_file(name)), runs)) if is_recipe(name) else model_at(name)
+        model = newest_model(plan(read(recipe_file(name)), runs), tell) if is_recipe(name) else model_at(name)
         return _fetch(model.model) if model.folder is None and model.model else Path(model.folder or name)
     recipe: Recipe = read(recipe_file(file))
     if stage == RECIPE_MODEL and recipe.model:
         return _fetch(recipe.model)
-    planned = plan(recipe, runs).stage(stage)
-    if not planned.done:
-        raise fail(name, f"'{stage}' is not made ({planned.why})", f"Make it: ft run {file} --to {stage}")
-    if not planned.stage.kind.leaves_weights:
+    planned_run = plan(recipe, runs)
+    if not planned_run.stage(stage).stage.kind.leaves_weights:
         raise fail(name, f"'{stage}' leaves no model", "Name a stage that trains one.")
-    return planned.folder
+    return finished_stage(planned_run, stage, tell)
 
 
 def _fetch(model: ModelSource) -> Path:

@@ -450,12 +450,13 @@ def test_a_folder_tells_the_same_of_its_stages_as_the_recipe_does(run):
 def two(run, made, tmp_path) -> list[Run]:
     """The run, and one with another learning rate that ended elsewhere."""
     first = run()
-    other = of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"]))
-    shutil.copytree(first.results[0].folder, other.results[0].folder)
+    plan = tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"])
+    other = plan.stage("sft")
+    shutil.copytree(first.results[0].folder, other.folder)
     done = read_json(first.results[0].folder / "done.json")
     done["numbers"] |= {"eval_loss": done["numbers"]["eval_loss"] + 0.25}
-    write_json(other.results[0].folder / "done.json", done)
-    write_json(other.results[0].folder / "key.json", other.stages[0].key)
+    write_json(other.folder / "done.json", done)
+    write_json(other.folder / "key.json", other.key)
     return [first, of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "runs", ["sft.train.learning_rate=0.5"]))]
 
 

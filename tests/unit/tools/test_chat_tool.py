@@ -223,10 +223,10 @@ def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Pat
     file = tiny.recipe(tmp_path, [tiny.sft(data), tiny.sft(data, name="more", init="$sft")], model=str(blue))
     there = tiny.planned(file, tmp_path / "runs")
     with pytest.raises(UserError) as error:
-        newest_model(there)
+        newest_model(there, print)
     assert str(error.value) == Like(f"{file}: … {file} --to …")
     write_json(there.stage("sft").folder / "done.json", {"stage": "sft", "numbers": {}})
-    assert newest_model(tiny.planned(file, tmp_path / "runs")).folder == there.stage("sft").folder
+    assert newest_model(tiny.planned(file, tmp_path / "runs"), print).folder == there.stage("sft").folder
 
 
 def test_an_adapter_answers_on_its_base(blue: Path, data: Path, tmp_path: Path) -> None:
