@@ -88,7 +88,11 @@ def json_line(row: Mapping[str, Any], path: Path) -> str:
 
 
 def finite_or_none(value: Any) -> Any:
-    """The value, or None where it is a number that JSON cannot write: a loss that diverged, a mean of nothing."""
+    """The value with None for every number in it that JSON cannot write: a step that fp16 skips, Parquet's absent."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_none(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_none(part) for part in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ft.errors import UserError
-from ft.files import append_lines, atomic, read_lines, read_mapping, write_json, write_lines, write_text
+from ft.files import append_lines, atomic, finite_or_none, read_lines, read_mapping, write_json, write_lines, write_text
 
 ROWS = [{"key": "a", "text": "one"}, {"key": "b", "text": "two"}]
 
@@ -81,6 +81,11 @@ def test_a_file_without_a_mapping_is_read_as_an_empty_one(tmp_path: Path, text: 
     (tmp_path / "done.json").write_text(text, encoding="utf-8")
     assert read_mapping(tmp_path / "done.json") == {}
     assert read_mapping(tmp_path / "absent.json") == {}
+
+
+def test_numbers_that_json_cannot_write_are_left_out_however_deep():
+    nan = float("nan")
+    assert finite_or_none({"a": [1.0, nan, {"b": nan}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

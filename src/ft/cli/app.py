@@ -15,6 +15,7 @@ import typer
 from ft import artifacts
 from ft.console import talk
 from ft.errors import UserError, fail
+from ft.files import finite_or_none
 from ft.printable import UNPRINTABLE
 from ft.recipe import Recipe, Verdicts, read
 from ft.recipe.find import recipe_file
@@ -95,5 +96,5 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
 
 def print_json(value: object) -> None:
     """JSON has words of its own for what a terminal would obey, and a token has no place in it either."""
-    text = hide(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    text = hide(json.dumps(finite_or_none(value), indent=1, default=str, ensure_ascii=False))
     typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -16,6 +16,7 @@ from ft.data.formats.messages import BadRow, Message, words
 from ft.data.sources.files import Report, SourceRow
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
+from ft.files import finite_or_none
 
 SHOWN = 20
 """Problems named in full; a file of the wrong format has one a line, and the first few tell why."""
@@ -61,7 +62,7 @@ class BadRows:
             self.rejects.parent.mkdir(parents=True, exist_ok=True)
             # Half a surrogate pair, a reason to be here, has no UTF-8; its escape is JSON again
             self._file = self.rejects.open("w", encoding="utf-8", errors="backslashreplace")
-        json.dump(entry, self._file, ensure_ascii=False, default=str)
+        json.dump(finite_or_none(entry), self._file, ensure_ascii=False, default=str)
         self._file.write("\n")
 
     def finish(self) -> None:

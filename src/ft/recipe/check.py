@@ -26,7 +26,7 @@ from ft.errors import Problems
 from ft.files import digest, read_json, write_json
 from ft.imports import uncollected
 from ft.recipe.aliases import ALIASES, Gone
-from ft.recipe.schema import Schema, coerce, in_range, schema_of
+from ft.recipe.schema import Schema, coerce, in_range, inner_keys, schema_of
 from ft.recipe.source import MODULE_PREFIX, construct, is_symbolic, read_class
 from ft.recipe.symbolic import Undecided
 from ft.recipe.yaml import Block, Items
@@ -259,9 +259,17 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
             canonical[key] = in_range(owner.least(key), coerce(schema.annotations[key], value))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
+        _refuse_inner_keys(inner_keys(schema.annotations[key]), value, f"{name}.{key}", problems)
     for key in [k for k in schema.required if k not in owner.reserved and k not in values]:
         problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
     return canonical
+
+
+def _refuse_inner_keys(keys: list[str], value: Any, name: str, problems: Problems) -> None:
+    """Add a problem for each key of a mapping that its class does not know, unless the mapping is one of mappings."""
+    for key in value if keys and isinstance(value, Block) else ():
+        if key not in keys and not isinstance(value[key], Mapping):
+            problems.add(value.where(key), f"{name} has no key '{key}'", suggest(key, keys))
 
 
 def value_text(value: object) -> str:

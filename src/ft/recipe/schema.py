@@ -100,6 +100,12 @@ def _validator(annotation: Any) -> TypeAdapter[Any]:
     )
 
 
+def inner_keys(annotation: Any) -> list[str]:
+    """The keys of a mapping where a typed dictionary describes it; none where nothing does."""
+    options = typing.get_args(annotation) or (annotation,)
+    return [key for option in options if typing.is_typeddict(option) for key in option.__annotations__]
+
+
 LARGEST = 3.4e38  # what float32 holds, in which libraries compute
 LARGEST_COUNT = 2**32 - 1
 

@@ -46,8 +46,8 @@ class MetricsFile(TrainerCallback):
 
 
 def _line(step: float, logs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is logged at a step; null where a value is no number, as a loss that diverged is."""
-    return {"step": step, **{name: finite_or_none(value) for name, value in logs.items()}}
+    """What is logged at a step; null where a value is no number, as the gradient of a step that fp16 skips."""
+    return {"step": step, **finite_or_none(logs)}
 
 
 class ChosenFalls(TrainerCallback):

@@ -105,6 +105,12 @@ def test_target_modules_that_match_something_are_taken(targets, tmp_path, base, 
     tiny.checked(tiny.recipe(tmp_path, [tiny.sft(data, **stage)], model=str(base)))
 
 
+def test_a_key_inside_a_nested_configuration_is_one_of_its_class(tmp_path, base, data):
+    architecture = {"hidden_size": 64, "rope_parameters": {"rope_type": "default", "rope_thetta": 1e4}}
+    told = refusal(tmp_path, base, data, {"kind": "scratch", "architecture": architecture, "tokenizer": {}})
+    assert "architecture.rope_parameters has no key 'rope_thetta'. Did you mean 'rope_theta'?" in told
+
+
 # What a reward looks for
 
 
