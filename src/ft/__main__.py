@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+# What a machine answers that is full, or lets nobody write; and names that it cannot have.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def main() -> None:
     """Run the command line; what a person did wrong is said in lines `where: what. fix`, with exit code 2."""
-    from ft.errors import UserError
+    from ft.errors import UserError, fail
     from ft.imports import uncollected
     from ft.notices import quiet_libraries
 
@@ -23,6 +27,11 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None or error.errno not in MACHINE:
+            raise
+        print(fail(str(error.filename), str(error.strerror), "Nothing finished is lost."), file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         code = getattr(error, "code", None)
         if type(error).__name__ != "StageFailed":

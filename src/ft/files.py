@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
     """The file's value, or None when it is absent or was never finished by another program."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -137,4 +137,4 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def digest(value: Any, length: int = 12) -> str:
     """A short name for a JSON value: equal values, equal names."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:length]

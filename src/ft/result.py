@@ -7,7 +7,7 @@ read when they are first asked for and then remembered; make a new `Result` to l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +23,47 @@ FOLDER_NAME = re.compile(r"(?P<stage>[A-Za-z0-9][\w-]*)-(?P<fingerprint>[0-9a-f]
 FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
 
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, types) and not isinstance(value, bool))
+
+
+def _mapping_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, dict) and all(map(fits, value.values())))
+
+
+def _is_sources(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(one, dict) and "path" in one for one in value))
+
+
+def _is_job_sources(value: Any) -> bool:
+    return _is_sources(value) and all(isinstance(one["path"], str) for one in value or ())
+
+
+_NUMBER = _is(int, float)
+FORMS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    artifacts.JOB: {
+        **dict.fromkeys(("name", "kind", "fingerprint", "init", "rows"), _is(str)),
+        **dict.fromkeys(("data", "eval_data"), _is_job_sources),
+        "inputs": _mapping_of(_is(str)),
+        "require": _mapping_of(_NUMBER),
+        "blocks": _mapping_of(_is(dict)),
+        "model": lambda value: _is(dict)(value) and isinstance((value or {}).get("path", ""), str),
+    },
+    artifacts.DONE: {
+        **dict.fromkeys(("stage", "kind", "fingerprint", "device"), _is(str)),
+        **dict.fromkeys(("numbers", "versions"), _is(dict)),
+        **dict.fromkeys(("seconds", "processes"), lambda value: _NUMBER(value) and 0 <= (value or 0) < 1e12),
+    },
+    artifacts.KEY: {
+        "kind": _is(str),
+        **dict.fromkeys(("data", "eval_data"), _is_sources),
+        "inputs": _is(dict),
+    },
+}
+"""File → what the values of its keys are like, as far as anybody reads them. One that is not so was edited or damaged:
+it counts as absent, and `Result.damage` names it."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A stage's folder `runs/RECIPE/STAGE-FINGERPRINT`, in whatever state; `STAGE-FINGERPRINT.old-1` was set aside.
@@ -35,18 +76,32 @@ class Result:
     @cached_property
     def key(self) -> Mapping[str, Any]:
         """What decides the result, as JSON."""
-        return read_mapping(self.folder / artifacts.KEY)
+        return self._read(artifacts.KEY)
 
     @cached_property
     def job(self) -> Mapping[str, Any]:
         """What the stage's process was given."""
-        return read_mapping(self.folder / artifacts.JOB)
+        return self._read(artifacts.JOB)
 
     @cached_property
     def done(self) -> Mapping[str, Any]:
         """What the finished stage left; empty until then. A file without numbers is none that a stage has written."""
-        values = read_mapping(self.folder / artifacts.DONE)
+        values = self._read(artifacts.DONE)
         return values if isinstance(values.get("numbers"), dict) else {}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        values, form = read_mapping(self.folder / name), FORMS[name]
+        return {key: value for key, value in values.items() if key not in form or form[key](value)}
+
+    @property
+    def damage(self) -> list[str]:
+        """'job.json: inputs' for each value that no stage has written so."""
+        return [
+            f"{name}: {key}"
+            for name in FORMS
+            for key in read_mapping(self.folder / name)
+            if key not in self._read(name)
+        ]
 
     @property
     def state(self) -> State:

@@ -66,12 +66,12 @@ def test_the_key_in_an_error_is_masked_wherever_it_stands():
 
 def test_of_very_many_problems_the_first_are_shown_and_the_others_counted():
     problems = Problems()
-    for number in range(400_000):
+    for number in range(40_000):
         problems.add(f"x.yaml:{number}", f"no key 'k{number}'")
     with pytest.raises(UserError) as caught:
         problems.raise_any()
     lines = str(caught.value).splitlines()
-    assert (len(lines), lines[-1]) == (26, "… and 399,975 more.")
+    assert (len(lines), lines[-1]) == (26, "… and 39,975 more.")
 
 
 # What commands print
@@ -124,6 +124,24 @@ def test_a_token_anywhere_in_a_recipe_is_refused_and_never_printed(tmp_path: Pat
     assert not any(
         SECRET in file.read_text(encoding="utf-8") for file in (tmp_path / "runs").rglob("*") if file.is_file()
     )
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 300, "/dev/null", "a\x1bb", "a\udc80b"])
+def test_a_runs_folder_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, name: str):
+    done = ft("run", tmp_path / "x.yaml", "--runs", name)
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith("--runs")
+
+
+def test_a_recipe_without_a_name_is_not_made(tmp_path: Path):
+    done = ft("new", "", "--from", tmp_path / "x.yaml", "--data", tmp_path / "rows.jsonl")
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith("NAME: ")
+
+
+@pytest.mark.parametrize("words", [["stage", "/nope"], ["ranks", "/nope", "/nope"]])
+def test_a_process_that_is_given_no_job_says_so(words: list[str]):
+    assert "/nope: " in str(ft(*words).exception)
 
 
 # Rows

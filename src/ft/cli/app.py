@@ -52,7 +52,24 @@ def ft_command(
 RECIPE = "a recipe's YAML file, or the name of one that `ft recipes` lists"
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", parser=recipe_file, help=RECIPE)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.BLOCK.KEY=VALUE", help="override one key")]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="where results are")]
+
+
+def runs_folder(name: str | Path) -> Path:
+    """What `--runs` says. Raises UserError for what can be no folder."""
+    path = Path(name)
+    if not str(name).strip():
+        raise fail("--runs", "no folder is named", "Write `--runs DIR`, or leave it out for `runs`.")
+    if UNPRINTABLE.search(str(name)):
+        raise fail(f"--runs {name}", "its name holds characters that no report or file can name", "Use another.")
+    try:
+        if path.exists() and not path.is_dir():
+            raise fail(f"--runs {name}", "this is no folder", "Name a folder, there or not.")
+    except OSError as error:
+        raise fail(f"--runs {name}", f"this can be no folder: {error.strerror}", "Use another.") from error
+    return path
+
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", parser=runs_folder, help="where results are")]
 LaunchFile = Annotated[
     Path | None,
     typer.Option("--launch", metavar="CONFIG", parser=recipe_file, help="an accelerate config, for several GPUs"),

@@ -204,6 +204,8 @@ def new_command(
     from ft.results.store import plan
     from ft.tools.new import ForkOptions, fork, fork_lines, parse_columns
 
+    if not name.strip():
+        raise fail("NAME", "no name is given", "Write `ft new NAME --from RECIPE --data FILE`.")
     options = ForkOptions(name, data, stage, format_, parse_columns(columns or []), reject, too_long, force)
     parent = plan(read_recipe(recipe, None, runs), runs)
     new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs))
@@ -239,6 +241,8 @@ def stage_command(job: Path) -> None:
 @app.command("ranks", hidden=True)
 def ranks_command(config: Path, job: Path) -> None:
     """A stage's several processes, started by `ft run --launch`."""
+    from ft.recipe.job import Job
     from ft.run.distributed import start_ranks
 
+    Job.read(job)  # before a launcher starts anything
     sys.exit(start_ranks(config, job))

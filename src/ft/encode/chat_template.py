@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft.data.formats.fields import CALLS, OF_A_TOOL, REASONING, REASONING_KEYS, BadRow, Message
+from ft.encode.render_limits import check_length, limits
 from ft.errors import UserError, fail
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class ChatTemplate:
         """
         try:
             return self._texts([messages], tools, prompt, variables)[0]
-        except BadRow:
+        except (BadRow, UserError):  # told of already, or the template's own fault, whatever the row
             raise
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRow(f"the chat template refuses it: {error}") from error
@@ -109,6 +110,8 @@ class ChatTemplate:
             return []
         try:
             return list(self._texts(dialogues, None, False))
+        except UserError:
+            raise
         except Exception:  # one of them, which the others shall not suffer for
             return [self._text_or_refusal(messages) for messages in dialogues]
 
@@ -118,6 +121,16 @@ class ChatTemplate:
         except BadRow as refusal:
             return refusal
 
+    def _render(self, conversations: list[list[Message]], tools: Tools, **variables: Any) -> list[str]:
+        """What the template writes, within the limits of time, memory and length that any template has."""
+        characters = len(str(conversations)) + len(str(tools))
+        with limits(characters):
+            rendered = self.tokenizer.apply_chat_template(conversations, tools=tools, tokenize=False, **variables)
+        texts = [str(text) for text in rendered]
+        for text in texts:
+            check_length(text, characters)
+        return texts
+
     def _texts(
         self,
         dialogues: Sequence[Sequence[Message]],
@@ -125,17 +138,12 @@ class ChatTemplate:
         prompt: bool,
         variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        texts = self.tokenizer.apply_chat_template(
-            [[self._as_template_reads(message) for message in messages] for messages in dialogues],
-            tools=tools,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            **(variables or {}),
-        )
+        conversations = [[self._as_template_reads(message) for message in messages] for messages in dialogues]
+        texts = self._render(conversations, tools, add_generation_prompt=prompt, **(variables or {}))
         if not self.closing or prompt:
-            return [str(text) for text in texts]
+            return texts
         answered = (messages[-1]["role"] == "assistant" for messages in dialogues)
-        return [f"{text}{self.closing}" if last else str(text) for text, last in zip(texts, answered, strict=True)]
+        return [text + self.closing if last else text for text, last in zip(texts, answered, strict=True)]
 
     def tokens(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of each token of a piece of text."""
@@ -213,7 +221,9 @@ class ChatTemplate:
         """The text of a question and this answer, its keys taken as they are; empty where the template refuses it."""
         messages = [self._in_blocks(message) for message in (*_dialogue(1), answer)]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
+            return self._render([messages], tools)[0]
+        except UserError:
+            raise
         except Exception:  # a template is a program: it may raise anything
             return ""
 

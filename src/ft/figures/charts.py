@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from ft.figures.numbers import format_number
+from ft.figures.numbers import format_number, is_finite
 
 
 class Point(NamedTuple):
@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        return math.isfinite(self.x) and math.isfinite(self.y)
+        return is_finite(self.x) and is_finite(self.y)
 
 
 class Chart(ABC):

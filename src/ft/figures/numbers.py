@@ -5,6 +5,14 @@ from __future__ import annotations
 import math
 
 
+def is_finite(value: float) -> bool:
+    """Whether a float can hold it: JSON has whole numbers of any length."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def format_number(value: float | str | None, share: bool = False) -> str:
     """A number in few characters: 97.4%, 12,345, 0.841, 3.2e-05; a missing one is a dot."""
     if value is None:
@@ -13,7 +21,7 @@ def format_number(value: float | str | None, share: bool = False) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
-    if not math.isfinite(value):
+    if not is_finite(value):
         return "not a number"
     if share:
         return f"{value:.1%}"

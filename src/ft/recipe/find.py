@@ -11,6 +11,8 @@ import itertools
 import re
 from pathlib import Path
 
+from ft.hub import exists, is_folder
+
 SUFFIXES = (".yaml", ".yml")
 BUNDLED = (Path(__file__).parent.parent / "bundle" / "recipes").resolve()
 LAUNCH_CONFIGS = "accelerate"  # the folder of recipes/ that holds no recipes
@@ -22,7 +24,7 @@ def recipe_file(name: str) -> Path:
     path = Path(name)
     short = _short_name(path)
     places = (path, Path("recipes") / f"{short}.yaml", BUNDLED / f"{short}.yaml")
-    return next((file for file in places if file.exists()), path)
+    return next((file for file in places if exists(file)), path)
 
 
 def is_recipe(name: str) -> bool:
@@ -48,7 +50,8 @@ def launch_configs() -> list[str]:
 
 def near_recipes(name: str, folder: Path) -> str:
     """What may have been meant by `name`, a path from `folder` that leads to no recipe; '' where nothing is near."""
-    beside = [file.name for file in sorted((folder / name).parent.glob("*.y*ml"))]
+    parent = (folder / name).parent
+    beside = [file.name for file in sorted(parent.glob("*.y*ml"))] if is_folder(parent) else []
     short = _short_name(Path(name))
     names = [*bundled_recipes(), *(file.stem for file in sorted(Path("recipes").glob("*.yaml")))]
     near = difflib.get_close_matches(Path(name).name, beside, n=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
-from ft.hub import exists
+from ft.hub import exists, is_folder
 from ft.recipe.find import bundled_recipes, near_recipes
 from ft.recipe.yaml import MOST_DEPTH, Block, Items, Mark, parse_value, read_yaml, refuse_unwritable
 from ft.secrets import hide
@@ -51,9 +51,9 @@ def _parent(path: Path, block: Block) -> Path:
     if not isinstance(name, str):
         raise fail(block.where("extends"), "extends names one recipe file", "Write `extends: other.yaml`.")
     parent = path.parent / name
-    if not exists(parent):
+    if not exists(parent) or is_folder(parent):
         parent = bundled_recipes().get(name, parent)
-    if not exists(parent):
+    if not exists(parent) or is_folder(parent):
         hint = near_recipes(name, path.parent) or "The path is relative to this file."
         raise fail(block.where("extends"), f"no recipe {parent}", hint)
     return parent

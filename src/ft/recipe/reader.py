@@ -158,13 +158,15 @@ class RecipeReader:
     def template(self, tree: Block, name: str | None) -> str | None:
         """A template's file, made absolute; a shipped name or Jinja text stays as written."""
         if not name or "{{" in name or "{%" in name:
+            self.check_template(tree, name or "")
             return name
         if name.endswith((".jinja", ".j2")):
             path = expand(tree.folder("chat_template"), name).resolve()
             if not exists(path):
-                self.problems.add(
-                    tree.where("chat_template"), f"no template {path}", self.relative(tree, "chat_template")
-                )
+                what, fix = f"no template {path}", self.relative(tree, "chat_template")
+                self.problems.add(tree.where("chat_template"), what, fix)
+            else:
+                self.check_template(tree, path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
             return str(path)
         shipped = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
         if name not in shipped:
@@ -172,6 +174,13 @@ class RecipeReader:
             fix = hint or f"There are: {', '.join(shipped)}; or name a .jinja file."
             self.problems.add(tree.where("chat_template"), f"no template '{name}'", fix)
         return name
+
+    def check_template(self, tree: Block, text: str) -> None:
+        """Add what makes the text no template, before rows are there to render."""
+        from ft.recipe.template import template_fault  # jinja2, which most recipes do not need for a plan
+
+        if text and (fault := template_fault(text)):
+            self.problems.add(tree.where("chat_template"), f"chat_template is no template: {fault}", "Mend it.")
 
     def local(self, block: Block, key: str, value: str) -> Path | None:
         """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""

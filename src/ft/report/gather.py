@@ -119,14 +119,18 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     files = ResultFiles(stage.result.folder, stage.blocks)
     sections, curve = _sections(stage, files, run)
     numbers = numbers_of(stage.result.numbers)
-    warnings = [*stage.settings_warning(), *stage.unmet(), *files.problems, *_unfinished_warning(stage)]
+    settings = _safely(files, "settings", lambda: _settings(stage)) or []
+    facts = _safely(files, "facts", lambda: _stage_facts(stage)) or []
+    settings_warning = _safely(files, "settings", stage.settings_warning) or []
+    damage = [f"{where} is not as a stage writes it and was left out." for where in stage.result.damage]
+    warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *_unfinished_warning(stage)]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),
         numbers=numbers_table(numbers),
         sections=tuple(sections),
-        settings=tuple(_settings(stage)),
-        facts=tuple(_stage_facts(stage)),
+        settings=tuple(settings),
+        facts=tuple(facts),
         warnings=tuple(dict.fromkeys(warnings)),
         curve=tuple(curve),
     )
@@ -150,9 +154,13 @@ def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[
     for one in makers:
         sections += _safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
     if stage.rows is not None:
-        masked = masked_rows(stage, run)
+        masked = _safely(files, "rows", lambda: masked_rows(stage, run)) or "The rows cannot be shown."
         part = Sentences((masked,)) if isinstance(masked, str) else masked
-        sections.append(Section("Rows and what is trained", (*rows_part(stage), part)))
+        sections.append(
+            Section(
+                "Rows and what is trained", (*(_safely(files, "counts of rows", lambda: rows_part(stage)) or []), part)
+            )
+        )
     return [*sections, *(_safely(files, "files", lambda: other_files(files)) or [])], curve
 
 
@@ -160,7 +168,7 @@ def _safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
     """Files of another version, or edited ones, must not cost the whole page."""
     try:
         return make()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except Exception as error:  # whatever an edited file makes a reader raise
         files.problems.append(f"The {name.replace('_', ' ')} cannot be shown: {type(error).__name__}: {error}")
         return None
 

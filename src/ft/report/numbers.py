@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft.figures.numbers import format_number
+from ft.figures.numbers import format_number, is_finite
 
 HELD_OUT, LOSS = "held-out loss", "loss"
 OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
@@ -74,7 +74,11 @@ def numbers_of(metrics: Mapping[str, Any]) -> list[Number]:
 
     The training loss is left out where a held-out one stands beside it: single batches differ in what they hold.
     """
-    values = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    values = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and (isinstance(value, float) or is_finite(value))
+    }
     losses: list[Number] = []
     for name, last in ((HELD_OUT, "eval_loss"), (LOSS, "loss")):
         value = values.pop(last, values.pop(f"{last}_last", None))
@@ -83,6 +87,11 @@ def numbers_of(metrics: Mapping[str, Any]) -> list[Number]:
     ends = {f"{name}{end}" for name in (*values, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
     others = [_number(name, values) for name in values if name not in ends and not name.startswith("baseline_")]
     return [*losses, *(n for n in others if n.low is not None), *(n for n in others if n.low is None)]
+
+
+def _is_number(value: object) -> bool:
+    """Whole numbers that no float can hold are none."""
+    return isinstance(value, float) or (isinstance(value, int) and is_finite(value))
 
 
 def _number(name: str, metrics: Mapping[str, Any]) -> Number:
