@@ -13,13 +13,15 @@ from typing import Any, Literal, TextIO
 
 from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
 from ft.data.formats.messages import BadRow, Message, words
-from ft.data.sources.files import Report, SourceRow
+from ft.data.sources.files import Report, SourceRow, count_characters
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
 from ft.files import finite_or_none
 
 SHOWN = 20
 """Problems named in full; a file of the wrong format has one a line, and the first few tell why."""
+
+BATCH_CHARACTERS = 4 * 2**20
 
 PLACE_BITS = 40
 """Bits of a row's place that hold its line; those above number the file."""
@@ -124,6 +126,22 @@ def mix_rows(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[
             yield from _take_all(source, bad)
         else:
             yield from _choose(source, _count_good(source, bad), seed)
+
+
+def in_batches(rows: Iterator[SourceRow], most: int) -> Iterator[list[SourceRow]]:
+    """At most so many rows at once, and no more text than the longest row may have: a tokenizer takes a hundred times
+    the memory of its text, so rows of megabytes go one by one."""
+    batch: list[SourceRow] = []
+    size = 0
+    for source_row in rows:
+        characters = count_characters(source_row.row)
+        if batch and (len(batch) == most or size + characters > BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append(source_row)
+        size += characters
+    if batch:
+        yield batch
 
 
 def _take_all(source: Source, bad: BadRows) -> Iterator[SourceRow]:

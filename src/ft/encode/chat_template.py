@@ -244,7 +244,7 @@ class ChatTemplate:
         return None
 
     @cached_property
-    def parts_thinking(self) -> bool:
+    def splits_thinking(self) -> bool:
         """Whether it takes `<think>…</think>` out of a content by itself. Where it does not, though it knows reasoning,
         a thinking in the content would stand behind an empty block of the template's own."""
         inline = {"role": "assistant", "content": f"<think>\n{word(2)}\n</think>\n\n{word(1)}"}

@@ -16,7 +16,7 @@ from ft.data.formats.fields import CALLS, REASONING, TOOLS, VARIABLES, BadRow, M
 from ft.encode.chat_template import ChatTemplate, Tools, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
-from ft.encode.segments import NOTHING_GIVEN, Given, Layout, Segmenter
+from ft.encode.segments import NO_INPUTS, Layout, Segmenter, TemplateInputs
 from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
 from ft.errors import fail
 
@@ -54,7 +54,7 @@ class _Conversation:
     messages: list[Message]
     first: int | None
     trained: set[int]
-    given: Given
+    inputs: TemplateInputs
     text: str | BadRow = ""
 
 
@@ -158,10 +158,10 @@ class Renderer:
             self._refuse_forged(messages)
             trained = trained_messages(messages, first, self.train_on)
             columns = read_columns(row)
-            given = (columns.get(TOOLS), columns.get(VARIABLES))
+            inputs = (columns.get(TOOLS), columns.get(VARIABLES))
         except BadRow as bad:
             return bad
-        return _Conversation([self._bare(message) for message in messages], first, trained, given)
+        return _Conversation([self._bare(message) for message in messages], first, trained, inputs)
 
     def _render_texts(
         self, conversations: list[_Conversation | RenderedRow | BadRow]
@@ -170,7 +170,7 @@ class Renderer:
         plain = [
             conversation
             for conversation in conversations
-            if isinstance(conversation, _Conversation) and conversation.given == NOTHING_GIVEN
+            if isinstance(conversation, _Conversation) and conversation.inputs == NO_INPUTS
         ]
         texts = self._chat().texts([conversation.messages for conversation in plain]) if plain else []
         for conversation, text in zip(plain, texts, strict=True):
@@ -180,6 +180,7 @@ class Renderer:
     def _tokenize(self, texts: list[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         if not texts:
             return iter(())
+        # The template has written BOS already: the tokenizer's own would be a second one, which no prompt has
         encoded = self.tokenizer(
             texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
         )
@@ -191,9 +192,9 @@ class Renderer:
         try:
             if isinstance(conversation.text, BadRow):
                 return conversation.text
-            text = conversation.text or self._chat().text(conversation.messages, *conversation.given)
+            text = conversation.text or self._chat().text(conversation.messages, *conversation.inputs)
             draft = self._select_trained(
-                conversation, self.spans.layout(conversation.messages, conversation.given, text)
+                conversation, self.spans.layout(conversation.messages, conversation.inputs, text)
             )
         except BadRow as bad:
             return bad
@@ -213,6 +214,7 @@ class Renderer:
         trained: list[tuple[int, int]] = []
         for n in sorted(conversation.trained):
             after_prompt = self.train_on == "completion" and conversation.first is not None and n > conversation.first
+            # completion: what the template writes between two trained messages (headers, a tool's turn) is trained too
             start = trained.pop()[0] if after_prompt and n - 1 in conversation.trained else spans[n].start
             trained.append((start, spans[n].end))
         if not trained:
@@ -319,7 +321,7 @@ class Renderer:
         if message["role"] != "assistant" or "</think>" not in message["content"] or REASONING in message:
             return message
         chat, parts = self._chat(), INLINE_THINKING.fullmatch(message["content"])
-        if parts and chat.reasoning_key and not chat.parts_thinking:
+        if parts and chat.reasoning_key and not chat.splits_thinking:
             return {**message, REASONING: parts["reasoning"], "content": parts["content"]}
         return message
 
@@ -329,8 +331,8 @@ class Renderer:
         for n, message in enumerate(messages):
             if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
                 raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
-            said = [message["content"], message.get(REASONING, ""), *map(repr, message.get(CALLS, ()))]
-            if found := next(filter(None, map(forging.search, said)), None):
+            texts = [message["content"], message.get(REASONING, ""), *map(repr, message.get(CALLS, ()))]
+            if found := next(filter(None, map(forging.search, texts)), None):
                 what = (
                     f"message {n + 1} ({message['role']}) holds {found[0]!r}, which marks a turn in this chat template"
                 )
@@ -338,11 +340,11 @@ class Renderer:
 
     def _check_bos(self, ids: list[int], text: str) -> None:
         """BOS as often as the template writes it: the tokenizer adds none and misses none."""
-        bos, written = self.bos
+        bos, bos_text = self.bos
         if bos is None:
             return
-        if ids.count(bos) != text.count(written):
-            what = f"its text has {text.count(written)} {written}, its tokens {ids.count(bos)}"
+        if ids.count(bos) != text.count(bos_text):
+            what = f"its text has {text.count(bos_text)} {bos_text}, its tokens {ids.count(bos)}"
             raise BadRow(what, "Make the tokenizer's bos_token a special token that is found anywhere in a text.")
 
     def _check_end(self, layout: Layout, n: int, starts: list[int], ids: list[int], labels: list[int]) -> None:

@@ -48,10 +48,14 @@ def token_range(
 
     `strict` refuses a token with other characters on both sides of an end: it can neither be trained nor left out.
     """
+    # Tokens begin in text order, so the first that begins at or behind a place is found by bisection
     low, high = bisect_left(starts, start), bisect_left(starts, end)
     if low and offsets[low - 1][1] > start:
         before, stop = offsets[low - 1]
         inside = text[start : min(stop, end)].strip()
+        # Metaspace tokenizers glue the blank before a word to it, byte-level ones a line end to the next: a token whose
+        # part before `start` is white space alone belongs to what is trained. Several tokens may begin at one place,
+        # where a character has more bytes than one token holds
         if inside and not text[before:start].strip():
             while low and starts[low - 1] == before:
                 low -= 1

@@ -88,9 +88,11 @@ class PairEncoder:
         """A pair whose dialogues part early: DPO sums the log-probabilities of all behind the prompt, so a user's words
         there would be learnt, and preferred, as if the model had said them."""
         for name in ("chosen", "rejected") if self.options.trains_answers else ():
-            others = [message["role"] for message in row.get(name) or () if message["role"] != "assistant"]
-            if others:
-                what = f"{name} goes on after its first answer, and what the {others[0]} says there would be trained"
+            other_roles = [message["role"] for message in row.get(name) or () if message["role"] != "assistant"]
+            if other_roles:
+                what = (
+                    f"{name} goes on after its first answer, and what the {other_roles[0]} says there would be trained"
+                )
                 return BadRow(what, "End both dialogues with the first answer that differs.")
         return None
 
@@ -136,7 +138,8 @@ def tokens_of_longer_side(pair: EncodedRow) -> int:
 def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> list[list[int] | BadRow]:
     """Tokens of each conversation through the end-of-turn token of its last message, an answer: the ids that a pair
     with this answer has. A score is read at that last token. `renderer` must train on the last answer."""
-    rendered = renderer.render_batch([{"messages": [_untold(message) for message in turns]} for turns in conversations])
+    rows = [{"messages": [_without_train(message) for message in turns]} for turns in conversations]
+    rendered = renderer.render_batch(rows)
     token_lists: list[list[int] | BadRow] = []
     for turns, row in zip(conversations, rendered, strict=True):
         if isinstance(row, RenderedRow) and turns[-1]["role"] != "assistant":
@@ -151,7 +154,7 @@ def through_answers(renderer: Renderer, conversations: Sequence[list[Row]]) -> l
     return token_lists
 
 
-def _untold(message: Message) -> Message:
+def _without_train(message: Message) -> Message:
     """Without its `train`: what is scored is the last answer, whatever was trained."""
     return {key: value for key, value in message.items() if key != "train"}
 

@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
 from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
-from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
+from ft.data.mix import BadRows, Leakage, eval_side, in_batches, mix_rows
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import ROLES
 from ft.encode.encoder import EncodedRow, Encoder, row_tokens
@@ -238,7 +238,7 @@ class _RowMaker:
     ) -> Iterator[list[tuple[SourceRow, EncodedRow]]]:
         """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the encoder."""
         source_rows = mix_rows(sources, seed=self.seed, bad=self.bad)
-        while batch := list(islice(source_rows, BATCH)):
+        for batch in in_batches(source_rows, BATCH):
             good = []
             for item in batch:
                 self.watch.add(item.where, item.row)

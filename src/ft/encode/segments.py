@@ -17,8 +17,10 @@ from ft.data.formats.fields import CALLS, REASONING, BadRow, Message
 from ft.encode.chat_template import WORD, ChatTemplate, Tools, word
 
 Place = tuple[int, int]  # (piece, characters into it)
-Given = tuple[Tools, Mapping[str, Any] | None]  # what a template gets beside the messages: tools, variables of its own
-NOTHING_GIVEN: Given = (None, None)
+TemplateInputs = tuple[Tools, Mapping[str, Any] | None]
+"""What a template gets beside the messages: tools, and variables of its own."""
+
+NO_INPUTS: TemplateInputs = (None, None)
 
 THINKING_FIX = "Train only the last answer (train_on: last), or give this message train: false."
 TOOLS_FIX = "Use a template that writes tools, or rename the column with columns: {their_tools: tools}."
@@ -49,7 +51,7 @@ class Skeleton:
     slots: tuple[int, ...]  # the part between pieces k and k + 1: 2n is message n's content, 2n + 1 its reasoning
     begins: dict[int, Place]
     ends: dict[int, Place]
-    thoughtless: frozenset[int] = frozenset()  # earlier answers whose reasoning the template leaves out by design
+    reasoning_dropped: frozenset[int] = frozenset()  # earlier answers whose reasoning the template leaves out by design
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class _WordedDialogue:
     """A dialogue of words instead of contents, and its rendering."""
 
     messages: list[Message]
-    given: Given
+    inputs: TemplateInputs
     pieces: tuple[str, ...]
     slots: tuple[int, ...]
 
@@ -77,11 +79,11 @@ class Segmenter:
         self.template = template
         self.skeletons: dict[object, Skeleton] = {}
 
-    def layout(self, messages: Sequence[Message], given: Given, text: str) -> Layout:
+    def layout(self, messages: Sequence[Message], inputs: TemplateInputs, text: str) -> Layout:
         """The layout of a dialogue and its text. Raises BadRow where the text drops or changes what a message says."""
         literal: frozenset[int] = frozenset()
         while True:
-            skeleton = self._skeleton(messages, given, literal)
+            skeleton = self._skeleton(messages, inputs, literal)
             begins = _begins(skeleton, messages, text)
             if isinstance(begins, list):
                 return self._build_layout(messages, text, skeleton, begins)
@@ -91,24 +93,24 @@ class Segmenter:
 
     # The skeleton
 
-    def _skeleton(self, messages: Sequence[Message], given: Given, literal: frozenset[int]) -> Skeleton:
+    def _skeleton(self, messages: Sequence[Message], inputs: TemplateInputs, literal: frozenset[int]) -> Skeleton:
         if literal:
-            return self._build_skeleton(messages, given, literal)
-        key = (repr(given), *[_shape(message) for message in messages])
+            return self._build_skeleton(messages, inputs, literal)
+        key = (repr(inputs), *[_shape(message) for message in messages])
         if not (skeleton := self.skeletons.get(key)):
-            skeleton = self._build_skeleton(messages, given, literal)
+            skeleton = self._build_skeleton(messages, inputs, literal)
             if len(self.skeletons) >= self.CACHED:
                 self.skeletons.clear()
             self.skeletons[key] = skeleton
         return skeleton
 
-    def _build_skeleton(self, messages: Sequence[Message], given: Given, literal: frozenset[int]) -> Skeleton:
-        worded = [message if n in literal else _worded(n, message) for n, message in enumerate(messages)]
-        text = self.template.text(worded, *given)
-        if given[0] and text == self.template.text(worded, None, given[1]):
+    def _build_skeleton(self, messages: Sequence[Message], inputs: TemplateInputs, literal: frozenset[int]) -> Skeleton:
+        worded = [message if n in literal else _with_words(n, message) for n, message in enumerate(messages)]
+        text = self.template.text(worded, *inputs)
+        if inputs[0] and text == self.template.text(worded, None, inputs[1]):
             raise BadRow("the chat template writes no tools, and the row has some", TOOLS_FIX)
-        dialogue = _WordedDialogue(worded, given, *_pieces_and_slots(text))
-        thoughtless = self._check_parts(dialogue, literal)
+        dialogue = _WordedDialogue(worded, inputs, *_pieces_and_slots(text))
+        reasoning_dropped = self._check_parts(dialogue, literal)
         begins: dict[int, Place] = {}
         ends: dict[int, Place] = {}
         for n, message in enumerate(worded):
@@ -116,7 +118,7 @@ class Segmenter:
                 begins[n] = begin
                 if end := self._end(dialogue, n, begin):
                     ends[n] = end
-        return Skeleton(dialogue.pieces, dialogue.slots, begins, ends, thoughtless)
+        return Skeleton(dialogue.pieces, dialogue.slots, begins, ends, reasoning_dropped)
 
     def _check_parts(self, dialogue: _WordedDialogue, literal: frozenset[int]) -> frozenset[int]:
         """BadRow where the template drops or repeats a part; the answers whose reasoning it leaves out by design.
@@ -124,7 +126,7 @@ class Segmenter:
         A template may leave out the reasoning of earlier answers (Qwen3), so it is asked whether it writes that of the
         same answer where it is the last.
         """
-        thoughtless = set()
+        reasoning_dropped = set()
         for n, message in enumerate(dialogue.messages):
             if n in literal:
                 continue
@@ -133,18 +135,18 @@ class Segmenter:
                 raise _alteration(n, message["role"], "repeats" if times else "drops")
             if REASONING not in message or 2 * n + 1 in dialogue.slots:
                 continue
-            if word(2 * n + 1) not in self.template.text(dialogue.messages[: n + 1], *dialogue.given):
+            if word(2 * n + 1) not in self.template.text(dialogue.messages[: n + 1], *dialogue.inputs):
                 fix = "Write it in the content as <think>…</think>, drop it, or use another chat template."
                 raise _alteration(n, message["role"], "drops the reasoning of", fix)
-            thoughtless.add(n)
-        return frozenset(thoughtless)
+            reasoning_dropped.add(n)
+        return frozenset(reasoning_dropped)
 
     def _begin(self, dialogue: _WordedDialogue, n: int) -> Place | None:
         """Where the prompt for answer n ends."""
         if n == 0:
             return None
         try:
-            prompt = WORD.split(self.template.text(dialogue.messages[:n], *dialogue.given, prompt=True))
+            prompt = WORD.split(self.template.text(dialogue.messages[:n], *dialogue.inputs, prompt=True))
         except BadRow:
             return None
         slot = dialogue.first_slot(n)
@@ -163,7 +165,9 @@ class Segmenter:
         if n == len(dialogue.messages) - 1:
             end = self.template.last_added(rest)
             return (piece, start + end) if end else None
-        as_last = WORD.split(self.template.text(dialogue.messages[: n + 1], *dialogue.given))[-1]
+        # What a model writes is what stands there when the answer is the last; in the whole dialogue a header may
+        # follow, or another end token (gpt-oss ends the last answer alone with <|return|>)
+        as_last = WORD.split(self.template.text(dialogue.messages[: n + 1], *dialogue.inputs))[-1]
         if slot is None:
             end = self._end_without_slot(dialogue.messages[n], rest, as_last[start:])
             return (piece, start + end) if end else None
@@ -208,7 +212,7 @@ class Segmenter:
     def canonical(self) -> Skeleton:
         """The skeleton of user, answer, user, answer."""
         roles = ("user", "assistant") * 2
-        return self._skeleton([{"role": role, "content": "x"} for role in roles], NOTHING_GIVEN, frozenset())
+        return self._skeleton([{"role": role, "content": "x"} for role in roles], NO_INPUTS, frozenset())
 
     # The text laid out along its skeleton
 
@@ -225,7 +229,7 @@ class Segmenter:
                 contents[n] = self._search_content(layout, messages, n, cursor, skeleton, begins)
                 if REASONING in message and _squeezed_find(text, message[REASONING], 0, len(text)) is None:
                     raise _alteration(n, message["role"], "drops the reasoning of")
-            if n in skeleton.thoughtless:
+            if n in skeleton.reasoning_dropped:
                 layout.shortened += (n,)
                 layout.faults[n] = _alteration(n, message["role"], "leaves the thinking out of", THINKING_FIX)
             start, end = contents[n]
@@ -280,7 +284,7 @@ def _shape(message: Message) -> object:
     return message["role"], not message["content"], REASONING in message, repr(others) if others else ""
 
 
-def _worded(n: int, message: Message) -> Message:
+def _with_words(n: int, message: Message) -> Message:
     """The message with words for its content and its reasoning."""
     worded = {**message, "content": word(2 * n)} if message["content"] else dict(message)
     return worded | {REASONING: word(2 * n + 1)} if REASONING in message else worded
@@ -312,6 +316,7 @@ def _begins(skeleton: Skeleton, messages: Sequence[Message], text: str) -> list[
     """Where each piece begins in the text, or the message that the template treats in a way of its own."""
     pieces, slots = skeleton.pieces, skeleton.slots
     begins, at = [0], len(pieces[0])
+    # Texts must be followed piece by piece: to search a content in the text could find what an earlier message quotes
     if not text.startswith(pieces[0]) or (not slots and at < len(text)):
         return slots[0] // 2 if slots else 0
     for k, slot in enumerate(slots):

@@ -37,6 +37,7 @@ def messages_left(messages: Sequence[Message], dropped: int) -> list[int]:
 
 def fewest_dropped(most: int, fits: Callable[[int], T | None]) -> tuple[int, T] | None:
     """The smallest number of turns to drop, 1 to most, that fits, with what fits; fewer turns are never longer."""
+    # Length falls as turns leave, so bisection finds the least of them in log2(most) renderings
     best: tuple[int, T] | None = None
     low, high = 1, most
     while low <= high:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
 from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
-from ft.data.mix import eval_side, format_rows
+from ft.data.mix import eval_side, format_rows, in_batches
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, missing, read
 from ft.encode.encoder import EncodedRow, Encoder, row_tokens
@@ -218,7 +218,7 @@ def summarize(plan: Plan, stage: Stage, source: Source) -> DataSummary:
     summary.rendered = encoder is not None
     limit = stage.blocks["train"]["max_length"] if encoder else None
     rows = format_rows(source, summary.refuse)
-    while batch := list(islice(rows, BATCH)):
+    for batch in in_batches(rows, BATCH):
         encoded = encoder.encode_batch([source_row.row for source_row in batch]) if encoder else [None] * len(batch)
         for source_row, row in zip(batch, encoded, strict=True):
             if isinstance(row, BadRow):

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -21,7 +20,7 @@ from ft.data.formats import FORMATS, Row
 from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, Message, UnreadFields
 from ft.data.formats.messages import Tie
 from ft.data.formats.preferences import RATINGS
-from ft.data.mix import format_rows, group_sizes, rows_to_take
+from ft.data.mix import format_rows, group_sizes, in_batches, rows_to_take
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.errors import UserError, fail
@@ -144,7 +143,7 @@ def count_rows(sources: Sequence[Source], title: str, tokenizer: PreTrainedToken
 def _count_source(source: Source, lengths: Lengths, tick: Tick) -> SourceStats:
     stats = SourceStats(source.path)
     rows = format_rows(source, stats.refuse)
-    while batch := list(islice(rows, BATCH)):
+    for batch in in_batches(rows, BATCH):
         _add(stats, batch, lengths)
         tick(len(batch))
     stats.taken = rows_to_take(source, stats.rows)

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft.data.mix import BadRows, mix_rows
+from ft.data.mix import BadRows, in_batches, mix_rows
+from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source, file_hash, fingerprint, missing, read
 from ft.errors import UserError
 from wording import Like
@@ -205,3 +206,12 @@ def test_a_hash_and_a_limit_name_no_other_result(tmp_path: Path) -> None:
     assert fingerprint(Source(str(path), max_row_mib=9, sha256=[plain["files"][0][1]]), None) == plain
     with pytest.raises(UserError, match="is not the file that sha256 names"):
         fingerprint(Source(str(path), sha256=["0" * 64]), None)
+
+
+def test_long_rows_go_in_small_batches() -> None:
+    rows = [SourceRow(f"x:{number}", {"text": "x" * (3 * 2**20 if number in (4, 5) else 10)}) for number in range(8)]
+    assert [[row.where for row in batch] for batch in in_batches(iter(rows), 3)] == [
+        ["x:0", "x:1", "x:2"],
+        ["x:3", "x:4"],
+        ["x:5", "x:6", "x:7"],
+    ]

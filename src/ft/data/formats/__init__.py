@@ -58,8 +58,8 @@ def messages(row: Row) -> Row:
 def every_answer(row: Row) -> Row:
     """`messages` without their `train`, so that `rows: {train_on: …}` decides: the ablation of Ghost Attention."""
     found = messages(row)
-    untold = [{key: value for key, value in message.items() if key != "train"} for message in found["messages"]]
-    return {**found, "messages": untold}
+    without_train = [{key: value for key, value in message.items() if key != "train"} for message in found["messages"]]
+    return {**found, "messages": without_train}
 
 
 def sharegpt(row: Row) -> Row:

@@ -52,7 +52,7 @@ class Refusal(NamedTuple):
 
 
 _MEDIA = Refusal(bool, "holds {name}, and text is all that is read", "Drop the row, or rename the column.")
-_WANTED = Refusal(
+_KTO_LABEL = Refusal(
     lambda value: isinstance(value, bool) or value in ("true", "false"),
     "says by {name} whether its answer is wanted (KTO), and here every answer is trained",
     "Keep the rows whose {name} is true and drop the column, or make pairs of them.",
@@ -66,7 +66,7 @@ REFUSED: dict[str, Refusal] = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("loss_mask", "labels_mask"), _MASK),
 }
-REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {"label": _WANTED, "kto_tag": _WANTED}
+REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {"label": _KTO_LABEL, "kto_tag": _KTO_LABEL}
 
 
 def check_columns(row: Row, *, answers_are_trained: bool) -> None:
@@ -226,8 +226,8 @@ class UnreadFields:
         if not self.counts:
             return []
         first = [f"{name} ({count:,} rows)" for name, count in self.counts.most_common(SHOWN_FIELDS)]
-        more = f" and {len(self.counts) - SHOWN_FIELDS:,} more" if len(self.counts) > SHOWN_FIELDS else ""
-        return [f"Not read: {', '.join(first)}{more}."]
+        others_text = f" and {len(self.counts) - SHOWN_FIELDS:,} more" if len(self.counts) > SHOWN_FIELDS else ""
+        return [f"Not read: {', '.join(first)}{others_text}."]
 
 
 SHOWN_FIELDS = 12

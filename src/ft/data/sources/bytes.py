@@ -19,7 +19,7 @@ from typing import IO, BinaryIO, cast
 
 from ft.errors import fail
 
-CHUNK = 2**16
+CHUNK = 2**15
 BLANK = (b"\n", b"\r\n", b"")
 BLANK_LINES = 1_000_000  # in a row; more are damage, or meant to cost time
 UNPACKED, RATIO = 2**30, 200  # text packs to a third or a tenth; a gzip file of 1 GiB of one byte, to a thousandth
@@ -46,11 +46,11 @@ def open_bytes(path: Path, where: str, sha256: str | None = None) -> Iterator[Bi
     except OSError as error:
         raise fail(where, f"cannot be opened: {error.strerror}") from error
     with raw:
-        packed = _Hashed(raw)
+        packed = HashingReader(raw)
         file = cast(BinaryIO, io.BufferedReader(packed, CHUNK))
         if path.suffix.lower() == ".gz":
             try:
-                yield cast(BinaryIO, io.BufferedReader(_Unpacked(file, packed, where), CHUNK))
+                yield cast(BinaryIO, io.BufferedReader(UnpackingReader(file, packed, where), CHUNK))
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise fail(where, f"is not a whole gzip file: {error}", "Pack or fetch it again.") from error
         else:
@@ -84,7 +84,7 @@ def _stamp(file: IO[bytes]) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-class _Hashed(io.RawIOBase):
+class HashingReader(io.RawIOBase):
     """Bytes that are hashed as they pass, so that a file is read once."""
 
     def __init__(self, raw: io.FileIO):
@@ -100,10 +100,10 @@ class _Hashed(io.RawIOBase):
         return count
 
 
-class _Unpacked(io.RawIOBase):
+class UnpackingReader(io.RawIOBase):
     """What a gzip file holds, as long as it is in some proportion to the file."""
 
-    def __init__(self, file: BinaryIO, packed: _Hashed, where: str):
+    def __init__(self, file: BinaryIO, packed: HashingReader, where: str):
         self.gzip, self.packed, self.where, self.count = gzip.GzipFile(fileobj=file), packed, where, 0
 
     def readable(self) -> bool:

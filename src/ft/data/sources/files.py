@@ -83,20 +83,21 @@ def rows_in(path: Path, how: Reading) -> Iterator[SourceRow]:
 def within_limit(rows: Iterable[SourceRow], how: Reading) -> Iterator[SourceRow]:
     """The rows that are no longer than one may be, for readers that do not go line by line."""
     for source_row in rows:
-        if _characters(source_row.row) > how.limit:
+        if count_characters(source_row.row) > how.limit:
             how.report(source_row.where, None, how.too_long())
         else:
             yield source_row
 
 
-def _characters(value: object) -> int:
+def count_characters(value: object) -> int:
+    """Of all strings in a row, however deep."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
         return 0
-    return sum(map(_characters, value))
+    return sum(map(count_characters, value))
 
 
 def without_absent(value: object, top: bool = True) -> Any:
@@ -127,7 +128,7 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
 # JSON
 
 
-class _Twice(ValueError):
+class DuplicateKey(ValueError):
     """A key that stands twice in an object: JSON would keep the last, and lose the first in silence."""
 
 
@@ -135,7 +136,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+        raise DuplicateKey(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
@@ -172,7 +173,7 @@ def _jsonl(path: Path, how: Reading) -> Iterator[SourceRow]:
 def _unread(line: bytes, error: Exception) -> BadRow:
     if isinstance(error, UnicodeDecodeError):
         return _not_utf8(error)
-    if isinstance(error, _Twice):
+    if isinstance(error, DuplicateKey):
         return BadRow(f"the key '{error}' stands twice in an object", "Leave one of them.")
     fix = "A JSON array belongs in a .json file." if line.lstrip().startswith(b"[") else "Write one JSON object a line."
     if isinstance(error, json.JSONDecodeError):
@@ -218,7 +219,7 @@ def _json_value(path: Path, how: Reading) -> Any:
     except json.JSONDecodeError as error:
         fix = "One object a line? Then name it .jsonl." if error.msg == "Extra data" else ""
         raise fail(f"{where}:{error.lineno}", f"no JSON: {error.msg} at column {error.colno}", fix) from error
-    except _Twice as error:
+    except DuplicateKey as error:
         raise fail(where, f"the key '{error}' stands twice in an object", "Leave one of them.") from error
     except (ValueError, RecursionError) as error:
         raise fail(where, f"no JSON that can be read: {error}") from error
@@ -285,15 +286,15 @@ class _TextLines:
 
     def __init__(self, byte_lines: Iterator[bytes], how: Reading):
         self.lines, self.how = byte_lines, how
-        self.again: deque[str] = deque()
+        self.pending: deque[str] = deque()
         self.row: list[str] = []
-        self.number = self.reread = 0
+        self.number = self.reread_characters = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self.again.popleft() if self.again else self._decode(next(self.lines))
+        line = self.pending.popleft() if self.pending else self._decode(next(self.lines))
         self.number += 1
         self.row.append(line)
         return line
@@ -311,10 +312,10 @@ class _TextLines:
     def give_back(self) -> str:
         """The first line of the row; the others are read again."""
         first, *others = self.row or [""]
-        self.again.extendleft(reversed(others))
+        self.pending.extendleft(reversed(others))
         self.number -= len(others)
-        self.reread += sum(map(len, others))
-        if self.reread > REREAD:
+        self.reread_characters += sum(map(len, others))
+        if self.reread_characters > REREAD:
             what = "many quotes before this line are not closed"
             raise fail(f"{self.how.where}:{self.number}", what, "Cells with quotes double them.")
         return first
@@ -336,22 +337,22 @@ def _header(reader: Iterator[list[str]], delimiter: str, where: str) -> list[str
     found = next((mark for mark in marks if mark in columns[0] and mark != delimiter), None)
     if len(columns) == 1 and found:
         what = f"its one column is named '{columns[0]}', and {marks[found]} seems to part the cells"
-        raise fail(f"{where}:1", what, f"Part them by {marks[delimiter]}: {_separated(delimiter)}.")
-    _refuse_twice(columns, f"{where}:1")
+        raise fail(f"{where}:1", what, f"Part them by {marks[delimiter]}: {_separator_help(delimiter)}.")
+    _refuse_duplicates(columns, f"{where}:1")
     return columns
 
 
-def _separated(delimiter: str) -> str:
+def _separator_help(delimiter: str) -> str:
     return ".csv is read by commas, .tsv by tabs" if delimiter == "," else ".tsv is read by tabs, .csv by commas"
 
 
-def _refuse_twice(columns: list[str], where: str) -> None:
+def _refuse_duplicates(columns: list[str], where: str) -> None:
     counts = dict.fromkeys(columns, 0)
     for name in columns:
         counts[name] += 1
-    twice = next((name for name, count in counts.items() if count > 1), None)
-    if twice is not None:
-        raise fail(where, f"two columns are named '{twice}'", "Rename one.")
+    duplicate = next((name for name, count in counts.items() if count > 1), None)
+    if duplicate is not None:
+        raise fail(where, f"two columns are named '{duplicate}'", "Rename one.")
 
 
 def _bad_cells(cells: list[str], columns: list[str]) -> BadRow | None:
@@ -376,7 +377,7 @@ def _parquet_rows(path: Path, how: Reading) -> Iterator[SourceRow]:
         with open_seekable(path, where, how.sha256) as file, parquet.ParquetFile(file) as table:
             if not table.metadata.num_rows:
                 raise _empty(where)
-            _refuse_twice_in(table.schema_arrow, where)
+            _refuse_duplicates_in(table.schema_arrow, where)
             number = 0
             for batch in table.iter_batches(batch_size=BATCH):
                 for row in _python_rows(batch):
@@ -406,18 +407,18 @@ def _python_row(batch: pa.RecordBatch) -> dict[str, Any] | BadRow:
     return row
 
 
-def _refuse_twice_in(fields: Iterable[pa.Field], where: str) -> None:
+def _refuse_duplicates_in(fields: Iterable[pa.Field], where: str) -> None:
     """Two columns of one name, in the table or in an object inside of it: as a dict the row would lose the first."""
     import pyarrow
 
     fields = list(fields)
-    _refuse_twice([field.name for field in fields], where)
+    _refuse_duplicates([field.name for field in fields], where)
     for field in fields:
         kind = field.type
         while pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
             kind = kind.value_type
         if pyarrow.types.is_struct(kind):
-            _refuse_twice_in([kind.field(place) for place in range(kind.num_fields)], where)
+            _refuse_duplicates_in([kind.field(place) for place in range(kind.num_fields)], where)
 
 
 READERS: dict[str, Callable[[Path, Reading], Iterator[SourceRow]]] = {
