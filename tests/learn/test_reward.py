@@ -19,7 +19,7 @@ from trl import RewardConfig, RewardTrainer
 
 import tiny
 from ft.errors import UserError
-from ft.files import read_json, read_lines
+from ft.files import read_json, read_lines, write_json
 from ft.models.load import load, load_base
 from ft.models.scorer import Scorer, batch_scores
 from ft.recipe import ModelSource
@@ -332,6 +332,23 @@ def test_where_the_pad_token_ends_turns_the_score_is_read_at_the_end_of_the_answ
         shared = trainer.model(**{k: v for k, v in batch(trainer, 2).items() if k != "margin"}, pairs=True).logits[:, 0]
     assert shared[[0, 2, 1, 3]].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert trainer.model.config.pad_token_id == (None if unknown is None else words.convert_tokens_to_ids(unknown))
+
+
+def test_without_a_pad_token_plain_transformers_reads_the_same_scores_from_the_folder(house):
+    folder = house.folder / "no pad token"
+    shutil.copytree(house.base, folder)
+    for name in ("tokenizer_config.json", "config.json"):
+        values = read_json(folder / name)
+        write_json(folder / name, {key: value for key, value in values.items() if not key.startswith("pad_token")})
+    made = house.made("full", {"max_steps": 1}, model=str(folder)).folder
+    scorer = Scorer(made)
+    question, answers = {"role": "user", "content": "1 sky?"}, ("blue", "red")
+    turns = [[question, {"role": "assistant", "content": answer}] for answer in answers]
+    plain = AutoModelForSequenceClassification.from_pretrained(str(made), dtype=torch.float32).eval()
+    with torch.no_grad():
+        scores = [plain(input_ids=torch.tensor([ids])).logits.item() for ids in scorer.rendered(turns)]
+    assert scorer.scores(turns) == pytest.approx(scores, abs=1e-5)
+    assert plain.config.pad_token_id is None
 
 
 # ---- what it leaves -----------------------------------------------------------------------------------------------

@@ -148,7 +148,8 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
             processing_class=tokenizer,
         )
     if not has_pad_token:
-        trainer.model.config.get_text_config().pad_token_id = None  # then transformers refuses batches, and is right
+        # Then transformers refuses batches, and is right. The Trainer writes a tokenizer's pad token into the config.
+        trainer.processing_class.pad_token = trainer.model.config.get_text_config().pad_token_id = None
     _share(trainer)
     return trainer
 

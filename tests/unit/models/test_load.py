@@ -12,7 +12,7 @@ from ft.files import read_json, write_json
 from ft.models.adapters import adapters_kept
 from ft.models.identity import model_fingerprint, model_identity
 from ft.models.lineage import save_lineage
-from ft.models.load import load, start
+from ft.models.load import load, share, start
 from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 
@@ -130,3 +130,19 @@ def test_a_models_identity_is_that_of_the_stage_that_made_it_or_of_its_bytes_and
     write_json(copy / "done.json", {"stage": "sft", "kind": "sft", "fingerprint": "0123456789ab", "numbers": {}})
     assert model_identity(copy, None) == "0123456789ab"
     assert model_identity(ModelSource("gpt2"), None) == "gpt2"
+
+
+def test_a_saved_tokenizer_names_what_transformers_4_and_5_both_know(base, tmp_path):
+    """transformers 4.57 opens this one; the one that transformers 5 writes, it does not."""
+    tokenizer_of(None, base).save_pretrained(str(tmp_path))
+    settings = read_json(tmp_path / "tokenizer_config.json")
+    assert settings["tokenizer_class"] == "TokenizersBackend"
+    share(tmp_path)
+    settings = read_json(tmp_path / "tokenizer_config.json")
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["additional_special_tokens"] == ["<|im_start|>"]
+    assert {"is_local", "local_files_only", "extra_special_tokens"}.isdisjoint(settings)
+    one, other = (tokenizer_of(None, folder) for folder in (base, tmp_path))
+    text = "<|im_start|>user\nsky?<|im_end|>"
+    assert one(text)["input_ids"] == other(text)["input_ids"]
+    assert (one.all_special_tokens, one.chat_template) == (other.all_special_tokens, other.chat_template)
