@@ -139,6 +139,7 @@ class Renderer:
 
     def render_batch(self, rows: Sequence[Row]) -> list[RenderedRow | BadRow | None]:
         """What `render` returns or raises for each row, in one call of the tokenizer."""
+        self._refuse_untrainable_answers()
         return [self._fit(row, rendered) for row, rendered in zip(rows, self._render_whole(rows), strict=True)]
 
     # Rendering, whatever the length
@@ -356,15 +357,17 @@ class Renderer:
             raise BadRow(f"the end of message {n + 1} (assistant) is not trained", "This is a fault of the template.")
 
     def _stops(self) -> tuple[int, ...]:
-        chat = self._chat()
-        if self.train_on == "assistant" and 1 not in self.spans.canonical.ends:
+        ids: Any = self._chat().tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])
+        return tuple(dict.fromkeys(ids))
+
+    def _refuse_untrainable_answers(self) -> None:
+        """Not when a renderer is made: one that only writes prompts trains nothing."""
+        if self.train_on == "assistant" and self.template and 1 not in self.spans.canonical.ends:
             raise fail(
                 "chat template",
                 "it ends only the last answer of a dialogue with a token to stop at, so the others cannot be trained",
                 "Set train_on: last, or use another chat template.",
             )
-        ids: Any = chat.tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])
-        return tuple(dict.fromkeys(ids))
 
     def _notes(self) -> tuple[str, ...]:
         notes = []

@@ -122,6 +122,7 @@ class _Side:
     by_role: Counter[int] = field(default_factory=Counter)
     trained_by_role: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
+    largest_id: int = 0
 
     def __post_init__(self) -> None:
         import pyarrow as pa
@@ -142,6 +143,7 @@ class _Side:
         self.rows += 1
         self.tokens += length
         self.lengths[length] += 1
+        self.largest_id = max(self.largest_id, max(tokens.ids, default=0))
         self.by_role.update(tokens.roles)
         trained = list(compress(tokens.roles, tokens.trained))
         self.trained_by_role.update(trained)
@@ -155,6 +157,7 @@ class _Side:
             "rows": self.rows,
             "trainer_rows": self.rows,
             "tokens": self.tokens,
+            "largest_id": self.largest_id,
             "trained_tokens": self.trained_tokens,
             "by_role": _by_role_name(self.by_role),
             "trained_by_role": _by_role_name(self.trained_by_role),

@@ -11,9 +11,10 @@ from typing import Any
 from safetensors import safe_open
 
 from ft import artifacts
-from ft.errors import fail
+from ft.errors import Problems, fail
 from ft.families import family_of
 from ft.models.folder import check_model_folder
+from ft.models.limits import lora_problems
 
 
 def load_adapter(base: Any, folder: Path, **options: Any) -> Any:
@@ -39,9 +40,21 @@ def with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> An
         config.base_model_name_or_path = base.name_or_path
         model = load_adapter(base, adapter, is_trainable=True, config=config)
     else:
-        model = get_peft_model(base, config)
+        Problems(lora_problems("lora", lora, base.config.to_dict())).raise_any()
+        with _peft_errors():
+            model = get_peft_model(base, config)
     adapters_in_float32(model)
     return model
+
+
+@contextmanager
+def _peft_errors() -> Iterator[None]:
+    """PEFT has errors of many kinds for a block that does not fit a model."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise fail("lora", f"PEFT cannot put it on this model: {lines[0]}", "Mend the block.") from error
 
 
 def with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:
@@ -50,7 +63,8 @@ def with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any
     from peft.utils.save_and_load import load_peft_weights
 
     task = family_of(base.config, "model").peft_task(scores=True)  # which trains and saves the head as well
-    model = get_peft_model(base, LoraConfig(**lora, task_type=task))
+    with _peft_errors():
+        model = get_peft_model(base, LoraConfig(**lora, task_type=task))
     if adapter is not None:
         weights = {
             name: value for name, value in load_peft_weights(str(adapter), "cpu").items() if "lm_head" not in name

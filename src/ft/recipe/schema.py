@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
@@ -86,9 +87,21 @@ def coerce(annotation: Any, value: object) -> Any:
     try:
         return plain(_validator(annotation).validate_python(value))
     except ValidationError:
+        if isinstance(value, str) and any(re.fullmatch(one, value) for one in _patterns(annotation)):
+            return value
         raise ValueError(f"Write {_allowed_values(annotation)}.") from None
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that only its library can tell
         return plain(value)
+
+
+def _patterns(annotation: Any) -> Iterator[str]:
+    """Literals that hold a placeholder for a number, as PEFT's `pissa_niter_[number of iters]`."""
+    for argument in typing.get_args(annotation):
+        if isinstance(argument, str) and (placeholder := re.search(r"\[number[^]]*\]", argument)):
+            start, end = placeholder.span()
+            yield re.escape(argument[:start]) + r"\d+" + re.escape(argument[end:])
+        else:
+            yield from _patterns(argument)
 
 
 @cache

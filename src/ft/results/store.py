@@ -18,8 +18,9 @@ from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
 from ft.files import digest, read_mapping
-from ft.models.folder import folder_problems
+from ft.models.folder import config_values, folder_problems
 from ft.models.identity import model_fingerprint
+from ft.models.limits import lora_problems, position_problems
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
@@ -180,6 +181,7 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
     _models_are_whole(recipe)
+    _models_can(recipe)
     planned: dict[str, PlannedStage] = {}
     stops: list[Stop] = []
     for stage in recipe.stages:
@@ -335,6 +337,21 @@ def _models_are_whole(recipe: Recipe) -> None:
     problems = Problems()
     for folder in sorted({model.folder for model in models if model and model.folder}):
         problems += folder_problems(folder)
+    problems.raise_any()
+
+
+def _models_can(recipe: Recipe) -> None:
+    """What the models' config.json tells of stages that train: adapters and lengths that cannot be."""
+    problems = Problems()
+    for stage in recipe.stages:
+        if not stage.kind.trains:
+            continue
+        model, where = recipe.model_of(stage), f"{stage.where} '{stage.name}'"
+        config = config_values(model.folder) if model and model.folder else {}
+        if "lora" in stage.blocks and "model" in stage.kind.leaves:
+            problems += lora_problems(where, stage.blocks["lora"], config)
+        if isinstance(length := stage.blocks["train"].get("max_length"), int):
+            problems += position_problems(where, length, config)
     problems.raise_any()
 
 

@@ -23,6 +23,7 @@ from ft.files import write_json
 from ft.models.adapters import adapters_kept
 from ft.models.device import compute_dtype
 from ft.models.finite import refuse_broken_scores
+from ft.models.limits import check_prepared_rows
 from ft.models.load import start
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
@@ -138,6 +139,8 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     has_pad_token = _pad_apart(tokenizer)
     lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
     model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu, scores=True)
+    assert job.rows is not None
+    check_prepared_rows(model, job.rows, job.where)
     with adapters_kept(model) if lora is not None else nullcontext():
         trainer: Any = ScoreTrainer(
             model=model,

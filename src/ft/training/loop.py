@@ -11,6 +11,7 @@ from ft.errors import fail
 from ft.figures.training import curve_files
 from ft.figures.write import write_figures
 from ft.models.device import compute_dtype, device_arguments
+from ft.models.limits import check_prepared_rows
 from ft.models.lineage import save_lineage
 from ft.models.load import share, start
 from ft.models.processor import tokenizer_of
@@ -42,6 +43,8 @@ def policy(job: Job, config: PretrainedConfig, ends_turns: bool = True) -> tuple
     tokenizer = tokenizer_of(job.model, job.init, job.template)
     lora, quantization = job.blocks.get("lora"), job.blocks.get("quantization")
     model = start(job.model, job.init, lora, quantization, compute_dtype(config), config.use_cpu)
+    if job.rows:
+        check_prepared_rows(model, job.rows, job.where)
     if tokenizer.chat_template and ends_turns:
         model.generation_config.eos_token_id = list(Renderer(tokenizer).stop_ids)
     return model, tokenizer
