@@ -186,7 +186,7 @@ def test_a_template_that_ends_only_the_last_answer_trains_that_alone():
     tokenizer = byte_level(chat_template=ENDS_LAST)
     assert trained_text(Renderer(tokenizer, train_on="last"), {"messages": TWO}) == " two million\n</s>"
     with pytest.raises(UserError, match="it ends only the last answer of a dialogue with a token to stop at"):
-        Renderer(tokenizer, train_on="assistant")
+        Renderer(tokenizer, train_on="assistant").render({"messages": TWO})
 
 
 def test_a_template_that_ends_answers_by_the_next_header_trains_that():
