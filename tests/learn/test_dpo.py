@@ -246,6 +246,26 @@ def test_a_resumed_run_knows_its_reference_again(house):
         house.made("lora on sft", {"save_strategy": "steps", "save_steps": 2})
 
 
+@pytest.mark.parametrize("start", ["full on sft", "lora on sft", "qlora on sft"])
+def test_a_named_reference_is_the_model_of_that_stage(start, house):
+    """Here a stage before the parent: its log-probabilities by plain loading are those that the loss subtracts."""
+    sft = parent(house.data, STARTS[start][1] or {})
+    recipe = {"kind": "dpo", "init": "$longer", "inputs": {"reference": "$sft"}, "data": [{"path": str(house.pairs)}]}
+    stages = [sft, {**sft, "name": "longer", "init": "$sft"}, {**recipe, "train": TRAIN, **STARTS[start][0]}]
+    file = tiny.recipe(house.folder, stages, model=str(house.base))
+    there = tiny.planned(file, house.folder / "runs")
+    tiny.make(there, "longer")
+    trainer = dpo.trainer_of(tiny.job(there, "dpo"))
+    rows = first_rows(trainer)
+    quantization = STARTS[start][0].get("quantization")
+    expected = chosen_logps(load(there.stage("sft").folder, "float32", True, quantization), rows)
+    assert torch.tensor([row["ref_chosen_logps"] for row in rows]) == pytest.approx(expected, abs=1e-4)
+    own = chosen_logps(trainer.model, rows)
+    rewards = torch.tensor([trainer.measure_pairs([row])["rewards/chosen"] for row in rows])
+    assert rewards == pytest.approx(TRAIN["beta"] * (own - expected), abs=1e-3)
+    assert rewards.abs().max() > 0.01  # and it is not the policy as it begins
+
+
 def test_rows_of_which_only_some_bring_a_reference_are_refused(house):
     rows = [{**pair(number), "ref_chosen_logps": -40.0, "ref_rejected_logps": -30.0} for number in range(3)]
     house.pairs = written(house.folder / "some.jsonl", [*rows, pair(3)])

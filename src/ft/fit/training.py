@@ -9,6 +9,7 @@ from typing import Any
 from ft.fit.activations import ComputeMode
 from ft.fit.setting import ModelInMemory, Setting, bytes_of, finished_model
 from ft.fit.weights import model_weights, optimizer_of, optimizer_states
+from ft.recipe.kind import Reference
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _gathered(setting: Setting, model: ModelInMemory) -> int:
 
 def reference(setting: Setting, model: ModelInMemory) -> int:
     """A second model, for a whole policy that is held against itself as it began; none under an adapter."""
-    held = setting.stage.kind.reference
+    held = _held_reference(setting)
     if model.adapter is not None or held is None or _is_set(setting.train, held.model_unless):
         return 0
     return setting.sharding.slice(model.weights, "weights")
@@ -78,11 +79,16 @@ def reference(setting: Setting, model: ModelInMemory) -> int:
 
 def _reference_adapter(setting: Setting, model: ModelInMemory) -> int:
     """A frozen copy of the adapter the stage starts from; without one the reference is the bare base."""
-    held = setting.stage.kind.reference
+    held = _held_reference(setting)
     if model.adapter is None or held is None or _is_set(setting.train, held.adapter_unless):
         return 0
     parent = finished_model(setting, setting.stage.init) if setting.stage.init else None
     return 4 * model.adapter.parameters if parent and parent.adapter else 0
+
+
+def _held_reference(setting: Setting) -> Reference | None:
+    """What the kind holds beside the policy; nothing where another model's log-probabilities were computed before."""
+    return None if "reference" in setting.stage.inputs else setting.stage.kind.reference
 
 
 def _is_set(train: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

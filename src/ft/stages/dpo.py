@@ -1,7 +1,8 @@
 """Direct preference optimisation on prepared pairs, whole, by LoRA or by QLoRA (arXiv:2305.18290).
 
-The reference is never named: it is the policy as the stage begins. An adapter's reference is a frozen copy of it on the
-same base; a whole model's is a second, frozen one, or its log-probabilities computed once (`precompute_ref_log_probs`).
+The reference is the policy as the stage begins: an adapter's is a frozen copy of it on the same base; a whole model's
+is a second, frozen one, or its log-probabilities computed once (`precompute_ref_log_probs`). `inputs: {reference: …}`
+names another one, such as the model before the first of several rounds: its log-probabilities are computed once.
 """
 
 from __future__ import annotations
@@ -45,15 +46,19 @@ def trainer_of(job: Job) -> Any:
     from trl import DPOConfig
 
     from ft.training.callbacks import ChosenFalls
-    from ft.training.dpo.reference import brings_reference, check_start, pairs_of
+    from ft.training.dpo.reference import brings_reference, check_start, pairs_of, with_named_reference
 
     assert job.rows is not None
     held_out, rows = pairs_of(eval_rows(job.rows)), pairs_of(train_rows(job.rows))
     evaluation_has_rows(job, held_out)
     config = arguments(job, DPOConfig, max_length=None)  # rows fit already; TRL would cut answers
+    named = job.inputs.get("reference")
+    if named:
+        rows = with_named_reference(job, rows, "train", config)
+        held_out = with_named_reference(job, held_out, "eval", config) if held_out is not None else None
     trainer = _trainer(job, config, rows, held_out)
     rough = config.bf16 or config.fp16 or "quantization" in job.blocks or brings_reference(rows)
-    check_start(trainer, job.folder, job.where, exact=not rough)
+    check_start(trainer, job.folder, job.where, exact=not rough, is_policy=named is None)
     trainer = add_callbacks(trainer, job)
     trainer.add_callback(ChosenFalls(trainer.beta))
     return trainer

@@ -65,6 +65,7 @@ def _training_kind(
     row_defaults: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
     stands_in_for: Mapping[str, StandIn] | None = None,
+    inputs: Mapping[str, Artifact] | None = None,
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
@@ -86,6 +87,7 @@ def _training_kind(
         rows=rows,
         reads_eval_data=True,
         reference=reference,
+        inputs=inputs or {},
         required=("train.max_length",),
         defaults={"rows": row_defaults or {}, **{name: {} for name in blocks}},
         cosmetic=reserved.COSMETIC,
@@ -201,6 +203,7 @@ STAGES: dict[str, Kind] = {
         unsupported=_in_slices(_PAIRS_REFUSED),
         reference=Reference(model_unless={"precompute_ref_log_probs": True}),
         stands_in_for=LIKE_DPO,
+        inputs={"reference": "model"},
     ),
     "reward": _training_kind(
         "a reward model, trained to score the chosen answer of each pair above the rejected one",

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft import artifacts
 from ft.bounds import is_at_most
 from ft.encode.pairs import REFERENCE
 from ft.errors import fail
 from ft.files import atomic, read_json, write_json
+from ft.models.device import compute_dtype
+from ft.models.load import load
+from ft.models.logprobs import completion_logprobs
 from ft.progress import Progress
+from ft.recipe.job import Job
+
+if TYPE_CHECKING:
+    from trl import DPOConfig
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for it
 CHECKED = 4  # pairs looked at before training
@@ -36,11 +43,11 @@ def drop_reference_that_adds_nothing(model: Any) -> None:
         model.delete_adapter(REFERENCE_ADAPTER)
 
 
-def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
+def check_start(trainer: Any, folder: Path, where: str, exact: bool, is_policy: bool = True) -> None:
     """Raise UserError unless the policy is its reference now; remember the reference, and know it again at a resume.
 
     Called before a checkpoint is loaded, when the policy is what the stage started from. `exact` is for float32 with
-    a reference computed here.
+    a reference computed here; `is_policy` is False where the recipe names another model as the reference.
     """
     rows = [trainer.train_dataset[n] for n in range(min(CHECKED, len(trainer.train_dataset)))]
     beta = trainer.beta or 1.0
@@ -49,7 +56,7 @@ def check_start(trainer: Any, folder: Path, where: str, exact: bool) -> None:
         metrics = trainer.measure_pairs([row])
         for side in ("chosen", "rejected"):
             ratio, logps = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
-            if not is_at_most(abs(ratio), EXACT if exact else ROUGH * abs(logps) + ROUGH):
+            if is_policy and not is_at_most(abs(ratio), EXACT if exact else ROUGH * abs(logps) + ROUGH):
                 raise _wrong(where, f"{row.get('where', 'the first pair')}: log-probability of {side}", ratio)
             seen.append(logps - ratio)
     if trainer.is_world_process_zero():
@@ -95,11 +102,36 @@ def _bare(rows: Any) -> Any:
     return rows.remove_columns([column for column in REFERENCE if column in rows.column_names])
 
 
+def with_named_reference(job: Job, rows: Any, name: str, config: DPOConfig) -> Any:
+    """The rows with the log-probabilities (nats, summed over the answer) of the model that `inputs: {reference: …}`
+    names, computed once and kept as `reference-<name>` in the stage's folder.
+
+    Raises UserError where the rows bring those of a reference already.
+    """
+    from accelerate import PartialState
+
+    if brings_reference(rows):
+        what = "the rows bring their reference's log-probabilities, and inputs name a reference"
+        raise fail(job.where, what, "Keep one.")
+    file = job.folder / f"reference-{name}.arrow"
+    with PartialState().main_process_first():  # the others read what the first has written
+        if not file.exists():
+            _write(file, _named_logprobs(job, rows, config))
+    return _with_columns(rows, file)
+
+
+def _named_logprobs(job: Job, rows: Any, config: DPOConfig) -> Mapping[str, list[float]]:
+    model = load(job.inputs["reference"], compute_dtype(config), config.use_cpu, job.blocks.get("quantization"))
+    columns = {}
+    for name, side in zip(REFERENCE, ("chosen_ids", "rejected_ids"), strict=True):
+        batch_size = config.precompute_ref_batch_size or config.per_device_train_batch_size
+        columns[name] = completion_logprobs(model, rows["prompt_ids"], rows[side], batch_size=batch_size)
+    return columns
+
+
 def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
     """The rows with their reference's log-probabilities (nats, summed over the answer): the rows' own, or computed
     once by the trainer's reference and kept as `reference-<name>` in the stage's folder."""
-    from datasets import Dataset, concatenate_datasets
-
     if brings_reference(rows):
         return rows
     file = Path(trainer.args.output_dir).parent / f"reference-{name}.arrow"
@@ -108,8 +140,13 @@ def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
         if trainer.is_world_process_zero():
             _write(file, computed)
         trainer.accelerator.wait_for_everyone()
-    kept = Dataset.from_file(str(file))
-    return concatenate_datasets([_bare(rows), kept], axis=1)
+    return _with_columns(rows, file)
+
+
+def _with_columns(rows: Any, file: Path) -> Any:
+    from datasets import Dataset, concatenate_datasets
+
+    return concatenate_datasets([_bare(rows), Dataset.from_file(str(file))], axis=1)
 
 
 def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[float]]:
