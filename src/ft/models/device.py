@@ -11,7 +11,7 @@ from ft.imports import uncollected
 from ft.recipe.precision import dtype_of_arguments
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import TrainingArguments
 
 
 def has_gpu() -> bool:
@@ -60,7 +60,7 @@ def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"use_cpu": True, "bf16": False}
 
 
-def compute_dtype(config: PretrainedConfig) -> str:
+def compute_dtype(config: TrainingArguments) -> str:
     """The dtype that arguments which are built compute in: what a frozen base is held in."""
     return dtype_of_arguments({"bf16": bool(config.bf16), "fp16": config.fp16})
 

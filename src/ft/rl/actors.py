@@ -38,7 +38,7 @@ from ft.models.reward_head import ScoreHead, ends
 from ft.models.scorer import Message, Scorer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from peft import LoraConfig
 
 POLICY, REFERENCE, CRITIC = "default", "ref", "critic"
 HEAD = "base_model.model.score.weight"  # the head's name in the folder of a reward model
@@ -274,7 +274,7 @@ class SharedBase(Actors):
     def load_policy(self, folder: Path) -> None:
         self.copy(POLICY, folder)
 
-    def add(self, role: str, config: PretrainedConfig) -> None:
+    def add(self, role: str, config: LoraConfig) -> None:
         """A new adapter in float32 with a head of zeros, both frozen until the role acts."""
         base = inner_of(self.policy)
         config = shallow(config)

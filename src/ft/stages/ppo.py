@@ -17,7 +17,7 @@ from ft.recipe.job import Job
 from ft.rl.loop import TrainerInputs, train_on_rewards
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import TrainingArguments
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _models(inputs: TrainerInputs) -> Any:
     )
 
 
-def _critic(job: Job, config: PretrainedConfig, folder: Path | None) -> Any:
+def _critic(job: Job, config: TrainingArguments, folder: Path | None) -> Any:
     """A whole model with a scalar head: the reward model in `folder`, else the policy under a head of zeros."""
     import torch
 

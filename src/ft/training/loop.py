@@ -19,7 +19,7 @@ from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import TrainingArguments
 
 
 def arguments(job: Job, config: type, **given: Any) -> Any:
@@ -32,7 +32,7 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
-def policy(job: Job, config: PretrainedConfig, ends_turns: bool = True) -> tuple[Any, Any]:
+def policy(job: Job, config: TrainingArguments, ends_turns: bool = True) -> tuple[Any, Any]:
     """The model a stage trains, seeded, and its tokenizer.
 
     `ends_turns`: whether the model's own generation ends where the chat template ends a turn.
