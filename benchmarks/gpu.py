@@ -279,7 +279,7 @@ def measured(side: str, given: list[str], caps: list[float | None], to: Path) ->
 def compare(options: argparse.Namespace, folder: Path) -> None:
     from ft.recipe import read
     from ft.results.store import plan
-    from ft.run.run import prepare_rows
+    from ft.run.rows import prepare_rows
     from ft.stages import STAGES
 
     make_model(folder / "model", options.shape)
@@ -396,7 +396,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     limit(options.cap)
     if options.job:
-        from ft.run.run import make_stage
+        from ft.run.stage import make_stage
 
         return watched(Path(options.measure), lambda: make_stage(Path(options.job)))
     recipe = yaml.safe_load(Path(options.recipe).read_text(encoding="utf-8"))

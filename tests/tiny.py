@@ -21,7 +21,8 @@ import yaml
 from ft.recipe import Recipe, read
 from ft.recipe.job import Job
 from ft.results.store import Plan, PlannedStage, plan
-from ft.run.run import make_stage, prepare_rows
+from ft.run.rows import prepare_rows
+from ft.run.stage import make_stage
 from ft.stages import STAGES
 from ft.stages.sft import trainer_of
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-
-# What a machine answers that is full, or lets nobody write; and names that it cannot have.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def main() -> None:
     """Run the command line; what a person did wrong is said in lines `where: what. fix`, with exit code 2."""
-    from ft.errors import UserError, fail
+    from ft.errors import UserError
     from ft.imports import uncollected
     from ft.notices import quiet_libraries
 
@@ -27,17 +23,21 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        if error.filename is None or error.errno not in MACHINE:
-            raise
-        print(fail(str(error.filename), str(error.strerror), "Nothing finished is lost."), file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
-        code = getattr(error, "code", None)
-        if type(error).__name__ != "StageFailed":
-            raise
+        _exit_for(error)
+
+
+def _exit_for(error: Exception) -> None:
+    """End with the exit code and the line of a stage that failed, or of a disk that refused; else raise the error."""
+    from ft.disk import disk_problem
+
+    if type(error).__name__ == "StageFailed":
         print(error, file=sys.stderr) if str(error) else None
-        sys.exit(code)
+        sys.exit(getattr(error, "code", 1))
+    if isinstance(error, OSError) and (problem := disk_problem(error)):
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    raise error
 
 
 def _use_utf8() -> None:

@@ -21,6 +21,9 @@ JOB = "job.json"
 DONE = "done.json"
 """Written last: numbers, seconds, device, versions. A result that has it is finished."""
 
+MANIFEST = "manifest.json"
+"""Sizes and hashes of the files of a checkpoint, or of prepared rows; written last."""
+
 # Of a stage that trains
 
 CHECKPOINTS = "checkpoints"
@@ -82,7 +85,14 @@ REPORT = "report.html"
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, whole or cut by a kill, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+    found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path) is not None and path.is_dir()]
+    return sorted(found, key=lambda path: checkpoint_step(path) or 0)
+
+
+def checkpoint_step(checkpoint: Path) -> int | None:
+    """The optimizer step after which it was written; None for the name of something else."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isascii() and number.isdecimal() else None
 
 
 def cache_folder(runs: Path) -> Path:
@@ -100,8 +110,13 @@ def verdict_cache(runs: Path) -> Path:
 
 
 def lock_file(runs: Path, name: str) -> Path:
-    """What a command holds while it makes the result or the prepared rows of that name."""
+    """What a command holds while it makes prepared rows of that name, or a result of that name in any recipe."""
     return cache_folder(runs) / "locks" / name
+
+
+def result_lock(runs: Path, folder: Path) -> Path:
+    """What a command holds while it makes or removes the result in that folder."""
+    return cache_folder(runs) / "locks" / folder.parent.name / folder.name
 
 
 def prepared_rows(runs: Path, name: str) -> Path:
@@ -109,7 +124,8 @@ def prepared_rows(runs: Path, name: str) -> Path:
 
 
 def all_prepared_rows(runs: Path) -> list[Path]:
-    return sorted(cache_folder(runs).glob("rows-*"))
+    """Folders of prepared rows, those too that a kill left unfinished."""
+    return sorted([*cache_folder(runs).glob("rows-*"), *cache_folder(runs).glob(".rows-*")])
 
 
 def runs_folder(result: Path) -> Path:

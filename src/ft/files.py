@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,36 +24,91 @@ from ft.errors import fail
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A free place beside `path`, to write a file to or to make a folder at. It becomes `path` when the block ends, and
-    goes when the block fails, so that a kill leaves the old file or the new one.
+    goes when the block fails, so that a kill leaves the old file or the new one. What an earlier kill left goes too.
 
-    Raises OSError where `path` is a folder with something in it.
+    Raises OSError, which names `path`, where it cannot be written or is a folder with something in it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{escape(path.name)}.*"):
+        if not is_alive(left.suffix[1:]):
+            remove(left)
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # on the same disk, where a rename is one step
-    _remove(beside)
+    remove(beside)
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        raise _naming(error, path) from error
     finally:
-        _remove(beside)
+        remove(beside)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def is_alive(process: str) -> bool:
+    """Whether a process of this number runs; what ends in no number is nobody's."""
+    if not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _naming(error: OSError, path: Path) -> OSError:
+    """The error with the file that was to be written, which a failed `write` does not name."""
+    own = error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(f".{path.name}.")
+    return OSError(error.errno, error.strerror or str(error), str(path)) if own else error
+
+
+def remove(path: Path) -> None:
+    """Take away a file, a link or a folder with what is in it, as far as it is there and can be."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
+def free_name(path: Path, mark: str) -> Path:
+    """The first of PATH{mark}1, PATH{mark}2, … that nothing has."""
+    return next(free for n in count(1) if not os.path.lexists(free := path.with_name(f"{path.name}{mark}{n}")))
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """`durable`: on the disk when this returns, so that a loss of power leaves the old file or the new one."""
     with atomic(path) as beside:
         beside.write_text(text, encoding="utf-8")
+        if durable:
+            sync(beside)  # a rename may reach the disk before what was written into the file
+    if durable:
+        sync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Raises UserError where a number is NaN or infinite, which JSON has no words for and most readers refuse."""
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until the files right in the folder are on the disk."""
+    for file in folder.iterdir():
+        if file.is_file():
+            sync(file)
+
+
+def write_json(path: Path, value: object, *, durable: bool = False) -> None:
+    """Raises UserError where a number is NaN or infinite, which JSON has no words for and most readers refuse.
+
+    `durable` is that of `write_text`.
+    """
     _refuse_nan(value, path)
-    write_text(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:
@@ -76,8 +133,11 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines behind those of the file. A kill may cut the last one, which `read_lines` leaves out."""
-    with path.open("a", encoding="utf-8") as out:
-        out.writelines(json_line(row, path) for row in rows)
+    try:
+        with path.open("a", encoding="utf-8") as out:
+            out.writelines(json_line(row, path) for row in rows)
+    except OSError as error:
+        raise _naming(error, path) from error
 
 
 def json_line(row: Mapping[str, Any], path: Path) -> str:
@@ -87,7 +147,7 @@ def json_line(row: Mapping[str, Any], path: Path) -> str:
     return json.dumps(row, default=_plain, ensure_ascii=False) + "\n"
 
 
-def finite_or_none(value: Any) -> Any:
+def finite_or_none(value: object) -> object:
     """The value with None for every number in it that JSON cannot write: a step that fp16 skips, Parquet's absent."""
     if isinstance(value, Mapping):
         return {name: finite_or_none(part) for name, part in value.items()}
@@ -96,7 +156,7 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _refuse_nan(value: Any, path: Path) -> None:
+def _refuse_nan(value: object, path: Path) -> None:
     """Raises UserError that names the first key whose number is NaN or infinite."""
     for key, number in floats(value, ""):
         if not isfinite(number):
@@ -104,13 +164,13 @@ def _refuse_nan(value: Any, path: Path) -> None:
             raise fail(f"{path}: {key or 'the value'}", f"is {number}, which is not JSON", fix)
 
 
-def floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+def floats(value: object, key: str = "") -> Iterator[tuple[str, float]]:
     """Every float inside a value, with its keys joined by dots."""
     if isinstance(value, float):
         yield key, value
     elif isinstance(value, (Mapping, list, tuple)):
-        for name, held in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from floats(held, f"{key}.{name}" if key else str(name))
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from floats(inner, f"{key}.{name}" if key else str(name))
 
 
 def _plain(value: Any) -> float | str:
@@ -121,20 +181,25 @@ def _plain(value: Any) -> float | str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The values of a file of JSON lines, none where it is absent; what a kill cut off at the end is left out.
+    """The rows of a file of JSON lines, none where it cannot be read; what a kill cut off at the end is left out, and
+    lines that hold no row.
 
     A line ends with a newline and nothing else: texts may hold other separators, which str.splitlines would split at.
     """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+    for line in text.split("\n"):
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
-def digest(value: Any, length: int = 12) -> str:
+def digest(value: object, length: int = 12) -> str:
     """A short name for a JSON value: equal values, equal names."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:length]

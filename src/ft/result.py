@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +66,14 @@ FORMS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
 it counts as absent, and `Result.damage` names it."""
 
 
+def read_stats(rows: Path) -> dict[str, Any]:
+    """The counts of a folder of prepared rows; none where they are absent, broken, or not those that are written."""
+    stats = read_mapping(rows / artifacts.STATS)
+    train = stats.get("train")
+    counts = ("rows", "trainer_rows", "tokens", "trained_tokens")
+    return stats if isinstance(train, dict) and all(isinstance(train.get(name), int) for name in counts) else {}
+
+
 @dataclass(frozen=True)
 class Result:
     """A stage's folder `runs/RECIPE/STAGE-FINGERPRINT`, in whatever state; `STAGE-FINGERPRINT.old-1` was set aside.
@@ -95,13 +105,14 @@ class Result:
 
     @property
     def damage(self) -> list[str]:
-        """'job.json: inputs' for each value that no stage has written so."""
-        return [
-            f"{name}: {key}"
-            for name in FORMS
-            for key in read_mapping(self.folder / name)
-            if key not in self._read(name)
-        ]
+        """'job.json' for a file that cannot be read, 'job.json: inputs' for a value that no stage has written so."""
+        return [where for name in FORMS if lexists(self.folder / name) for where in self._damage_in(name)]
+
+    def _damage_in(self, name: str) -> list[str]:
+        values = read_mapping(self.folder / name)
+        if not values or (name == artifacts.DONE and not self.done):
+            return [name]
+        return [f"{name}: {key}" for key in values if key not in self._read(name)]
 
     @property
     def state(self) -> State:
@@ -172,7 +183,7 @@ class Result:
     @property
     def prepared(self) -> Mapping[str, Any]:
         """Counts of the rows that were prepared for it, where they still are."""
-        return read_mapping(Path(self.job["rows"]) / artifacts.STATS) if self.job.get("rows") else {}
+        return read_stats(Path(self.job["rows"])) if self.job.get("rows") else {}
 
     # What came of it
 
@@ -200,8 +211,8 @@ class Result:
     def timestamp(self) -> float:
         """When it ended, else when it began, in seconds since 1970; 0 where nothing is there."""
         for name in (artifacts.DONE, artifacts.KEY) if self.done else (artifacts.KEY,):
-            if (file := self.folder / name).is_file():
-                return file.stat().st_mtime
+            with suppress(OSError):
+                return (self.folder / name).stat().st_mtime
         return 0.0
 
     @property

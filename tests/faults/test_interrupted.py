@@ -22,7 +22,7 @@ from ft.errors import UserError
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
 from ft.run import fork_server
-from ft.run.run import prepare_rows
+from ft.run.rows import prepare_rows
 from ft.stages import STAGES
 from wording import Like
 
@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_no_half_prepared_rows(file, tmp_path):
             prepare_rows(there, there.stage("sft"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "the rows cannot be written: " in str(refused.value)
+    assert "larger than this system allows" in str(refused.value)
     assert [path.name for path in (tmp_path / "runs" / ".cache").iterdir() if "rows" in path.name] == []
     assert there.stage("sft").folder.exists() is False
     prepare_rows(there, there.stage("sft"))

@@ -19,7 +19,7 @@ import tiny
 from ft.files import read_json, read_lines
 from ft.recipe import Verdicts, read
 from ft.results.store import PlannedStage
-from ft.run.run import prepare_rows
+from ft.run.rows import prepare_rows
 from ft.stages import STAGES
 from wording import Like
 

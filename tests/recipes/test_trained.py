@@ -17,7 +17,8 @@ import tiny
 from ft.files import read_json
 from ft.recipe import read
 from ft.results.store import PlannedStage, plan
-from ft.run.run import make_stage, prepare_rows
+from ft.run.rows import prepare_rows
+from ft.run.stage import make_stage
 from ft.stages import STAGES
 
 ROOT = tiny.ROOT

@@ -13,7 +13,8 @@ from tests.recipes.test_trained_rewards import written
 import tiny
 from ft.recipe import Recipe, read
 from ft.results.store import PlannedStage, plan
-from ft.run.run import make_stage, prepare_rows
+from ft.run.rows import prepare_rows
+from ft.run.stage import make_stage
 from ft.stages import STAGES
 
 ROOT = tiny.ROOT

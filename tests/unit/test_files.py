@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from ft.disk import disk_problem
 from ft.errors import UserError
 from ft.files import append_lines, atomic, finite_or_none, read_lines, read_mapping, write_json, write_lines, write_text
+from ft.manifest import find_damage, write_manifest
 
 ROWS = [{"key": "a", "text": "one"}, {"key": "b", "text": "two"}]
 
@@ -100,3 +106,73 @@ def test_a_number_that_json_cannot_write_is_refused_with_file_and_key(tmp_path: 
             write(tmp_path / "done.json")
         assert str(refused.value).startswith(f"{tmp_path / 'done.json'}: {key}: is {number}")
     assert [file for file in tmp_path.iterdir() if file.stat().st_size] == []
+
+
+def test_what_a_kill_left_beside_a_file_goes_when_it_is_next_written(tmp_path: Path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    alive = tmp_path / f".done.json.{os.getppid()}"
+    for file in (tmp_path / f".done.json.{ended.pid}", tmp_path / f".other.json.{ended.pid}", alive):
+        file.write_text("half", encoding="utf-8")
+    write_text(tmp_path / "done.json", "whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        [alive.name, f".other.json.{ended.pid}", "done.json"]
+    )
+
+
+@pytest.mark.parametrize("write", [lambda file, rows: write_lines(file, rows), append_lines])
+def test_a_file_that_cannot_be_written_is_named(write, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as refused:
+            write(tmp_path / "rows.jsonl", [{"text": "a" * 9999}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    problem = disk_problem(refused.value)
+    assert problem is not None
+    assert problem.where == str(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "folder: the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), "a/b: the disk is read-only"),
+        (FileExistsError(errno.EEXIST, "File exists", "a/b"), "a/b: something else stands where a folder is needed"),
+        (
+            OSError(errno.EISDIR, "Is a directory", "a/.b.12", None, "a/b"),
+            "a/b: a folder stands where a file is needed",
+        ),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
+    ],
+)
+def test_what_a_disk_refuses_is_said_with_its_place(error: Exception, words: str):
+    problem = disk_problem(error, Path("folder"))
+    assert words in str(problem)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "No such file"), RuntimeError("size mismatch")])
+def test_other_errors_are_no_fault_of_a_disk(error: Exception, tmp_path: Path):
+    assert disk_problem(error, tmp_path) is None
+
+
+def test_a_manifest_tells_a_whole_folder_from_a_damaged_one(tmp_path: Path):
+    (tmp_path / "inner").mkdir()
+    for name in ("a.bin", "inner/b.bin"):
+        (tmp_path / name).write_bytes(b"content")
+    write_manifest(tmp_path)
+    (tmp_path / "later.txt").write_text("mine", encoding="utf-8")
+    assert find_damage(tmp_path) == ""
+    (tmp_path / "inner" / "b.bin").write_bytes(b"contenT")
+    assert "inner/b.bin" in find_damage(tmp_path)
+    (tmp_path / "inner" / "b.bin").unlink()
+    assert "inner/b.bin" in find_damage(tmp_path)
+
+
+def test_lines_that_hold_no_row_are_left_out(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"key": "a"}\n5\n"x"\n{"key": "b"}\n', encoding="utf-8")
+    assert read_lines(file) == [{"key": "a"}, {"key": "b"}]
+    (tmp_path / "folder.jsonl").mkdir()
+    assert read_lines(tmp_path / "folder.jsonl") == []

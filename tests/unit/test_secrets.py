@@ -13,7 +13,9 @@ import tiny
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import read_json, write_json
-from ft.run.run import make_stage, prepare_rows, run
+from ft.run.rows import prepare_rows
+from ft.run.run import run
+from ft.run.stage import make_stage
 from ft.secret_files import clean, refuse, scan_all
 from ft.secrets import PATTERNS, find, hide, look, mask, variables
 from wording import Like
@@ -149,7 +151,7 @@ def wrote(file: Path, runs: Path, name: str, text: str, monkeypatch: pytest.Monk
         return {"steps": 1}
 
     folder = job.folder
-    monkeypatch.setattr("ft.run.run.function_at", lambda path: make)
+    monkeypatch.setattr("ft.run.stage.function_at", lambda path: make)
     make_stage(job.write())
     return folder
 

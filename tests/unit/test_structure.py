@@ -23,7 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     ("artifacts", "imports", "notices", "secrets"),
     ("printable",),
-    ("bounds", "console", "errors", "files", "hub", "progress", "result", "versions"),
+    ("bounds", "console", "disk", "errors", "files", "hub", "manifest", "progress", "result", "versions"),
     ("secret_files",),
     ("recipe",),
     ("data",),

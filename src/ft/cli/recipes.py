@@ -48,7 +48,7 @@ def plan_command(
     planned_run = plan(read_recipe(recipe, set_, runs), runs, way.processes)
     objections([p.stage for p in planned_run.stages], way).raise_any()
     if prepare:
-        from ft.run.run import prepare_rows
+        from ft.run.rows import prepare_rows
 
         for planned in planned_run.stages:
             if planned_run.preparable(planned):
@@ -233,7 +233,7 @@ def recipes_command(as_json: AsJson = False) -> None:
 @app.command("stage", hidden=True)
 def stage_command(job: Path) -> None:
     """One stage's own process, started by `ft run`."""
-    from ft.run.run import make_stage
+    from ft.run.stage import make_stage
 
     make_stage(job)
 

@@ -21,7 +21,7 @@ from ft.result import Result
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff` and `rm`.")
 
-COLOURS = {"done": "green", "interrupted": "yellow", "running": "cyan", "set aside": "bright_black"}
+COLOURS = {"done": "green", "interrupted": "yellow", "running": "cyan", "set aside": "bright_black", "broken": "red"}
 SORTS = ("when", "size", "recipe", "kind", "seconds")
 
 
@@ -41,6 +41,9 @@ def runs_command(
 
     name = recipe and recipe_meant(recipe)
     results = [one for one in entries(runs) if kind in (None, one.kind) and name in (None, one.recipe)]
+    for result in results:
+        for where in result.damage:
+            talk.print(f"{result.folder / where}: this is not what was written, and is left out", style="yellow")
     rows = _sort_rows([_row(result) for result in results], sort)
     if as_json:
         print_json(rows)

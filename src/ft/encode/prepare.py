@@ -23,6 +23,8 @@ from ft.encode.encoder import EncodedRow, Encoder, row_tokens
 from ft.encode.pairs import PairOptions
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
+from ft.manifest import find_damage, has_manifest, write_manifest
+from ft.result import read_stats
 from ft.secret_files import RowWatch
 
 if TYPE_CHECKING:
@@ -78,6 +80,27 @@ def single_rows(folder: Path) -> Dataset:
     return _open(folder / artifacts.TRAIN_ROWS)
 
 
+def rows_damage(folder: Path) -> str:
+    """Why prepared rows cannot be used, in words; "" where they can."""
+    if has_manifest(folder):
+        return find_damage(folder)
+    if not read_stats(folder):
+        return f"{artifacts.STATS} is missing or broken"
+    return _damage_by_count(folder)
+
+
+def _damage_by_count(folder: Path) -> str:
+    """The same of rows without a manifest, as all were once: there must be as many as were written."""
+    stats = read_stats(folder)
+    try:
+        held_out = eval_rows(folder)
+        counts = len(train_rows(folder)), None if held_out is None else len(held_out)
+    except Exception as error:  # whatever Arrow says of a file that is cut
+        return f"a file of rows cannot be read ({type(error).__name__})"
+    expected = stats["train"]["trainer_rows"], stats["eval"] and stats["eval"]["rows"]
+    return "" if counts == expected else "rows are missing"
+
+
 def _open(path: Path) -> Dataset:
     from datasets import Dataset
 
@@ -107,6 +130,7 @@ def prepare(
             _pack(partial, stats, max_length, packing)
         stats["seconds"] = round(time.monotonic() - start, 2)
         write_json(partial / artifacts.STATS, stats)
+        write_manifest(partial)
     return stats
 
 

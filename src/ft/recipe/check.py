@@ -42,7 +42,7 @@ class Owner:
 
     `reserved` lists keys that ft sets itself, each with the words that tell a user where the matter is decided.
     `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
-    `refused` lists values that the class takes and ft does not, each with the reason.
+    `refused` lists values that the class takes and ft does not, each with the reason; "key.inner" is one in a mapping.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
     `minimum` lists the lowest value of keys for which the class takes any number, and would train nothing.
     `signed` lists keys that may be negative though their default is not.
@@ -144,10 +144,14 @@ class Verdicts:
             self.known = verdicts if isinstance(verdicts, dict) else {}
 
     def get(self, key: str) -> dict[str, Any] | None:
-        return self.known.get(key)
+        """The values of a block as they were found right; None where they are not known, or not what was written."""
+        entry = self.known.get(key)
+        if not isinstance(entry, dict) or not isinstance(values := entry.get("values"), dict):
+            return None
+        return values if entry.get("digest") == digest(values) else None
 
     def put(self, key: str, values: dict[str, Any]) -> None:
-        self.known[key] = values
+        self.known[key] = {"values": values, "digest": digest(values)}
         if self.file:
             with suppress(OSError):  # a folder that cannot be written to: checked again next time
                 write_json(self.file, self.known)
@@ -165,8 +169,11 @@ def check(
     for key in [k for k in values if k in owner.reserved]:
         problems.add(values.where(key), f"{name}.{key} is not set here", owner.reserved[key])
     for (key, value), reason in owner.refused.items():
-        if values.get(key) == value:
-            problems.add(values.where(key), f"{name}.{key} {value_text(value)} is refused: {reason}", f"Remove {key}.")
+        outer, _, inner = key.partition(".")
+        written = values.get(outer)
+        if (written.get(inner) if inner and isinstance(written, Mapping) else written) == value:
+            what = f"{name}.{key} {value_text(value)} is refused: {reason}"
+            problems.add(values.where(outer), what, f"Remove {key}.")
     if owner.one_of and not any(values.get(key) for key in owner.one_of):
         what, fix = f"{name} switches nothing on", " or ".join(f"`{key}: true`" for key in owner.one_of)
         problems.add(values.where(), what, f"Write {fix}.")

@@ -26,7 +26,7 @@ from ft.report.facts import hardware, seconds
 from ft.report.gather import NumberCard, gather_report, headline
 from ft.report.numbers import duration
 from ft.report.run import Run
-from ft.run.run import rows_line
+from ft.run.rows import rows_line
 from ft.tools.show import RowsView, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"

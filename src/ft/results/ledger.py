@@ -5,10 +5,10 @@ Read from the results' own small files (`key.json`, `done.json`, `job.json`); no
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, TypeGuard
@@ -18,9 +18,10 @@ from ft.errors import fail
 from ft.recipe.find import is_recipe, recipe_file
 from ft.recipe.merge import read_name
 from ft.result import FOLDER_NAME, Result
+from ft.results.locks import is_held
 from ft.results.store import differences
 
-Status = Literal["done", "interrupted", "running", "set aside"]
+Status = Literal["done", "interrupted", "running", "set aside", "broken"]
 LENGTH = 12  # characters of a fingerprint
 SHORT = 8  # of them are shown
 
@@ -29,48 +30,52 @@ def entries(runs: Path) -> list[Result]:
     """Every result there, newest last: finished, interrupted and set aside."""
     folders = [folder for recipe in _folders(runs) for folder in _folders(recipe)]
     results = [Result(folder) for folder in folders if FOLDER_NAME.fullmatch(folder.name)]
-    results = [result for result in results if result.key or result.done]  # else a folder of something else
+    results = [result for result in results if result.key or result.done or result.damage]  # else something else's
     return sorted(results, key=lambda result: (result.timestamp, str(result.folder)))
 
 
 def _folders(place: Path) -> list[Path]:
-    if not place.is_dir():
+    """The folders in a place, none where it cannot be read."""
+    try:
+        paths = sorted(place.iterdir())
+    except OSError:
         return []
-    with os.scandir(place) as inside:
-        return sorted(Path(one.path) for one in inside if one.is_dir() and not one.name.startswith("."))
+    return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
 
 
 def status(result: Result) -> Status:
     """What a result of the ledger is now."""
     if result.set_aside:
         return "set aside"
+    if is_held(artifacts.result_lock(result.runs, result.folder)):
+        return "running"
     if result.done:
         return "done"
-    return "running" if in_use(result.runs, result.folder) else "interrupted"
+    return "broken" if result.damage else "interrupted"
 
 
-def in_use(runs: Path, folder: Path) -> bool:
-    """Whether a command is making this result now."""
-    lock = artifacts.lock_file(runs, folder.name)
-    if not lock.exists():
-        return False
-    with lock.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def refuse_in_use(runs: Path, results: Sequence[Path], rows: Sequence[Path] = ()) -> None:
+    """Raises UserError when a running stage makes or reads one of these results or prepared rows, by their folders."""
+    running = [result for result in entries(runs) if status(result) == "running"]
+    for folder in results:
+        wanted = Result(folder).fingerprint
+        user = next((r for r in running if r.folder == folder or wanted in r.parents), None)
+        if user:
+            raise fail(str(folder), f"{user} is being made now", "Wait for it, or stop it.")
+    read = {Path(result.job["rows"]).resolve() for result in running if result.job.get("rows")}
+    for folder in rows:
+        if folder.resolve() in read or is_held(artifacts.lock_file(runs, folder.name)):
+            raise fail(str(folder), "these prepared rows are in use", "Wait for the run, or stop it.")
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder and below; a file with several names counts here whole."""
+    """Bytes of the files in a folder and below; a file with several names counts here whole, one that is gone or hidden
+    not at all."""
     total = 0
-    with os.scandir(folder) as inside:
-        for one in inside:
-            if one.is_dir(follow_symlinks=False):
-                total += size(Path(one.path))
-            else:
-                total += one.stat(follow_symlinks=False).st_size
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 

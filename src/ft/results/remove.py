@@ -7,16 +7,17 @@ forced.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ft import artifacts
 from ft.errors import fail
+from ft.files import is_alive
+from ft.files import remove as remove_files
 from ft.result import Result
-from ft.results.ledger import entries, find_result, in_use, size, status
-from ft.run.run import hold_lock
+from ft.results.ledger import entries, find_result, refuse_in_use, size, status
+from ft.results.locks import hold_lock
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ def removal(runs: Path, words: Sequence[str], cache: bool = False, set_aside: bo
     results += [result for result in existing if set_aside and result.set_aside]
     results = list({result.folder: result for result in results}.values())
     rows = artifacts.all_prepared_rows(runs) if cache else []
-    _refuse_in_use(runs, existing, results, rows)
     folders = [*(result.folder for result in results), *rows]
-    going = {result.folder for result in results}
-    dependents = tuple(result for result in _dependents(existing, results) if result.folder not in going)
+    refuse_in_use(runs, [result.folder for result in results], rows)
+    dependents = tuple(result for result in _dependents(existing, results) if result.folder not in folders)
     return Removal(tuple(results), tuple(rows), {folder: size(folder) for folder in folders}, dependents)
 
 
@@ -64,41 +64,35 @@ def _dependents(existing: Sequence[Result], results: Sequence[Result]) -> list[R
     return list(dependents.values())
 
 
-def _refuse_in_use(runs: Path, existing: Sequence[Result], results: Sequence[Result], rows: Sequence[Path]) -> None:
-    """Raises UserError when a running stage makes or reads what is meant."""
-    running = [result for result in existing if status(result) == "running"]
-    for result in results:
-        user = next((r for r in running if r.folder == result.folder or result.fingerprint in r.parents), None)
-        if user:
-            raise fail(str(result.folder), f"{user} is being made now", "Wait for it, or stop it.")
-    for folder in rows:
-        if in_use(runs, folder) or any(_same(result.job.get("rows"), folder) for result in running):
-            raise fail(str(folder), "these prepared rows are in use", "Wait for the run, or stop it.")
-
-
-def _same(path: object, folder: Path) -> bool:
-    return isinstance(path, str) and Path(path).resolve() == folder.resolve()
-
-
-def remove(runs: Path, what: Removal, force: bool = False) -> int:
-    """Take it away; the bytes freed.
+def remove(runs: Path, removal: Removal, force: bool = False) -> int:
+    """Take it away; the bytes freed, of what another command has not taken away meanwhile.
 
     Raises UserError while it is in use, or, without `force`, while other results were made from it.
-
-    A folder is renamed first: killed in the middle, no half of a result is left where one is looked for.
     """
-    if what.dependents and not force:
-        names = ", ".join(map(str, what.dependents[:4])) + (", …" if len(what.dependents) > 4 else "")
-        raise fail(
-            str(what.results[0].folder), f"other results were made from it: {names}", "Name these too, or --force."
-        )
-    trash = artifacts.cache_folder(runs) / "removed"
-    trash.mkdir(parents=True, exist_ok=True)
-    for folder in what.folders:
-        try:
-            with hold_lock(runs, folder.name, wait=False):
-                folder.rename(trash / f"{folder.name}.{os.getpid()}")
-        except BlockingIOError:
-            raise fail(str(folder), "it is in use", "Wait for the run, or stop it.") from None
-    shutil.rmtree(trash)
-    return sum(what.sizes.values())
+    if removal.dependents and not force:
+        names = ", ".join(map(str, removal.dependents[:4])) + (", …" if len(removal.dependents) > 4 else "")
+        where = str(removal.results[0].folder)
+        raise fail(where, f"other results were made from it: {names}", "Name these too, or --force.")
+    locks = {result.folder: artifacts.result_lock(runs, result.folder) for result in removal.results}
+    locks |= {folder: artifacts.lock_file(runs, folder.name) for folder in removal.rows}
+    return sum(removal.sizes[folder] for folder, lock in locks.items() if _remove(runs, folder, lock))
+
+
+def _remove(runs: Path, folder: Path, lock: Path) -> bool:
+    """Whether the folder was there to be taken away. It is renamed first: killed in the middle, no half of a result is
+    left where one is looked for."""
+    trash = artifacts.cache_folder(runs) / ".removed"
+    for left in trash.parent.glob(f"{trash.name}-*"):  # by a command that was killed
+        if not is_alive(left.suffix[1:]):
+            remove_files(left)
+    place = Path(f"{trash}-{folder.parent.name}-{folder.name}.{os.getpid()}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold_lock(lock, wait=False):
+            folder.rename(place)
+    except BlockingIOError:
+        raise fail(str(folder), "it is in use", "Wait for the run, or stop it.") from None
+    except FileNotFoundError:  # another command was faster
+        return False
+    remove_files(place)
+    return True

@@ -17,7 +17,7 @@ from ft.data.sources.read import fingerprint as source_fingerprint
 from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
-from ft.files import digest, read_mapping
+from ft.files import digest
 from ft.models.folder import config_values, folder_problems
 from ft.models.identity import model_fingerprint
 from ft.models.limits import lora_problems, position_problems
@@ -25,7 +25,7 @@ from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
 from ft.recipe.types import reference
-from ft.result import Result, State
+from ft.result import Result, State, read_stats
 from ft.results.stop_rule import Stop, find_stop
 
 
@@ -206,16 +206,14 @@ def _plan_stage(
     folder = _finished_elsewhere(runs, stage.name, fingerprint) or runs / recipe.name / f"{stage.name}-{fingerprint}"
     state = Result(folder).state
     rows_key = _rows_key(stage, recipe, key, above) if stage.kind.rows else None
-    prepared = (
-        read_mapping(rows_folder(runs, rows_key, of_result=state == "done") / artifacts.STATS) if rows_key else None
-    )
+    prepared = read_stats(rows_folder(runs, rows_key, of_result=state == "done")) if rows_key else None
     return PlannedStage(
         stage=stage,
         folder=folder,
         fingerprint=fingerprint,
         key=key,
         state=state,
-        why="" if state == "done" else _why(state, folder, key),
+        why="" if state == "done" else _why(Result(folder), key),
         rows_key=rows_key,
         prepared=prepared or None,
         inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
@@ -298,18 +296,19 @@ def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None
     return next((folder for folder in folders if Result(folder).state == "done"), None)
 
 
-def _why(state: State, folder: Path, key: Mapping[str, Any]) -> str:
-    if state == "unfinished":
-        return "was interrupted; continues"
+def _why(result: Result, key: Mapping[str, Any]) -> str:
+    folder = result.folder
+    if result.state == "unfinished":
+        reason = f"{artifacts.DONE} is broken" if artifacts.DONE in result.damage else "was interrupted"
+        return f"{reason}; continues"
     if any(folder.parent.glob(f"{folder.name}.old-*")):
         return "set aside by --force"
-    stage = folder.name.rpartition("-")[0]
-    keys = folder.parent.glob(f"{stage}-*/{artifacts.KEY}")
-    earlier = [file for file in keys if file.parent.name.rpartition("-")[0] == stage]
+    others = [Result(file.parent) for file in folder.parent.glob(f"{result.stage}-*/{artifacts.KEY}")]
+    earlier = [other for other in others if other.stage == result.stage and other.key]
     if not earlier:
         return "new"
-    latest = max(earlier, key=lambda file: file.stat().st_mtime)
-    return ", ".join(list_changes(Result(latest.parent).key, key)[:4])
+    latest = max(earlier, key=lambda other: (other.folder / artifacts.KEY).stat().st_mtime)
+    return ", ".join(list_changes(latest.key, key)[:4])
 
 
 def differences(before: object, after: object, prefix: str = "") -> list[tuple[str, object, object]]:

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from ft import artifacts
 from ft.bounds import is_at_least
 from ft.console import talk
-from ft.data.sources.bytes import CHANGED
-from ft.data.sources.read import file_hash
-from ft.encode.prepare import prepare, rows_folder
-from ft.errors import Problems, fail
-from ft.files import write_json
-from ft.imports import uncollected
-from ft.models.device import keep_freed_memory
-from ft.models.processor import encoder_of
-from ft.notices import quiet_bars
-from ft.progress import Progress
+from ft.errors import fail
+from ft.files import free_name, write_json
 from ft.recipe import Kind, Recipe
-from ft.recipe.job import Job
-from ft.recipe.kind import function_at
 from ft.results import store
+from ft.results.ledger import refuse_in_use
+from ft.results.locks import hold_result
 from ft.results.store import Plan, PlannedStage
 from ft.run.accelerate_config import ONE_PROCESS, Launch
 from ft.run.distributed import Leader, killed_by, leading
-from ft.run.executor import ENDS_WITH_PARENT, start_stage
+from ft.run.executor import start_stage
 from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
-from ft.secret_files import clean, in_rows, refuse
-from ft.stages import STAGES
-from ft.versions import versions
+from ft.run.rows import prepare_rows
+from ft.secret_files import refuse
 
 
 class StageFailed(Exception):
@@ -89,12 +74,14 @@ def run(
     `jobs` are made at the same time. Returns the plan as it stands at the end."""
     plan = store.plan(recipe, runs, launch.processes)
     names = [p.name for p in choose_stages(plan, to, only)]
-    for name in force:
-        _set_aside(plan, name)
+    forced = _made_from(plan, force)
+    missing = [p for p in plan.stages if p.name in names and (p.state != "done" or p in forced)]
+    _parents_are_there(plan, missing, forced)
+    preflight(missing, launch)
+    if forced:
+        _set_aside(runs, [p.folder for p in forced if p.folder.exists()])
         plan = store.plan(recipe, runs, launch.processes)
     todo = [p for p in plan.stages if p.name in names]
-    missing = [p for p in todo if p.state != "done"]
-    preflight(missing, launch)
     kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
     with leading() as leader:
         while todo:
@@ -124,77 +111,31 @@ def _still_needed(plan: Plan, todo: Sequence[PlannedStage], to: str | None, only
     return [planned for planned in choose_stages(plan, to, only) if planned.name in left]
 
 
-def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
-    """Render and tokenise the stage's rows into the cache, unless they are there. Another command that is at the same
-    rows is waited for; what one left that was killed at them is cleared away."""
-    if planned.rows_key is None:
-        return
-    folder = rows_folder(plan.runs, planned.rows_key)
-    if (folder / artifacts.STATS).exists():
-        return
-    with hold_lock(plan.runs, folder.name):
-        if (folder / artifacts.STATS).exists():
-            return
-        for partial in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(partial)
-        try:
-            _prepare(plan, planned, folder)
-        except OSError as error:
-            what = f"the rows cannot be written: {error.strerror or error}"
-            raise fail(
-                str(folder), what, "Nothing is left of them; make room, and the same command tries again."
-            ) from error
+def _made_from(plan: Plan, names: Sequence[str]) -> list[PlannedStage]:
+    """The stages of these names, and those made from them."""
+    chosen = {plan.stage(name).name for name in names}
+    return [planned for planned in plan.stages if chosen & _ancestry(plan, planned.name)]
 
 
-def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
-    assert planned.rows_key is not None
-    stage = planned.stage
-    options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
-    max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
-    encoder = encoder_of(plan.recipe.model_of(stage), init, planned.key.get("chat_template"), options, max_length)
-    with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
-        stats = prepare(
-            folder,
-            plan.sources(planned, "data"),
-            plan.sources(planned, "eval_data"),
-            encoder,
-            rows=options,
-            max_length=max_length,
-            packing=planned.rows_key["packing"],
-            seed=plan.recipe.seed,
-            tick=progress.advance,
-        )
-    talk.print(f"{planned.name}: {rows_line(stats)}")
-    if stats["rejected"]:
-        talk.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
-    for note in stats["notes"]:
-        talk.print(f"{planned.name}: {note}", style="yellow")
+def _parents_are_there(plan: Plan, missing: Sequence[PlannedStage], forced: Sequence[PlannedStage]) -> None:
+    """Raises UserError where a stage is made from one that is not made and will not be, or is about to be set aside."""
+    names = {planned.name for planned in missing}
+    made = {planned.name for planned in plan.stages if planned.state == "done" and planned not in forced}
+    for planned in missing:
+        if lacking := [name for name in planned.stage.parents if name not in names | made]:
+            what = f"'{planned.name}' needs {', '.join(lacking)}, which is not made"
+            raise fail(planned.stage.where, what, "Run without --only.")
 
 
-def rows_line(stats: Mapping[str, Any]) -> str:
-    """What became of the rows, in one line: nothing is dropped in silence."""
-    train, held_out, long = stats["train"], stats["eval"], stats["too_long"]
-    words = [f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['trained_tokens']:,} of them trained"]
-    if held_out:
-        words.append(f"{held_out['rows']:,} rows held out")
-    if "fill" in train:
-        words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
-    if stats["rejected"]:
-        words.append(f"{stats['rejected']:,} rejected")
-    if long["rows"]:
-        words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
-    if stats["answers_shortened"]:
-        words.append(
-            f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"
-        )
-    return "; ".join(words)
-
-
-def _parents_are_there(plan: Plan, planned: PlannedStage) -> None:
-    missing = [name for name in planned.stage.parents if not plan.stage(name).done]
-    if missing:
-        what = f"'{planned.name}' needs {', '.join(missing)}, which is not made"
-        raise fail(planned.stage.where, what, "Run without --only.")
+def _set_aside(runs: Path, folders: Sequence[Path]) -> None:
+    """Rename these results, all of them or none: nothing is overwritten, nothing is deleted. Raises UserError where a
+    running stage makes or reads one."""
+    refuse_in_use(runs, folders)
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(hold_result(runs, folder))
+        for folder in folders:
+            folder.rename(free_name(folder, ".old-"))
 
 
 def at_once(jobs: int, launch: Launch) -> int:
@@ -224,8 +165,10 @@ def _make(
     continues from. `kinds` are those of all stages that this run makes."""
     with ExitStack() as locks:
         for planned in stages:
-            _parents_are_there(plan, planned)
             locks.enter_context(hold_result(plan.runs, planned.folder))
+        # another command may have made one since the plan: a finished result is never made again
+        stages = [planned for planned in stages if not planned.done]
+        for planned in stages:
             prepare_rows(plan, planned)
         jobs = [_job(plan, planned, launch) for planned in stages]
         started = [
@@ -278,87 +221,6 @@ def _say_batch(planned: PlannedStage, launch: Launch) -> None:
         talk.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
 
 
-@contextmanager
-def hold_result(runs: Path, folder: Path) -> Iterator[None]:
-    """Two commands never make the same result at once, under whatever recipe's name."""
-    try:
-        with hold_lock(runs, folder.name, wait=False):
-            yield
-    except BlockingIOError:
-        raise fail(str(folder), "another `ft run` is making this result", "Wait for it, or stop it.") from None
-
-
-@contextmanager
-def hold_lock(runs: Path, name: str, wait: bool = True) -> Iterator[None]:
-    """A lock falls with its process, however that ends. Raises BlockingIOError when it is taken and not waited for."""
-    file = artifacts.lock_file(runs, name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-def make_stage(job_file: Path) -> None:
-    """A stage's own process: do the work, then write done.json, last and by rename."""
-    job = Job.read(job_file)
-    if os.environ.get(ENDS_WITH_PARENT):
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-    _import_libraries(STAGES[job.kind])
-    quiet_bars()
-    keep_freed_memory()
-    started = time.monotonic()
-    check_files(job)
-    numbers = function_at(STAGES[job.kind].make)(job)
-    check_files(job)
-    if os.environ.get("RANK", "0") != "0":
-        return
-    _no_secrets(job, numbers)
-    from ft.models.device import describe
-
-    done = {
-        "stage": job.name,
-        "kind": job.kind,
-        "fingerprint": job.fingerprint,
-        "numbers": numbers,
-        "seconds": round(time.monotonic() - started, 1),
-        "device": describe(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "versions": versions(),
-    }
-    write_json(job.folder / artifacts.DONE, done)
-
-
-def check_files(job: Job) -> None:
-    """What was read is what the result is named by: banks and prompts are small, and hashed before and after."""
-    for path, sha256 in job.files.items():
-        if file_hash(Path(path), None) != sha256:
-            raise fail(path, *CHANGED)
-
-
-def _no_secrets(job: Job, numbers: Mapping[str, Any]) -> None:
-    """What a stage wrote holds no token, or the stage does not count as made; tokens in rows are only told of."""
-    problems = clean(job.folder)
-    for problem in (p for p in problems if in_rows(p)):
-        talk.print(f"{job.name}: {problem}", style="yellow")
-    Problems(p for p in problems if not in_rows(p)).raise_any()
-    refuse(str(job.folder / artifacts.DONE), numbers)
-
-
-def _end_with_parent() -> None:
-    """When `ft run` is killed, its end of our stdin closes: a stage left behind would write beside the next one."""
-    while os.read(0, 1):
-        continue
-    os._exit(1)
-
-
-def _import_libraries(kind: Kind) -> None:
-    """What the stage will import, at once."""
-    with uncollected():
-        function_at(kind.make)
-        if kind.trains:
-            import ft.training.trl_compat  # noqa: F401  TRL's trainers take most of the time
-
-
 def _gate(planned: PlannedStage) -> None:
     """`require:` names the least a result must reach for the chain to go on."""
     numbers = planned.result.numbers
@@ -371,13 +233,3 @@ def _gate(planned: PlannedStage) -> None:
             number = f"{value:.4g}" if isinstance(value, (int, float)) else "no number"
             text = f"{planned.name}: {metric} is {number}, and the recipe requires {least}. The chain stops here."
             raise StageFailed(text, 1)
-
-
-def _set_aside(plan: Plan, name: str) -> None:
-    """Rename the stage's folder and those made from it: nothing is overwritten, nothing is deleted."""
-    plan.stage(name)
-    for planned in plan.stages:
-        if name in _ancestry(plan, planned.name) and planned.folder.exists():
-            count = len(list(planned.folder.parent.glob(f"{planned.folder.name}.old-*")))
-            with hold_result(plan.runs, planned.folder):
-                planned.folder.rename(planned.folder.with_name(f"{planned.folder.name}.old-{count + 1}"))

@@ -36,6 +36,8 @@ SFT_KEYS = TRAINER_KEYS | {
 
 # Values that every Trainer takes and ft does not.
 TRAINER_VALUES: dict[tuple[str, str | bool], str] = {
+    ("accelerator_config.use_seedable_sampler", False): "after an interruption other rows would be trained",
+    ("accelerator_config.dispatch_batches", True): "after an interruption other rows would be trained",
     ("logging_nan_inf_filter", True): "it hides a loss that is NaN; such a loss stops the stage",
     **dict.fromkeys(
         (("bf16_full_eval", True), ("fp16_full_eval", True)),
@@ -64,6 +66,7 @@ REWARD_KEYS = TRAINER_KEYS | {
 }
 
 RL_KEYS = TRAINER_KEYS | {
+    "train_sampling_strategy": "Remove it: prompts come in the order of seed and epoch.",
     "reward_weights": "Write `reward: {rewards: {name: weight}}`.",
     "chat_template_kwargs": "Write `chat_template:` at the top of the recipe.",
     "log_completions": "Remove it: rollouts.jsonl has the answers; `guard: {shown: 4}` shows more of them.",

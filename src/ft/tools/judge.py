@@ -18,10 +18,11 @@ from ft.recipe import ModelSource, Recipe
 from ft.recipe.find import is_recipe, recipe_file
 from ft.recipe.job import Job
 from ft.result import Result
+from ft.results.locks import hold_result
 from ft.results.store import plan
 from ft.results.variants import finished_stage
 from ft.rewards import REWARDS
-from ft.run.run import hold_result, make_stage
+from ft.run.stage import make_stage
 from ft.tools.chat import model_at, newest_model
 
 RECIPE_MODEL = "model"

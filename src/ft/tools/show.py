@@ -22,7 +22,7 @@ from ft.errors import fail
 from ft.files import read_json
 from ft.models.processor import tokenizer_of
 from ft.results.store import Plan, PlannedStage
-from ft.run.run import prepare_rows, rows_line
+from ft.run.rows import prepare_rows, rows_line
 from ft.secrets import hide_in_pieces
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accu
 class MetricsFile(TrainerCallback):
     """Every logged value as one line of metrics.jsonl, whatever tracker is used besides.
 
-    After a resume the file is what the checkpoint knows, so that no step stands in it twice.
+    After a resume the file is what the checkpoint knows, so that no step stands in it twice, and the same lines follow
+    as in a run that nothing interrupted. A Trainer's summary at the end is left out: it counts from the last start.
     """
 
     def __init__(self, path: Path):
@@ -29,6 +30,15 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             self.rewrite(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log whenever a checkpoint is written: a logged loss is a mean since the last log, and no checkpoint holds the
+        sum so far."""
+        saves = control.should_save or (control.should_evaluate and args.save_strategy == "best")
+        if saves and args.logging_strategy != "no":
+            control.should_log = True
+
+    on_epoch_end = on_step_end
 
     def rewrite(self, state: TrainerState) -> None:
         write_lines(self.path, (_line(logs["step"], logs) for logs in state.log_history))
@@ -41,7 +51,7 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and logs:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
             append_lines(self.path, [_line(state.global_step, logs)])
 
 

@@ -57,10 +57,9 @@ def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None
     from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
     from ft.training.finite import stop_at_non_finite
     from ft.training.held_out import measure_over_rows
-    from ft.training.trl_compat import carry_token_count, group_by_whole_batch
+    from ft.training.trl_compat import carry_token_count, order_by_seed_and_epoch
 
-    if job.global_batch or job.processes > 1:
-        group_by_whole_batch(trainer, job.processes)
+    order_by_seed_and_epoch(trainer, job.processes)
     stop_at_non_finite(trainer, job.where)
     measure_over_rows(trainer, job.rows is not None)
     progress = ShownProgress(job.name, shown or LOSSES)
@@ -105,31 +104,32 @@ def save(trainer: Any, job: Job) -> None:
 
 
 def train(trainer: Any, job: Job) -> int:
-    """Train from the newest complete checkpoint, or from the start; the number of steps made in all."""
+    """Train from the newest checkpoint, or from the start; the number of steps made in all."""
     from transformers import TrainerState
 
     from ft.training.callbacks import MetricsFile
-    from ft.training.checkpoints import latest
+    from ft.training.checkpoints import Manifests, latest
     from ft.training.trl_compat import load_weights
 
-    found = latest(job.checkpoints)
-    if not found:
+    trainer.add_callback(Manifests())
+    with trainer.args.main_process_first(local=False):  # the first sets damaged ones aside
+        checkpoint = latest(job.checkpoints, trainer.args.load_best_model_at_end)
+    if checkpoint is None:
         trainer.train()
         return int(trainer.state.global_step)
-    checkpoint, step = found
     trainer.args.eval_on_start = False  # made and written down before the interruption
-    reached = TrainerState.load_from_json(str(checkpoint / artifacts.TRAINER_STATE))
-    if step < reached.max_steps:
+    state = TrainerState.load_from_json(str(checkpoint / artifacts.TRAINER_STATE))
+    if state.global_step < state.max_steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return int(trainer.state.global_step)
     # A Trainer resumed at its last step would train one step more.
-    best = trainer.args.load_best_model_at_end and reached.best_global_step
+    best = trainer.args.load_best_model_at_end and state.best_global_step
     load_weights(trainer, job.checkpoints / f"checkpoint-{best}" if best else checkpoint)
     for name in ("global_step", "epoch", "max_steps", "log_history", "best_global_step", "best_metric"):
-        setattr(trainer.state, name, getattr(reached, name))
+        setattr(trainer.state, name, getattr(state, name))
     if trainer.is_world_process_zero():
-        MetricsFile(job.folder / artifacts.METRICS).rewrite(reached)
-    return step
+        MetricsFile(job.folder / artifacts.METRICS).rewrite(state)
+    return int(state.global_step)
 
 
 def _final_loss(trainer: Any) -> float:

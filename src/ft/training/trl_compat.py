@@ -43,17 +43,33 @@ def attention_of(model: Any) -> str:
     return str(model.config._attn_implementation)
 
 
-def group_by_whole_batch(trainer: Any, processes: int) -> None:
-    """Let `train_sampling_strategy: group_by_length` mean the same on any number of processes.
+def order_by_seed_and_epoch(trainer: Any, processes: int) -> None:
+    """Let seed and epoch alone decide the order of the rows, on any number of processes and after any interruption.
 
-    transformers 5.23 groups by one process's share of a step, and lets each process draw the order by itself: from the
-    second epoch on they no longer agree whose rows are whose.
+    Under `train_sampling_strategy: group_by_length` transformers 5.23 draws the order from the global generator, which
+    is in another state when a run is resumed, groups by one process's share of a step, and lets each process draw by
+    itself: from the second epoch on they no longer agree whose rows are whose.
     """
     args, rows = trainer.args, trainer.train_dataset
     if args.train_sampling_strategy == "group_by_length":
         batch = args.train_batch_size * args.gradient_accumulation_steps * processes
-        lengths = rows[args.length_column_name][:]
+        lengths = rows["length"][:] if "length" in rows.column_names else [len(ids) for ids in rows["input_ids"]]
         trainer._get_train_sampler = lambda dataset=None: LengthGroups(lengths, batch, args.seed)
+    if args.dataloader_persistent_workers:
+        _seed_workers_apart(trainer)
+
+
+def _seed_workers_apart(trainer: Any) -> None:
+    """Workers that stay draw their seed from the global generator once a run, and once more after a resume, so that
+    dropout would differ from there on. Nothing that ft hands to workers is random: any seed does."""
+    make_loader = trainer._get_dataloader
+
+    def make_seeded_loader(*args: Any, **kwargs: Any) -> Any:
+        loader = make_loader(*args, **kwargs)
+        loader.base_dataloader.generator = torch.Generator().manual_seed(trainer.args.seed)
+        return loader
+
+    trainer._get_dataloader = make_seeded_loader
 
 
 def wrap_gradient_norm(trainer: Any, check: Callable[[Any], None]) -> None:

@@ -14,10 +14,10 @@ from trl import DPOConfig, DPOTrainer
 import tiny
 from ft.data.formats import BadRow, preference
 from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, ScoredPairOptions, tokens_of_longer_side
-from ft.encode.prepare import train_rows
+from ft.encode.prepare import rows_folder, train_rows
 from ft.errors import UserError
 from ft.families import CAUSAL
-from ft.run.run import prepare_rows, rows_folder
+from ft.run.rows import prepare_rows
 from ft.tools.show import view_rows
 
 USER, YES = {"role": "user", "content": "sky?"}, {"role": "assistant", "content": "yes?"}

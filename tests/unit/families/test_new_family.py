@@ -17,13 +17,13 @@ import tiny
 from ft.encode.conversation import RenderedRow, Renderer
 from ft.encode.encoder import id_columns, roles_column
 from ft.encode.pairs import PairOptions
-from ft.encode.prepare import eval_rows, train_rows
+from ft.encode.prepare import eval_rows, rows_folder, train_rows
 from ft.families import FAMILIES, family_of
 from ft.families.base import Family
 from ft.models.logprobs import completion_logprobs, row_logprobs
 from ft.models.processor import encoder_of
 from ft.recipe import ModelSource
-from ft.run.run import prepare_rows, rows_folder
+from ft.run.rows import prepare_rows
 from ft.tools.show import view_rows
 
 

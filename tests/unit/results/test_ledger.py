@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from ft import artifacts
 from ft.cli import app
 from ft.errors import UserError
 from ft.files import write_json
 from ft.results.ledger import compare_results, entries, find_result, status
+from ft.results.locks import hold_lock, hold_result
 from ft.results.remove import removal, remove
 from wording import Like
 
@@ -103,22 +105,8 @@ def test_the_list_as_json_is_filtered_and_sorted(runs: Path):
 
 
 def test_a_result_being_made_is_told_from_an_interrupted_one(runs: Path):
-    with held(runs, f"dpo-{'d' * 12}"):
+    with hold_result(runs, runs / "mine" / f"dpo-{'d' * 12}"):
         assert {one.stage for one in entries(runs) if status(one) == "running"} == {"dpo"}
-
-
-class held:
-    """The lock that `ft run` holds on a result."""
-
-    def __init__(self, runs: Path, name: str):
-        (runs / ".cache" / "locks").mkdir(exist_ok=True)
-        self.file = (runs / ".cache" / "locks" / name).open("w", encoding="utf-8")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
 
 
 def test_a_result_is_named_by_fingerprint_folder_or_recipe_and_stage(runs: Path):
@@ -183,7 +171,7 @@ def test_one_of_two_equal_results_may_go(runs: Path):
 
 
 def test_nothing_goes_that_is_in_use(runs: Path):
-    with held(runs, f"dpo-{'d' * 12}"):
+    with hold_result(runs, runs / "mine" / f"dpo-{'d' * 12}"):
         with pytest.raises(UserError, match=r"mine:dpo .* is being made now"):
             removal(runs, ["mine:dpo"])
         with pytest.raises(UserError, match=r"mine:dpo .* is being made now"):
@@ -195,7 +183,7 @@ def test_nothing_goes_that_is_in_use(runs: Path):
 
 def test_a_run_that_starts_while_the_user_thinks_keeps_its_result(runs: Path):
     found = removal(runs, ["mine:dpo"])
-    with held(runs, f"dpo-{'d' * 12}"), pytest.raises(UserError, match="in use"):
+    with hold_result(runs, runs / "mine" / f"dpo-{'d' * 12}"), pytest.raises(UserError, match="in use"):
         remove(runs, found)
     assert found.results[0].folder.exists()
 
@@ -231,3 +219,70 @@ def test_a_thousand_results_are_listed_at_once_and_without_torch(tmp_path: Path)
     count, seconds, torch = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert (count, torch) == ("1000", "False")
     assert float(seconds) < 2
+
+
+ODD = ["", "{", "[]", '"x"', "5", "null", '{"numbers": null}', '{"data": 5}', '{"inputs": 3}', '{"kind": 3}', "[" * 999]
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda text: text[:20])
+@pytest.mark.parametrize("name", ["key.json", "done.json", "job.json"])
+def test_an_odd_file_of_one_result_hides_no_other_and_is_named(name: str, text: str, runs: Path):
+    odd = runs / "chat" / f"dpo-{'b' * 12}"
+    (odd / name).write_text(text, encoding="utf-8")
+    code, output = ft("--runs", runs)
+    assert code == 0
+    assert len([line for line in output.splitlines() if " done " in line]) >= 3
+    fits = name != "done.json" and text == '{"numbers": null}'  # only done.json has numbers
+    assert (f"{odd / name}" in output) != fits
+    code, output = ft("diff", "chat:sft", "mine:sft", "--runs", runs)
+    assert (code, "train.beta" in output) == (0, True)
+
+
+def test_a_result_whose_done_file_is_broken_is_broken(runs: Path):
+    (runs / "chat" / f"dpo-{'b' * 12}" / "done.json").write_text('{"numbers": 3}', encoding="utf-8")
+    assert {one.stage for one in entries(runs) if status(one) == "broken"} == {"dpo"}
+
+
+def test_folders_that_cannot_be_read_hide_no_other(runs: Path):
+    (runs / "loop").symlink_to("loop")
+    (runs / "chat" / f"sft-{'f' * 12}").symlink_to(f"sft-{'f' * 12}")
+    (runs / "a file").write_text("x", encoding="utf-8")
+    (runs / "chat" / f"facts-{'c' * 12}" / "inner").symlink_to("inner")
+    assert ft("--runs", runs)[0] == 0
+    assert len(entries(runs)) == 6
+
+
+def test_what_another_command_removes_meanwhile_is_no_loss(runs: Path):
+    both = [removal(runs, ["mine:dpo"]) for _ in range(2)]
+    assert [remove(runs, one) > 0 for one in both] == [True, False]
+
+
+def test_results_of_one_name_are_removed_at_once(runs: Path):
+    """A lock is of one folder: what stands elsewhere under the same name is another result."""
+    copy = result(runs, "copy", "sft", "a" * 12, numbers={"steps": 7})
+    going = removal(runs, [str(copy)])
+    with hold_lock(artifacts.result_lock(runs, runs / "chat" / copy.name)):
+        assert remove(runs, going) > 0
+    assert not copy.exists()
+
+
+def test_eight_commands_remove_eight_results_at_once(runs: Path):
+    folders = [result(runs, "many", "sft", f"{number:012x}", numbers={"steps": 1}) for number in range(8)]
+    going = [removal(runs, [str(folder)]) for folder in folders]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda one: remove(runs, one), going))
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_brackets_in_the_name_of_a_runs_folder_are_printed_as_they_are(runs: Path):
+    odd = runs.parent / "q[" / "x][bold]"
+    odd.parent.mkdir()
+    runs.rename(odd)
+    code, output = ft("rm", "mine:dpo", "--yes", "--runs", odd)
+    assert code == 0
+    assert str(odd) in output
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\udcffb"])
+def test_a_runs_folder_without_a_name_that_can_be_written_down_is_refused(name: str):
+    assert ft("--runs", name)[0] == 2

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 import tiny
+from ft.encode.prepare import rows_folder
 from ft.errors import UserError
 from ft.recipe.job import Job
-from ft.run.run import check_files, prepare_rows, rows_folder
+from ft.run.rows import prepare_rows
+from ft.run.stage import check_files
 
 STAGE = {"kind": "sft", "train": {"max_length": 128, "max_steps": 1}}
 

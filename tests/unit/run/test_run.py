@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,12 @@ import tiny
 from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.recipe import Verdicts, read
+from ft.results.locks import hold_result
 from ft.results.store import plan
 from ft.run import run as run_module
 from ft.run.accelerate_config import ONE_PROCESS, Launch
-from ft.run.run import StageFailed, hold_result, prepare_rows, run, side_by_side
+from ft.run.rows import prepare_rows
+from ft.run.run import StageFailed, run, side_by_side
 from ft.stages import STAGES
 from wording import Like
 
@@ -181,6 +185,55 @@ def test_two_runs_at_once_of_one_result_are_refused(force, chain, tmp_path):
         run(tiny.checked(chain), runs, only="third", force=force)
     assert str(refused.value) == Like(f"{folder}: another `ft run` …")
     assert contents(runs) == []
+
+
+def test_what_another_command_has_finished_since_the_plan_is_not_made_again(chain, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    finish(chain, runs, first={}, judge={"answer": 0.5}, second={})
+    prepare = run_module.hold_result
+
+    def finish_third(*place: Path) -> Any:
+        """Another command was at it, and has let go of its lock."""
+        finish(chain, runs, third={"steps": 1})
+        return prepare(*place)
+
+    monkeypatch.setattr(run_module, "hold_result", finish_third)
+    there = run(tiny.checked(chain), runs)
+    assert there.stage("third").result.numbers == {"steps": 1}
+    assert not (there.stage("third").folder / "job.json").exists()
+
+
+def test_force_sets_nothing_aside_while_another_stage_reads_it(chain, tmp_path):
+    runs = tmp_path / "runs"
+    folders = finish(chain, runs, first={})
+    second = tiny.planned(chain, runs).stage("second")
+    write_json(second.folder / "key.json", second.key)
+    with hold_result(runs, folders["second"]), pytest.raises(UserError, match="is being made now"):
+        run(tiny.checked(chain), runs, force=["first"], only="first")
+    assert tiny.planned(chain, runs).stage("first").state == "done"
+
+
+def test_force_sets_nothing_aside_where_the_run_is_refused(chain, tmp_path):
+    runs = tmp_path / "runs"
+    finish(chain, runs, first={}, second={})
+    with pytest.raises(UserError, match="needs first"):
+        run(tiny.checked(chain), runs, force=["first"], only="second")
+    with pytest.raises(UserError, match="no stage 'thrid'"):
+        run(tiny.checked(chain), runs, force=["first", "thrid"])
+    with pytest.raises(UserError, match="wandb"):
+        run(tiny.checked(chain, ["first.train.report_to=wandbb"]), runs, force=["first"], only="first")
+    assert [tiny.planned(chain, runs).stage(name).state for name in ("first", "second")] == ["done", "done"]
+
+
+def test_force_takes_a_free_name_where_an_earlier_one_was_removed(chain, tmp_path):
+    runs = tmp_path / "runs"
+    for _ in range(2):
+        folders = finish(chain, runs, third={}, first={})
+        run(tiny.checked(chain), runs, force=["third"], only="first")
+    shutil.rmtree(folders["third"].with_name(f"{folders['third'].name}.old-1"))
+    finish(chain, runs, third={})
+    run(tiny.checked(chain), runs, force=["third"], only="first")
+    assert len([name for name in contents(runs) if "third" in name]) == 2
 
 
 def test_rows_are_prepared_once(chain, tmp_path, capfd):

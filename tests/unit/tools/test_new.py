@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import tiny
 from ft.cli import app
 from ft.errors import UserError
-from ft.run.run import prepare_rows
+from ft.run.rows import prepare_rows
 from ft.tools.new import Fork, ForkOptions, fork, fork_lines, parse_columns
 from wording import Like
 

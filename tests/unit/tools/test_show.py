@@ -11,7 +11,7 @@ from ft.cli import app
 from ft.errors import UserError
 from ft.report.page import rows_page, write
 from ft.results.store import Plan
-from ft.run.run import prepare_rows
+from ft.run.rows import prepare_rows
 from ft.tools.show import RowsView, print_rows, rows_as_json, view_rows, visible
 from wording import Like
 

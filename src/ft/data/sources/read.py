@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,12 +222,13 @@ def file_hash(path: Path, cache: Path | None) -> str:
         known = read_json(cache) if cache else None
         known = known if isinstance(known, dict) else {}  # a torn cache is made again
         entry = known.get(name)
-        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
-            return str(entry[2])
+        if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
+            return entry[-1]
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise fail(str(path), f"cannot be read: {error.strerror}") from error
     if cache:
-        write_json(cache, known | {name: [*stamp, digest]})
+        with suppress(OSError):  # a folder that cannot be written to: hashed again next time
+            write_json(cache, known | {name: [*stamp, digest]})
     return digest

@@ -1,0 +1,87 @@
+"""Prepared rows of a stage: made before any of its processes starts, once for all that read the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft import artifacts
+from ft.console import talk
+from ft.disk import disk_problem
+from ft.encode.prepare import prepare, rows_damage, rows_folder
+from ft.errors import UserError
+from ft.files import remove
+from ft.models.processor import encoder_of
+from ft.progress import Progress
+from ft.results.locks import hold_lock
+from ft.results.store import Plan, PlannedStage
+
+
+def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
+    """Render and tokenise the stage's rows into the cache, unless they are there and whole. Another command that is at
+    the same rows is waited for; what one left that was killed at them is cleared away."""
+    if planned.rows_key is None:
+        return
+    folder = rows_folder(plan.runs, planned.rows_key)
+    if not rows_damage(folder):
+        return
+    with hold_lock(artifacts.lock_file(plan.runs, folder.name)):
+        damage = rows_damage(folder)
+        if not damage:
+            return
+        if folder.exists() or folder.is_symlink():
+            talk.print(f"{folder}: {damage}; the rows are prepared again", style="yellow")
+        try:
+            for left in (folder, *folder.parent.glob(f".{folder.name}.*")):
+                remove(left)
+            _prepare(plan, planned, folder)
+        except OSError as error:  # nothing is left of them
+            problem = disk_problem(error, folder)
+            if problem:
+                raise UserError([problem]) from error
+            raise
+
+
+def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
+    assert planned.rows_key is not None
+    stage = planned.stage
+    options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
+    max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
+    encoder = encoder_of(plan.recipe.model_of(stage), init, planned.key.get("chat_template"), options, max_length)
+    with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
+        stats = prepare(
+            folder,
+            plan.sources(planned, "data"),
+            plan.sources(planned, "eval_data"),
+            encoder,
+            rows=options,
+            max_length=max_length,
+            packing=planned.rows_key["packing"],
+            seed=plan.recipe.seed,
+            tick=progress.advance,
+        )
+    talk.print(f"{planned.name}: {rows_line(stats)}")
+    if stats["rejected"]:
+        talk.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
+    for note in stats["notes"]:
+        talk.print(f"{planned.name}: {note}", style="yellow")
+
+
+def rows_line(stats: Mapping[str, Any]) -> str:
+    """What became of the rows, in one line: nothing is dropped in silence."""
+    train, held_out, long = stats["train"], stats["eval"], stats["too_long"]
+    words = [f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['trained_tokens']:,} of them trained"]
+    if held_out:
+        words.append(f"{held_out['rows']:,} rows held out")
+    if "fill" in train:
+        words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
+    if stats["rejected"]:
+        words.append(f"{stats['rejected']:,} rejected")
+    if long["rows"]:
+        words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
+    if stats["answers_shortened"]:
+        words.append(
+            f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"
+        )
+    return "; ".join(words)
