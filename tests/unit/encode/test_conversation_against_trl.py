@@ -5,6 +5,7 @@ a tokenizer splits "\\n\\n" otherwise before a letter, the end of the prompt. We
 """
 
 import logging
+import random
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.data_utils import common_prefix_length, prepare_multimodal_messages
 
 from ft.encode.conversation import BadRow, Renderer
+from properties.plain import random_dialogue
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja") if not path.stem.endswith("_training"))
 TURNS = [
@@ -129,6 +131,23 @@ def test_every_answer_is_what_the_generation_markers_hold(name, make):
         assert rendered.input_ids == theirs["input_ids"]
         seen |= beyond(tokenizer, rendered.input_ids, theirs["assistant_masks"], mask(rendered))
     assert seen == allowed
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_TRAINING_TEMPLATE])
+def test_random_dialogues_are_what_the_generation_markers_hold(name, case):
+    draw, tokenizer = random.Random(f"{name} {case}"), for_trl(name, byte_level)
+    renderer, training = Renderer(tokenizer), get_training_chat_template(tokenizer) or tokenizer.chat_template
+    messages = random_dialogue(draw, 1 if name in REWRITTEN else draw.randint(1, 4))
+    messages = messages[1:] if name in NO_SYSTEM and messages[0]["role"] == "system" else messages
+    # Of a character of several tokens that ends an answer, transformers' mask holds the first token alone.
+    messages = [{**message, "content": f"{message['content']} end"} for message in messages]
+    theirs = tokenizer.apply_chat_template(
+        for_oracle(renderer, messages), chat_template=training, return_assistant_tokens_mask=True
+    )
+    rendered = renderer.render({"messages": messages})
+    assert rendered.input_ids == theirs["input_ids"]
+    found = beyond(tokenizer, rendered.input_ids, theirs["assistant_masks"], mask(rendered))
+    assert found <= BEYOND.get(name, (set(), ""))[0]
 
 
 @pytest.mark.parametrize("name", sorted(REWRITTEN))
