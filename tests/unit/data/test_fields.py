@@ -45,6 +45,10 @@ PAIR = {"prompt": "what colour is the frog?", "chosen": "green.", "rejected": "n
         ({"tools": "look(q: str)"}, "tools is text that is no JSON: Expecting value: line 1 column 1 (char 0)"),
         ({"tools": "[1"}, "tools is text that is no JSON: Expecting ',' delimiter: line 1 column 3 (char 2)"),
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs is a list, not an object"),
+        (
+            {"chat_template_kwargs": {"chat_template": "{{ 1 }}", "enable_thinking": True}},
+            "chat_template_kwargs sets chat_template, which is no variable of a template",
+        ),
     ],
 )
 def test_a_column_that_changes_what_a_row_means_is_refused(columns: dict[str, Any], what: str) -> None:

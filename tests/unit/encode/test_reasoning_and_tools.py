@@ -4,7 +4,7 @@ own for the same messages, and what a model has to write is trained. What a temp
 from typing import Any
 
 import pytest
-from chat_tokenizers import TEMPLATES, byte_level, chatml, for_trl, trained_text
+from chat_tokenizers import TEMPLATES, byte_level, chatml, for_trl, metaspace, trained_text
 
 from ft.data.formats import format_row
 from ft.encode.conversation import BadRow, RenderedRow, Renderer
@@ -78,9 +78,10 @@ def test_thinking_in_the_content_never_stands_behind_an_empty_block():
         assert "<think>\n\n</think>" not in trained_text(renderer, row([QUESTION, inline]))
 
 
+@pytest.mark.parametrize("make", [byte_level, metaspace])
 @pytest.mark.parametrize("name", NAMES)
-def test_reasoning_is_as_transformers_writes_it_or_refused(name):
-    tokenizer = for_trl(name, byte_level)
+def test_reasoning_is_as_transformers_writes_it_or_refused(name, make):
+    tokenizer = for_trl(name, make)
     renderer = Renderer(tokenizer)
     chat = renderer.template
     ours = rendered(renderer, row([QUESTION, ANSWER]))
@@ -107,9 +108,10 @@ WITHOUT_CALLS = {  # deepseek_r1_distill writes them for a content of null alone
 }
 
 
+@pytest.mark.parametrize("make", [byte_level, metaspace])
 @pytest.mark.parametrize("name", NAMES)
-def test_calls_are_as_transformers_writes_them_and_trained(name):
-    tokenizer = for_trl(name, byte_level)
+def test_calls_are_as_transformers_writes_them_and_trained(name, make):
+    tokenizer = for_trl(name, make)
     renderer = Renderer(tokenizer)
     notation = renderer.template.calls
     ours = rendered(renderer, row(CALLS))

@@ -93,8 +93,19 @@ def read_columns(row: Row) -> Row:
     if variables := _json_value(row.get(VARIABLES), VARIABLES):
         if not isinstance(variables, dict):
             raise BadRow(f"{VARIABLES} is {kind_of(variables)}, not an object", 'Write {"enable_thinking": false}.')
+        if reserved := sorted(_OF_THE_CALL & variables.keys()):
+            what = f"{VARIABLES} sets {', '.join(reserved)}, which is no variable of a template"
+            raise BadRow(what, "A row says what its template reads, and not how it is rendered: leave it out.")
         columns[VARIABLES] = variables
     return columns
+
+
+# Arguments of transformers' apply_chat_template itself: with these a row could bring a template of its own
+_RENDERING = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message")
+_ENCODING = ("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs")
+_OF_THE_CALL = frozenset(
+    (*_RENDERING, *_ENCODING, "sanitize_control_tokens", "return_assistant_tokens_mask", "processor_kwargs")
+)
 
 
 def _json_value(value: object, name: str) -> Any:
