@@ -34,10 +34,10 @@ def import_command(
     for draft in recipe.drafts:
         if draft.nearest:
             talk.print(f"{draft.mark}: {draft.nearest}", style="yellow")
-    for unknown in recipe.unknown:
-        talk.print(f"left out: {unknown}", style="yellow")
-    if recipe.left_out:
-        names = ", ".join(left_out.key for left_out in recipe.left_out)
+    for omission in recipe.unknown_keys:
+        talk.print(f"left out: {omission}", style="yellow")
+    if recipe.omissions:
+        names = ", ".join(omission.key for omission in recipe.omissions)
         talk.print(f"left out, with reasons in the recipe: {names}")
     if to is None:
         typer.echo(recipe.text, nl=False)

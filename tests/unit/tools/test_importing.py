@@ -87,8 +87,10 @@ def test_there_are_configs_of_every_peer():
 def test_a_config_is_imported_and_planned(file: Path, tmp_path: Path):
     to = tmp_path / "mine.yaml"
     recipe = import_recipe([file], to, check)
-    assert recipe.unknown == []
-    assert [draft.rest for draft in recipe.drafts] == [{}] * len(recipe.drafts)  # placed, or left out with a reason
+    assert recipe.unknown_keys == []
+    assert [draft.remaining for draft in recipe.drafts] == [{}] * len(
+        recipe.drafts
+    )  # placed, or left out with a reason
     written = read(to, STAGES, (), VERDICTS)
     assert written.notices == ()
     assert [stage.state for stage in plan(written, tmp_path / "runs").stages] == ["absent"] * len(recipe.drafts)
@@ -274,7 +276,7 @@ def test_a_method_without_a_kind_becomes_the_nearest_and_is_said_so(imports: Imp
     stage = parse_yaml(recipe.text, "mine.yaml", Problems())["stages"][0]
     assert (stage["kind"], stage["train"]["loss_type"]) == ("dpo", ["sigmoid", "sft"])
     assert "beta" not in stage["train"]  # another number in ORPO
-    assert "beta" in [left_out.key for left_out in recipe.left_out]
+    assert "beta" in [omission.key for omission in recipe.omissions]
 
 
 # What is refused

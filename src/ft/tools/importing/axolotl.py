@@ -48,7 +48,7 @@ def read(draft: StageDraft) -> None:
     """Fill the draft."""
     rl = draft.take("rl")
     preference = "reward_model" if draft.take("reward_model") else rl
-    documents = draft.rest.get("pretraining_dataset") is not None or _all_completion(draft)
+    documents = draft.remaining.get("pretraining_dataset") is not None or _all_completion(draft)
     draft.choose_kind(preference or ("pt" if documents else "sft"), "rl" if rl else "base_model")
     if rl in LOSSES:
         draft.put("train", "loss_type", sequence([LOSSES[rl]], draft.mark_of("rl")), mark=draft.mark_of("rl"))
@@ -56,7 +56,7 @@ def read(draft: StageDraft) -> None:
     _read_data(draft)
     _read_adapter(draft)
     _read_steps(draft)
-    draft.place_rest()
+    draft.place_remaining()
     draft.defaults("train", {"max_length": 512, "per_device_train_batch_size": 1, "lr_scheduler_type": "cosine"})
     if draft.kind.reference:
         draft.defaults("train", BETAS)
@@ -64,7 +64,7 @@ def read(draft: StageDraft) -> None:
 
 
 def _all_completion(draft: StageDraft) -> bool:
-    entries = draft.rest.get("datasets")
+    entries = draft.remaining.get("datasets")
     types = [entry.get("type") for entry in entries if isinstance(entry, Block)] if isinstance(entries, Items) else []
     return bool(types) and all(str(name).startswith("completion") for name in types)
 
@@ -77,7 +77,7 @@ def _read_template(draft: StageDraft) -> None:
         draft.template = (TEMPLATES[name], mark)
     elif name and not str(name).startswith("tokenizer_default"):
         draft.differ("template")
-    if draft.rest.get("special_tokens"):
+    if draft.remaining.get("special_tokens"):
         draft.differ("tokens")
 
 
@@ -95,25 +95,24 @@ def _read_steps(draft: StageDraft) -> None:
         ("saves_per_epoch", "save_steps", "save_strategy"),
         ("evals_per_epoch", "eval_steps", "eval_strategy"),
     ):
-        times, epochs = draft.take(name), draft.rest.get("num_epochs", 1)
-        if not (isinstance(times, int) and times > 0) or block_key in draft.rest:
+        times, epochs = draft.take(name), draft.remaining.get("num_epochs", 1)
+        if not (isinstance(times, int) and times > 0) or block_key in draft.remaining:
             continue
         draft.put("train", strategy, "epoch" if times == 1 else "steps", f"from {name}", draft.mark_of(name))
         if times > 1 and isinstance(epochs, (int, float)):
             draft.put("train", block_key, round(1 / (times * epochs), 4), f"from {name}", draft.mark_of(name))
             draft.differ("saves")
-    draft.evaluates = "steps" if draft.rest.get("eval_steps") else "epoch"
-    if draft.rest.get("gradient_checkpointing") not in (None, True, False, "true", "false"):
-        draft.rest["gradient_checkpointing"] = True
+    draft.evaluation = "steps" if draft.remaining.get("eval_steps") else "epoch"
+    if draft.remaining.get("gradient_checkpointing") not in (None, True, False, "true", "false"):
+        draft.remaining["gradient_checkpointing"] = True
         draft.differ("gradients")
     for key in ("bf16", "fp16", "tf32"):
-        if draft.rest.get(key) == "auto":
-            draft.leave_out(key, "ft computes in bfloat16 where nothing else is said.")
+        if draft.remaining.get(key) == "auto":
+            draft.omit(key, "ft computes in bfloat16 where nothing else is said.")
     optimizer = draft.take("optimizer")
     if optimizer:
-        known = str(optimizer) in NEAREST_OPTIMIZERS
         draft.put("train", "optim", NEAREST_OPTIMIZERS.get(optimizer, optimizer), mark=draft.mark_of("optimizer"))
-        if known:
+        if optimizer in NEAREST_OPTIMIZERS:
             draft.differ("optimizer")
     ratio, mark = draft.take("cosine_min_lr_ratio"), draft.mark_of("cosine_min_lr_ratio")
     if ratio:
@@ -122,11 +121,7 @@ def _read_steps(draft: StageDraft) -> None:
         draft.put("train", "lr_scheduler_kwargs", Block({"min_lr_rate": ratio}, {"min_lr_rate": mark}, mark), mark=mark)
     if draft.take("batch_size") is not None:
         draft.refuse("batch_size", "batch_size counts rows over all GPUs there", "Write gradient_accumulation_steps.")
-    size, mark = draft.take("val_set_size"), draft.mark_of("val_set_size")
-    if isinstance(size, (int, float)) and size and not draft.eval_sources:
-        draft.differ("test_split")
-        comment = f"{size:,} rows there; a share here" if size >= 1 else "from val_set_size"
-        draft.put("rows", "eval_fraction", 0.01 if size >= 1 else size, comment, mark)
+    draft.hold_out(draft.take("val_set_size"), draft.mark_of("val_set_size"), "val_set_size")
 
 
 NEAREST_OPTIMIZERS = {"muon": "adamw_torch_fused", "came_pytorch": "adamw_torch_fused", "optimi_adamw": "adamw_torch"}
@@ -136,15 +131,13 @@ NEAREST_OPTIMIZERS = {"muon": "adamw_torch_fused", "came_pytorch": "adamw_torch_
 
 
 def _read_data(draft: StageDraft) -> None:
-    found = False
     for key, held_out in (("datasets", False), ("test_datasets", True), ("pretraining_dataset", False)):
         entries, mark = draft.take(key), draft.mark_of(key)
         if isinstance(entries, (str, Block)):
             entries = Items([entries], [mark], mark)
         for entry in entries if isinstance(entries, Items) else []:
-            found = True
             _read_source(draft, entry if isinstance(entry, Block) else Block({"path": entry}, {}, mark), key, held_out)
-    if not found:
+    if not draft.sources:
         draft.refuse("datasets", "no data set is named", "Write `datasets: [{path: …, type: …}]`.")
 
 
@@ -161,27 +154,27 @@ def _read_source(draft: StageDraft, entry: Block, key: str, held_out: bool) -> N
     path = files if isinstance(files, str) else files[0] if files else entry.get("path")
     if isinstance(files, list) and len(files) > 1:
         draft.problems.add(entry.where("data_files"), "several data files", "Write one data set for each.")
-    known = format_of(str(path))
+    hub_format = format_of(str(path))
     kind_of_row, columns = _format(draft, entry)
     values = {"path": path, "name": entry.get("name"), "split": entry.get("split")}
-    values |= {"revision": entry.get("revision"), "format": kind_of_row or known, "columns": columns}
+    values |= {"revision": entry.get("revision"), "format": kind_of_row or hub_format, "columns": columns}
     draft.unread(entry, READ_OF_A_SOURCE, key)
     draft.source(values, entry.marks.get("path", entry.mark), held_out=held_out)
 
 
 def _format(draft: StageDraft, entry: Block) -> tuple[str | None, Mapping[str, str]]:
     """The format of a data set by its `type`, and which of its columns are ours."""
-    written = entry.get("type")
-    if isinstance(written, Block):
-        return _own_format(draft, written)
-    name = str(written or "")
+    row_type = entry.get("type")
+    if isinstance(row_type, Block):
+        return _own_format(draft, row_type)
+    name = str(row_type or "")
     if name in ("chat_template", "chat_template.default", "chat_template.argilla") or name.startswith("sharegpt"):
         return _messages(draft, entry, name)
-    for prefix, found, columns in BY_TYPE:
+    for prefix, row_format, columns in BY_TYPE:
         if name.startswith(prefix):
-            if found == "alpaca":
+            if row_format == "alpaca":
                 draft.differ("prompts")
-            return found, columns(entry)
+            return row_format, columns(entry)
     if name and name != "None":
         draft.problems.add(entry.where("type"), f"the type '{name}' is not known", f"Known are: {', '.join(TYPES)}.")
     return None, {}
@@ -203,8 +196,8 @@ def _messages(draft: StageDraft, entry: Block, name: str) -> tuple[str, Mapping[
         draft.put("rows", "train_on", trained, "from roles_to_train", entry.marks["roles_to_train"])
     column = entry.get("field_messages") or ("conversations" if name.startswith("sharegpt") else "messages")
     if draft.kind.rows == "pairs":
-        theirs = {"chosen": entry.get("field_chosen"), "rejected": entry.get("field_rejected")}
-        columns = {ours: column_name for ours, column_name in theirs.items() if column_name not in (None, ours)}
+        keys = {"chosen": entry.get("field_chosen"), "rejected": entry.get("field_rejected")}
+        columns = {field: column_name for field, column_name in keys.items() if column_name not in (None, field)}
         if name == "chat_template.argilla":
             return "preference", columns
         return "sharegpt_pairs", {**columns, **_unless({"conversations": column})}
@@ -215,24 +208,24 @@ def _messages(draft: StageDraft, entry: Block, name: str) -> tuple[str, Mapping[
 
 def _unless(columns: Mapping[str, str]) -> Mapping[str, str]:
     """Without what is called so already; `messages` and `conversations` are read under either name."""
-    return {ours: theirs for ours, theirs in columns.items() if theirs not in (ours, "messages", "conversations")}
+    return {field: keys for field, keys in columns.items() if keys not in (field, "messages", "conversations")}
 
 
-def _own_format(draft: StageDraft, written: Block) -> tuple[str, Mapping[str, str]]:
+def _own_format(draft: StageDraft, row_type: Block) -> tuple[str, Mapping[str, str]]:
     """A type written out: which column is the instruction, the input, the answer, and how they are put together."""
     if draft.kind.rows == "pairs":
-        theirs = {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"}
+        keys = {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"}
         formats = ("prompt_format", "chosen_format", "rejected_format")
     else:
-        theirs = {"instruction": "field_instruction", "input": "field_input", "output": "field_output"}
+        keys = {"instruction": "field_instruction", "input": "field_input", "output": "field_output"}
         formats = ("format", "no_input_format", "system_format")
-    theirs["system"] = "field_system"
-    if any(written.get(key) for key in formats):
+    keys["system"] = "field_system"
+    if any(row_type.get(key) for key in formats):
         draft.differ("format")
-    draft.unread(written, (*theirs.values(), *formats), "datasets.type")
-    named = {ours: written.get(key) for ours, key in theirs.items()}
+    draft.unread(row_type, (*keys.values(), *formats), "datasets.type")
+    columns = {field: row_type.get(key) for field, key in keys.items()}
     return ("preference" if draft.kind.rows == "pairs" else "alpaca"), {
-        ours: column for ours, column in named.items() if column and column != ours
+        field: column for field, column in columns.items() if column and column != field
     }
 
 
@@ -241,8 +234,8 @@ def _no_columns(entry: Block) -> Mapping[str, str]:
 
 
 BY_TYPE: tuple[tuple[str, str, Any], ...] = (
-    ("completion", "text", lambda entry: _named("text", entry.get("field"))),
-    ("pretrain", "text", lambda entry: _named("text", entry.get("text_column"))),
+    ("completion", "text", lambda entry: _one_column("text", entry.get("field"))),
+    ("pretrain", "text", lambda entry: _one_column("text", entry.get("text_column"))),
     ("alpaca_chat.load_qa", "alpaca", lambda entry: {"instruction": "question", "output": "answer"}),
     ("alpaca_w_system", "alpaca", _no_columns),
     ("alpaca", "alpaca", _no_columns),
@@ -261,5 +254,5 @@ BY_TYPE: tuple[tuple[str, str, Any], ...] = (
 TYPES = ("chat_template", "sharegpt", *(name for name, _, _ in BY_TYPE))
 
 
-def _named(ours: str, theirs: Any) -> Mapping[str, str]:
-    return {ours: theirs} if theirs and theirs != ours else {}
+def _one_column(field: str, keys: Any) -> Mapping[str, str]:
+    return {field: keys} if keys and keys != field else {}

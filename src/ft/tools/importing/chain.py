@@ -12,7 +12,7 @@ from ft.files import atomic
 from ft.recipe import Kind, Recipe
 from ft.recipe.yaml import Block, Items, in_file_order
 from ft.tools.importing.config import TrainingConfig, read_configs
-from ft.tools.importing.draft import LeftOut, StageDraft, is_on
+from ft.tools.importing.draft import Omission, StageDraft, is_on
 from ft.tools.importing.peers import PEERS, peer_of
 from ft.tools.importing.text import recipe_text
 
@@ -29,18 +29,18 @@ class ImportedRecipe:
     drafts: Sequence[StageDraft]
 
     @property
-    def left_out(self) -> list[LeftOut]:
+    def omissions(self) -> list[Omission]:
         """Keys that did something there and have no place here."""
-        return [one for one in self._all if one.matters and not one.is_unknown]
+        return [omission for omission in self._all if omission.matters and not omission.is_unknown]
 
     @property
-    def unknown(self) -> list[LeftOut]:
+    def unknown_keys(self) -> list[Omission]:
         """Keys of which nothing is known."""
-        return [one for one in self._all if one.matters and one.is_unknown]
+        return [omission for omission in self._all if omission.matters and omission.is_unknown]
 
     @property
-    def _all(self) -> list[LeftOut]:
-        return [one for draft in self.drafts for one in draft.left_out]
+    def _all(self) -> list[Omission]:
+        return [omission for draft in self.drafts for omission in draft.omissions]
 
 
 def import_recipe(paths: Sequence[Path], to: Path | None, check: Check, *, force: bool = False) -> ImportedRecipe:
@@ -56,7 +56,7 @@ def import_recipe(paths: Sequence[Path], to: Path | None, check: Check, *, force
     for draft in drafts:
         _complete(draft)
     if drafts:
-        tree = _linked(drafts, problems)
+        tree = _link(drafts, problems)
         try:
             check(tree, paths[0])
         except UserError as error:
@@ -81,10 +81,10 @@ def _drafts(path: Path, problems: Problems) -> list[StageDraft]:
 def _draft(config: TrainingConfig, problems: Problems) -> StageDraft | None:
     peer = peer_of(config)
     if peer is None:
-        known = ", ".join(peer.name for peer in PEERS)
+        names = ", ".join(peer.name for peer in PEERS)
         is_recipe = "stages" in config.values
         what = "this is a recipe of ft already" if is_recipe else "no trainer is known whose config this is"
-        problems.add(config.values.where(), what, "" if is_recipe else f"Known are: {known}.")
+        problems.add(config.values.where(), what, "" if is_recipe else f"Known are: {names}.")
         return None
     values = Block(dict(config.values), dict(config.values.marks), config.values.mark)
     draft = StageDraft(config, peer.name, peer.differences, problems, values)
@@ -127,8 +127,8 @@ def _complete_adapter(draft: StageDraft) -> None:
 
 def _drop_block(draft: StageDraft, name: str, why: str) -> None:
     block = draft.blocks.pop(name)
-    draft.left_out += [
-        LeftOut(block.where(key), key, value, why)
+    draft.omissions += [
+        Omission(block.where(key), key, value, why)
         for key, value in block.items()
         if draft.comments.get((name, key), "") != f"{draft.peer}'s default"
     ]
@@ -151,8 +151,8 @@ def _complete_evaluation(draft: StageDraft) -> None:
         del draft.blocks["rows"]["eval_fraction"]
         share = None
     if share or draft.eval_sources:
-        if draft.evaluates != "no":
-            draft.put("train", "eval_strategy", draft.evaluates, f"as {draft.peer} does")
+        if draft.evaluation != "no":
+            draft.put("train", "eval_strategy", draft.evaluation, f"as {draft.peer} does")
         return
     if not draft.kind.rows:
         return
@@ -162,13 +162,13 @@ def _complete_evaluation(draft: StageDraft) -> None:
             value, mark = train.pop(key), train.marks[key]
             if key == "eval_strategy" and value == "no":
                 continue
-            draft.left_out.append(LeftOut(str(mark), key, value, why))
+            draft.omissions.append(Omission(str(mark), key, value, why))
 
 
 # The chain
 
 
-def _linked(drafts: Sequence[StageDraft], problems: Problems) -> Block:
+def _link(drafts: Sequence[StageDraft], problems: Problems) -> Block:
     """The recipe as a mapping whose keys remember the lines of the configs."""
     first = drafts[0]
     tree = Block({}, {}, first.mark)
@@ -217,7 +217,7 @@ def _stage(draft: StageDraft, name: str, policy: str, reward: str, problems: Pro
             problems.add(str(draft.mark), what, fix)
     put("data", Items(list(draft.sources), [source.mark for source in draft.sources], draft.mark))
     if draft.eval_sources:
-        put("eval_data", Items(list(draft.eval_sources), [one.mark for one in draft.eval_sources], draft.mark))
+        put("eval_data", Items(list(draft.eval_sources), [source.mark for source in draft.eval_sources], draft.mark))
     for block in draft.kind.blocks:
         if block in draft.blocks and (draft.blocks[block] or block == "lora"):
             stage.put(block, draft.blocks[block], draft.blocks[block].mark)

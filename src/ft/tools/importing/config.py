@@ -83,17 +83,17 @@ def _words(path: Path, text: str, problems: Problems) -> Iterator[tuple[str, int
         if not pending and (assigned := _ASSIGNED.match(line)):
             variables[assigned[1]] = assigned[2].strip("'\"")
             continue
-        written = pending + _evaluated(line, variables)
+        text_so_far = pending + _evaluate(line, variables)
         first = first if pending else number
         try:
-            words = shlex.split(written.rstrip().removesuffix("\\"), comments=True)
+            words = shlex.split(text_so_far.rstrip().removesuffix("\\"), comments=True)
         except ValueError:  # a quote that a later line closes
-            pending = written + "\n"
+            pending = text_so_far + "\n"
             continue
         pending = ""
         for word in words:
-            if unknown := _VARIABLE.search(word):
-                problems.add(f"{path}:{first}", f"${unknown[1]} is set elsewhere", "Write its value.")
+            if variable := _VARIABLE.search(word):
+                problems.add(f"{path}:{first}", f"${variable[1]} is set elsewhere", "Write its value.")
             yield word, first
         if not line.rstrip().endswith("\\") or not words:
             yield "", 0
@@ -101,7 +101,7 @@ def _words(path: Path, text: str, problems: Problems) -> Iterator[tuple[str, int
         problems.add(f"{path}:{first}", "a quote opened here is never closed", "Close it.")
 
 
-def _evaluated(line: str, variables: dict[str, str]) -> str:
+def _evaluate(line: str, variables: dict[str, str]) -> str:
     """The line with what the script assigned, and with whole-number arithmetic done."""
     line = _VARIABLE.sub(lambda match: variables.get(match[1], match[0]), line)
     return _ARITHMETIC.sub(lambda match: str(_OPERATIONS[match[2]](int(match[1]), int(match[3]))), line)
@@ -120,7 +120,7 @@ def _command(path: Path, text: str, words: list[tuple[str, int]], problems: Prob
             key = key.replace("-", "_")
             values.put(key, parse_value(value, mark, problems) if equals else True, Mark(str(path), line))
         elif key:
-            _append(values, key, _typed(word, Mark(str(path), line), problems), Mark(str(path), line))
+            _append(values, key, _parse_word(word, Mark(str(path), line), problems), Mark(str(path), line))
         else:
             values.put("config", word, Mark(str(path), line))
     _switch_off(values)
@@ -134,17 +134,17 @@ def _switch_off(values: Block) -> None:
         values.put(key.removeprefix("no_"), False, values.marks.pop(key))
 
 
-def _typed(word: str, mark: Mark, problems: Problems) -> Any:
+def _parse_word(word: str, mark: Mark, problems: Problems) -> Any:
     return word if "#" in word else parse_value(word, mark, problems)
 
 
 def _append(values: Block, key: str, value: Any, mark: Mark) -> None:
     """A flag's value; several of them are a list."""
-    written = values[key]
-    if written is True:
+    text_so_far = values[key]
+    if text_so_far is True:
         values.put(key, value, mark)
-    elif isinstance(written, Items):
-        written.append(value)
-        written.marks.append(mark)
+    elif isinstance(text_so_far, Items):
+        text_so_far.append(value)
+        text_so_far.marks.append(mark)
     else:
-        values[key] = Items([written, value], [values.marks[key], mark], values.marks[key])
+        values[key] = Items([text_so_far, value], [values.marks[key], mark], values.marks[key])

@@ -53,16 +53,16 @@ MIRRORS: Mapping[str, str] = {
 }
 """ModelScope's names of what the Hub has under another."""
 
-_KNOWN = {name: known for known, names in FORMAT_OF.items() for name in names}
+_FORMATS = {name: row_format for row_format, names in FORMAT_OF.items() for name in names}
 
 
 def format_of(name: str) -> str | None:
     """The format of a known data set of the Hub; None: told from its first row."""
-    return _KNOWN.get(name)
+    return _FORMATS.get(name)
 
 
 def format_of_columns(columns: Any) -> str | None:
     """By the columns that a config picks of a data set."""
     names = {*columns} if isinstance(columns, list) else set()
     by_columns = (("preference", {"chosen", "rejected"}), ("messages", {"messages"}), ("text", {"text"}))
-    return next((known for known, needed in by_columns if needed <= names), None)
+    return next((row_format for row_format, needed in by_columns if needed <= names), None)

@@ -1,7 +1,7 @@
 """One stage while it is read from a config: what is placed, what is left out and why, what differs.
 
-A peer's module takes the keys that need more than a place (`take`); `place_rest` places the others by the table that
-plans use. Everything remembers the line of the config it came from, so that what is wrong is reported there.
+A peer's module takes the keys that need more than a place (`take`); `place_remaining` places the others by the table
+that plans use. Everything remembers the line of the config it came from, so that what is wrong is reported there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NOT_IMPORTED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Omission:
     """A key of the config that the recipe has not."""
 
     where: str
@@ -73,13 +73,13 @@ class LeftOut:
 
 @dataclass
 class StageDraft:
-    """`rest` holds the keys of the config that nothing has taken yet."""
+    """`remaining` holds the keys of the config that nothing has taken yet."""
 
     config: TrainingConfig
     peer: str
     differences_of_peer: Mapping[str, str]
     problems: Problems
-    rest: Block
+    remaining: Block
     kind_name: str = ""
     nearest: str = ""  # why it is the nearest kind, where ft has none for the method
     model: Block = field(default_factory=lambda: Block({}, {}, Mark("", 0)))
@@ -90,10 +90,10 @@ class StageDraft:
     comments: dict[tuple[str, str], str] = field(default_factory=dict)
     sources: list[Block] = field(default_factory=list)
     eval_sources: list[Block] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    omissions: list[Omission] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     trains_adapter: bool = False
-    evaluates: str = "no"  # when the peer evaluates, where rows are held out and nothing is written
+    evaluation: str = "no"  # when the peer evaluates, where rows are held out and nothing is written
 
     @property
     def kind(self) -> Kind:
@@ -119,15 +119,15 @@ class StageDraft:
         """The kind of the stage by the peer's word for its method; where ft has none, the nearest by meaning."""
         name = METHODS.get(str(word).lower())
         if name is None:
-            known = suggest(str(word), [*METHODS])
-            self.problems.add(self.where(key), f"'{word}' is a method that ft has no kind for", known)
+            hint = suggest(str(word), [*METHODS])
+            self.problems.add(self.where(key), f"'{word}' is a method that ft has no kind for", hint)
             name = METHODS["pt"]
         if name not in STAGES:
             self.kind_name = next(kind for kind in STAGES if name in STAGES[kind].stands_in_for)
             stand_in = self.kind.stands_in_for[name]
             self.nearest = f"ft has no kind '{name}'. {stand_in.fix(self.kind_name)}"
             for dropped in stand_in.without:
-                self.leave_out(dropped, f"It belongs to {name}.")
+                self.omit(dropped, f"It belongs to {name}.")
             for train_key, value in stand_in.train.items():
                 self.put("train", train_key, value, f"in place of {name}")
         else:
@@ -135,7 +135,7 @@ class StageDraft:
 
     def take(self, *keys: str) -> Any:
         """The value of the first of `keys` that is written and not empty; all of them are done with."""
-        values = [self.rest.pop(key) for key in keys if key in self.rest]
+        values = [self.remaining.pop(key) for key in keys if key in self.remaining]
         return next((value for value in values if value is not None), None)
 
     def put(self, block: str, key: str, value: Any, comment: str = "", mark: Mark | None = None) -> None:
@@ -158,10 +158,17 @@ class StageDraft:
         if not self.kind.rows and (length := self.take(key)) is not None:
             self.put("rows", "max_prompt_length", length, f"from {key}", self.mark_of(key))
 
-    def leave_out(self, key: str, why: str) -> None:
+    def hold_out(self, size: Any, mark: Mark, key: str) -> None:
+        """A share of the rows, or a number of them, that the peer splits off at random."""
+        if isinstance(size, (int, float)) and size and not self.eval_sources:
+            self.differ("test_split")
+            comment = f"{size:,} rows there; a share here" if size >= 1 else f"from {key}"
+            self.put("rows", "eval_fraction", 0.01 if size >= 1 else size, comment, mark)
+
+    def omit(self, key: str, why: str) -> None:
         """A key that the recipe has not, if the config has it."""
-        if key in self.rest:
-            self.left_out.append(LeftOut(self.where(key), key, self.rest.pop(key), why))
+        if key in self.remaining:
+            self.omissions.append(Omission(self.where(key), key, self.remaining.pop(key), why))
 
     def differ(self, name: str) -> None:
         """Something that the peer does otherwise than ft, said at the stage; `name` is a key of its DIFFERENCES."""
@@ -174,16 +181,16 @@ class StageDraft:
     def unread(self, entry: Block, read: Sequence[str], name: str) -> None:
         """The keys of an inner mapping that nothing reads."""
         for key in [key for key in entry if key not in read]:
-            self.left_out.append(LeftOut(entry.where(key), f"{name}.{key}", entry[key], UNKNOWN))
+            self.omissions.append(Omission(entry.where(key), f"{name}.{key}", entry[key], UNKNOWN))
 
-    def path(self, written: str, mark: Mark) -> str:
+    def path(self, text: str, mark: Mark) -> str:
         """A file or folder that is there, made absolute, wherever the trainer was started; else as written."""
         folder = Path(mark.file).resolve().parent
         for start in (Path.cwd(), folder, *list(folder.parents)[:PARENTS]):
-            path = local_path(written, start)
+            path = local_path(text, start)
             if path and path.exists():
                 return str(path.resolve())
-        return written
+        return text
 
     def source(self, values: Mapping[str, Any], mark: Mark, *, held_out: bool = False) -> None:
         """A source of rows; keys without a value are left out."""
@@ -195,36 +202,36 @@ class StageDraft:
                 block.put(key, self.path(value, mark) if key == "path" else value, mark)
         (self.eval_sources if held_out else self.sources).append(block)
 
-    def place_rest(self) -> None:
+    def place_remaining(self) -> None:
         """Place what is left by the table of names; keys under their present name first, as they decide."""
-        for key in [*self.rest]:
+        for key in [*self.remaining]:
             if key in NOT_IMPORTED:
-                self.leave_out(key, NOT_IMPORTED[key])
-        places = {key: place_of(key, self.kind) for key in self.rest}
+                self.omit(key, NOT_IMPORTED[key])
+        places = {key: place_of(key, self.kind) for key in self.remaining}
         present = [key for key, place in places.items() if isinstance(place, Place) and place.key == key]
         for key in [*present, *(key for key in places if key not in present)]:
             self._place(key, places[key])
 
     def _place(self, key: str, place: Place | str | None) -> None:
         if not isinstance(place, Place):
-            self.leave_out(key, place or f"{UNKNOWN} {self._suggested(key)}".rstrip())
+            self.omit(key, place or f"{UNKNOWN} {self._suggestion(key)}".rstrip())
             return
-        value, mark = self.rest[key], self.mark_of(key)
-        meant = None if value is None else place.value(value)
-        if meant is None:
-            self.leave_out(key, "It is empty, or off.")
+        value, mark = self.remaining[key], self.mark_of(key)
+        value_here = None if value is None else place.value(value)
+        if value_here is None:
+            self.omit(key, "It is empty, or off.")
         elif place.block == TOP:
-            self._place_at_top(place.key, meant, mark, key)
-        elif place.key in self._written(place.block):
-            self.leave_out(key, f"{place.block}.{place.key} is decided by another key.")
+            self._place_at_top(place.key, value_here, mark, key)
+        elif place.key in self._target(place.block):
+            self.omit(key, f"{place.block}.{place.key} is decided by another key.")
         else:
-            self.put(place.block, place.key, meant, f"from {key}" if place.key != key else "", mark)
-            del self.rest[key]
+            self.put(place.block, place.key, value_here, f"from {key}" if place.key != key else "", mark)
+            del self.remaining[key]
 
-    def _written(self, block: str) -> Mapping[str, Any]:
+    def _target(self, block: str) -> Mapping[str, Any]:
         return self.model if block == MODEL_BLOCK else self.blocks.get(block, {})
 
-    def _place_at_top(self, key: str, value: Any, mark: Mark, written: str) -> None:
+    def _place_at_top(self, key: str, value: Any, mark: Mark, text: str) -> None:
         if key == "model" and isinstance(value, str):
             self.model.put("path", self.path(value, mark), mark)
         elif key == "chat_template":
@@ -232,11 +239,11 @@ class StageDraft:
         elif key == "seed":
             self.seed = (value, mark)
         else:
-            return self.leave_out(written, "The recipe has a name and stages of its own.")
-        del self.rest[written]
+            return self.omit(text, "The recipe has a name and stages of its own.")
+        del self.remaining[text]
         return None
 
-    def _suggested(self, key: str) -> str:
+    def _suggestion(self, key: str) -> str:
         """What it may be a slip of."""
         words = [word for owner in self.kind.blocks.values() for word in owner.schema().annotations]
         hint = suggest(key, words)

@@ -47,8 +47,8 @@ OTHER_LOSSES = {"orpo": "orpo", "simpo": "simpo"}
 def matches(config: TrainingConfig) -> bool:
     """Its command, or keys that only it has."""
     keys = config.values.keys()
-    own = {"finetuning_type", "cutoff_len", "dataset_dir", "lora_target", "pref_loss", "quantization_bit"}
-    return config.command[:1] == ("llamafactory-cli",) or ("model_name_or_path" in keys and bool(own & keys))
+    own_keys = {"finetuning_type", "cutoff_len", "dataset_dir", "lora_target", "pref_loss", "quantization_bit"}
+    return config.command[:1] == ("llamafactory-cli",) or ("model_name_or_path" in keys and bool(own_keys & keys))
 
 
 def read(draft: StageDraft) -> None:
@@ -62,19 +62,15 @@ def read(draft: StageDraft) -> None:
     _read_data(draft)
     _read_adapter(draft)
     _read_packing(draft)
-    size, mark = draft.take("val_size"), draft.mark_of("val_size")
-    if isinstance(size, (int, float)) and size:
-        draft.differ("test_split")
-        comment = f"{size:,} rows there; a share here" if size >= 1 else "from val_size"
-        draft.put("rows", "eval_fraction", 0.01 if size >= 1 else size, comment, mark)
+    draft.hold_out(draft.take("val_size"), draft.mark_of("val_size"), "val_size")
     if draft.take("pure_bf16"):
-        draft.put("train", "bf16", True, "pure_bf16 there", draft.mark_of("pure_bf16"))
-        draft.put("model", "dtype", "bfloat16", "pure_bf16 there", draft.mark_of("pure_bf16"))
+        draft.put("train", "bf16", True, "from pure_bf16", draft.mark_of("pure_bf16"))
+        draft.put("model", "dtype", "bfloat16", "from pure_bf16", draft.mark_of("pure_bf16"))
     draft.take_prompt_length("cutoff_len")
     if not draft.kind.rows:
         for key in ("top_k", "top_p"):
-            draft.leave_out(key, "Answers are sampled from the distribution whose log-probabilities are trained on.")
-    draft.place_rest()
+            draft.omit(key, "Answers are sampled from the distribution whose log-probabilities are trained on.")
+    draft.place_remaining()
     draft.defaults("train", {**TRAIN, "max_completion_length": 1024})
     if draft.kind.reference:
         draft.defaults("train", PREFERENCE)
@@ -87,9 +83,11 @@ def _read_sft_loss(draft: StageDraft) -> None:
     """`pref_ftx` adds the loss of the chosen answers."""
     share, mark = draft.take("pref_ftx"), draft.mark_of("pref_ftx")
     if share and draft.kind.rows == "pairs":
-        written = draft.block("train").pop("loss_type", None) or ["sigmoid"]
-        draft.put("train", "loss_type", sequence([*written, "sft"], mark), "from pref_ftx", mark)
-        draft.put("train", "loss_weights", sequence([1.0] * len(written) + [share], mark), mark=mark)
+        value = draft.block("train").pop("loss_type", None) or ["sigmoid"]
+        losses = [*dict.fromkeys([*value, "sft"])]
+        weights = [share if name == "sft" else 1.0 for name in losses]
+        draft.put("train", "loss_type", sequence(losses, mark), "from pref_ftx", mark)
+        draft.put("train", "loss_weights", sequence(weights, mark), mark=mark)
 
 
 def _read_template(draft: StageDraft) -> None:
@@ -118,15 +116,15 @@ def _read_adapter(draft: StageDraft) -> None:
         if bits == 4:
             draft.defaults("quantization", {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True})
     if draft.trains_adapter:
-        rank = draft.rest.get("lora_rank", LORA["r"])
-        if draft.rest.get("lora_alpha") is None:
+        rank = draft.remaining.get("lora_rank", LORA["r"])
+        if draft.remaining.get("lora_alpha") is None:
             draft.take("lora_alpha")
             draft.put("lora", "lora_alpha", rank * 2, "LLaMA-Factory's default: twice the rank")
-        target = draft.rest.get("lora_target")
+        target = draft.remaining.get("lora_target")
         if target is None:
             draft.take("lora_target")
             draft.defaults("lora", {"target_modules": "all-linear"})
-        draft.defaults("lora", {key: value for key, value in LORA.items() if _LORA_NAMES[key] not in draft.rest})
+        draft.defaults("lora", {key: value for key, value in LORA.items() if _LORA_NAMES[key] not in draft.remaining})
 
 
 _LORA_NAMES = {"r": "lora_rank", "lora_dropout": "lora_dropout", "target_modules": "lora_target"}
@@ -147,10 +145,8 @@ def _read_data(draft: StageDraft) -> None:
     infos, folder = _dataset_infos(draft)
     rows, streaming = draft.take("max_samples"), draft.take("streaming")
     extra = {"rows": rows, "streaming": streaming or None}
-    named = False
     for key, held_out in (("dataset", False), ("eval_dataset", True)):
         for name, mark in items_of(draft.take(key), draft.mark_of(key)):
-            named = True
             info = infos.get(name) if infos is not None else {}
             if not isinstance(info, Mapping):
                 draft.problems.add(str(mark), f"'{name}' is not in {folder}", f"There are: {', '.join(infos or ())}.")
@@ -159,20 +155,20 @@ def _read_data(draft: StageDraft) -> None:
                 draft.problems.add(str(mark), f"no dataset_info.json says what '{name}' is", fix)
             else:
                 _read_info(draft, name, info, Path(folder).parent, mark, extra, held_out)
-    if not named:
+    if not draft.config.values.get("dataset"):
         draft.refuse("dataset", "no data set is named", "Write `dataset: …`.")
 
 
 def _dataset_infos(draft: StageDraft) -> tuple[Mapping[str, Any] | None, str]:
     """dataset_info.json of `dataset_dir`, relative to where LLaMA-Factory is started, and its path; None: not there."""
-    written = str(draft.take("dataset_dir") or "data")
-    here = draft.config.path.resolve().parent
-    for start in (Path.cwd(), here, *list(here.parents)[:PARENTS]):
-        file = start / written / "dataset_info.json"
+    value = str(draft.take("dataset_dir") or "data")
+    folder_of_config = draft.config.path.resolve().parent
+    for start in (Path.cwd(), folder_of_config, *list(folder_of_config.parents)[:PARENTS]):
+        file = start / value / "dataset_info.json"
         infos = read_json(file)
         if isinstance(infos, dict):
             return infos, str(file)
-    return None, written
+    return None, value
 
 
 def _read_info(
@@ -193,9 +189,9 @@ def _read_info(
         draft.problems.add(str(mark), f"'{name}' is made by a script", "No code is run: write its rows to a file.")
     hub = info.get("hf_hub_url") or (info.get("ms_hub_url") if not info.get("file_name") else None)
     path = hub or (str(folder / info["file_name"]) if info.get("file_name") else name)
-    found, ours = _format(draft, info, columns)
+    row_format, field = _format(draft, info, columns)
     values: dict[str, Any] = {"path": path, "name": info.get("subset"), "split": info.get("split")}
-    values |= {"revision": info.get("revision"), "format": found or format_of(str(path)), "columns": ours}
+    values |= {"revision": info.get("revision"), "format": row_format or format_of(str(path)), "columns": field}
     values["rows"] = info.get("num_samples")
     draft.source({**values, **{key: value for key, value in extra.items() if value}}, mark, held_out=held_out)
 
@@ -203,34 +199,33 @@ def _read_info(
 def _format(
     draft: StageDraft, info: Mapping[str, Any], columns: Mapping[str, str]
 ) -> tuple[str | None, Mapping[str, str]]:
+    """The format of a data set, and which of its columns are ours."""
     if not info:
         return None, {}
-    conversations = info.get("formatting", "alpaca") in ("sharegpt", "openai")
-    if conversations:
-        tags = info.get("tags") or {}
-        by_role = tags.get("role_tag") == "role" or info.get("formatting") == "openai"
-        column = columns.get("messages", "messages" if info.get("formatting") == "openai" else "conversations")
-        named = {} if column in ("messages", "conversations") else {"messages" if by_role else "conversations": column}
-        single = "messages" if by_role else "sharegpt"
-        found = "sharegpt_pairs" if info.get("ranking") and not by_role else single
-        found = "preference" if info.get("ranking") and by_role else found
-        if found == "preference":
-            named = {"prompt": column}
-    elif draft.kind.rows == "documents":
-        return "text", _renamed({"text": columns.get("prompt", "text")})
-    elif info.get("ranking"):
-        found, named = "preference", {"prompt": columns.get("prompt", "instruction")}
+    if info.get("formatting", "alpaca") in ("sharegpt", "openai"):
+        row_format, renamed = _conversations(info, columns)
+    else:
+        row_format, renamed = _instructions(draft, info, columns)
+    same = {name: columns[name] for name in ("system", "history", "chosen", "rejected") if columns.get(name)}
+    return row_format, {name: column for name, column in {**renamed, **same}.items() if name != column}
+
+
+def _conversations(info: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    by_openai = info.get("formatting") == "openai"
+    by_role = by_openai or (info.get("tags") or {}).get("role_tag") == "role"
+    column = columns.get("messages", "messages" if by_openai else "conversations")
+    if by_role and info.get("ranking"):
+        return "preference", {"prompt": column}
+    renamed = {} if column in ("messages", "conversations") else {"messages" if by_role else "conversations": column}
+    return "messages" if by_role else "sharegpt_pairs" if info.get("ranking") else "sharegpt", renamed
+
+
+def _instructions(draft: StageDraft, info: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    if draft.kind.rows == "documents":
+        return "text", {"text": columns.get("prompt", "text")}
+    if info.get("ranking"):
         if columns.get("query") or not columns:
             draft.differ("query")
-    else:
-        found = "alpaca"
-        theirs = {"instruction": "prompt", "input": "query", "output": "response"}
-        named = {ours: columns[key] for ours, key in theirs.items() if columns.get(key)}
-    for ours in ("system", "history", "chosen", "rejected"):
-        if columns.get(ours):
-            named[ours] = columns[ours]
-    return found, _renamed(named)
-
-
-def _renamed(columns: Mapping[str, str]) -> Mapping[str, str]:
-    return {ours: theirs for ours, theirs in columns.items() if ours != theirs}
+        return "preference", {"prompt": columns.get("prompt", "instruction")}
+    keys = {"instruction": "prompt", "input": "query", "output": "response"}
+    return "alpaca", {name: columns[key] for name, key in keys.items() if columns.get(key)}

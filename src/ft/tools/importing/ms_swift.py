@@ -44,14 +44,14 @@ TRAIN = {
 LORA = {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 DEFAULT_LENGTH = 2048
 TYPES = ("train_type", "tuner_type", "sft_type")
-OWN = {*TYPES, "rlhf_type", "split_dataset_ratio", "quant_bits", "torch_dtype"}
+OWN_KEYS = {*TYPES, "rlhf_type", "split_dataset_ratio", "quant_bits", "torch_dtype"}
 
 
 def matches(config: TrainingConfig) -> bool:
     """Its command, or keys that only it has beside `model` and `dataset`."""
     if config.command:
         return config.command[0] in ("swift", "megatron")
-    return {"model", "dataset"} <= config.values.keys() and bool(OWN & config.values.keys())
+    return {"model", "dataset"} <= config.values.keys() and bool(OWN_KEYS & config.values.keys())
 
 
 def read(draft: StageDraft) -> None:
@@ -63,14 +63,14 @@ def read(draft: StageDraft) -> None:
     word = draft.config.command[1] if len(draft.config.command) > 1 else "sft"
     method = draft.take("rlhf_type") or ("dpo" if word == "rlhf" else word)
     draft.choose_kind(method, "rlhf_type")
-    draft.evaluates = "steps"
+    draft.evaluation = "steps"
     _read_names(draft)
     _read_data(draft)
     _read_adapter(draft)
     _read_template(draft)
     _read_losses(draft)
     draft.take_prompt_length("max_length")
-    draft.place_rest()
+    draft.place_remaining()
     draft.defaults("train", {"max_completion_length": 512})
     if "max_length" not in draft.blocks.get("train", {}) and draft.kind.blocks["train"].has("max_length"):
         draft.put("train", "max_length", DEFAULT_LENGTH, "the model's window there")
@@ -86,10 +86,10 @@ def read(draft: StageDraft) -> None:
 def _read_names(draft: StageDraft) -> None:
     if is_on(draft.take("use_hf")):
         return
-    model = draft.rest.get("model")
+    model = draft.remaining.get("model")
     draft.differ("hub")
     if str(model) in MIRRORS:
-        draft.rest["model"] = MIRRORS[str(model)]
+        draft.remaining["model"] = MIRRORS[str(model)]
 
 
 def _read_adapter(draft: StageDraft) -> None:
@@ -112,9 +112,9 @@ def _read_adapter(draft: StageDraft) -> None:
         everything = not names or names[0].lower() in ("all-linear", "default", "all", "auto")
         comment = "" if names else f"{NAME}'s default"
         draft.put("lora", "target_modules", "all-linear" if everything else sequence(names, mark), comment, mark)
-        written = {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
-        draft.defaults("lora", {ours: LORA[ours] for ours, theirs in written.items() if theirs not in draft.rest})
-    elif draft.rest.get("torch_dtype"):
+        keys = {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+        draft.defaults("lora", {field: LORA[field] for field, key in keys.items() if key not in draft.remaining})
+    elif draft.remaining.get("torch_dtype"):
         draft.differ("weights")
     dtype, mark = draft.take("torch_dtype"), draft.mark_of("torch_dtype")
     if dtype in ("bfloat16", "float16", "float32"):
@@ -132,13 +132,13 @@ def _read_template(draft: StageDraft) -> None:
     elif name:
         draft.differ("template")
     scale, mark = draft.take("loss_scale"), draft.mark_of("loss_scale")
-    meant = {"all": "all", "last_round": "last", "default": "assistant"}.get(str(scale))
+    train_on = {"all": "all", "last_round": "last", "default": "assistant"}.get(str(scale))
     if scale and draft.kind.rows == "conversations":
-        if meant is None:
-            draft.rest.put("loss_scale", scale, mark)
-            draft.leave_out("loss_scale", "ft weighs every trained token alike; `rows: {train_on: …}` says which are.")
+        if train_on is None:
+            draft.remaining.put("loss_scale", scale, mark)
+            draft.omit("loss_scale", "ft weighs every trained token alike; `rows: {train_on: …}` says which are.")
         else:
-            draft.put("rows", "train_on", meant, "from loss_scale", mark)
+            draft.put("rows", "train_on", train_on, "from loss_scale", mark)
 
 
 def _read_losses(draft: StageDraft) -> None:
@@ -165,31 +165,26 @@ _SAMPLED = re.compile(r"^(?P<path>[^#:]+)(?::(?P<subset>[^#]+))?(?:#(?P<rows>\d+
 
 def _read_data(draft: StageDraft) -> None:
     columns, streaming = draft.take("columns"), draft.take("streaming")
-    named = False
     for key, held_out in (("dataset", False), ("val_dataset", True)):
-        for written, mark in items_of(draft.take(key), draft.mark_of(key)):
-            named = True
-            _read_source(draft, str(written), mark, columns, is_on(streaming), held_out)
-    if not named:
+        for value, mark in items_of(draft.take(key), draft.mark_of(key)):
+            _read_source(draft, str(value), mark, columns, is_on(streaming), held_out)
+    if not draft.sources:
         draft.refuse("dataset", "no data set is named", "Write `--dataset …`.")
     for key in ("model_name", "model_author"):
-        if draft.rest.get(key):
+        if draft.remaining.get(key):
             draft.differ("identity")
-            draft.leave_out(key, "Rows are read as they are.")
-    size, mark = draft.take("split_dataset_ratio"), draft.mark_of("split_dataset_ratio")
-    if isinstance(size, float) and size and not draft.eval_sources:
-        draft.differ("test_split")
-        draft.put("rows", "eval_fraction", size, "from split_dataset_ratio", mark)
+            draft.omit(key, "Rows are read as they are.")
+    draft.hold_out(draft.take("split_dataset_ratio"), draft.mark_of("split_dataset_ratio"), "split_dataset_ratio")
     for key in ("custom_register_path", "custom_dataset_info", "external_plugins"):
-        draft.leave_out(key, "No code of a config is run: say the format of the rows by `format` and `columns`.")
+        draft.omit(key, "No code of a config is run: say the format of the rows by `format` and `columns`.")
 
 
-def _read_source(draft: StageDraft, written: str, mark: Mark, columns: Any, streaming: bool, held_out: bool) -> None:
+def _read_source(draft: StageDraft, value: str, mark: Mark, columns: Any, streaming: bool, held_out: bool) -> None:
     """`path`, `id:subset` or `id#rows`, with HF:: or MS:: before it."""
-    prefix, _, name = written.rpartition("::")
+    prefix, _, name = value.rpartition("::")
     parts = _SAMPLED.match(name)
     if parts is None:
-        draft.problems.add(str(mark), f"'{written}' names no data set", "Write ID, ID:SUBSET, ID#ROWS or a file.")
+        draft.problems.add(str(mark), f"'{value}' names no data set", "Write ID, ID:SUBSET, ID#ROWS or a file.")
         return
     path = parts["path"] if prefix.upper() == "HF" else MIRRORS.get(parts["path"], parts["path"])
     values: dict[str, Any] = {"path": path, "name": parts["subset"] if parts["subset"] != "default" else None}
@@ -199,6 +194,6 @@ def _read_source(draft: StageDraft, written: str, mark: Mark, columns: Any, stre
     draft.source({**values, "streaming": streaming or None}, mark, held_out=held_out)
 
 
-def _columns(written: Any) -> Mapping[str, str]:
+def _columns(value: Any) -> Mapping[str, str]:
     """`{theirs: ours}` as a mapping, turned round."""
-    return {str(ours): str(theirs) for theirs, ours in written.items()} if isinstance(written, Block) else {}
+    return {str(field): str(column) for column, field in value.items()} if isinstance(value, Block) else {}

@@ -11,7 +11,7 @@ from typing import Any
 from ft.recipe.check import value_text
 from ft.recipe.write import relative_path, yaml_word
 from ft.recipe.yaml import Block, Items
-from ft.tools.importing.draft import LeftOut, StageDraft
+from ft.tools.importing.draft import Omission, StageDraft
 
 WIDTH = 100
 BLOCK_ORDER = ("data", "eval_data", "rows", "lora", "quantization", "train")
@@ -35,8 +35,8 @@ def _top(tree: Block, folder: Path, comments: Mapping[tuple[str, str], str]) -> 
     if isinstance(model, Block):
         yield "model:"
         for key, value in sorted(model.items(), key=lambda item: item[0] != "path"):
-            shown = _from(value, folder) if key == "path" else value
-            yield f"  {key}: {_value(shown)}{_remark(comments, 'model', key)}"
+            relative = _from(value, folder) if key == "path" else value
+            yield f"  {key}: {_value(relative)}{_remark(comments, 'model', key)}"
     elif model is not None:
         yield f"model: {_value(_from(model, folder))}{_remark(comments, 'model', 'path')}"
     if template := tree.get("chat_template"):
@@ -84,14 +84,14 @@ def _part(key: str, value: Any, comments: Mapping[tuple[str, str], str], folder:
     if isinstance(value, Items):
         yield f"    {key}:"
         for source in value:
-            shown = Block({**source, "path": _from(source["path"], folder)}, source.marks, source.mark)
-            yield f"      - {_value(shown)}"
+            relative = Block({**source, "path": _from(source["path"], folder)}, source.marks, source.mark)
+            yield f"      - {_value(relative)}"
     elif not value:
         yield f"    {key}: {{}}"
     else:
         yield f"    {key}:"
-        for inner, written in _by_line(value):
-            yield f"      {inner}: {_value(written)}{_remark(comments, key, inner)}"
+        for inner, inner_value in _by_line(value):
+            yield f"      {inner}: {_value(inner_value)}{_remark(comments, key, inner)}"
 
 
 def _by_line(block: Block) -> list[tuple[str, Any]]:
@@ -108,22 +108,24 @@ def _remark(comments: Mapping[tuple[str, str], str], block: str, key: str) -> st
 
 def _left_out(draft: StageDraft) -> Iterator[str]:
     """Keys that did something with their lines and the reason, one reason once; the others in one line."""
-    by_reason: dict[str, list[LeftOut]] = {}
-    for one in draft.left_out:
-        if one.matters:
-            by_reason.setdefault(one.why, []).append(one)
+    by_reason: dict[str, list[Omission]] = {}
+    for omission in draft.omissions:
+        if omission.matters:
+            by_reason.setdefault(omission.why, []).append(omission)
     if by_reason:
         yield "    # Left out:"
     for keys in by_reason.values():
-        named = ", ".join(f"{one.key}: {value_text(one.value)} (line {_line(one)})" for one in keys)
-        yield from _comment(f"- {named}. {keys[0].reason}", "    ", hanging="  ")
-    rest = [one.key for one in draft.left_out if not one.matters]
-    if rest:
-        yield from _comment(f"Empty or off: {', '.join(dict.fromkeys(rest))}.", "    ")
+        keys_text = ", ".join(
+            f"{omission.key}: {value_text(omission.value)} (line {_line(omission)})" for omission in keys
+        )
+        yield from _comment(f"- {keys_text}. {keys[0].reason}", "    ", hanging="  ")
+    switched_off = [omission.key for omission in draft.omissions if not omission.matters]
+    if switched_off:
+        yield from _comment(f"Empty or off: {', '.join(dict.fromkeys(switched_off))}.", "    ")
 
 
-def _line(one: LeftOut) -> str:
-    return one.where.rpartition(":")[2]
+def _line(omission: Omission) -> str:
+    return omission.where.rpartition(":")[2]
 
 
 def _comment(text: str, indent: str, hanging: str = "") -> list[str]:

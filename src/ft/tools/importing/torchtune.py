@@ -71,16 +71,16 @@ def matches(config: TrainingConfig) -> bool:
 
 def read(draft: StageDraft) -> None:
     """Fill the draft."""
-    _resolve(draft.rest, draft.rest)
-    loss = _component(draft.rest.get("loss"))
+    _resolve(draft.remaining, draft.remaining)
+    loss = _component(draft.remaining.get("loss"))
     method = REFUSED_LOSSES.get(loss, "dpo" if loss in PREFERENCE_LOSSES else "sft")
     draft.choose_kind(method, "loss")
     if loss in PREFERENCE_LOSSES:
         mark = draft.mark_of("loss")
         draft.put("train", "loss_type", sequence([PREFERENCE_LOSSES[loss]], mark), f"from {loss}", mark)
-        for theirs, ours in (("beta", "beta"), ("label_smoothing", "label_smoothing")):
-            if theirs in draft.rest["loss"]:
-                draft.put("train", ours, draft.rest["loss"][theirs], mark=draft.rest["loss"].marks[theirs])
+        for keys, names_of_ft in (("beta", "beta"), ("label_smoothing", "label_smoothing")):
+            if keys in draft.remaining["loss"]:
+                draft.put("train", names_of_ft, draft.remaining["loss"][keys], mark=draft.remaining["loss"].marks[keys])
         draft.defaults("train", {"beta": 0.1})
         draft.differ("reference")
     draft.take("loss")
@@ -89,19 +89,19 @@ def read(draft: StageDraft) -> None:
     _read_data(draft)
     _read_optimizer(draft)
     _read_precision(draft)
-    steps, epochs = draft.take("max_steps_per_epoch"), draft.rest.get("epochs", 1)
+    steps, epochs = draft.take("max_steps_per_epoch"), draft.remaining.get("epochs", 1)
     if isinstance(steps, int):
         draft.put("train", "max_steps", steps * int(epochs), "from max_steps_per_epoch", draft.mark_of("epochs"))
         draft.differ("epochs")
     size, mark = draft.take("batch_size"), draft.mark_of("batch_size")
     if size is not None:
         draft.put("train", "per_device_train_batch_size", size, "from batch_size", mark)
-    if draft.rest.get("seed", 0) is None:
+    if draft.remaining.get("seed", 0) is None:
         draft.take("seed")
     draft.take("resume_from_checkpoint")
     for key in INNER:
-        draft.leave_out(key, "ft has no such part, or decides it itself.")
-    draft.place_rest()
+        draft.omit(key, "ft has no such part, or decides it itself.")
+    draft.place_remaining()
 
 
 INNER = ("metric_logger", "profiler", "output_dir", "save_every_n_steps", "run_val_every_n_steps", "model_type")
@@ -134,7 +134,7 @@ def _at(root: Any, path: str) -> Any:
 def _read_model(draft: StageDraft) -> None:
     component, checkpoint = draft.take("model"), draft.take("checkpointer")
     for key in ("base_model_path", "ref_checkpointer", "teacher_model"):
-        draft.leave_out(key, "The reference is the policy as the stage began.")
+        draft.omit(key, "The reference is the policy as the stage began.")
     name = _component(component)
     if isinstance(component, Block) and name:
         _read_adapter(draft, component, name)
@@ -214,7 +214,7 @@ def _read_optimizer(draft: StageDraft) -> None:
         fused = name == "adamw_torch" and is_on(optimizer.get("fused"))
         draft.put("train", "optim", "adamw_torch_fused" if fused else name, f"from {path}", optimizer.mark)
         _hand_over(draft, optimizer, ("_component_", "fused"))
-        betas = draft.rest.pop("betas", None)
+        betas = draft.remaining.pop("betas", None)
         for key, value in zip(("adam_beta1", "adam_beta2"), betas or (), strict=False):
             draft.put("train", key, value, mark=optimizer.marks["betas"])
         if path.endswith("AdamW") and "weight_decay" not in optimizer:
@@ -233,7 +233,7 @@ def _hand_over(draft: StageDraft, component: Block, read_keys: tuple[str, ...]) 
     """Let the keys of a component be placed like those at the top."""
     for key, value in component.items():
         if key not in read_keys:
-            draft.rest.put(key, value, component.marks[key])
+            draft.remaining.put(key, value, component.marks[key])
             draft.config.values.marks.setdefault(key, component.marks[key])
 
 
@@ -247,8 +247,8 @@ def _read_precision(draft: StageDraft) -> None:
     elif dtype in ("fp32", "float32"):
         draft.put("train", "bf16", False, "from dtype: fp32", mark)
     for key in ("enable_activation_checkpointing", "enable_activation_offloading"):
-        if not is_on(draft.rest.get(key)) and key in draft.rest:
-            draft.rest[key] = False
+        if not is_on(draft.remaining.get(key)) and key in draft.remaining:
+            draft.remaining[key] = False
 
 
 # Data
@@ -260,17 +260,17 @@ def _no_columns(entry: Block) -> Columns:
     return {}
 
 
-def _mapped(*names: str) -> Callable[[Block], Columns]:
+def _column_map(*names: str) -> Callable[[Block], Columns]:
     """Our names of a data set's columns, of those its `column_map` gives."""
 
     def columns(entry: Block) -> Columns:
-        given = entry.get("column_map")
-        theirs = given if isinstance(given, Block) else {}
-        ours = {"input": "prompt", "output": "completion"} if "prompt" in names else {}
+        mapping = entry.get("column_map")
+        keys = mapping if isinstance(mapping, Block) else {}
+        names_of_ft = {"input": "prompt", "output": "completion"} if "prompt" in names else {}
         return {
-            ours.get(key, key): column
-            for key, column in theirs.items()
-            if ours.get(key, key) in names and ours.get(key, key) != column
+            names_of_ft.get(key, key): column
+            for key, column in keys.items()
+            if names_of_ft.get(key, key) in names and names_of_ft.get(key, key) != column
         }
 
     return columns
@@ -278,13 +278,13 @@ def _mapped(*names: str) -> Callable[[Block], Columns]:
 
 def _chat_columns(entry: Block) -> Columns:
     column = entry.get("conversation_column")
-    ours = "conversations" if entry.get("conversation_style") == "sharegpt" else "messages"
-    return {ours: column} if column and column not in ("messages", "conversations") else {}
+    names_of_ft = "conversations" if entry.get("conversation_style") == "sharegpt" else "messages"
+    return {names_of_ft: column} if column and column not in ("messages", "conversations") else {}
 
 
 DATA_SETS: Mapping[str, tuple[str | None, str, Callable[[Block], Columns], bool]] = {
-    "alpaca_dataset": ("tatsu-lab/alpaca", "alpaca", _mapped("instruction", "input", "output"), True),
-    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", "alpaca", _mapped("instruction", "input", "output"), True),
+    "alpaca_dataset": ("tatsu-lab/alpaca", "alpaca", _column_map("instruction", "input", "output"), True),
+    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", "alpaca", _column_map("instruction", "input", "output"), True),
     "slimorca_dataset": ("Open-Orca/SlimOrca-Dedup", "sharegpt", _no_columns, False),
     "samsum_dataset": (
         "Samsung/samsum",
@@ -298,9 +298,9 @@ DATA_SETS: Mapping[str, tuple[str | None, str, Callable[[Block], Columns], bool]
         lambda entry: {"prompt": "input", "completion": "output"},
         False,
     ),
-    "instruct_dataset": (None, "prompt_completion", _mapped("prompt", "completion"), False),
+    "instruct_dataset": (None, "prompt_completion", _column_map("prompt", "completion"), False),
     "chat_dataset": (None, "messages", _chat_columns, False),
-    "preference_dataset": (None, "preference", _mapped("prompt", "chosen", "rejected"), False),
+    "preference_dataset": (None, "preference", _column_map("prompt", "chosen", "rejected"), False),
     "stack_exchange_paired_dataset": ("lvwerra/stack-exchange-paired", "stack_exchange", _no_columns, False),
     "hh_rlhf_helpful_dataset": ("RLHFlow/HH-RLHF-Helpful-standard", "preference", _no_columns, False),
     "text_completion_dataset": (
@@ -322,25 +322,25 @@ WITH_PROMPTS = ("alpaca_dataset", "alpaca_cleaned_dataset", "grammar_dataset", "
 
 def _read_data(draft: StageDraft) -> None:
     for key, held_out in (("dataset", False), ("dataset_val", True)):
-        written = draft.take(key)
-        entries = [*written] if isinstance(written, Items) else [written] if written is not None else []
+        value = draft.take(key)
+        entries = [*value] if isinstance(value, Items) else [value] if value is not None else []
         for entry in entries:
             if isinstance(entry, Block):
                 _read_builder(draft, entry, held_out)
         if not entries and not held_out:
             draft.refuse(key, "no data set is named", "Write `dataset: {_component_: …}`.")
     for key in ("batch_size_val", "collate_fn", "max_validation_batches"):
-        draft.leave_out(key, "ft batches by `train:`.")
+        draft.omit(key, "ft batches by `train:`.")
 
 
 def _read_builder(draft: StageDraft, entry: Block, held_out: bool) -> None:
     name = _component(entry)
-    known = DATA_SETS.get(name)
-    if known is None:
+    builder = DATA_SETS.get(name)
+    if builder is None:
         where, fix = entry.where("_component_"), f"Known are: {', '.join(DATA_SETS)}."
         draft.problems.add(where, f"no data set '{name}'", fix)
         return
-    path, row_format, columns, on_questions = known
+    path, row_format, columns, on_questions = builder
     source = entry.get("source", path)
     if source in ("json", "csv", "text", "parquet"):
         source = entry.get("data_files")

@@ -8,7 +8,7 @@ from typing import Any
 from ft.recipe.yaml import Block, Items, Mark
 from ft.tools.importing.config import TrainingConfig
 from ft.tools.importing.data_sets import format_of, format_of_columns
-from ft.tools.importing.draft import LeftOut, StageDraft, is_on, sequence
+from ft.tools.importing.draft import Omission, StageDraft, is_on, sequence
 
 NAME = "TRL"
 
@@ -48,20 +48,20 @@ def _has_data(keys: Any) -> bool:
 
 def read(draft: StageDraft) -> None:
     """Fill the draft."""
-    if not {*HANDBOOK}.isdisjoint(draft.rest):
+    if not {*HANDBOOK}.isdisjoint(draft.remaining):
         draft.peer = "alignment-handbook"
         draft.differ("pad")
-    if "rl" not in draft.rest:
+    if "rl" not in draft.remaining:
         draft.choose_kind(method_of(draft.config), "model_name_or_path")
     _read_data(draft)
-    draft.trains_adapter = is_on(draft.take("use_peft")) or is_on(draft.rest.get("load_in_4bit"))
+    draft.trains_adapter = is_on(draft.take("use_peft")) or is_on(draft.remaining.get("load_in_4bit"))
     _read_packing(draft)
     loss_type = draft.take("loss_type")
     if isinstance(loss_type, str) and draft.kind.rows == "pairs":
         loss_type = sequence([loss_type], draft.mark_of("loss_type"))
     if loss_type is not None:
         draft.put("train", "loss_type", loss_type, mark=draft.mark_of("loss_type"))
-    draft.place_rest()
+    draft.place_remaining()
     draft.defaults("train", {"max_length": 1024})
     if draft.trains_adapter:
         draft.defaults("lora", LORA)
@@ -82,13 +82,13 @@ def method_of(config: TrainingConfig) -> str:
         return config.command[1]
     parts = [config.path.stem, config.path.absolute().parent.name, str(config.values.get("output_dir", ""))]
     for part in parts:
-        if found := re.search(METHOD_IN_NAME, part.lower()):
-            return {"apo": "dpo"}.get(found[1], found[1])
+        if match := re.search(METHOD_IN_NAME, part.lower()):
+            return {"apo": "dpo"}.get(match[1], match[1])
     return "dpo" if {"beta", "max_prompt_length"} & config.values.keys() else "sft"
 
 
 def _read_packing(draft: StageDraft) -> None:
-    packs = is_on(draft.rest.get("packing"))
+    packs = is_on(draft.remaining.get("packing"))
     strategy = draft.take("packing_strategy")
     if packs and strategy in (None, "wrapped"):
         draft.differ("packed")
@@ -115,7 +115,7 @@ def _read_data(draft: StageDraft) -> None:
         _read_name(draft, name)
     else:
         draft.refuse("dataset_name", "no data set is named", "Write `dataset_name: …` or `dataset_mixture:`.")
-    _read_test_size(draft, draft.take("test_split_size"), draft.mark_of("test_split_size"))
+    draft.hold_out(draft.take("test_split_size"), draft.mark_of("test_split_size"), "test_split_size")
 
 
 def _read_name(draft: StageDraft, name: str) -> None:
@@ -124,7 +124,7 @@ def _read_name(draft: StageDraft, name: str) -> None:
     common["streaming"] = draft.take("dataset_streaming")
     draft.source({**common, "split": draft.take("dataset_train_split")}, mark)
     test_split = draft.take("dataset_test_split")
-    if draft.rest.get("eval_strategy", "no") != "no":
+    if draft.remaining.get("eval_strategy", "no") != "no":
         draft.source({**common, "split": test_split or "test"}, mark, held_out=True)
 
 
@@ -149,10 +149,11 @@ def _read_mixture(draft: StageDraft, mixture: Block) -> None:
             if "test" in str(entry.get("split", "")):
                 draft.differ("test_in_train")
             _add(draft, entry, entry.mark)
-    _read_test_size(draft, mixture.get("test_split_size"), mixture.marks.get("test_split_size", mixture.mark))
+    mark = mixture.marks.get("test_split_size", mixture.mark)
+    draft.hold_out(mixture.get("test_split_size"), mark, "test_split_size")
     if mixture.get("seed") not in (None, 0):
-        draft.rest.put("mixture_seed", mixture["seed"], mixture.marks["seed"])
-        draft.leave_out("mixture_seed", "The recipe's `seed` decides the mixture too.")
+        draft.remaining.put("mixture_seed", mixture["seed"], mixture.marks["seed"])
+        draft.omit("mixture_seed", "The recipe's `seed` decides the mixture too.")
 
 
 def _add(draft: StageDraft, entry: Any, mark: Mark) -> None:
@@ -171,7 +172,7 @@ def _add(draft: StageDraft, entry: Any, mark: Mark) -> None:
     columns = entry.get("columns")
     if extra := [name for name in columns if name not in READ_COLUMNS] if isinstance(columns, list) else []:
         why = "ft gives a chat template the messages of a row and nothing else."
-        draft.left_out.append(LeftOut(entry.where("columns"), "columns", ", ".join(map(str, extra)), why))
+        draft.omissions.append(Omission(entry.where("columns"), "columns", ", ".join(map(str, extra)), why))
     draft.unread(entry, READ_OF_A_SOURCE, "datasets")
     draft.source(values, mark)
 
@@ -180,11 +181,3 @@ READ_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected", "text"
 READ_OF_A_SOURCE = (
     *("id", "path", "weight", "fraction", "config", "name", "split", "columns", "revision", "data_files"),
 )
-
-
-def _read_test_size(draft: StageDraft, size: Any, mark: Mark) -> None:
-    """A share of the rows, or a number of them."""
-    if isinstance(size, (int, float)) and size:
-        draft.differ("test_split")
-        counted = f"{size:,} rows there; a share here" if size >= 1 else ""
-        draft.put("rows", "eval_fraction", 0.01 if size >= 1 else size, counted, mark)
