@@ -16,7 +16,7 @@ from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.trained_model import TrainedModel
 from ft.files import atomic, read_json, write_json
-from ft.models.lineage import parts
+from ft.models.lineage import parts, write_lineage
 from ft.models.load import share
 from ft.models.merge import DTYPES, Onto
 from ft.models.processor import tokenizer_of
@@ -27,7 +27,7 @@ TOKENIZER = (
     *(artifacts.TOKENIZER, artifacts.TOKENIZER_CONFIG, artifacts.CHAT_TEMPLATE),
     *(artifacts.SPECIAL_TOKENS, "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
-ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS, artifacts.LINEAGE)
+ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS)
 Log = Callable[[str], None]
 
 
@@ -99,7 +99,7 @@ def _write_files(
     result: TrainedModel, options: ExportOptions, folder: Path, script: Path | None, log: Log
 ) -> dict[str, Any]:
     """The folder's files, all but the card; what was done, for export.json."""
-    _, _, quantization = parts(result.folder)
+    base, _, quantization = parts(result.folder)
     form = "adapter" if options.adapter else "merged" if result.adapter else "whole"
     dtype = result.held if options.adapter else options.dtype or result.dtype
     record: dict[str, Any] = {
@@ -114,8 +114,9 @@ def _write_files(
         "notes": [],
     }
     if options.adapter:
-        for name in (name for name in ADAPTER if (result.folder / name).exists()):
+        for name in ADAPTER:
             shutil.copyfile(result.folder / name, folder / name)
+        write_lineage(folder, base, quantization)  # from here, since it leaves the runs folder
         record["said"] = "The adapter's files are those of the run, byte by byte."
     else:
         from ft.export.weights import write_weights

@@ -29,13 +29,14 @@ from ft.encode.conversation import Renderer
 from ft.encode.pairs import through_answers
 from ft.errors import fail
 from ft.families import family_of
-from ft.files import write_json
 from ft.models.batching import batches_by_length, pad
 from ft.models.finite import refuse_broken_scores
 from ft.models.hidden_states import inner_of
+from ft.models.lineage import write_lineage
 from ft.models.load import share
 from ft.models.reward_head import ScoreHead, ends
 from ft.models.scorer import Message, Scorer
+from ft.recipe import ModelSource
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -262,7 +263,7 @@ class SharedBase(Actors):
         config.task_type = family_of(inner_of(self.policy).config, str(folder)).peft_task(scores=True)
         config.modules_to_save, config.inference_mode = ["score"], True
         config.save_pretrained(str(folder))
-        write_json(folder / artifacts.LINEAGE, self.origin)
+        write_lineage(folder, ModelSource(**self.origin["base"]), self.origin["quantization"])
         share(folder)
 
     def load_critic(self, folder: Path) -> None:

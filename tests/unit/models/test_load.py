@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 import tiny
+from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.models.adapters import adapters_kept
 from ft.models.identity import model_fingerprint, model_identity
-from ft.models.lineage import save_lineage
+from ft.models.lineage import parts, save_lineage
 from ft.models.load import load, share, start
 from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
@@ -146,3 +148,40 @@ def test_a_saved_tokenizer_names_what_transformers_4_and_5_both_know(base, tmp_p
     text = "<|im_start|>user\nsky?<|im_end|>"
     assert one(text)["input_ids"] == other(text)["input_ids"]
     assert (one.all_special_tokens, one.chat_template) == (other.all_special_tokens, other.chat_template)
+
+
+def chain(runs: Path, base: Path) -> Path:
+    """A finished whole model and an adapter on it, as two stages of a recipe leave them; the adapter's folder."""
+    whole = Path(shutil.copytree(base, runs / "recipe" / "first-0123456789ab"))
+    write_json(whole / "done.json", {"stage": "first", "kind": "sft", "fingerprint": "0123456789ab", "numbers": {}})
+    folder = adapter(runs / "recipe" / "second-ba9876543210", base)
+    save_lineage(folder, None, whole, None)
+    return folder
+
+
+def test_a_runs_folder_that_was_moved_opens(base, tmp_path):
+    chain(tmp_path / "runs", base)
+    shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
+    folder = tmp_path / "elsewhere" / "recipe" / "second-ba9876543210"
+    whole = parts(folder)[0].folder
+    assert whole == (tmp_path / "elsewhere" / "recipe" / "first-0123456789ab").resolve()
+    load(folder, "float32", use_cpu=True)
+
+
+@pytest.mark.parametrize("written", ["today", "before"])
+def test_a_copied_runs_folder_reads_its_own_base_and_not_the_one_left_behind(written, base, tmp_path):
+    folder = chain(tmp_path / "runs", base)
+    if written == "before":
+        lineage = read_json(folder / "lineage.json")
+        lineage["base"]["path"] = str(tmp_path / "runs" / "recipe" / "first-0123456789ab")
+        write_json(folder / "lineage.json", lineage)
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")
+    assert str(parts(tmp_path / "copy" / "recipe" / folder.name)[0].folder).startswith(str(tmp_path / "copy"))
+    assert str(parts(folder)[0].folder).startswith(str(tmp_path / "runs"))
+
+
+def test_an_adapter_that_was_taken_out_of_its_runs_folder_says_what_it_lacks(base, tmp_path):
+    folder = chain(tmp_path / "runs", base)
+    shutil.copytree(folder, tmp_path / "alone" / "here" / "adapter")
+    with pytest.raises(UserError, match=r"the model it stands on is not at .*first-0123456789ab"):
+        load(tmp_path / "alone" / "here" / "adapter", "float32", use_cpu=True)

@@ -15,7 +15,7 @@ from ft.errors import fail
 from ft.files import read_json
 from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
 from ft.models.generation.sampling import Sampling
-from ft.models.lineage import is_adapter
+from ft.models.lineage import parts
 from ft.models.processor import tokenizer_of
 from ft.recipe import ModelSource
 
@@ -73,7 +73,4 @@ def _parts(model: ModelSource | None, folder: Path | None) -> tuple[ModelSource,
     if folder is None:
         assert model is not None
         return model, None, None
-    if not is_adapter(folder):
-        return ModelSource(str(folder)), None, None
-    lineage = read_json(folder / artifacts.LINEAGE)
-    return ModelSource(**lineage["base"]), folder, lineage.get("quantization")
+    return parts(folder)
