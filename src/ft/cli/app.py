@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ft import artifacts
+from ft.cli.commands import Commands
 from ft.console import talk
 from ft.errors import UserError, fail
 from ft.files import finite_or_none
@@ -26,6 +27,7 @@ from ft.stages import STAGES
 from ft.versions import versions
 
 app = typer.Typer(
+    cls=Commands,
     help="Fine-tuning recipes: one YAML file, a chain of stages, one folder a result.",
     no_args_is_help=True,
     add_completion=False,
