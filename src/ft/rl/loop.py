@@ -33,6 +33,7 @@ from ft.training.loop import (
     save,
     train,
 )
+from ft.training.stage_trainer import StageTrainer
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def prepare_training(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
     return TrainerInputs(job, args, model, tokenizer, rows, held_out, reward), prompts
 
 
-def _attach_callbacks(trainer: Any, inputs: TrainerInputs) -> None:
+def _attach_callbacks(trainer: StageTrainer, inputs: TrainerInputs) -> None:
     from ft.rl.guard import GuardOptions
     from ft.rl.monitor import Guard
     from ft.rl.ppo import PPOTrainer
@@ -165,7 +166,7 @@ def _print_rewards(inputs: TrainerInputs, prompts: Prompts) -> None:
     print(f"{inputs.job.name}: rewarded by {' + '.join(parts)}; {counts}", file=sys.stderr)
 
 
-def _end(trainer: Any, job: Job) -> dict[str, Any]:
+def _end(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     """What became of reward, distance and length; held out and of the checkpoint that is kept, where that is known."""
     from ft.files import read_lines
 

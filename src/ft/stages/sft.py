@@ -39,7 +39,7 @@ def trainer_of(job: Job, ends_turns: bool = True) -> Any:
     flat = config.packing or config.padding_free  # TRL flattens rows by a collator of its own
     collator = None if flat else family.collator(tokenizer.pad_token_id, config.pad_to_multiple_of)
     with adapters_kept(model) if "lora" in job.blocks else nullcontext():
-        trainer = SFTTrainer(
+        trainer: Any = SFTTrainer(
             model=model,
             args=config,
             train_dataset=train_rows(job.rows),

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ft.bounds import is_finite
 from ft.errors import UserError, fail
 from ft.models.finite import refuse_broken_weights
+from ft.training.stage_trainer import StageTrainer
 from ft.training.trl_compat import wrap_gradient_norm
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ FIX = "Lower the learning rate, lower train.max_grad_norm, or train in another p
 SCALED = ("grad_norm", "value/grad_norm")  # infinite at a step that fp16's gradient scaler skips, as it is made to
 
 
-def stop_at_non_finite(trainer: Any, where: str) -> None:
+def stop_at_non_finite(trainer: StageTrainer, where: str) -> None:
     """Let the trainer raise UserError at the first loss, gradient or metric that is not finite."""
     check = FiniteCheck(trainer, where)
     trainer.compute_loss = check.compute_loss
@@ -37,7 +38,7 @@ def stop_at_non_finite(trainer: Any, where: str) -> None:
 class FiniteCheck(TrainerCallback):
     """What is checked at each micro-batch, at each step and at each log."""
 
-    def __init__(self, trainer: Any, where: str):
+    def __init__(self, trainer: StageTrainer, where: str):
         self.trainer, self.where = trainer, where
         self.loss_of = trainer.compute_loss
         self.newest: Any = None  # the inputs of the micro-batch whose loss was computed last
@@ -95,13 +96,12 @@ class FiniteCheck(TrainerCallback):
     def find_rows(self) -> list[Mapping[str, Any]]:
         """The prepared rows of the newest micro-batch, found by their tokens; packed rows have no name."""
         rows = self.trainer.train_dataset if self.trainer.model.training else self.trainer.eval_dataset
-        if (
-            not isinstance(self.newest, Mapping)
-            or "attention_mask" not in self.newest
-            or "where" not in rows.column_names
-        ):
+        newest = self.newest
+        if rows is None or "where" not in rows.column_names:
             return []
-        batch = zip(self.newest["input_ids"], self.newest["attention_mask"].bool(), strict=True)
+        if not isinstance(newest, Mapping) or "attention_mask" not in newest:
+            return []
+        batch = zip(newest["input_ids"], newest["attention_mask"].bool(), strict=True)
         sequences = {tuple(ids[mask].tolist()) for ids, mask in batch}
         return [row for row in rows if sequences.issuperset(_sequences(row))]
 

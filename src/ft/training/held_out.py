@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ft.encode.loss_mask import IGNORE_INDEX
+from ft.training.stage_trainer import StageTrainer
 from ft.training.trl_compat import PairTrainer, held_metrics, held_out_loader
 
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min_reward": min, "max_reward": max}
@@ -80,7 +81,7 @@ class HeldOutBatches(Sampler[list[int]]):
         return self.full + -(-rest // self.size)
 
 
-def measure_over_rows(trainer: Any, has_prepared_rows: bool) -> None:
+def measure_over_rows(trainer: StageTrainer, has_prepared_rows: bool) -> None:
     """Let the trainer's held-out loss and metrics be means over tokens or rows. Trainers whose rows are not prepared
     make their own batches, of answers."""
     means = ExactMeans(trainer)
@@ -91,14 +92,14 @@ def measure_over_rows(trainer: Any, has_prepared_rows: bool) -> None:
         rows_at_once = 1 if by_batch else trainer.args.per_device_eval_batch_size
         accelerator = trainer.accelerator
         place = (accelerator.process_index, accelerator.num_processes)
-        means.batches = HeldOutBatches(len(trainer.eval_dataset), rows_at_once, *place)
-        trainer.get_eval_dataloader = lambda rows=None: held_out_loader(trainer, means.batches)
+        batches = means.batches = HeldOutBatches(len(trainer.eval_dataset), rows_at_once, *place)
+        trainer.get_eval_dataloader = lambda rows=None: held_out_loader(trainer, batches)
 
 
 class ExactMeans:
     """Remembers over what the means of each batch were taken, and makes one mean of them for each log."""
 
-    def __init__(self, trainer: Any):
+    def __init__(self, trainer: StageTrainer):
         self.trainer, self.accelerator = trainer, trainer.accelerator
         self.loss_of, self.log_of, self.loop_of = trainer.compute_loss, trainer.log, trainer.evaluation_loop
         self.batches: HeldOutBatches | None = None  # None: the trainer makes its own

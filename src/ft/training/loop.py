@@ -17,6 +17,7 @@ from ft.models.load import share, start
 from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
+from ft.training.stage_trainer import StageTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -50,7 +51,7 @@ def policy(job: Job, config: TrainingArguments, ends_turns: bool = True) -> tupl
     return model, tokenizer
 
 
-def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None) -> Any:
+def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | None = None) -> Any:
     """The trainer with what ft records and shows while it trains: of the log, the values that `shown` names."""
     from transformers import PrinterCallback
 
@@ -70,7 +71,7 @@ def add_callbacks(trainer: Any, job: Job, shown: Mapping[str, str] | None = None
     return trainer
 
 
-def train_and_save(trainer: Any, job: Job) -> dict[str, Any]:
+def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
     from ft.files import read_lines
 
@@ -90,7 +91,7 @@ def draw_curves(job: Job) -> None:
     write_figures(job, curve_files)
 
 
-def save(trainer: Any, job: Job) -> None:
+def save(trainer: StageTrainer, job: Job) -> None:
     """Leave a folder that `from_pretrained` opens, with its lineage where it is an adapter."""
     from ft.training.finite import refuse_broken_result
 
@@ -103,7 +104,7 @@ def save(trainer: Any, job: Job) -> None:
         share(job.folder)
 
 
-def train(trainer: Any, job: Job) -> int:
+def train(trainer: StageTrainer, job: Job) -> int:
     """Train from the newest checkpoint, or from the start; the number of steps made in all."""
     from transformers import TrainerState
 
@@ -132,7 +133,7 @@ def train(trainer: Any, job: Job) -> int:
     return int(state.global_step)
 
 
-def _final_loss(trainer: Any) -> float:
+def _final_loss(trainer: StageTrainer) -> float:
     """Held-out loss of the weights that are kept; measured, unless the last step's evaluation has just done so."""
     last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), None)
     if last and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
