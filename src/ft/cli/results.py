@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_recipe
+from ft.columns import Column, print_table
 from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe.find import is_recipe, recipe_file
@@ -50,7 +51,7 @@ def runs_command(
     elif not rows:
         talk.print(f"no result in {runs}" + (" of that kind or recipe" if kind or recipe else ""))
     else:
-        out.print(_table(rows))
+        _show_results(rows)
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -76,22 +77,22 @@ def _sort_rows(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
     return rows if by == "when" else sorted(rows, key=lambda row: row["bytes" if by == "size" else by] or 0)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
+def _show_results(rows: Sequence[dict[str, Any]]) -> None:
     from ft.report.numbers import number_words
     from ft.results.ledger import SHORT
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("recipe", "stage", "kind", "fingerprint", "state", "when"):
-        table.add_column(name, no_wrap=True)
-    for name in ("time", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("numbers", overflow="fold", min_width=20)
+    columns = (
+        *(Column("recipe"), Column("stage"), Column("kind", rank=3), Column("fingerprint", rank=1), Column("state")),
+        *(Column("when", rank=2), Column("time", rank=4, right=True), Column("size", rank=5, right=True)),
+        Column("numbers", wraps=True),
+    )
+    cells = []
     for row in rows:
         words = ", ".join(number_words(row["numbers"])[:2])
         state = Text(row["state"], style=COLOURS[row["state"]])
         names = (row["recipe"], row["stage"], row["kind"], row["fingerprint"][:SHORT])
-        table.add_row(*names, state, row["when"], _time(row["seconds"]), _size(row["bytes"]), Text(words))
-    return table
+        cells.append([*names, state, row["when"], _time(row["seconds"]), _size(row["bytes"]), words])
+    print_table(out, columns, cells)
 
 
 def _time(seconds: float | None) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from ft.columns import Column, print_table
 from ft.fit.advice import Advice, advice
 from ft.fit.gpus import GIB, Gpu
 from ft.fit.kinds import stage_fit
@@ -92,15 +92,12 @@ def _values(fits: FitPlan, row: Row) -> dict[str, Any]:
 
 def show(fits: FitPlan, console: Console) -> None:
     """A row a stage at its fullest moment, GiB for one GPU; below it what to write where a stage does not fit."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    for name in ("trained", "of", *PARTS, "PEAK"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("when", no_wrap=True)
-    table.add_column(f"on {fits.gpu.name}, {fits.sharding}", overflow="fold", min_width=18)
-    for row in fits.rows:
-        table.add_row(*_cells(row.fit, fits.gpu))
-    console.print(table)
+    columns = (
+        *(Column("stage"), Column(f"on {fits.gpu.name}, {fits.sharding}", wraps=True), Column("PEAK", right=True)),
+        *(Column("when", rank=1), *(Column(part, rank=2 + place, right=True) for place, part in enumerate(PARTS))),
+        *(Column("trained", rank=20, right=True), Column("of", rank=20, right=True)),
+    )
+    print_table(console, columns, [_cells(row.fit, fits.gpu) for row in fits.rows])
     console.print(f"GiB a GPU of {fits.gpu.gib:g}; an estimate, see docs/fit.md")
     for line in _below(fits):
         console.print(line)
@@ -109,15 +106,15 @@ def show(fits: FitPlan, console: Console) -> None:
 def _cells(fit: StageFit, gpu: Gpu) -> list[str | Text]:
     nothing: list[str | Text] = ["·"] * (len(PARTS) + 4)
     if fit.problem:
-        return [fit.stage, *nothing, Text("not known, see below", style="yellow")]
+        return [fit.stage, Text("not known, see below", style="yellow"), *nothing]
     if not fit.moments:
-        return [fit.stage, *nothing, ", ".join(fit.notes)]
+        return [fit.stage, ", ".join(fit.notes), *nothing]
     peak, spare = fit.peak, gpu.capacity - fit.peak.total
     verdict = Text(f"fits, {spare / GIB:.1f} to spare", style="green")
     if spare < 0:
         verdict = Text(f"does not fit, {-spare / GIB:.1f} missing", style="red")
     parts = [_gib(peak.parts[part]) for part in PARTS]
-    return [fit.stage, _count(fit.trained), _count(fit.parameters), *parts, _gib(peak.total), peak.name, verdict]
+    return [fit.stage, verdict, _gib(peak.total), peak.name, *parts, _count(fit.trained), _count(fit.parameters)]
 
 
 def _below(fits: FitPlan) -> list[str]:

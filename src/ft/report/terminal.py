@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ft import artifacts
+from ft.columns import Column, print_table
 from ft.figures.result_files import ResultFiles
 from ft.figures.text import sparkline
 from ft.figures.training import curves
@@ -45,19 +46,19 @@ def plan_rows(planned_run: Plan) -> list[dict[str, Any]]:
 
 
 def show_plan(planned_run: Plan, console: Console) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("stage", "kind", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rows", "trained tokens", "rows a step", "steps"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("folder", no_wrap=True)
-    table.add_column("would run because", overflow="fold", min_width=20)
+    columns = (
+        *(Column("stage"), Column("kind", rank=5), Column("state")),
+        *(Column("rows", rank=1, right=True), Column("trained tokens", rank=2, right=True)),
+        *(Column("rows a step", rank=4, right=True), Column("steps", rank=3, right=True)),
+        *(Column("folder", rank=6), Column("would run because", wraps=True)),
+    )
+    cells = []
     colours = {"done": "green", "resume": "yellow", "absent": "", "not needed": "dim"}
     for row in plan_rows(planned_run):
         counts = [f"{row[key]:,}" if row[key] is not None else "·" for key in COUNTS]
         state = Text(row["state"], style=colours[row["state"]])
-        table.add_row(row["stage"], row["kind"], state, *counts, row["folder"], row["why"])
-    console.print(table)
+        cells.append([row["stage"], row["kind"], state, *counts, row["folder"], row["why"]])
+    print_table(console, columns, cells)
 
 
 def result_rows(stages: Sequence[PlannedStage]) -> list[dict[str, Any]]:
