@@ -103,7 +103,8 @@ class ExactMeans:
         self.trainer, self.accelerator = trainer, trainer.accelerator
         self.loss_of, self.log_of, self.loop_of = trainer.compute_loss, trainer.log, trainer.evaluation_loop
         self.batches: HeldOutBatches | None = None  # None: the trainer makes its own
-        self.sizes: list[BatchSize] = []  # of the batches since the last log
+        # of the batches since the last log of their mode: a run may be evaluated between two logs of training
+        self.sizes: dict[str, list[BatchSize]] = {"train": [], "eval": []}
         self.losses: list[float] = []
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
@@ -111,7 +112,7 @@ class ExactMeans:
         size = batch_size(inputs) if isinstance(inputs, Mapping) else None  # trainers take keys out
         result = self.loss_of(model, inputs, *args, **options)
         if size and not (is_training and "completion_ids" in inputs):  # sampled once, and learnt from several times
-            self.sizes.append(size)
+            self.sizes["train" if is_training else "eval"].append(size)
             loss = result[0] if isinstance(result, tuple) else result
             self.losses += [] if is_training else [float(loss)]
         return result
@@ -125,28 +126,27 @@ class ExactMeans:
         finally:
             self.trainer.aux_loss_enabled = has_router_loss
         if self.losses:
-            sizes = self.sizes_here()[:, FIELDS.index("loss")]
+            sizes = self.sizes_here("eval")[:, FIELDS.index("loss")]
             losses = torch.tensor(self.losses, dtype=torch.float64, device=sizes.device)
             output.metrics[f"{metric_key_prefix}_loss"] = float(self.add_up(losses @ sizes) / self.add_up(sizes.sum()))
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.trainer.model.training else "eval"
-        if self.sizes:
-            weights = dict(zip(FIELDS, self.add_up(self.sizes_here()).T, strict=True))
+        if self.sizes[mode]:
+            weights = dict(zip(FIELDS, self.add_up(self.sizes_here(mode)).T, strict=True))
             metrics = held_metrics(self.trainer, mode)
             for name, values in metrics.items():
-                if len(values) == len(self.sizes):
+                if len(values) == len(self.sizes[mode]):
                     metrics[name] = [_mean(name, values, weights[OVER.get(name, "rows")])]
-        self.sizes, self.losses = [], []
+        self.sizes[mode], self.losses = [], []
         self.log_of(logs, start_time)
 
-    def sizes_here(self) -> Tensor:
+    def sizes_here(self, mode: str) -> Tensor:
         """(N, 5) float64, of N batches: this process's part of what is counted."""
-        sizes = torch.tensor(
-            [astuple(size) for size in self.sizes], dtype=torch.float64, device=self.accelerator.device
-        )
-        if self.batches and not self.trainer.model.training:
+        rows = [astuple(size) for size in self.sizes[mode]]
+        sizes = torch.tensor(rows, dtype=torch.float64, device=self.accelerator.device)
+        if self.batches and mode == "eval":
             sizes[self.batches.full :] /= self.accelerator.num_processes  # which all of them compute
         return sizes
 
