@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.data.test_formats import GOOD
 
-from ft.data.formats import FORMATS, BadRow, detect, format_row
+from ft.data.formats import BadRow, detect, format_row
 from ft.data.mix import Leakage, eval_side
 from ft.data.sources.files import SourceRow
 from wording import Like
@@ -257,10 +256,6 @@ def test_a_public_row_becomes_a_pair(name: str, row: Row, expected: Row) -> None
 @pytest.mark.parametrize(("name", "row", "expected"), PUBLIC)
 def test_a_public_row_is_told_by_its_columns(name: str, row: Row, expected: Row) -> None:
     assert detect(row) == name
-
-
-def test_every_format_is_tested() -> None:
-    assert {name for name, _, _ in GOOD} | {name for name, _, _ in PUBLIC} == set(FORMATS)
 
 
 def test_the_preferred_side_decides_which_answer_is_chosen() -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.recipe.conftest import GOOD
 
 from ft.recipe import Recipe
+from wording import Like
 
 
 def shared(*sources: str) -> str:
@@ -19,28 +20,27 @@ def shared(*sources: str) -> str:
 WRONG = {
     "shares over 1": (
         ("{path: rows.jsonl, group: a, share: 0.7}", "{path: rows.jsonl, group: b, share: 0.5}"),
-        "x.yaml:4: the shares add up to 1.2 (a 0.7, b 0.5). They are parts of the whole mixture: make it 1.",
+        Like("x.yaml:4: … shares … 1.2 … 0.7 … 0.5 … mixture … 1 …"),
     ),
     "shares under 1": (
         ("{path: rows.jsonl, group: a, share: 0.5}", "{path: rows.jsonl, group: a}"),
-        "x.yaml:4: the shares add up to 0.5 (a 0.5). They are parts of the whole mixture: make it 1.",
+        Like("x.yaml:4: … shares … 0.5 … 0.5 … mixture … 1 …"),
     ),
     "a share without a group": (
         ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, share: 0.5}"),
-        "x.yaml:6: a share belongs to a group. Write `group: NAME` too.",
+        Like("x.yaml:6: … belongs … `group: NAME` …"),
     ),
     "a source without a group": (
         ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl}"),
-        "x.yaml:6: source 2 belongs to no group, but others have shares (a 1). "
-        "Write `group: NAME`, and the group's share at one of its sources.",
+        Like("x.yaml:6: … 2 belongs … 1 … `group: NAME` …"),
     ),
     "a group without a share": (
         ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, group: b}"),
-        "x.yaml:6: group 'b' has no share, but others have (a 1). Write `share: …` beside it.",
+        Like("x.yaml:6: … 'b' … 1 … `share: …` …"),
     ),
     "two shares for one group": (
         ("{path: rows.jsonl, group: a, share: 1}", "{path: rows.jsonl, group: a, share: 0.5}"),
-        "x.yaml:6: group 'a' has share 0.5 here and 1 above. Write its share once.",
+        Like("x.yaml:6: group 'a' … 0.5 … 1 …"),
     ),
     "a share that is a word": (
         ("{path: rows.jsonl, group: a, share: half}",),

@@ -88,75 +88,73 @@ def test_windows_line_ends_count_as_one_line():
 FAULTS = {
     "a key written twice": (
         "model: a/b\nmodel: c/d\nstages: [{kind: sft, data: rows.jsonl, train: {max_length: 8}}]\n",
-        "x.yaml:2: 'model' is written twice, first at line 1. Keep one.",
+        Like("x.yaml:2: 'model' … written … 1 …"),
     ),
     "a tab before a list": (
         "model: a/b\nstages:\n\t- kind: sft\n",
-        "x.yaml:3: a tab indents this line. Indent with spaces.",
+        Like("x.yaml:3: … indents … Indent …"),
     ),
     "a tab before a key": (
         "model: a/b\nstages:\n  - kind: sft\n\ttrain: {}\n",
-        "x.yaml:4: a tab indents this line. Indent with spaces.",
+        Like("x.yaml:4: … indents … Indent …"),
     ),
     "an anchor that is nowhere": (
         "model: *base\n",
-        "x.yaml:1: no anchor '&base' above. Write the value out, or name it with '&' first.",
+        Like("x.yaml:1: … anchor '&base' … '&' …"),
     ),
     "an anchor misspelt": ("a: &lora 5\nmodel: *lara\n", "x.yaml:2: no anchor '&lara' above. There are: lora."),
     "an anchor inside itself": (
         "model: a/b\nstages: &a\n  - *a\n",
-        "x.yaml:2: an anchor contains itself. Remove the alias that closes the circle.",
+        Like("x.yaml:2: … anchor contains …"),
     ),
     "merging a number": (
         "model: a/b\n<<: 5\n",
-        "x.yaml:2: this is not YAML: expected a mapping or list of mappings for merging, but found scalar. "
-        "Look at quotes, colons and indentation here.",
+        Like("x.yaml:2: … expected … indentation …"),
     ),
-    "an empty file": ("", "x.yaml:1: the recipe is empty. Start with `model:` and `stages:`."),
-    "only a comment": ("# later\n", "x.yaml:1: the recipe is empty. Start with `model:` and `stages:`."),
-    "a list": ("- kind: sft\n", "x.yaml:1: a recipe is a mapping of keys. Start with `model:` and `stages:`."),
-    "a word": ("hello\n", "x.yaml:1: a recipe is a mapping of keys. Start with `model:` and `stages:`."),
+    "an empty file": ("", Like("x.yaml:1: … `model:` … `stages:` …")),
+    "only a comment": ("# later\n", Like("x.yaml:1: … `model:` … `stages:` …")),
+    "a list": ("- kind: sft\n", Like("x.yaml:1: … `model:` … `stages:` …")),
+    "a word": ("hello\n", Like("x.yaml:1: … `model:` … `stages:` …")),
     "two documents": (
         "model: a/b\n---\nmodel: c\n",
-        "x.yaml:2: a second document begins here. A file holds one recipe: remove the `---`.",
+        Like("x.yaml:2: … second document … `---` …"),
     ),
     "a Python tag": (
         "model: !!python/object/apply:os.system ['ls']\n",
-        "x.yaml:1: the tag !!python/object/apply:os.system is not allowed. Write plain YAML.",
+        Like("x.yaml:1: … !!python/object/apply:os.system … allowed …"),
     ),
-    "a tag of one's own": ("model: !mine x\n", "x.yaml:1: the tag !mine is not allowed. Write plain YAML."),
-    "a set": ("model: !!set {a, b}\n", "x.yaml:1: the tag !!set is not allowed. Write plain YAML."),
-    "bytes": ("model: !!binary aGVsbG8=\n", "x.yaml:1: the tag !!binary is not allowed. Write plain YAML."),
-    "a date": ("seed: !!timestamp 2001-01-01\n", "x.yaml:1: the tag !!timestamp is not allowed. Write plain YAML."),
-    "a tag that lies": ("model: a\nseed: !!int abc\n", "x.yaml:2: 'abc' is no int. Write another value."),
-    "a truth that is none": ("seed: !!bool abc\n", "x.yaml:1: 'abc' is no bool. Write another value."),
-    "an endless number": (f"seed: {'9' * 5000}\n", f"x.yaml:1: '{'9' * 40}' is no int. Write another value."),
+    "a tag of one's own": ("model: !mine x\n", Like("x.yaml:1: … !mine … allowed …")),
+    "a set": ("model: !!set {a, b}\n", Like("x.yaml:1: … !!set … allowed …")),
+    "bytes": ("model: !!binary aGVsbG8=\n", Like("x.yaml:1: … !!binary … allowed …")),
+    "a date": ("seed: !!timestamp 2001-01-01\n", Like("x.yaml:1: … !!timestamp … allowed …")),
+    "a tag that lies": ("model: a\nseed: !!int abc\n", Like("x.yaml:2: 'abc' … another …")),
+    "a truth that is none": ("seed: !!bool abc\n", Like("x.yaml:1: 'abc' … another …")),
+    "an endless number": (f"seed: {'9' * 5000}\n", Like(f"x.yaml:1: '{'9' * 40}' … Write another …")),
     "a byte that is not UTF-8": (
         b"model: a/b\n# caf\xe9\n",
-        "x.yaml:2: byte 0xe9 is not UTF-8. Save the file as UTF-8.",
+        Like("x.yaml:2: … 0xe9 … UTF-8 … UTF-8 …"),
     ),
     "UTF-16": ("model: a/b\n".encode("utf-16"), "x.yaml: this is UTF-16 text. Save the file as UTF-8."),
     "a control character": (b"seed: 1\nmodel: a\x00b\n", "x.yaml:2: the character '\\x00' is not allowed. Remove it."),
     "a quote left open": (
         "seed: 1\nmodel: 'a\nstages: []\n",
-        "x.yaml:2: a quote or bracket opened here is never closed. Close it.",
+        Like("x.yaml:2: … bracket opened …"),
     ),
     "a bracket left open": (
         "seed: 1\nstages: [{kind: sft}\n",
-        "x.yaml:2: a quote or bracket opened here is never closed. Close it.",
+        Like("x.yaml:2: … bracket opened …"),
     ),
     "a colon too many": (
         "model: a: b\n",
-        "x.yaml:1: this is not YAML: mapping values are not allowed here. Look at quotes, colons and indentation here.",
+        Like("x.yaml:1: … mapping … indentation …"),
     ),
     "a key less indented than its stage": (
         "model: a/b\nstages:\n  - kind: sft\n   train: {}\n",
-        "x.yaml:4: this is not YAML: expected <block end>, but found '<block mapping start>'. "
-        "Look at quotes, colons and indentation here.",
+        Like("x.yaml:4: … '<block mapping start>' … indentation …"),
     ),
     "brackets without end": (
         "model: " + "[" * 3000 + "]" * 3000 + "\n",
-        "x.yaml:1: more than 32 blocks stand in each other. Write the recipe flatter.",
+        Like("x.yaml:1: … 32 blocks … flatter …"),
     ),
 }
 
