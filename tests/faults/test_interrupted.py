@@ -75,7 +75,7 @@ class Run:
         while not seen():
             assert not self.has_ended()
             assert time.monotonic() < end
-            time.sleep(0.0005 if self.is_at_work() else 0.02)
+            time.sleep(0.002 if self.is_at_work() else 0.02)
 
     def is_at_work(self) -> bool:
         """Whether its libraries are imported."""
@@ -183,14 +183,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(file, undisturbed, tm
     assert list((runs / ".cache").glob(".rows-*")) == []
 
 
-def test_when_ft_run_is_killed_its_stage_ends_too_and_the_same_command_continues(file, undisturbed, prepared):
+def test_when_ft_run_is_killed_its_stage_ends_too_and_the_run_goes_on(file, undisturbed, prepared):
     run = Command(file, prepared)
     run.until(run.late)
     run.process.kill()
     run.ended()  # communicate() returns when the stage is gone as well: it has to notice
     assert not run.at_the_end()
     assert not (run.folder / "done.json").exists()
-    assert Command(file, prepared).ended()[0] == 0
+    tiny.make(tiny.planned(file, prepared), "sft")
     assert_as_undisturbed(run.folder, undisturbed)
 
 
@@ -266,13 +266,12 @@ def test_stages_of_a_chain_end_when_killed_and_go_on_to_the_bits_of_stages_start
     run.ended()  # communicate() returns when the stage is gone as well: it has to notice
     assert not run.at_the_end()
 
-    for moment in (Command.importing, Command.late):
-        run = Command(chain, runs, "--jobs", "2")
-        run.until(lambda run=run, moment=moment: moment(run))
-        code, said = run.interrupt()
-        assert code == 130
-        assert said.endswith("sft: interrupted. The same command continues.\n")
-        assert "Traceback" not in said
+    run = Command(chain, runs, "--jobs", "2")
+    run.until(run.importing)
+    code, said = run.interrupt()
+    assert code == 130
+    assert said.splitlines()[-1] == Like("sft: interrupted … continues …")
+    assert "Traceback" not in said
 
     run = Command(chain, runs, "--jobs", "2")
     assert run.ended()[0] == 0
