@@ -57,7 +57,7 @@ class MetricsFile(TrainerCallback):
 
 def _line(step: float, logs: Mapping[str, Any]) -> dict[str, Any]:
     """What is logged at a step; null where a value is no number, as the gradient of a step that fp16 skips."""
-    return {"step": step, **finite_or_none(logs)}
+    return {"step": step, **{name: finite_or_none(value) for name, value in logs.items()}}
 
 
 class ChosenFalls(TrainerCallback):
