@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ft import artifacts
+from ft.data.sources.bytes import CHANGED
 from ft.data.sources.read import file_hash
-from ft.files import digest
+from ft.errors import fail
+from ft.files import digest, read_mapping
 from ft.recipe import ModelSource
 from ft.recipe.job import Job
 from ft.result import Result
@@ -29,6 +31,21 @@ def model_fingerprint(source: ModelSource, cache: Path | None) -> dict[str, Any]
     weights = [p for p in files if p.suffix == ".safetensors" or p.name.endswith(artifacts.CONFIG)]
     tokenizer = [p for p in files if p.name.startswith(TOKENIZER_FILES)]
     return {"weights": _joint_hash(weights, cache), "tokenizer": _joint_hash(tokenizer, cache)}
+
+
+def check_model_bytes(job: Job) -> None:
+    """Raise UserError where the folder that a stage starts from no longer holds what the plan has hashed, by which the
+    result is named. Called before and after the work: a file that did not change is not read again."""
+    planned = read_mapping(job.folder / artifacts.KEY).get("model")
+    if planned and job.model:
+        refuse_changed(job.model, planned, hashes(job))
+
+
+def refuse_changed(model: ModelSource, planned: Mapping[str, Any], cache: Path) -> None:
+    """Raise UserError where a folder's bytes are no longer those that the plan has hashed, or those of its parts that
+    `planned` has."""
+    if model.folder and {**model_fingerprint(model, cache), **planned} != model_fingerprint(model, cache):
+        raise fail(model.path, *CHANGED)
 
 
 def result_fingerprint(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from ft.disk import disk_problem
 from ft.encode.prepare import prepare, rows_damage, rows_folder
 from ft.errors import UserError
 from ft.files import remove
+from ft.models.identity import refuse_changed
 from ft.models.processor import encoder_of
 from ft.progress import Progress
 from ft.results.locks import hold_lock
@@ -48,7 +49,10 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     stage = planned.stage
     options = stage.kind.blocks["rows"].load()(**stage.blocks.get("rows", {}))
     max_length, init = planned.rows_key["max_length"], plan.tokenizer_folder(planned)
-    encoder = encoder_of(plan.recipe.model_of(stage), init, planned.key.get("chat_template"), options, max_length)
+    model = plan.recipe.model_of(stage)
+    encoder = encoder_of(model, init, planned.key.get("chat_template"), options, max_length)
+    if model and init is None:  # what was just read names the rows
+        refuse_changed(model, {"tokenizer": planned.rows_key["tokenizer"]}, artifacts.hash_cache(plan.runs))
     with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
         stats = prepare(
             folder,

@@ -203,7 +203,7 @@ def _raise_for(planned: PlannedStage, code: int) -> None:
     if code:
         if planned.result.checkpoints:
             raise StageFailed(f"{planned.name}: ended with exit code {code}. The same command continues.", 1)
-        raise StageFailed(f"{planned.name}: failed with exit code {code}. The same command tries again.", 1)
+        raise StageFailed(f"{planned.name}: failed with exit code {code}. What failed stands above.", 1)
 
 
 def _say_batch(planned: PlannedStage, launch: Launch) -> None:

@@ -18,6 +18,7 @@ from ft.errors import Problems, UserError, fail
 from ft.files import sync_files, write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
+from ft.models.identity import check_model_bytes
 from ft.notices import quiet_bars
 from ft.recipe import Kind
 from ft.recipe.job import Job
@@ -38,6 +39,7 @@ def make_stage(job_file: Path) -> None:
     keep_freed_memory()
     start = time.monotonic()
     check_files(job)
+    check_model_bytes(job)
     try:
         numbers = function_at(STAGES[job.kind].make)(job)
     except Exception as error:
@@ -45,6 +47,7 @@ def make_stage(job_file: Path) -> None:
             raise UserError([problem]) from error
         raise
     check_files(job)
+    check_model_bytes(job)
     if os.environ.get("RANK", "0") != "0":
         return
     _no_secrets(job, numbers)

@@ -1,6 +1,7 @@
 """A file that changes behind the plan: nothing that is read from it bears the name of what it held."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import tiny
 from ft.encode.prepare import rows_folder
 from ft.errors import UserError
+from ft.files import read_json, write_json
+from ft.models.identity import check_model_bytes
 from ft.recipe.job import Job
 from ft.run.rows import prepare_rows
 from ft.run.stage import check_files
@@ -53,3 +56,23 @@ def test_a_bank_that_changed_stops_the_stage(tmp_path: Path) -> None:
     job = Job("gatt", "gatt", "f", tmp_path, 1, "x.yaml:1", files={str(bank): "0" * 64})
     with pytest.raises(UserError, match=r"bank.yaml: changed after the plan was made from it\."):
         check_files(job)
+
+
+def test_a_model_that_changed_stops_the_stage_and_its_rows(tmp_path: Path, base: Path) -> None:
+    model = Path(shutil.copytree(base, tmp_path / "model"))
+    data = written(tmp_path / "rows.jsonl", "blue")
+    recipe = tiny.recipe(tmp_path, [STAGE | {"data": [{"path": str(data)}]}], model=str(model))
+    plan = tiny.planned(recipe, tmp_path / "runs")
+    job = tiny.job(plan, "sft")
+    write_json(job.folder / "key.json", plan.stage("sft").key)
+    check_model_bytes(job)
+    config = read_json(model / "config.json")
+    write_json(model / "config.json", {**config, "rms_norm_eps": 0.5})
+    with pytest.raises(UserError, match=r"model: changed after the plan was made from it\."):
+        check_model_bytes(job)
+    template = (model / "chat_template.jinja").read_text(encoding="utf-8")
+    other = tiny.recipe(tmp_path, [STAGE | {"data": [{"path": str(data)}]}], model=str(model), seed=2)
+    again = tiny.planned(other, tmp_path / "runs")
+    (model / "chat_template.jinja").write_text(template + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"model: changed after the plan was made from it\."):
+        prepare_rows(again, again.stage("sft"))
