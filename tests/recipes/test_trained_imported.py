@@ -11,7 +11,8 @@ import import_page
 from ft.recipe import Recipe, Verdicts, check_tree, read
 from ft.recipe.yaml import Block
 from ft.results.store import plan
-from ft.run.run import make_stage, prepare_rows
+from ft.run.run import prepare_rows
+from ft.run.stage import make_stage
 from ft.stages import STAGES
 from ft.tools.importing.chain import import_recipe
 

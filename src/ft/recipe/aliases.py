@@ -93,15 +93,15 @@ _ANOTHER_ADAPTER = "Remove it: ft trains whole models, LoRA and QLoRA."
 _SAME = "Remove it: ft does so by itself, or finds it out from the model."
 _DEBUG = "Remove it: it changes no result."
 _TOKENS = "Remove it: the tokenizer is the model's own. Add tokens to it before, and give the folder as `model:`."
-_GONE_AT_TOP: Mapping[str, tuple[str, ...]] = {
-    _PREPARED: (
+_GONE_AT_TOP: Mapping[Gone, tuple[str, ...]] = {
+    Gone(_PREPARED): (
         *("dataset_prepared_path", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory", "tokenized_path"),
         *("overwrite_cache", "preprocessing_num_workers", "preprocessing_batch_size", "load_from_cache_file"),
         *("lazy_tokenize", "packing_cache", "download_mode", "dataset_shard_num", "dataset_shard_idx", "cache_dir"),
         *("sample_packing_group_size", "sample_packing_bin_size", "multipack_real_batches", "buffer_size"),
         *("push_dataset_to_hub", "shuffle_merged_datasets", "pad_to_sequence_len", "streaming_buffer_size"),
     ),
-    _TRACKER: (
+    Gone(_TRACKER): (
         *(
             "wandb_project",
             "wandb_entity",
@@ -116,7 +116,7 @@ _GONE_AT_TOP: Mapping[str, tuple[str, ...]] = {
         *("swanlab_workspace", "swanlab_run_name", "swanlab_mode", "swanlab_token", "swanlab_exp_name"),
         *("wandb_exp_name", "wandb_organization", "metric_logger"),
     ),
-    _LAUNCH: (
+    Gone(_LAUNCH): (
         *(
             "nproc_per_node",
             "sequence_parallel_size",
@@ -135,33 +135,33 @@ _GONE_AT_TOP: Mapping[str, tuple[str, ...]] = {
         *("device_groups", "custom_sharded_layers", "world_size", "fsdp_version", "qlora_sharded_model_loading"),
         *("tensor_parallel_dim", "data_parallel_replicate_dim", "data_parallel_shard_dim", "device"),
     ),
-    _KERNELS: (
+    Gone(_KERNELS): (
         *("use_unsloth", "use_unsloth_gc", "plugins", "flash_attn_cross_entropy", "flash_attn_rms_norm"),
         *("flash_attn_fuse_qkv", "flash_attn_fuse_mlp", "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"),
         *("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_layer_norm", "liger_cross_entropy"),
         *("liger_fused_linear_cross_entropy", "cut_cross_entropy", "use_reentrant_gc", "unsloth_cross_entropy_loss"),
         *("xformers_attention", "s2_attention", "shift_attn", "tuner_backend", "use_cce", "use_v1_kernels"),
     ),
-    _MULTIMODAL: (
+    Gone(_MULTIMODAL): (
         *("freeze_vit", "freeze_aligner", "freeze_llm", "freeze_vision_tower", "freeze_multi_modal_projector"),
         *("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "media_dir", "max_pixels"),
         *("processor_type", "image_size", "image_resize_algorithm", "video_maxlen", "video_fps"),
     ),
-    _ANSWERS: (
+    Gone(_ANSWERS): (
         *("eval_table_size", "eval_max_new_tokens", "do_bench_eval", "predict_with_generate", "infer_backend"),
         *("do_causal_lm_eval", "bench_dataset", "eval_causal_lm_metrics", "infer_dtype", "eval_num_beams"),
     ),
-    _OPTIMIZER: (
+    Gone(_OPTIMIZER): (
         *("use_galore", "galore_rank", "galore_target", "galore_scale", "use_apollo", "use_badam", "use_muon"),
         *("use_adam_mini", "loraplus_lr_ratio", "loraplus_lr_embedding", "lora_lr_ratio", "optimizer_in_bwd"),
         *("embedding_lr", "embedding_lr_scale", "lr_groups", "lisa_n_layers", "lisa_step_interval"),
     ),
-    _ANOTHER_ADAPTER: (
+    Gone(_ANOTHER_ADAPTER): (
         *("relora", "relora_steps", "relora_warmup_steps", "relora_cpu_offload", "freeze_trainable_layers"),
         *("freeze_trainable_modules", "use_llama_pro", "unfrozen_parameters", "freeze_parameters", "oft_rank"),
         *("freeze_parameters_ratio", "trainable_parameters", "qat", "gptq", "lora_on_cpu", "merge_lora"),
     ),
-    _SAME: (
+    Gone(_SAME): (
         *(
             "num_labels",
             "model_type",
@@ -176,27 +176,27 @@ _GONE_AT_TOP: Mapping[str, tuple[str, ...]] = {
         *("check_model", "use_hf", "hf_use_auth_token", "shuffle", "ignore_pad_token_for_loss", "upcast_layernorm"),
         *("overwrite_output_dir", "create_checkpoint_symlink", "hub_model_revision", "push_to_hub_revision"),
     ),
-    _DEBUG: (
+    Gone(_DEBUG): (
         *("debug", "gc_steps", "profiler_steps", "profiler", "log_peak_memory_stats", "print_param_status"),
         *("loss_watchdog_threshold", "loss_watchdog_patience", "logging_dir", "acc_strategy", "log_level_replica"),
         *("include_effective_tokens_per_second", "include_tokens_per_second", "compute_accuracy", "logprobs"),
     ),
-    _TOKENS: (
+    Gone(_TOKENS): (
         *("special_tokens", "tokens", "added_tokens_overrides", "resize_token_embeddings_to_32x", "resize_vocab"),
         *("add_tokens", "add_special_tokens", "new_special_tokens", "tokenizer_config", "fix_untrained_tokens"),
         *("eot_tokens", "split_special_tokens", "shrink_embeddings", "mean_resizing_embeddings"),
     ),
-    "Remove it: code from the Hub is never run; use a model that transformers knows.": ("trust_remote_code",),
-    "Set HF_TOKEN in the environment.": ("hf_hub_token", "ms_hub_token", "om_hub_token", "hub_token"),
-    "Write it in the rows: a message of the role system.": ("default_system", "default_system_message", "system"),
-    "Remove it: the run goes to its end, and `load_best_model_at_end` in `train:` takes the best checkpoint.": (
+    Gone("Remove it: code from the Hub is never run; use a model that transformers knows."): ("trust_remote_code",),
+    Gone("Set HF_TOKEN in the environment."): ("hf_hub_token", "ms_hub_token", "om_hub_token", "hub_token"),
+    Gone("Write it in the rows: a message of the role system."): ("default_system", "default_system_message", "system"),
+    Gone("Remove it: the run goes to its end, and `load_best_model_at_end` in `train:` takes the best checkpoint."): (
         *("early_stopping_patience", "early_stopping_steps", "early_stop_interval"),
     ),
-    "Write `init: $stage` in a stage: it goes on from that stage's adapter.": (
+    Gone("Write `init: $stage` in a stage: it goes on from that stage's adapter."): (
         *("adapter_name_or_path", "lora_model_dir", "adapters", "ref_adapters", "ref_model_adapters", "ref_model"),
         *("create_new_adapter", "ref_model_quantization_bit"),
     ),
-    "Write `inputs: {helpful: $stage}` in the stage, a stage of kind `reward` above.": (
+    Gone("Write `inputs: {helpful: $stage}` in the stage, a stage of kind `reward` above."): (
         *(
             "reward_model",
             "reward_model_adapters",
@@ -205,11 +205,11 @@ _GONE_AT_TOP: Mapping[str, tuple[str, ...]] = {
             "reward_funcs",
         ),
     ),
-    "Write `weight:` or `share:` at the sources.": ("mix_strategy", "interleave_probs", "stopping_strategy"),
-    "Write `rows: {on_too_long: error | drop | drop_turns}` in the stage.": (
+    Gone("Write `weight:` or `share:` at the sources."): ("mix_strategy", "interleave_probs", "stopping_strategy"),
+    Gone("Write `rows: {on_too_long: error | drop | drop_turns}` in the stage."): (
         *("excess_length_strategy", "truncation_strategy", "truncation_side", "min_sample_len"),
     ),
-    "Write the fields of the loss in `train:`: `loss_type:` and `loss_weights:`.": (
+    Gone("Write the fields of the loss in `train:`: `loss_type:` and `loss_weights:`."): (
         *("rpo_alpha", "pref_ftx", "cpo_alpha", "orpo_alpha", "simpo_gamma", "pref_bco_weight", "kto_chosen_weight"),
         *("kto_rejected_weight", "kto_desirable_weight", "kto_undesirable_weight", "undesirable_weight"),
     ),
@@ -227,7 +227,7 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "datasets": Gone("Write the sources in a stage's `data:` list: {path: …, format: …}."),
         "use_peft": Gone("A stage trains an adapter when it has a `lora:` block."),
         "load_in_4bit": Gone("Write it in a stage's `quantization:` block."),
-        **{key: Gone(fix) for fix, keys in _GONE_AT_TOP.items() for key in keys},
+        **{key: gone for gone, keys in _GONE_AT_TOP.items() for key in keys},
     },
     "stage": {
         "stage": Renamed("kind"),

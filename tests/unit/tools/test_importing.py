@@ -222,6 +222,18 @@ def test_trl_trains_on_questions_where_nothing_else_is_said(tree: Callable[..., 
     assert tree(apart)["stages"][0]["rows"]["train_on"] == "completion"
 
 
+def test_yes_and_no_are_switches_as_other_trainers_read_them(tree: Callable[..., Any]):
+    train = tree(AXOLOTL + "tf32: no\ngradient_checkpointing: yes\nsave_strategy: no\n")["stages"][0]["train"]
+    assert (train["tf32"], train["gradient_checkpointing"], train["save_strategy"]) == (False, True, "no")
+
+
+def test_a_secret_of_a_config_is_not_repeated(imports: Imports):
+    token = "hf_" + "aB3dE5gH7j" * 4
+    recipe = imports(AXOLOTL + f"hub_token: {token}\nfancy: {token}\n")
+    assert token not in recipe.text + "".join(map(str, recipe.unknown_keys))
+    assert "hub_token: a secret" in recipe.text
+
+
 def test_a_switch_that_is_off_leaves_no_block(tree: Callable[..., Any]):
     stage = tree(AXOLOTL + "load_in_4bit: false\nload_in_8bit: false\nlora_r: 8\n")["stages"][0]
     assert "quantization" not in stage

@@ -103,7 +103,7 @@ def _read_steps(draft: StageDraft) -> None:
             draft.put("train", block_key, round(1 / (times * epochs), 4), f"from {name}", draft.mark_of(name))
             draft.differ("saves")
     draft.evaluation = "steps" if draft.remaining.get("eval_steps") else "epoch"
-    if draft.remaining.get("gradient_checkpointing") not in (None, True, False, "true", "false"):
+    if str(draft.remaining.get("gradient_checkpointing")).lower() in ("offload", "offload_disk", "unsloth"):
         draft.remaining["gradient_checkpointing"] = True
         draft.differ("gradients")
     for key in ("bf16", "fp16", "tf32"):

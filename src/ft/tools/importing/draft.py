@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ft.data.formats import PAIRS
 from ft.errors import Problems
@@ -18,6 +18,7 @@ from ft.recipe import Kind
 from ft.recipe.check import suggest, value_text
 from ft.recipe.place import MODEL_BLOCK, TOP, Place, place_of
 from ft.recipe.yaml import Block, Items, Mark
+from ft.secrets import look
 from ft.stages import STAGES
 from ft.stages.methods import METHODS
 from ft.tools.importing.config import TrainingConfig
@@ -67,8 +68,13 @@ class Omission:
         why = self.why.removeprefix("Remove it: ").removeprefix("Remove it; ")
         return why[:1].upper() + why[1:] if not why.startswith("ft ") else why
 
+    @property
+    def key_and_value(self) -> str:
+        """The key and its value, no secret."""
+        return f"{self.key}: {'a secret' if any(look(self.value, self.key)) else value_text(self.value)}"
+
     def __str__(self) -> str:
-        return f"{self.where}: {self.key}: {value_text(self.value)}. {self.reason}"
+        return f"{self.where}: {self.key_and_value}. {self.reason}"
 
 
 @dataclass
@@ -216,7 +222,7 @@ class StageDraft:
         if not isinstance(place, Place):
             self.omit(key, place or f"{UNKNOWN} {self._suggestion(key)}".rstrip())
             return
-        value, mark = self.remaining[key], self.mark_of(key)
+        value, mark = _switched(self.remaining[key], place, self.kind), self.mark_of(key)
         value_here = None if value is None else place.value(value)
         if value_here is None:
             self.omit(key, "It is empty, or off.")
@@ -248,6 +254,17 @@ class StageDraft:
         words = [word for owner in self.kind.blocks.values() for word in owner.schema().annotations]
         hint = suggest(key, words)
         return hint if hint.startswith("Did") else ""
+
+
+def _switched(value: Any, place: Place, kind: Kind) -> Any:
+    """`yes` and `no` are true and false for the YAML that other trainers read, and words for ours."""
+    owner = kind.blocks.get(place.block)
+    annotation = owner.schema().annotations.get(place.key) if owner else None
+    takes_switch = annotation is bool or bool in get_args(annotation)
+    return SWITCHES.get(value.lower(), value) if takes_switch and isinstance(value, str) else value
+
+
+SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def items_of(value: Any, mark: Mark) -> list[tuple[Any, Mark]]:

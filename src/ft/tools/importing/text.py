@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft.recipe.check import value_text
 from ft.recipe.write import relative_path, yaml_word
 from ft.recipe.yaml import Block, Items
 from ft.tools.importing.draft import Omission, StageDraft
@@ -115,9 +114,7 @@ def _left_out(draft: StageDraft) -> Iterator[str]:
     if by_reason:
         yield "    # Left out:"
     for keys in by_reason.values():
-        keys_text = ", ".join(
-            f"{omission.key}: {value_text(omission.value)} (line {_line(omission)})" for omission in keys
-        )
+        keys_text = ", ".join(f"{omission.key_and_value} (line {_line(omission)})" for omission in keys)
         yield from _comment(f"- {keys_text}. {keys[0].reason}", "    ", hanging="  ")
     switched_off = [omission.key for omission in draft.omissions if not omission.matters]
     if switched_off:
