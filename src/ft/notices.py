@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 ENVIRONMENT = {
@@ -58,7 +59,7 @@ def quiet_bars() -> None:
     """No bar of transformers for weights that are read or written in a second. Downloads keep theirs."""
     from transformers.utils import logging as bars
 
-    def hidden(make: Any, given: tuple[Any, ...], keys: dict[str, Any]) -> Any:
-        return make(*given, **{**keys, "disable": True})
+    def make_hidden(make: Callable[..., object], arguments: tuple[Any, ...], options: dict[str, Any]) -> object:
+        return make(*arguments, **{**options, "disable": True})
 
-    bars.set_tqdm_hook(hidden)
+    bars.set_tqdm_hook(make_hidden)

@@ -18,7 +18,7 @@ BOUND = 1 << 16  # of a longer text the middle is left out before anything is lo
 
 def escape(text: str) -> str:
     """The text with ⟨U+001B⟩ for each character that has no place on a terminal or in a file."""
-    return UNPRINTABLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return UNPRINTABLE.sub(lambda character: f"⟨U+{ord(character[0]):04X}⟩", text)
 
 
 def shorten(text: str, most: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft.cli import app
-from ft.cli.commands import MEANT
+from ft.cli.commands import SUGGESTIONS
 from ft.errors import UserError
 
 WORDS = {
@@ -39,5 +39,5 @@ def test_the_help_stands_in_the_order_of_a_first_day():
 
 
 def test_every_command_that_is_meant_is_there():
-    names = {meant.split()[1] for meant in MEANT.values()} - {"--version", "--help"}
+    names = {meant.split()[1] for meant in SUGGESTIONS.values()} - {"--version", "--help"}
     assert all(CliRunner().invoke(app, [name, "--help"]).exit_code == 0 for name in names)

@@ -98,6 +98,17 @@ def test_the_dialogue_at_the_end_of_a_run_moves_no_cursor(tmp_path: Path, base: 
     assert "hi hf_…(29 characters)" in text.getvalue()
 
 
+@pytest.mark.parametrize("value", [5, "x", [1, "a", None], {"role": "user"}, [{}], [{"role": 5, "content": [1, {}]}]])
+def test_a_damaged_dialogue_does_not_end_a_good_run_badly(tmp_path: Path, base: Path, data: Path, value: object):
+    plan = tiny.planned(tiny.recipe(tmp_path, [tiny.sft(data)], model=str(base)), tmp_path / "runs")
+    folder = plan.stage("sft").folder
+    write_json(folder / "done.json", {"stage": "sft", "numbers": {"steps": 3}})
+    write_json(folder / "dialogue.json", value)
+    text = io.StringIO()
+    show_results([tiny.planned(plan.recipe.file, tmp_path / "runs").stage("sft")], Terminal(file=text))
+    assert "sft steps 3" in text.getvalue()
+
+
 SECRETS_IN_A_RECIPE = {
     "name of a stage": ("kind: sft", f"kind: sft\n    name: {SECRET}"),
     "name of the recipe": ("stages:", f"name: {SECRET}\nstages:"),

@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 
 
-def _print_versions(wanted: bool) -> None:
-    if wanted:
+def _print_versions(value: bool) -> None:
+    if value:
         own, *libraries = [" ".join(pair) for pair in versions().items()]
         typer.echo(f"{own}\n{', '.join([f'Python {platform.python_version()}', *libraries])}")
         raise typer.Exit
@@ -116,4 +116,4 @@ def read_launch_file(config: Path | None, runs: Path) -> Launch:
 def print_json(value: object) -> None:
     """JSON has words of its own for what a terminal would obey, and a token has no place in it either."""
     text = hide(json.dumps(finite_or_none(value), indent=1, default=str, ensure_ascii=False))
-    typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    typer.echo(UNPRINTABLE.sub(lambda character: f"\\u{ord(character[0]):04x}", text))

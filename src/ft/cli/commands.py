@@ -13,7 +13,7 @@ from ft.stages import STAGES
 ORDER = ("recipes", "new", "import", "stats", "show", "plan", "run", "chat", "report", "judge", "export", "runs")
 """As somebody who is new comes to them; the others stand behind."""
 RUN, RUN_STAGE = "ft run RECIPE", "ft run RECIPE --to STAGE"
-MEANT = {
+SUGGESTIONS = {
     **dict.fromkeys(("train", "finetune", "fine-tune", "fit", "start", "resume", "continue", "make"), RUN),
     **dict.fromkeys(("eval", "evaluation", "tune", *STAGES), RUN_STAGE),
     **dict.fromkeys(("generate", "infer", "inference", "talk", "serve"), "ft chat PATH"),
@@ -41,6 +41,8 @@ class Commands(TyperGroup):
         command = super().get_command(context, name)
         if command is None:
             near = difflib.get_close_matches(name, self.list_commands(context), n=1)
-            meant = MEANT.get(name.lower()) or (f"ft {near[0]}" if near else "")
-            raise fail(f"ft {name}", "there is no such command", f"Write `{meant}`." if meant else "See `ft --help`.")
+            suggestion = SUGGESTIONS.get(name.lower()) or (f"ft {near[0]}" if near else "")
+            raise fail(
+                f"ft {name}", "there is no such command", f"Write `{suggestion}`." if suggestion else "See `ft --help`."
+            )
         return command

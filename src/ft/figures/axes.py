@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ft.figures.charts import Point
+from ft.figures.numbers import is_finite
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 22, 38  # margins of the axes; TOP has room for the label of the y axis
@@ -79,7 +80,7 @@ def circle(x: float, y: float, radius: float, style: str) -> Markup:
 
 
 def finite_values(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
+    return [value for value in values if value is not None and is_finite(value)]
 
 
 def value_scale(values: Sequence[float], share: bool = False) -> Scale:

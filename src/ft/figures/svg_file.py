@@ -26,7 +26,7 @@ def figure_file(heading: str, charts: Sequence[Chart]) -> str:
     for first in range(0, len(cells), columns):
         row = cells[first : first + columns]
         for place, (cell, _) in enumerate(row):
-            inside.append(_moved(GAP + place * (WIDTH + GAP), top, cell))
+            inside.append(_placed_at(GAP + place * (WIDTH + GAP), top, cell))
         top += max(tall for _, tall in row) + GAP
     start = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="name" viewBox="0 0 {0} {1}" width="{0}" '
@@ -35,7 +35,7 @@ def figure_file(heading: str, charts: Sequence[Chart]) -> str:
     return f"{start}{Markup('').join(inside)}</svg>\n"
 
 
-def _moved(x: float, y: float, shape: Markup) -> Markup:
+def _placed_at(x: float, y: float, shape: Markup) -> Markup:
     return Markup('<g transform="translate({} {})">{}</g>').format(short(x), short(y), shape)
 
 
@@ -51,7 +51,7 @@ def _cell(chart: Chart, name: str) -> tuple[Markup, float]:
         width = 32 + 6.4 * len(label)  # as wide as letters are on average; a name is never cut
         if x and x + width > WIDTH:
             x, y = 0.0, y + 17
-        parts += [_moved(x, y - 9, shape), text(x + 27, y, label, "start")]
+        parts += [_placed_at(x, y - 9, shape), text(x + 27, y, label, "start")]
         x += width + 8
     y += 10 if x else -12
     tall = height(chart)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+from ft.figures.numbers import is_finite
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
@@ -12,7 +13,7 @@ WIDTH = 24
 def sparkline(values: Sequence[float]) -> str:
     """'█▆▄▃▂▁▁▁': at most WIDTH values, evenly from first to last, between the least and the greatest; nothing of
     fewer than two finite ones."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in values if is_finite(value)]
     if len(finite) < 2:
         return ""
     count = min(len(finite), WIDTH)

@@ -231,20 +231,20 @@ def rename_old_keys(block: Block, name: str, problems: Problems, notices: list[s
 
 
 def check_secrets(
-    block: Block, problems: Problems, name: str = "recipe", held: Mapping[str, str] | None = None
+    block: Block, problems: Problems, name: str = "recipe", secret_values: Mapping[str, str] | None = None
 ) -> bool:
     """Add each key and value that looks like a token or holds one of this environment; whether there is any. Look
     before a block is checked, since what is found right is remembered in a file."""
-    held = variables(list(key_variables(block))) if held is None else held
+    secret_values = variables(list(key_variables(block))) if secret_values is None else secret_values
     before = len(problems)
     for key, value in block.items():
         entries = value if isinstance(value, Items) else [value]
         for inner in entries:
             if isinstance(inner, Block):
-                check_secrets(inner, problems, key, held)
-        if find(key, held):
+                check_secrets(inner, problems, key, secret_values)
+        if find(key, secret_values):
             problems.add(block.where(key), f"a key of {name} looks like a secret", SECRET_FIX)
-        elif any(any(look(one, key, held)) for one in entries if not isinstance(one, Block)):
+        elif any(any(look(one, key, secret_values)) for one in entries if not isinstance(one, Block)):
             problems.add(block.where(key), f"{name}.{key} looks like a secret", SECRET_FIX)
     return len(problems) > before
 

@@ -128,8 +128,8 @@ def _str(loader: _Loader, node: yaml.ScalarNode) -> str:
 
 def refuse_unwritable(text: str, where: str) -> None:
     """Raises UserError for what no path holds (NUL) and no file (half a character)."""
-    if found := UNWRITABLE.search(text):
-        raise fail(where, f"the character U+{ord(found[0]):04X} is not allowed", "Remove it.")
+    if character := UNWRITABLE.search(text):
+        raise fail(where, f"the character U+{ord(character[0]):04X} is not allowed", "Remove it.")
 
 
 def _node_of(loader: _Loader, node: yaml.Node, kind: type[yaml.Node]) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ft import artifacts
 from ft.columns import Column, print_table
-from ft.figures.result_files import ResultFiles
+from ft.figures.result_files import ResultFiles, text_of
 from ft.figures.text import sparkline
 from ft.figures.training import curves
 from ft.files import read_json
@@ -77,12 +77,12 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
             curve = Text(_curve(planned), style="cyan") if console.is_terminal else Text("")
             console.print(Text(planned.name, style="bold"), numbers, *([curve] if curve else []))
     model = next((p for p in reversed(stages) if p.done and "model" in p.stage.kind.leaves), None)
-    dialogues = [messages for p in stages if (messages := read_json(p.folder / artifacts.DIALOGUE))]
+    dialogues = [messages for p in stages if (messages := _dialogue(p))]
     if dialogues:
         console.print()
-        for message in dialogues[-1]:
-            colour = "cyan" if message["role"] == "user" else "green"
-            console.print(Text(f"{message['role']:>9}: ", style=colour), Text(message["content"]), sep="")
+        for role, text in dialogues[-1]:
+            colour = "cyan" if role == "user" else "green"
+            console.print(Text(f"{role:>9}: ", style=colour), Text(text), sep="")
     if model:
         console.print(f"\nmodel: {model.folder}\ntalk to it: ft chat {model.folder}")
 
@@ -102,6 +102,13 @@ def show_rounds(plan: Plan, console: Console) -> None:
             table.add_row(*map(Text, row))
         console.print()
         console.print(table)
+
+
+def _dialogue(planned: PlannedStage) -> list[tuple[str, str]]:
+    """(role, text) of the stage's sample dialogue; nothing of what is no dialogue."""
+    messages = read_json(planned.folder / artifacts.DIALOGUE)
+    mappings = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    return [(str(one.get("role")), text_of(one)) for one in mappings]
 
 
 def _curve(planned: PlannedStage) -> str:
