@@ -83,6 +83,13 @@ def test_what_is_not_read_is_counted_once_with_the_keys_of_messages():
     assert unread.notes == ["Not read: id (3 rows), source (2 rows), messages.name (2 rows)."]
 
 
+def test_a_name_that_would_move_a_terminal_is_escaped_and_shortened():
+    unread = UnreadFields(CONVERSATION_COLUMNS)
+    unread.add({"messages": DIALOGUE, "\x1b[31mred": 1, "m" * 100_000: 1})
+    assert "⟨U+001B⟩[31mred (1 rows)" in unread.notes[0]
+    assert len(unread.notes[0]) < 300
+
+
 def test_rows_that_ft_made_name_nothing():
     unread = UnreadFields(CONVERSATION_COLUMNS)
     unread.add({"messages": DIALOGUE, "sampled": {"k": 1}, "policy": "x"})

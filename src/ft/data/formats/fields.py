@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from ft.printable import printable_line
+
 Row = dict[str, Any]
 Message = dict[str, Any]
 
@@ -236,7 +238,9 @@ class UnreadFields:
         """One sentence, or none."""
         if not self.counts:
             return []
-        first = [f"{name} ({count:,} rows)" for name, count in self.counts.most_common(SHOWN_FIELDS)]
+        first = [
+            f"{printable_line(name, 80)} ({count:,} rows)" for name, count in self.counts.most_common(SHOWN_FIELDS)
+        ]
         others_text = f" and {len(self.counts) - SHOWN_FIELDS:,} more" if len(self.counts) > SHOWN_FIELDS else ""
         return [f"Not read: {', '.join(first)}{others_text}."]
 
