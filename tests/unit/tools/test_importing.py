@@ -191,6 +191,17 @@ def test_several_configs_become_one_chain_in_the_order_of_their_methods(tree: Ca
     ]
 
 
+def test_a_stage_that_goes_on_with_an_adapter_has_the_adapter_s_block(tmp_path: Path):
+    folder = PEERS / "alignment-handbook" / "zephyr-7b-beta"
+    files = [folder / stage / "config_qlora.yaml" for stage in ("sft", "dpo")]  # of rank 16, then 128
+    recipe = import_recipe(files, tmp_path / "mine.yaml", check)
+    sft, dpo = plan(read(tmp_path / "mine.yaml", STAGES, (), VERDICTS), tmp_path / "runs").recipe.stages
+    assert (dpo.init, dpo.blocks["lora"]["r"]) == ("sft", 16)
+    assert [dpo.blocks[block] == sft.blocks[block] for block in ("lora", "quantization")] == [True, True]
+    ranks = {one.key: one.value for one in recipe.omissions if "adapter" in one.why}
+    assert ranks == {"r": 128, "lora_alpha": 128}
+
+
 def test_what_learns_from_rewards_takes_the_imported_reward_model(tmp_path: Path):
     files = [PEERS / "llama-factory" / f"llama3_lora_{name}.yaml" for name in ("ppo", "reward")]
     import_recipe(files, tmp_path / "mine.yaml", check)

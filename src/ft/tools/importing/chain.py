@@ -182,14 +182,32 @@ def _link(drafts: Sequence[StageDraft], problems: Problems) -> Block:
         tree.put("seed", *seed)
     stages = Items([], [], first.mark)
     policy = reward = ""
+    adapter: StageDraft | None = None
     for draft in drafts:
         name = _free_name(draft.kind_name, [stage.get("name", stage["kind"]) for stage in stages])
+        if adapter and draft.kind.init:
+            _go_on_with_adapter(draft, adapter, policy)
         stages.append(_stage(draft, name, policy, reward, problems))
         stages.marks.append(draft.mark)
         if draft.kind.leaves_weights:
             policy, reward = (policy, name) if "reward_model" in draft.kind.leaves else (name, reward)
+        if "model" in draft.kind.leaves:
+            adapter = draft if draft.trains_adapter else None
     tree.put("stages", stages, first.mark)
     return tree
+
+
+def _go_on_with_adapter(draft: StageDraft, parent: StageDraft, name: str) -> None:
+    """A stage that starts from an adapter trains that very one, on the base it was trained on."""
+    for block in ("lora", "quantization"):
+        values, parents = draft.blocks.pop(block, None), parent.blocks.get(block)
+        for key, value in values.items() if values else ():
+            if parents is None or parents.get(key) != value:
+                why = f"It goes on with ${name}'s adapter, on the base of that."
+                draft.omissions.append(Omission(values.where(key), key, value, why))
+        if parents is not None:
+            draft.blocks[block] = parents
+            draft.comments.update({place: text for place, text in parent.comments.items() if place[0] == block})
 
 
 def _free_name(kind: str, names: Sequence[str]) -> str:
