@@ -200,8 +200,9 @@ def _link(drafts: Sequence[StageDraft], problems: Problems) -> Block:
 def _go_on_with_adapter(draft: StageDraft, parent: StageDraft, name: str) -> None:
     """A stage that starts from an adapter trains that very one, on the base it was trained on."""
     for block in ("lora", "quantization"):
-        values, parents = draft.blocks.pop(block, None), parent.blocks.get(block)
-        for key, value in values.items() if values else ():
+        values, parents = draft.block(block), parent.blocks.get(block)
+        del draft.blocks[block]
+        for key, value in values.items():
             if parents is None or parents.get(key) != value:
                 why = f"It goes on with ${name}'s adapter, on the base of that."
                 draft.omissions.append(Omission(values.where(key), key, value, why))
