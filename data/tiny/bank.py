@@ -7,7 +7,6 @@ asks. `answers` holds for each turn the words of which one must stand in a right
 """
 
 import argparse
-import gzip
 import json
 import random
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import make
 import world
+import writing
 import yaml
 
 FOLDER = Path(__file__).parent
@@ -90,7 +90,7 @@ def _is_held_out(fact: world.Fact, question: str) -> bool:
 
 
 def _lines(rows: Iterator[dict[str, Any]]) -> bytes:
-    return gzip.compress("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), mtime=0)
+    return writing.packed("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def _rng(name: str) -> random.Random:

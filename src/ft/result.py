@@ -33,12 +33,12 @@ def _mapping_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or (isinstance(value, dict) and all(map(fits, value.values())))
 
 
-def _is_sources(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(one, dict) and "path" in one for one in value))
+def _is_list_of_mappings(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(one, dict) for one in value))
 
 
 def _is_job_sources(value: Any) -> bool:
-    return _is_sources(value) and all(isinstance(one["path"], str) for one in value or ())
+    return _is_list_of_mappings(value) and all(isinstance(one.get("path"), str) for one in value or ())
 
 
 _NUMBER = _is(int, float)
@@ -58,7 +58,7 @@ FORMS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     },
     artifacts.KEY: {
         "kind": _is(str),
-        **dict.fromkeys(("data", "eval_data"), _is_sources),
+        **dict.fromkeys(("data", "eval_data"), _is_list_of_mappings),  # a local source is named by its bytes
         "inputs": _is(dict),
     },
 }

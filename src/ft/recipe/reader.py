@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ft.recipe.rules import (
     notice_compute_dtype,
     notice_untested_reward_models,
 )
-from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, Stage, reference
+from ft.recipe.types import FOLDER_NAME, STAGE_KEYS, ModelSource, Recipe, RecipeKeys, Stage, reference
 from ft.recipe.unroll import Unroller
 from ft.recipe.yaml import Block, Items, in_file_order
 
@@ -35,6 +36,7 @@ TEMPLATES = Path(__file__).parent.parent / "templates"
 RECIPE, MODEL, SOURCE = map(
     Owner, ("ft.recipe.types:RecipeKeys", "ft.recipe.types:ModelSource", "ft.data.sources.read:Source")
 )
+RECIPE_KEYS = {field.name for field in fields(RecipeKeys)}
 
 
 def read(path: Path, kinds: Mapping[str, Kind], sets: Sequence[str] = (), verdicts: Verdicts | None = None) -> Recipe:
@@ -119,7 +121,7 @@ class RecipeReader:
 
     def without_misplaced(self, tree: Block) -> Block:
         """Without the keys that belong into a block, each a problem that says into which."""
-        for key in [key for key in tree if key not in ALIASES[TOP] and not RECIPE.has(key)]:
+        for key in [key for key in tree if key not in ALIASES[TOP] and key not in RECIPE_KEYS]:
             places = (place_of(key, kind) for kind in self.kinds.values() if kind.trains)
             if place := next((place for place in places if isinstance(place, Place)), None):
                 self.problems.add(tree.where(key), f"recipe has no key '{key}'", str(place))

@@ -17,6 +17,7 @@ from ft.models.load import share, start
 from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
+from ft.training.scheduler import make_scheduler
 from ft.training.stage_trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     places["logging_nan_inf_filter"] = False  # which puts an average in the place of a loss that is NaN
     if job.global_batch:
         given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)
+    if train.get("lr_scheduler_kwargs"):
+        try:
+            make_scheduler(train)
+        except ValueError as error:  # such as two keys of which only one may be written
+            raise fail(job.where, str(error), "Change train.lr_scheduler_kwargs.") from error
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
