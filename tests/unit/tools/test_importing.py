@@ -233,6 +233,16 @@ def test_trl_trains_on_questions_where_nothing_else_is_said(tree: Callable[..., 
     assert tree(apart)["stages"][0]["rows"]["train_on"] == "completion"
 
 
+def test_every_data_file_of_a_data_set_is_a_source(tree: Callable[..., Any], tmp_path: Path):
+    for name in ("a.jsonl", "b.jsonl", "held.jsonl"):
+        (tmp_path / name).write_text('{"messages": []}\n', encoding="utf-8")
+    config = "model_name_or_path: hub/a\nmax_length: 64\ndatasets:\n  - {path: json, data_files: %s}\n"
+    made = tree(config % "[a.jsonl, b.jsonl]")
+    assert [source["path"] for source in made["stages"][0]["data"]] == ["a.jsonl", "b.jsonl"]
+    made = tree(config % "{train: b.jsonl, test: held.jsonl}")
+    assert [source["path"] for source in made["stages"][0]["data"]] == ["b.jsonl"]
+
+
 def test_yes_and_no_are_switches_as_other_trainers_read_them(tree: Callable[..., Any]):
     train = tree(AXOLOTL + "tf32: no\ngradient_checkpointing: yes\nsave_strategy: no\n")["stages"][0]["train"]
     assert (train["tf32"], train["gradient_checkpointing"], train["save_strategy"]) == (False, True, "no")

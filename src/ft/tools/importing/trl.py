@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ft.recipe.yaml import Block, Items, Mark
@@ -167,14 +168,22 @@ def _add(draft: StageDraft, entry: Any, mark: Mark) -> None:
     values["format"] = format_of(str(path)) or format_of_columns(entry.get("columns"))
     values["weight"] = share if share not in (1, None) else None
     values["revision"] = entry.get("revision")
-    if entry.get("data_files") and path in ("json", "csv", "parquet"):
-        values["path"] = entry["data_files"] if isinstance(entry["data_files"], str) else entry["data_files"][0]
     columns = entry.get("columns")
     if extra := [name for name in columns if name not in READ_COLUMNS] if isinstance(columns, list) else []:
         why = "ft gives a chat template the messages of a row and nothing else."
         draft.omissions.append(Omission(entry.where("columns"), "columns", ", ".join(map(str, extra)), why))
     draft.unread(entry, READ_OF_A_SOURCE, "datasets")
-    draft.source(values, mark)
+    has_files = entry.get("data_files") and path in ("json", "csv", "parquet")
+    for file in _data_files(entry) if has_files else [path]:
+        draft.source({**values, "path": file}, mark)
+
+
+def _data_files(entry: Block) -> list[Any]:
+    """What `load_dataset("json", data_files=…)` would read for the entry's split: one file, several, or by split."""
+    files = entry.get("data_files")
+    if isinstance(files, Mapping):
+        files = files.get(str(entry.get("split") or "train"))
+    return list(files) if isinstance(files, list) else [files]
 
 
 READ_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected", "text")
