@@ -51,7 +51,8 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+        is_summary = "train_loss" in (logs or {})
+        if state.is_world_process_zero and logs and not is_summary:
             append_lines(self.path, [_line(state.global_step, logs)])
 
 

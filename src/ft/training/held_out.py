@@ -114,7 +114,7 @@ class ExactMeans:
         if size and not (is_training and "completion_ids" in inputs):  # sampled once, and learnt from several times
             self.sizes["train" if is_training else "eval"].append(size)
             loss = result[0] if isinstance(result, tuple) else result
-            self.losses += [] if is_training else [float(loss)]
+            self.losses += [] if is_training else [float(loss.detach())]
         return result
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:

@@ -17,7 +17,6 @@ from ft.models.load import share, start
 from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
-from ft.training.scheduler import make_scheduler
 from ft.training.stage_trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -31,11 +30,6 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     places["logging_nan_inf_filter"] = False  # which puts an average in the place of a loss that is NaN
     if job.global_batch:
         given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)
-    if train.get("lr_scheduler_kwargs"):
-        try:
-            make_scheduler(train)
-        except ValueError as error:  # such as two keys of which only one may be written
-            raise fail(job.where, str(error), "Change train.lr_scheduler_kwargs.") from error
     return config(**{**train, **device_arguments(train, job.where), **places, **given})
 
 
@@ -80,6 +74,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
 def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
     from ft.files import read_lines
+    from ft.training.trl_compat import trained_tokens
 
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     if trainer.eval_dataset is not None:
@@ -89,6 +84,8 @@ def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
         lines = read_lines(job.folder / artifacts.METRICS)
         draw_curves(job)
         numbers |= _first_and_last(lines)
+        if (tokens := trained_tokens(trainer)) and any("num_tokens" in line for line in lines):
+            numbers["tokens"] = tokens  # of all steps; the last log may stand before the last step
     return numbers
 
 
@@ -154,8 +151,7 @@ def _first_and_last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
     if held_out:
         found |= {"eval_loss_first": held_out[0]}
-    tokens = [line["num_tokens"] for line in lines if "num_tokens" in line]
-    return found | ({"tokens": tokens[-1]} if tokens else {})
+    return found
 
 
 def evaluation_has_rows(job: Job, held_out: Any) -> None:

@@ -1,68 +1,84 @@
-"""Whether a recipe's `lr_scheduler_kwargs` fit its scheduler, asked of transformers.
+"""Whether a recipe's `lr_scheduler_kwargs` fit its scheduler: transformers' own function is asked.
 
-A plan reads the names of a scheduler's parameters from the source, which takes milliseconds where importing torch takes
-seconds; what that leaves open is asked of the function itself.
+A plan runs that function from its source, without the libraries it stands on: what it checks are the names and numbers
+that it is given. Where that says nothing, transformers is imported, which takes seconds.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
-from collections.abc import Mapping
-from functools import cache
+import builtins
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps"}  # what get_scheduler says itself
+GIVEN = {"num_warmup_steps": 1, "num_training_steps": 10}  # what get_scheduler adds, where the function takes it
 
 
 def try_scheduler(values: Mapping[str, Any]) -> None:
-    """Raises ValueError where transformers cannot make the scheduler of a `train:` block. Nothing is imported where the
-    block says nothing of it, or one number under a name that the scheduler has: several may exclude each other."""
+    """Raises ValueError where transformers cannot make the scheduler of a `train:` block."""
     options = values.get("lr_scheduler_kwargs")
     if not isinstance(options, Mapping) or not options:
         return
-    required, optional = _parameters().get(str(values.get("lr_scheduler_type")).upper(), (set(), set()))
-    ((name, value),) = options.items() if len(options) == 1 else (("", None),)
-    if not isinstance(value, (int, float)) or name not in required | optional or required - {name}:
-        make_scheduler(values)
-
-
-def make_scheduler(values: Mapping[str, Any]) -> None:
-    """Raises ValueError where transformers cannot make the scheduler, for whatever reason."""
-    import torch
-    from transformers import get_scheduler
-
-    options, name = values.get("lr_scheduler_kwargs"), values.get("lr_scheduler_type", "linear")
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    name = str(values.get("lr_scheduler_type", "linear"))
+    function = None
+    with suppress(OSError, SyntaxError, LookupError, StopIteration):
+        function = _read_function(name)
     try:
-        get_scheduler(name, optimizer, 1, 10, scheduler_specific_kwargs=dict(options or {}))
+        if function is None:
+            _make(name, options)
+        else:
+            function(_Optimizer(), **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"lr_scheduler_kwargs do not fit the scheduler '{name}': {error}") from error
 
 
-@cache
-def _parameters() -> Mapping[str, tuple[set[str], set[str]]]:
-    """Name of a scheduler's type in capitals → what `lr_scheduler_kwargs` must and may hold, as the source says it."""
+def _make(name: str, options: Mapping[str, Any]) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    get_scheduler(name, optimizer, 1, 10, scheduler_specific_kwargs=dict(options))
+
+
+class _Optimizer:
+    """What the functions ask of an optimizer."""
+
+    defaults: Mapping[str, float] = {"lr": 1e-3}
+
+
+def _read_function(name: str) -> Callable[..., None]:
+    """The function that makes the scheduler, as its source says it; names from elsewhere are calls without effect.
+
+    Raises LookupError where the source is not as expected.
+    """
     spec = find_spec("transformers")
-    folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
+    folder = (spec.submodule_search_locations or [])[0] if spec else ""
     tree = ast.parse((Path(folder) / "optimization.py").read_text(encoding="utf-8"))
-    functions = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef)}
-    tables = (node for node in tree.body if isinstance(node, ast.Assign))
-    table = next((node.value for node in tables if _assigns(node, "TYPE_TO_SCHEDULER_FUNCTION")), None)
-    entries = zip(table.keys, table.values, strict=True) if isinstance(table, ast.Dict) else ()
-    return {
-        kind.attr: _must_and_may(functions[function.id])
-        for kind, function in entries
-        if isinstance(kind, ast.Attribute) and isinstance(function, ast.Name) and function.id in functions
-    }
+    tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and _is_table(node)]
+    table = next(table for table in tables if isinstance(table, ast.Dict))
+    names = {ast.unparse(kind).rpartition(".")[2]: ast.unparse(made_by) for kind, made_by in _entries(table)}
+    node = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == names[name.upper()])
+    own = {argument.arg for argument in node.args.args}
+    elsewhere = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} - {*dir(builtins)}
+    scope: dict[str, Any] = dict.fromkeys(elsewhere, lambda *_, **__: None)
+    # annotations name what is not imported here; as text they are not looked up
+    flags = __future__.annotations.compiler_flag
+    exec(compile(ast.Module([node], []), "optimization.py", "exec", flags), scope)
+    given = {key: value for key, value in GIVEN.items() if key in own}
+
+    def ask(optimizer: _Optimizer, **options: Any) -> None:
+        scope[node.name](optimizer, **{**given, **options})
+
+    return ask
 
 
-def _must_and_may(arguments: ast.arguments) -> tuple[set[str], set[str]]:
-    names = [argument.arg for argument in arguments.args]
-    first_default = len(names) - len(arguments.defaults)
-    return {*names[:first_default]} - GIVEN, {*names[first_default:]} - GIVEN
+def _is_table(node: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "TYPE_TO_SCHEDULER_FUNCTION" for target in node.targets)
 
 
-def _assigns(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+def _entries(table: ast.Dict) -> list[tuple[ast.expr, ast.expr]]:
+    return [(kind, made_by) for kind, made_by in zip(table.keys, table.values, strict=True) if kind]

@@ -36,14 +36,14 @@ def test_a_recipe_whose_stages_name_their_models_needs_none_at_the_top(recipe: R
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stages:\n" + SFT + "    model: ./none\n", Like("x.yaml:5: … model … FOLDER/none …")),
-        ("stages:\n" + SFT + "    model: [hub/a]\n", "x.yaml:5: model is a list."),
-        (HEAD + SFT + AFTER.replace("init:", "model: hub/b, init:"), Like("x.yaml:6: model … written")),
+        ("stages:\n" + SFT + "    model: ./none\n", "x.yaml:5: … model … FOLDER/none …"),
+        ("stages:\n" + SFT + "    model: [hub/a]\n", "x.yaml:5: model … list …"),
+        (HEAD + SFT + AFTER.replace("init:", "model: hub/b, init:"), "x.yaml:6: model … init … written …"),
         (
             HEAD + "  - {kind: scratch, model: hub/b, architecture: {}, train: {max_length: 64}, data: [rows.jsonl]}\n",
-            "x.yaml:3: kind 'scratch' reads no model",
+            "x.yaml:3: … 'scratch' reads no model …",
         ),
     ],
 )
 def test_a_model_that_the_stage_cannot_start_from_is_refused(text: str, message: str, messages_of: Messages):
-    assert message in messages_of(text)
+    assert any(line == Like(message) for line in messages_of(text).splitlines())
