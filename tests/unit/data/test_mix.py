@@ -145,7 +145,7 @@ def test_rows_pass_through_in_flat_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
 
     assert bad.count == 4_000
-    assert peak < 200_000
+    assert peak < 400_000  # the file is half a million bytes, its rows as objects are several times that
 
 
 # Bad rows
