@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointed activations": {"gradient_checkpointing": True},
     "another optimizer": {"optim": "adafactor"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays() -> Iterator[None]:
+    """Workers that stay hold copies of this process's pipes: a browser of another test would be waited for for ever."""
+    yield
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join()
 
 
 @pytest.fixture(scope="module")
