@@ -29,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--properties", type=int, default=1, help="random cases of each property (tests/properties)")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `case`, the seed of a random case, runs for as many as `--properties` says; one that names
+    its cases itself has those."""
+    own = any("case" in str(marker.args[0]) for marker in metafunc.definition.iter_markers("parametrize"))
+    if "case" in metafunc.fixturenames and not own:
+        metafunc.parametrize("case", range(metafunc.config.getoption("--properties")))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Without `-m gpu` nothing sees a GPU: not this process, not xdist's workers, not the commands that tests start.
     On a GPU a stage trains in bfloat16, and what these tests compare is float32."""

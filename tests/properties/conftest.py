@@ -9,12 +9,6 @@ import pytest
 GREATEST: dict[str, tuple[float, float]] = {}
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `case`, the seed of a random case, runs for as many as `--properties` says."""
-    if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", range(metafunc.config.getoption("--properties")))
-
-
 @pytest.fixture
 def near() -> Callable[[str, float, float], None]:
     """Asserts that a distance is below its bound, and remembers the greatest of each name."""

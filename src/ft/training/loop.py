@@ -74,7 +74,6 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
 def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
     from ft.files import read_lines
-    from ft.training.trl_compat import trained_tokens
 
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
     if trainer.eval_dataset is not None:
@@ -84,8 +83,6 @@ def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
         lines = read_lines(job.folder / artifacts.METRICS)
         draw_curves(job)
         numbers |= _first_and_last(lines)
-        if (tokens := trained_tokens(trainer)) and any("num_tokens" in line for line in lines):
-            numbers["tokens"] = tokens  # of all steps; the last log may stand before the last step
     return numbers
 
 
@@ -151,7 +148,8 @@ def _first_and_last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
     if held_out:
         found |= {"eval_loss_first": held_out[0]}
-    return found
+    tokens = [line["num_tokens"] for line in lines if "num_tokens" in line]
+    return found | ({"tokens": tokens[-1]} if tokens else {})
 
 
 def evaluation_has_rows(job: Job, held_out: Any) -> None:

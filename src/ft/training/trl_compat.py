@@ -115,12 +115,6 @@ def carry_token_count(trainer: Any) -> None:
         trainer.add_callback(TokenCount(trainer))
 
 
-def trained_tokens(trainer: Any) -> float | None:
-    """How many tokens a trainer of TRL has trained on, a killed run's before it included; None of another one."""
-    is_trl = isinstance(trainer, _BaseTrainer)
-    return float(trainer._total_train_tokens) if is_trl else None
-
-
 class TokenCount(TrainerCallback, ExportableState):
     """Carries the count of trained tokens over an interruption, inside the checkpoint; TRL 1.16 begins at 0 again."""
 
