@@ -77,7 +77,7 @@ class Progress:
 
     def _line(self) -> str:
         count = f"{self.name} {self.done:,}" + (f"/{self.total:,}" if self.total is not None else "")
-        return "  ".join([count, *self._speeds(), *self._left()])
+        return "  ".join([count, *self._speeds(), *self._time_left()])
 
     def _speeds(self) -> list[str]:
         seconds = self.clock() - self.started
@@ -88,11 +88,11 @@ class Progress:
             shown.append(f"{self.tokens / seconds:,.0f} tokens/s")
         return shown
 
-    def _left(self) -> list[str]:
-        more, seconds = self.done - self.before, self.clock() - self.started
-        if self.total is None or more <= 0 or self.done >= self.total:
+    def _time_left(self) -> list[str]:
+        finished, seconds = self.done - self.before, self.clock() - self.started
+        if self.total is None or finished <= 0 or self.done >= self.total:
             return []
-        return [f"{seconds / more * (self.total - self.done):.0f} s left"]
+        return [f"{seconds / finished * (self.total - self.done):.0f} s left"]
 
 
 def _bar(known: bool) -> Bar:

@@ -239,7 +239,7 @@ def export_command(
     place = to or runs / "export" / f"{model.recipe}-{model.stage}-{model.fingerprint}{'-adapter' * adapter}"
     options = ExportOptions(place, adapter, dtype, onto, ollama, gguf, llama_cpp, license_, cpu)  # type: ignore[arg-type]
     record = read_json(place / artifacts.EXPORT) if to is None else None
-    if record and record["asked"] == options.asked:
+    if record and record["asked"] == options.settings:
         talk.print("exported before; what was compared then:")
     else:
         record = export(model, options, lambda line: talk.print(f"{model.stage}: {line}"))

@@ -56,7 +56,7 @@ class ExportOptions:
     use_cpu: bool = False
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What decides the files, for export.json."""
         return {"adapter": self.adapter, "dtype": self.dtype, "onto": self.onto, "gguf": self.gguf} | {
             "license": self.license
@@ -65,7 +65,7 @@ class ExportOptions:
 
 def export(result: TrainedModel, options: ExportOptions, log: Log = lambda line: None) -> dict[str, Any]:
     """Write the folder and return what its export.json says. Raises UserError, and leaves nothing, where it exists, the
-    wish cannot be met, or the copy is another model than the one that was trained."""
+    options cannot be met, or the copy is another model than the one that was trained."""
     _refuse_impossible(result, options)
     script = converter(options.llama_cpp) if options.gguf else None
     with atomic(options.to.absolute()) as partial:
@@ -104,7 +104,7 @@ def _write_files(
     dtype = result.held if options.adapter else options.dtype or result.dtype
     record: dict[str, Any] = {
         "result": {"recipe": result.recipe, "stage": result.stage, "fingerprint": result.fingerprint},
-        "asked": options.asked,
+        "asked": options.settings,  # the key of exports there are
         "form": form,
         "onto": options.onto if form == "merged" else None,
         "dtype": dtype,

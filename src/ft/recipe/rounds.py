@@ -63,11 +63,11 @@ class Until:
     lower_is_better: bool = False
 
     def __post_init__(self) -> None:
-        rules = ("at_least", "at_most", "min_gain", "gain_standard_errors")
-        written = [name for name in rules if getattr(self, name) is not None]
-        if len(written) != 1:
-            what = f"{' and '.join(written)} are all written" if written else "no rule is written"
-            raise ValueError(f"{what}; write one of {', '.join(rules)}")
+        names = ("at_least", "at_most", "min_gain", "gain_standard_errors")
+        rules = [name for name in names if getattr(self, name) is not None]
+        if len(rules) != 1:
+            what = f"{' and '.join(rules)} are all written" if rules else "no rule is written"
+            raise ValueError(f"{what}; write one of {', '.join(names)}")
         if not all(re.fullmatch(r"[^.\s]+", part) for part in (self.stage, self.number)):
             raise ValueError(f"metric '{self.metric}' names no number of a stage; write stage.metric")
 
@@ -128,8 +128,9 @@ class Rounds:
         """The name of a stage in a round, counted from 1."""
         return f"{name}-{number}"
 
-    def last(self, name: str) -> str:
-        return self.stage(name, self.times)
+    def stages(self, name: str, rounds: int | None = None) -> list[str]:
+        """The names of a stage in the first `rounds` rounds, or in all."""
+        return [self.stage(name, number) for number in range(1, (self.times if rounds is None else rounds) + 1)]
 
     def number(self, stage: str) -> int | None:
         """The round that a stage of the unrolled recipe belongs to; None: it stands outside."""

@@ -73,27 +73,27 @@ class Unroller:
     def _keys(self, block: Block) -> dict[str, Any]:
         """The block's own keys; its stages are checked one by one."""
         own = Block(dict(block), dict(block.marks), block.mark)
-        if isinstance(written := block.get("stages"), Items):
-            own["stages"] = Items([], [], written.mark)
-            if not written:
+        if isinstance(stages := block.get("stages"), Items):
+            own["stages"] = Items([], [], stages.mark)
+            if not stages:
                 self.problems.add(block.where("stages"), "a round has no stages", "Write `- kind: sft` and its keys.")
         return self.check(ROUNDS, own, "rounds")
 
     def _until(self, block: Block) -> Until | None:
-        written, before = block.get("until"), len(self.problems)
-        if not isinstance(written, Block):
+        rule, before = block.get("until"), len(self.problems)
+        if not isinstance(rule, Block):
             return None
-        values = self.check(UNTIL, written, "until")
+        values = self.check(UNTIL, rule, "until")
         return Until(**values) if len(self.problems) == before else None
 
     def _stages(self, block: Block) -> list[Block]:
         """The stages of a round under their present keys, without those that `skip: true` leaves out."""
-        written, stages = block.get("stages"), list[Block]()
-        if not isinstance(written, Items):
+        entries, stages = block.get("stages"), list[Block]()
+        if not isinstance(entries, Items):
             return []
-        for place, stage in enumerate(written):
+        for place, stage in enumerate(entries):
             if not isinstance(stage, Block):
-                self.problems.add(written.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
+                self.problems.add(entries.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             elif "rounds" in stage:
                 self.problems.add(stage.where("rounds"), "rounds inside rounds", "Write them one after the other.")
             elif stage.get("skip") is not True:
@@ -113,26 +113,26 @@ class Unroller:
 
     def _before_round_1(self, rounds: Rounds, block: Block, stages: Sequence[Block]) -> dict[str, str]:
         """Name of a stage of the round → the stage above that stands for it until round 1 has made it."""
-        written = block.get("init")
-        if not isinstance(written, Block):
+        references = block.get("init")
+        if not isinstance(references, Block):
             return {}
         early = {
             name for place, stage in enumerate(stages) for name in _references(stage) if name in rounds.names[place:]
         }
         first = {}
-        for name, value in written.items():
+        for name, value in references.items():
             target = reference(value)
             if name not in rounds.names:
                 what = f"init names '{name}', which no stage of the round is called"
-                self.problems.add(written.where(name), what, suggest(name, [*rounds.names]))
+                self.problems.add(references.where(name), what, suggest(name, [*rounds.names]))
             elif name not in early:  # else it would be ignored in silence
                 what = f"no stage asks for '${name}' before round 1 makes it"
-                self.problems.add(written.where(name), what, "Remove it from init.")
+                self.problems.add(references.where(name), what, "Remove it from init.")
             elif target is None:
                 what = f"{value_text(value)} is not a stage"
-                self.problems.add(written.where(name), what, "Write `$name` of a stage above.")
+                self.problems.add(references.where(name), what, "Write `$name` of a stage above.")
             else:
-                first[name] = self._outside(target, written, name, None)[-1]
+                first[name] = self._outside(target, references, name, None)[-1]
         return first
 
     def _made_in_rounds(self, name: str) -> Rounds | None:
@@ -146,25 +146,25 @@ class Unroller:
             if name not in rounds.names:
                 return self._outside(name, block, key, pool)
             newest = number if rounds.names.index(name) < place else number - 1
-            made = [rounds.stage(name, one) for one in range(1, newest + 1)]
+            stages = rounds.stages(name, newest)
             if key == "path" and pool is None:
                 fix = "Write `pool: all`, the rows of every round so far, or `pool: last`, the newest alone."
                 self.problems.add(block.where(key), f"'${name}' leaves rows in every round", fix)
-            elif key == "path" and not made:
+            elif key == "path" and not stages:
                 return [first[name]] if name in first else []  # before round 1 the pool is empty
-            elif not made and name not in first:
+            elif not stages and name not in first:
                 fix = f"Write `init: {{{name}: $stage}}` in rounds, with a stage above them."
                 self.problems.add(block.where(key), f"in round 1 nothing is called '${name}' yet", fix)
-            made = made or [first.get(name, name)]
-            return made if pool == "all" else made[-1:]
+            stages = stages or [first.get(name, name)]
+            return stages if pool == "all" else stages[-1:]
 
         return resolve
 
     def _outside(self, name: str, block: Block, key: str, pool: Pool | None) -> list[str]:
         """References behind the rounds: a name stands for what the last round made."""
         if rounds := self._made_in_rounds(name):
-            made = [rounds.stage(name, number) for number in range(1, rounds.times + 1)]
-            return made if pool == "all" else made[-1:]
+            stages = rounds.stages(name)
+            return stages if pool == "all" else stages[-1:]
         if pool:
             self.problems.add(block.where("pool"), f"'${name}' is made once, not in rounds", "Remove `pool:`.")
         if early := next((one for one in self.rounds if one.until and one.number(name)), None):
@@ -187,8 +187,8 @@ class Unroller:
                 copy[key] = self._sources(copy[key], copy.marks[key], resolve)
         return copy
 
-    def _sources(self, written: Any, mark: Mark, resolve: Resolve) -> Items:
-        entries = written if isinstance(written, Items) else Items([written], [mark], mark)
+    def _sources(self, value: Any, mark: Mark, resolve: Resolve) -> Items:
+        entries = value if isinstance(value, Items) else Items([value], [mark], mark)
         resolved = Items([], [], entries.mark)
         for entry, at in zip(entries, entries.marks, strict=True):
             sources = self._source(entry, at, resolve)

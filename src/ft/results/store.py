@@ -94,8 +94,7 @@ class Plan:
         """By its name; one that rounds make, by its name without a number, is that of the last round."""
         rounds = next((one for one in self.recipe.rounds if name in one.names), None)
         if rounds:
-            numbers = range(rounds.times, 0, -1)
-            name = next(made for one in numbers if (made := rounds.stage(name, one)) not in self.not_needed)
+            name = next(stage for stage in reversed(rounds.stages(name)) if stage not in self.not_needed)
         if name in self.not_needed:
             raise fail(
                 str(self.recipe.file), f"'{name}' is not needed: {self.not_needed[name]}", "Name an earlier one."
@@ -190,8 +189,10 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
         for stop in stops:
             stage = stop.redirect(stage)
         planned[stage.name] = _plan_stage(stage, recipe, runs, planned, processes)
-        found = [find_stop(rounds, stage.name, lambda name: planned[name].result.numbers) for rounds in recipe.rounds]
-        stops += [stop for stop in found if stop]
+        new_stops = [
+            find_stop(rounds, stage.name, lambda name: planned[name].result.numbers) for rounds in recipe.rounds
+        ]
+        stops += [stop for stop in new_stops if stop]
     needed = replace(recipe, stages=tuple(one.stage for one in planned.values()))
     not_needed = {name: stop.reason for stop in stops for name in stop.not_needed}
     return Plan(needed, runs, tuple(planned.values()), processes, not_needed)

@@ -109,7 +109,7 @@ def fork(plan: Plan, options: ForkOptions, check: Callable[[Path], Recipe]) -> F
 
 
 def parse_columns(words: Sequence[str]) -> dict[str, str]:
-    """`prompt=question,completion=answer`, as often as wished, as {ours: theirs}."""
+    """`prompt=question,completion=answer`, as often as needed, as {ours: theirs}."""
     found = {}
     for pair in (pair for word in words for pair in word.split(",")):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
