@@ -25,13 +25,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages in order, each in its lane. Row 0 is the model the recipe starts from, where there is one."""
+    """Stages in order, each in its lane. The first rows are `models`, those that stages start from: most often one."""
 
     names: tuple[str, ...]
     lanes: tuple[int, ...]
     edges: tuple[Edge, ...]
     states: tuple[str, ...]
     leaves: tuple[str, ...]
+    models: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -92,7 +93,8 @@ def chain(stages: Sequence[ReportedStage]) -> Chain:
             edges.append(Edge(parent, row, way, main))
         cells.take(lane, row, row, -1 - row)
     names, states, leaves = zip(*nodes, strict=True) if nodes else ((), (), ())
-    return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves))
+    models = tuple(name for name, *_ in base)
+    return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves), models)
 
 
 def _parents(stage: ReportedStage, rows: dict[str, int], models: Sequence[str]) -> list[tuple[int, bool]]:

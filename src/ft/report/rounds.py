@@ -85,7 +85,7 @@ def _charts(measures: Sequence[Measure]) -> tuple[Lines, ...]:
     shares = [(name, values) for name, values in measures if all(number.share for number in values.values())]
     others = [measure for measure in measures if measure not in shares]
     charts = [_chart("Shares by round", shares, share=True)] if shares else []
-    charts += [_chart(f"{name} by round", [(name, values)], share=False) for name, values in others]
+    charts += [_chart("By round", [measure], share=False) for measure in others]
     return tuple(chart for chart in charts if any(len(series.points) > 1 for series in chart.series))
 
 
@@ -97,4 +97,5 @@ def _chart(title: str, measures: Sequence[Measure], share: bool) -> Lines:
         if first and first.was is not None and _start(values) != "·":
             points.insert(0, Point(0, first.was))
         series.append(Series(name, tuple(points)))
-    return Lines(title, "round", measures[0][0] if len(measures) == 1 else "share", tuple(series), share=share)
+    label = "share" if share else next(iter(measures[0][1].values())).label
+    return Lines(title, "round", label, tuple(series), share=share)

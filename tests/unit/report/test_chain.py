@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import tiny
 from ft.report.chain import chain, draw_chain
-from ft.report.run import ReportedStage
+from ft.report.page import report_page
+from ft.report.run import ReportedStage, Run
 from ft.result import Result
 
 FINISHED = tiny.ROOT / "tests" / "data" / "old_runs" / "tiny-chat" / "sft-61806cf09908"
@@ -71,3 +72,10 @@ def test_each_model_that_stages_start_from_is_drawn():
     )
     lines = {(found.names[edge.start], found.names[edge.end]) for edge in found.edges}
     assert lines == {("large", "teacher"), ("small", "student"), ("teacher", "student")}
+
+
+def test_the_list_beside_the_picture_has_a_row_for_each_of_its_own():
+    """Two models to start from are two rows, else every stage would stand beside another's mark."""
+    run = Run("two", (stage("teacher", "sample", model="large"), stage("student", "sft", model="small")))
+    rows = report_page(run).count('<li><span class="first">')
+    assert rows == len(chain(run.stages).names) == 4
