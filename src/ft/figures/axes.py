@@ -98,6 +98,11 @@ def place_scale(values: Sequence[float]) -> Scale:
     return ranged_scale(low, high, 1.0 if all(value == int(value) for value in values) else SMALLEST)
 
 
+def named_scale(count: int) -> Scale:
+    """A place for each of `count` names, and a label at all of them."""
+    return Scale(0, max(count - 1, 1), LEFT + 12, WIDTH - RIGHT, tuple(map(float, range(count))))
+
+
 def ranged_scale(low: float, high: float, smallest_step: float = SMALLEST) -> Scale:
     """Across the drawing, from `low` to `high` and no further."""
     marks = tuple(mark for mark in ticks(low, high, 5, smallest_step) if low <= mark <= high)
@@ -119,10 +124,11 @@ def tick(value: float, share: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Axes:
-    """Two scales, and what is drawn by them: places `across`, values `up`."""
+    """Two scales, and what is drawn by them: places `across`, values `up`. `places` are names of 0, 1, … across."""
 
     across: Scale
     up: Scale
+    places: Sequence[str] = ()
 
     def draw(self, x: str, y: str, share: bool) -> Iterator[Markup]:
         """Grid, marks and labels."""
@@ -134,7 +140,8 @@ class Axes:
         yield rule(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")
         for value in self.across.marks:
             anchor = "end" if self.across(value) > WIDTH - RIGHT - 8 else "middle"
-            yield text(self.across(value), HEIGHT - BOTTOM + 15, tick(value), anchor)
+            words = self.places[int(value)] if self.places else tick(value)
+            yield text(self.across(value), HEIGHT - BOTTOM + 15, words, anchor)
         yield text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x, style="name")
 
     def path(self, points: Iterable[Point]) -> str:

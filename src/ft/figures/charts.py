@@ -112,7 +112,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Lines(Chart):
-    """Values by something that grows: steps, turns, numbers of answers. `level` is a line to compare with."""
+    """Values by something that grows: steps, turns, numbers of answers. `level` is a line to compare with.
+
+    places  names of 0, 1, … on the axis, where they are no numbers
+    """
 
     title: str
     x: str
@@ -122,6 +125,7 @@ class Lines(Chart):
     level: float | None = None
     diagonal: bool = False
     note: str = ""
+    places: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -132,7 +136,10 @@ class Lines(Chart):
         # NaN is unequal to itself, so it would be a row of its own in each series: such points have no row
         places = sorted({point.x for series in self.series for point in series.points if math.isfinite(point.x)})
         by_place = [{point.x: point for point in series.points} for series in self.series]
-        return [[_step(x), *(self._cell(points.get(x)) for points in by_place)] for x in places]
+        return [[self._place(x), *(self._cell(points.get(x)) for points in by_place)] for x in places]
+
+    def _place(self, x: float) -> str:
+        return self.places[int(x)] if self.places else _step(x)
 
     def _cell(self, point: Point | None) -> str:
         return "·" if point is None else _with_interval(point.y, point.low, point.high, self.share)
@@ -146,9 +153,9 @@ class Lines(Chart):
         first, *_, last = (*points, points[-1])
         name = series.name or self.title
         if len(points) == 1:
-            return f"{name}: {format_number(first.y, self.share)} at {self.x} {_step(first.x)}."
+            return f"{name}: {format_number(first.y, self.share)} at {self.x} {self._place(first.x)}."
         values = [point.y for point in points]
-        ends = [f"{format_number(p.y, self.share)} at {self.x} {_step(p.x)}" for p in (first, last)]
+        ends = [f"{format_number(p.y, self.share)} at {self.x} {self._place(p.x)}" for p in (first, last)]
         return (
             f"{name}: from {ends[0]} to {ends[1]}, "
             f"between {format_number(min(values), self.share)} and {format_number(max(values), self.share)}."

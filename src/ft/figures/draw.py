@@ -29,6 +29,7 @@ from ft.figures.axes import (
     circle,
     finite_values,
     line,
+    named_scale,
     place_scale,
     ranged_scale,
     row_axes,
@@ -83,7 +84,8 @@ def axes_of(chart: charts.Lines) -> Axes:
     """The axes of a line chart; both reach over the finite points."""
     points = [point for series in chart.series for point in series.finite_points]
     values = finite_values(y for p in points for y in (p.y, *(interval(p.low, p.high) or ())))
-    return Axes(place_scale([point.x for point in points]), value_scale(values, chart.share))
+    across = named_scale(len(chart.places)) if chart.places else place_scale([point.x for point in points])
+    return Axes(across, value_scale(values, chart.share), chart.places)
 
 
 def _lines(chart: charts.Lines, name: str) -> Iterator[Markup]:

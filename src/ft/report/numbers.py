@@ -24,13 +24,15 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Number:
-    """A value, what it was before, and its 95 % interval; None where the stage left none."""
+    """A value, what it was before, and their 95 % intervals; None where the stage left none."""
 
     name: str
     value: float
     was: float | None = None
     low: float | None = None
     high: float | None = None
+    was_low: float | None = None
+    was_high: float | None = None
 
     @property
     def label(self) -> str:
@@ -95,10 +97,15 @@ def _is_number(value: object) -> bool:
 
 
 def _number(name: str, metrics: Mapping[str, Any]) -> Number:
+    was = metrics.get(f"baseline_{name}", metrics.get(f"{name}_first"))
+    return Number(name, metrics[name], was, *_interval(name, metrics), *_interval(f"baseline_{name}", metrics))
+
+
+def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tuple[None, None]:
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        low = high = None
-    return Number(name, metrics[name], metrics.get(f"baseline_{name}", metrics.get(f"{name}_first")), low, high)
+        return None, None
+    return low, high
 
 
 def number_words(metrics: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ft.figures.charts import Lines, Point, Series
 from ft.recipe.rounds import Rounds
@@ -13,8 +14,34 @@ from ft.report.run import ReportedStage, Run
 BESIDE = ("kl",)
 """Numbers that stand beside a stage's main one: what the gain has cost."""
 
-Measure = tuple[str, dict[int, Number]]
-"""(what is measured, round → the number)"""
+
+@dataclass(frozen=True)
+class Version:
+    """A model that was measured: that of a round, or one made of it by stages behind the rounds."""
+
+    name: str
+    place: str
+    """Its name on an axis, where the rounds have their numbers."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured, and the number of each version that has been."""
+
+    name: str
+    numbers: Mapping[Version, Number]
+
+    @property
+    def start(self) -> Number | None:
+        """What the first version compares itself with, where all compare themselves with the same."""
+        before = {(number.was, number.was_low, number.was_high) for number in self.numbers.values()}
+        ((was, low, high),) = before if len(before) == 1 else [(None, None, None)]
+        first = next(iter(self.numbers.values()))
+        return Number(first.name, was, None, low, high) if was is not None else None
+
+    @property
+    def share(self) -> bool:
+        return all(number.share for number in self.numbers.values())
 
 
 def rounds_sections(run: Run) -> list[Section]:
@@ -34,14 +61,29 @@ def rounds_sections(run: Run) -> list[Section]:
 
 
 def list_measures(rounds: Rounds, run: Run) -> list[Measure]:
-    """What the stages of a round measure, in order, with the value of each round that has measured it."""
-    measures: dict[str, dict[int, Number]] = {}
+    """What the stages of a round measure, in order, with the number of each version that has been measured so."""
+    measures: dict[str, dict[Version, Number]] = {}
     for name in rounds.names:
-        for number in range(1, rounds.times + 1):
-            stage = run.get(rounds.stage(name, number))
-            for value in _main_numbers(stage) if stage and stage.result.done else ():
-                measures.setdefault(f"{name}: {value.label}", {})[number] = value
-    return list(measures.items())
+        for version, stage in _measured_alike(rounds, name, run):
+            for number in _main_numbers(stage) if stage.result.done else ():
+                measures.setdefault(f"{name}: {number.label}", {})[version] = number
+    return [Measure(name, numbers) for name, numbers in measures.items()]
+
+
+def _measured_alike(rounds: Rounds, name: str, run: Run) -> Iterator[tuple[Version, ReportedStage]]:
+    """The stage of that name in every round, and those behind the rounds that ask another model the very same."""
+    first = run.get(rounds.stage(name, 1))
+    for stage in run.stages:
+        number = rounds.number(stage.name)
+        if number and stage.name == rounds.stage(name, number):
+            yield Version(f"round {number}", str(number)), stage
+        elif number is None and first and first.leaves == "metrics" and _asks(stage) == _asks(first):
+            model = next((parent for parent, role in stage.links if role == "init"), stage.name)
+            yield Version(model, model), stage
+
+
+def _asks(stage: ReportedStage) -> tuple[object, ...]:
+    return stage.kind, stage.data, stage.blocks
 
 
 def _main_numbers(stage: ReportedStage) -> list[Number]:
@@ -51,51 +93,50 @@ def _main_numbers(stage: ReportedStage) -> list[Number]:
     return [*([main] if main else []), *beside]
 
 
+def list_versions(measures: Sequence[Measure]) -> list[Version]:
+    """In the order of the recipe."""
+    return list(dict.fromkeys(version for measure in measures for version in measure.numbers))
+
+
 def version_table(measures: Sequence[Measure]) -> Table:
-    """A row for each round, and one for where the first began, with 95 % intervals."""
-    made = sorted({number for _, values in measures for number in values})
-    start = [_start(values) for _, values in measures]
-    rows = [("start", *start)] if any(text != "·" for text in start) else []
-    for number in made:
-        rows.append((f"round {number}", *(_cell(values.get(number)) for _, values in measures)))
+    """A row for each version, and one for where the first began, with 95 % intervals."""
+    start = [_cell(measure.start) for measure in measures]
+    rows = [("start", *start)] if any(text != MISSING for text in start) else []
+    for version in list_versions(measures):
+        rows.append((version.name, *(_cell(measure.numbers.get(version)) for measure in measures)))
     note = "Start is what a stage compares itself with: its baseline, or its own first measurement in round 1."
-    return Table(("version", *(name for name, _ in measures)), tuple(rows), note=note if rows[0][0] == "start" else "")
+    return Table(("version", *(one.name for one in measures)), tuple(rows), note=note if rows[0][0] == "start" else "")
 
 
-def _start(values: dict[int, Number]) -> str:
-    """What the first round compares itself with, where the later ones compare themselves with the same."""
-    was = [number.was for number in values.values()]
-    first = values.get(1)
-    same = first is not None and first.was is not None and len(set(was)) == 1
-    return _was_text(first) if same and first else "·"
-
-
-def _was_text(number: Number) -> str:
-    return Number(number.name, number.was or 0.0, None, number.low, number.high).text
+MISSING = "·"
 
 
 def _cell(number: Number | None) -> str:
     if number is None:
-        return "·"
+        return MISSING
     return f"{number.text} ({number.interval})" if number.interval else number.text
 
 
 def _charts(measures: Sequence[Measure]) -> tuple[Lines, ...]:
-    """One chart of all shares, and one for each other measure, whose units differ; none of a single round."""
-    shares = [(name, values) for name, values in measures if all(number.share for number in values.values())]
-    others = [measure for measure in measures if measure not in shares]
-    charts = [_chart("Shares by round", shares, share=True)] if shares else []
-    charts += [_chart("By round", [measure], share=False) for measure in others]
+    """One chart of all shares, and one for each other measure, whose units differ; none of a single version."""
+    versions = list_versions(measures)
+    shares = [measure for measure in measures if measure.share]
+    charts = [_chart("Shares by version", shares, versions, share=True)] if shares else []
+    charts += [_chart("By version", [measure], versions, share=False) for measure in measures if measure not in shares]
     return tuple(chart for chart in charts if any(len(series.points) > 1 for series in chart.series))
 
 
-def _chart(title: str, measures: Sequence[Measure], share: bool) -> Lines:
+def _chart(title: str, measures: Sequence[Measure], versions: Sequence[Version], share: bool) -> Lines:
     series = []
-    for name, values in measures:
-        points = [Point(number, value.value, value.low, value.high) for number, value in sorted(values.items())]
-        first = values.get(1)
-        if first and first.was is not None and _start(values) != "·":
-            points.insert(0, Point(0, first.was))
-        series.append(Series(name, tuple(points)))
-    label = "share" if share else next(iter(measures[0][1].values())).label
-    return Lines(title, "round", label, tuple(series), share=share)
+    for measure in measures:
+        points = [_point(versions.index(version) + 1, number) for version, number in measure.numbers.items()]
+        if measure.start:
+            points.insert(0, _point(0, measure.start))
+        series.append(Series(measure.name, tuple(points)))
+    label = "share" if share else next(iter(measures[0].numbers.values())).label
+    places = ("start", *(version.place for version in versions))
+    return Lines(title, "round", label, tuple(series), share=share, places=places)
+
+
+def _point(place: int, number: Number) -> Point:
+    return Point(place, number.value, number.low, number.high)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from ft.figures.charts import Lines
+from ft.figures.draw import draw
 from ft.files import write_json
 from ft.recipe import read
 from ft.report.parts import Charts, Section, Sentences, Table
@@ -29,6 +30,9 @@ stages:
       stages:
         - {kind: sft, name: policy, init: $policy, data: [rows.jsonl], train: {max_length: 64}}
         - {kind: evaluate, name: quality, init: $policy, inputs: {baseline: $sft}, data: [rows.jsonl], evaluate: {}}
+  - {kind: sft, name: chat, init: $policy, data: [rows.jsonl], train: {max_length: 64}}
+  - {kind: evaluate, name: chat-quality, init: $chat, inputs: {baseline: $sft}, data: [rows.jsonl], evaluate: {}}
+  - {kind: evaluate, name: other, init: $chat, data: [rows.jsonl], evaluate: {max_new_tokens: 8}}
 """
 
 
@@ -40,12 +44,16 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
     recipe = read(Path("x.yaml"), STAGES)
     for number, value in enumerate((0.5, 0.55), 1):
-        planned = plan(recipe, Path("runs")).stage(f"quality-{number}")
-        numbers = {"answer": value, "answer_low": value - 0.05, "answer_high": value + 0.05, "kl": float(number)}
-        numbers |= {"baseline_answer": 0.25, "baseline_answer_low": 0.2, "baseline_answer_high": 0.3}
-        planned.folder.mkdir(parents=True)
-        write_json(planned.folder / "done.json", {"stage": planned.name, "kind": "evaluate", "numbers": numbers})
+        _measure(plan(recipe, Path("runs")), f"quality-{number}", value, float(number))
     return plan(recipe, Path("runs"))
+
+
+def _measure(there: Plan, stage: str, value: float, kl: float) -> None:
+    planned = there.stage(stage)
+    numbers = {"answer": value, "answer_low": value - 0.05, "answer_high": value + 0.05, "kl": kl}
+    numbers |= {"baseline_answer": 0.25, "baseline_answer_low": 0.2, "baseline_answer_high": 0.3}
+    planned.folder.mkdir(parents=True)
+    write_json(planned.folder / "done.json", {"stage": planned.name, "kind": "evaluate", "numbers": numbers})
 
 
 def section(measured: Plan) -> Section:
@@ -58,7 +66,7 @@ def test_every_version_is_a_row_with_its_numbers(measured: Plan):
     assert isinstance(table, Table)
     assert table.head == ("version", "quality: answers right", "quality: KL to the baseline, nats")
     assert table.rows == (
-        ("start", "25.0%", "·"),
+        ("start", "25.0% (20.0% to 30.0%)", "·"),
         ("round 1", "50.0% (45.0% to 55.0%)", "1.000"),
         ("round 2", "55.0% (50.0% to 60.0%)", "2.000"),
     )
@@ -72,6 +80,20 @@ def test_shares_are_drawn_from_the_start_and_other_units_apart(measured: Plan):
     assert [point.x for point in shares.series[0].points] == [0, 1, 2]
     assert [point.y for point in shares.series[0].points] == [0.25, 0.5, 0.55]
     assert [point.y for point in distance.series[0].points] == [1.0, 2.0]
+
+
+def test_a_model_behind_the_rounds_that_is_asked_the_same_is_a_version_too(measured: Plan):
+    _measure(measured, "chat-quality", 0.6, 3.0)
+    _measure(measured, "other", 0.9, 4.0)
+    table, charts, *_ = section(plan(measured.recipe, Path("runs"))).parts
+    assert isinstance(table, Table)
+    assert isinstance(charts, Charts)
+    assert [row[:2] for row in table.rows[-2:]] == [
+        ("round 2", "55.0% (50.0% to 60.0%)"),
+        ("chat", "60.0% (55.0% to 65.0%)"),
+    ]
+    drawing = draw(charts.charts[0], "versions")
+    assert [label for label in ("start", "chat") if f">{label}</text>" in drawing] == ["start", "chat"]
 
 
 def test_the_page_says_why_later_rounds_are_not_needed(measured: Plan):
