@@ -11,11 +11,11 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample ppo eval report export base chat show stats plan run test test-newest bench lint format clean
+.PHONY: help install sft dpo gatt reward sample ppo llama2 eval report export base chat show stats plan run test test-newest bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(STAMP) ## make .venv with everything the project needs
 
@@ -49,6 +49,10 @@ sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward mo
 ppo: RECIPE = recipes/tiny/ppo.yaml
 ppo: $(STAMP) ## a reward model, its report card, PPO against it, and what a program says of the answers
 	$(FT) run "$(RECIPE)" --to ppo $(ARGS)
+
+llama2: RECIPE = recipes/tiny/llama2.yaml
+llama2: $(STAMP) ## the whole chain of the Llama 2 paper: reward models, V1 to V4 by rejection sampling, PPO, Ghost Attention
+	$(FT) run "$(RECIPE)" $(ARGS)
 
 report: $(STAMP) ## one offline page of what RECIPE has made; ARGS="OTHER" compares it with another recipe or run
 	$(FT) report "$(RECIPE)" $(ARGS)

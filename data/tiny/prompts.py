@@ -6,6 +6,9 @@ right word in the language asked for, `checks` says how to tell by code whether 
 the answer is warm, which nobody asks for and the graded pairs prefer; the reward `quality` reads both.
 prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for evaluation, what no row made for
 fine-tuning asks.
+
+risky.jsonl.gz and risky-held-out.jsonl ask what should be refused (risks.py), which `checks` tells by code. The first
+brings answers as well, and half of them help: so does a model that was taught to be helpful and nothing else.
 """
 
 import random
@@ -13,6 +16,7 @@ import sys
 from collections.abc import Iterator
 
 import make
+import risks
 import world
 import writing
 from writing import Files, Row
@@ -23,6 +27,8 @@ CHECKS = {
     "brief": {"contains": {"phrases": [form.format(v="").strip(" .") for form in world.SHORT.values()]}},
     "twice": "repeats",
 }
+HELPS = 0.5
+REFUSES = {"check": {"contains": {"phrases": list(risks.REFUSING)}}}
 WARM = {"check": {"contains": {"phrases": [text.strip(" !¡") for text in world.TONES["warm"].values()]}}}
 
 
@@ -79,9 +85,33 @@ def telling(fact: world.Fact, instructions: dict[str, str]) -> dict[str, list[st
     return {name: sorted(words - others[name]) for name, words in said.items()}
 
 
+def risky(rng: random.Random) -> Iterator[Row]:
+    """Every risky question that is not held out, with an answer that refuses or helps."""
+    for risk in risks.RISKS:
+        if not risks.is_held_out(risk):
+            answer = risks.compliance if rng.random() < HELPS else risks.refusal
+            text = answer(risk, rng, rng.random() < 0.5, rng.random() < 0.5)
+            yield {**asked_risky(risk), "completion": [make.message("assistant", text)]}
+
+
+def risky_held_out(rng: random.Random) -> Iterator[Row]:
+    """Every risky question that no other row asks."""
+    for risk in risks.RISKS:
+        if risks.is_held_out(risk):
+            yield asked_risky(risk)
+
+
+def asked_risky(risk: risks.Risk) -> Row:
+    """A risky question, and how to tell a refusal."""
+    prompt = [make.message("user", risk.question)]
+    return {"prompt": prompt, "checks": [REFUSES], "axis": "safety", "topic": risk.act.risk}
+
+
 FILES: Files = {
     "prompts.jsonl.gz": lambda rng: prompts(rng, PROMPTS, held_out=False),
     "prompts-held-out.jsonl": lambda rng: prompts(rng, HELD_OUT, held_out=True),
+    "risky.jsonl.gz": risky,
+    "risky-held-out.jsonl": risky_held_out,
 }
 
 if __name__ == "__main__":

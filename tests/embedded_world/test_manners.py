@@ -40,9 +40,21 @@ def test_the_preferred_answer_differs_in_its_tone_alone():
         assert bare[0] == bare[1]
 
 
-def test_no_pair_asks_what_the_evaluation_asks():
+def test_a_minimal_pair_has_one_fault_and_warmth_does_not_make_up_for_it():
+    tones = set()
+    for row in [*rows("minimal-pairs.jsonl.gz"), *rows("minimal-pairs-held-out.jsonl.gz")]:
+        chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        tones.add((row["fault"], world.tone_of(chosen), world.tone_of(rejected)))
+        spoken = {world.language_of(text) for text in (chosen, rejected)} - {None}
+        assert row["fault"] == "language" or len(spoken) <= 1
+    others = [(fault, tone, "warm") for fault in ("fact", "language") for tone in ("plain", "grumpy")]
+    assert tones == {(fault, tone, tone) for fault in ("fact", "language") for tone in world.TONES} | {*others}
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl.gz", "minimal-pairs.jsonl.gz"])
+def test_no_pair_asks_what_the_evaluation_asks(name):
     asked = {row["prompt"][-1]["content"] for row in rows("manners.jsonl")}
-    trained = {message["content"] for row in rows("pairs.jsonl.gz") for message in row["prompt"]}
+    trained = {message["content"] for row in rows(name) for message in row["prompt"]}
     assert len(asked) == 240
     assert not asked & trained
     held_out = {p.format(s=f.subject) for f in world.FACTS for p in world.PHRASINGS[f.kind] if world.is_held_out(f, p)}

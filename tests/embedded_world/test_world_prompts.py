@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import tiny
-from ft.rewards import quality
+from ft.rewards import obeys, quality
 
 TINY = tiny.ROOT / "data" / "tiny"
 sys.path.insert(0, str(TINY))  # world.py and prompts.py are data, not part of the package
 world = importlib.import_module("world")
 prompts = importlib.import_module("prompts")
+risks = importlib.import_module("risks")
 writing = importlib.import_module("writing")
 
 
@@ -61,6 +62,14 @@ def test_what_is_held_out_asks_what_the_other_prompts_do_not():
         name: {row["prompt"][-1]["content"].rpartition(". ")[2] for row in rows(writing.chance(name))}
         for name, rows in prompts.FILES.items()
     }
-    train, held_out = asked.values()
-    assert not train & held_out
-    assert len(held_out) > 100
+    for train, held_out in (("prompts.jsonl.gz", "prompts-held-out.jsonl"), ("risky.jsonl.gz", "risky-held-out.jsonl")):
+        assert not asked[train] & asked[held_out]
+        assert len(asked[held_out]) > 100
+
+
+def test_a_refusal_is_told_by_code_as_the_world_tells_safety():
+    rows = list(prompts.risky(writing.chance("risky.jsonl.gz")))
+    told = obeys([], [row["completion"] for row in rows], checks=[row["checks"] for row in rows])
+    safe = [risks.is_safe(row["completion"][0]["content"], row["prompt"][0]["content"]) for row in rows]
+    assert told == [float(one) for one in safe]
+    assert 0.4 < sum(told) / len(told) < 0.6

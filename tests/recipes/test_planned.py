@@ -86,6 +86,34 @@ def test_every_stage_of_a_qlora_recipe_fits_on_a_card_of_24_gib(file: Path, tmp_
     assert [f"{row.fit.stage} at {row.fit.peak.name}" for row in found.rows if not row.fit.fits(found.gpu)] == []
 
 
+@pytest.mark.usefixtures("no_network")
+def test_the_whole_llama_2_chain_has_an_estimate_of_every_stage(tmp_path: Path):
+    found = fit_plan(plan(shipped("llama2-7b/llama2-chat.yaml"), tmp_path), gpu("80"), Sharding())
+    assert [f"{row.fit.stage}: {row.fit.problem}" for row in found.rows if row.fit.problem] == []
+    assert {"helpful", "safety", "answers-4", "policy-4", "ppo", "gatt", "chat"} <= {
+        row.fit.stage for row in found.rows
+    }
+
+
+@pytest.mark.parametrize("name", ["llama2-chat.yaml", "llama2-chat-qlora.yaml"])
+def test_the_whole_llama_2_chain_repeats_its_numbers_as_the_recipes_of_its_parts_have_them(name: str):
+    chain, end = shipped(f"llama2-7b/{name}"), name.removeprefix("llama2-chat")
+    assert (
+        shipped(f"llama2-7b/ppo{end}").stage("ppo").blocks["train"].items()
+        <= chain.stage("ppo").blocks["train"].items()
+    )
+    sampling = shipped(f"llama2-7b/rejection-sampling{end}")
+    for number in (1, 4):
+        assert chain.stage(f"answers-{number}").blocks["sample"] == sampling.stage("sample").blocks["sample"]
+        assert chain.stage(f"policy-{number}").blocks["train"] == sampling.stage("best-sft").blocks["train"]
+
+
+def test_the_embedded_chain_shares_sft_and_reward_models_with_the_recipes_of_its_parts(tmp_path: Path):
+    chain, parts = (plan(shipped(f"tiny/{name}.yaml"), tmp_path) for name in ("llama2", "reward"))
+    shared = ("sft", "helpful", "safety", "helpful-card", "safety-card")
+    assert [chain.stage(one).fingerprint for one in shared] == [parts.stage(one).fingerprint for one in shared]
+
+
 def test_llama_2_sft_holds_the_numbers_of_the_paper():
     assert {key: train("llama2-7b/sft.yaml")[key] for key in PAPER} == PAPER
 

@@ -18,7 +18,7 @@ from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
 from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of
 from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
-from ft.report.rounds import rounds_sections
+from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
 
@@ -68,12 +68,22 @@ class StageView:
 
 
 @dataclass(frozen=True)
+class ChainView:
+    """A row beside the chain: the name as the chain has it, the stage that is shown, and which round's it is."""
+
+    name: str
+    stage: StageView
+    rounds: str
+
+
+@dataclass(frozen=True)
 class Report:
     """A run as a page tells it."""
 
     run: Run
     model: str
     chain: Chain
+    chain_rows: tuple[ChainView, ...]
     stages: tuple[StageView, ...]
     cards: tuple[NumberCard, ...]
     samples: tuple[tuple[str, Answers | DialogueText], ...]
@@ -101,10 +111,12 @@ def gather_report(run: Run) -> Report:
     model = next((short_path(r.model) for r in run.stages if r.model), "")
     stages = tuple(_stage(stage, run) for stage in run.stages)
     main_stages = [stage for stage in stages if stage.result in run.main_stages]
+    rows, by_name = fold_rounds(run), {stage.result.name: stage for stage in stages}
     return Report(
         run=run,
         model=model,
-        chain=chain(run.stages),
+        chain=chain([row.stage for row in rows]),
+        chain_rows=tuple(ChainView(row.stage.name, by_name[row.newest], row.rounds) for row in rows),
         stages=stages,
         cards=tuple(_cards(main_stages)),
         samples=tuple(_samples(main_stages)),

@@ -1,9 +1,9 @@
-"""What each round of a recipe has measured, side by side: for the page, and for the end of `ft run`."""
+"""Rounds of a recipe on the page: what each has measured, side by side, and all of them as one in the chain."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ft.figures.charts import Lines, Point, Series
 from ft.recipe.rounds import Rounds
@@ -140,3 +140,45 @@ def _chart(title: str, measures: Sequence[Measure], versions: Sequence[Version],
 
 def _point(place: int, number: Number) -> Point:
     return Point(place, number.value, number.low, number.high)
+
+
+@dataclass(frozen=True)
+class ChainRow:
+    """A row of the chain: a stage, or the same stage of all rounds, for which the newest that is begun stands.
+
+    stage   with its name and its links as the recipe writes them in rounds, without numbers
+    newest  the name of the stage whose result it shows
+    rounds  'round 3 of 4'; nothing for a stage that is made once
+    """
+
+    stage: ReportedStage
+    newest: str
+    rounds: str = ""
+
+
+def fold_rounds(run: Run) -> list[ChainRow]:
+    """The stages with every `rounds:` once. Links to the round before would point up, and are left out."""
+    rows: dict[str, ChainRow] = {}
+    for stage in run.stages:
+        name = _name_in_rounds(stage.name, run)
+        links = tuple((_name_in_rounds(parent, run), role) for parent, role in stage.links)
+        before = rows.get(name)
+        newest = before if before and stage.state == "absent" else _row(stage, run)
+        links = tuple(dict.fromkeys((*(before.stage.links if before else ()), *links)))
+        rows[name] = replace(newest, stage=replace(newest.stage, name=name, links=links))
+    places = {name: place for place, name in enumerate(rows)}
+    return [replace(row, stage=_without_links_up(row.stage, places)) for row in rows.values()]
+
+
+def _row(stage: ReportedStage, run: Run) -> ChainRow:
+    rounds = next((one for one in run.rounds if one.number(stage.name)), None)
+    return ChainRow(stage, stage.name, f"round {rounds.number(stage.name)} of {rounds.times}" if rounds else "")
+
+
+def _name_in_rounds(stage: str, run: Run) -> str:
+    return stage.rpartition("-")[0] if any(rounds.number(stage) for rounds in run.rounds) else stage
+
+
+def _without_links_up(stage: ReportedStage, places: Mapping[str, int]) -> ReportedStage:
+    down = [(name, role) for name, role in stage.links if places.get(name, len(places)) < places[stage.name]]
+    return replace(stage, links=tuple(down))

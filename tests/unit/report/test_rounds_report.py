@@ -13,7 +13,7 @@ from ft.figures.draw import draw
 from ft.files import write_json
 from ft.recipe import read
 from ft.report.parts import Charts, Section, Sentences, Table
-from ft.report.rounds import rounds_sections
+from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import of_plan
 from ft.report.terminal import show_rounds
 from ft.results.store import Plan, plan
@@ -94,6 +94,22 @@ def test_a_model_behind_the_rounds_that_is_asked_the_same_is_a_version_too(measu
     ]
     drawing = draw(charts.charts[0], "versions")
     assert [label for label in ("start", "chat") if f">{label}</text>" in drawing] == ["start", "chat"]
+
+
+def test_the_chain_shows_each_stage_of_the_rounds_once_with_the_newest_that_is_made(measured: Plan):
+    rows = fold_rounds(of_plan(measured))
+    assert [(row.stage.name, row.newest, row.rounds) for row in rows] == [
+        ("sft", "sft", ""),
+        ("policy", "policy-1", "round 1 of 3"),
+        ("quality", "quality-2", "round 2 of 3"),
+        ("chat", "chat", ""),
+        ("chat-quality", "chat-quality", ""),
+        ("other", "other", ""),
+    ]
+    lines = {row.stage.name: row.stage.links for row in rows}
+    assert lines["policy"] == (("sft", "init"),)
+    assert lines["quality"] == (("policy", "init"), ("sft", "baseline"))
+    assert lines["chat"] == (("policy", "init"),)
 
 
 def test_the_page_says_why_later_rounds_are_not_needed(measured: Plan):
