@@ -61,11 +61,15 @@ def test_a_run_shows_none(runs: tuple[Path, str]):
     assert notices(said) == []
 
 
-@pytest.mark.parametrize("command", ["chat", "export"])
-def test_a_command_that_loads_the_result_shows_none(command: str, runs: tuple[Path, str], tmp_path: Path):
-    [result] = runs[0].glob("*/second-*")
-    more = ("--to", str(tmp_path / "exported")) if command == "export" else ()
-    assert notices(shown("-m", "ft", command, str(result), *more, given="3 sky?\n")) == []
+def test_commands_that_load_the_result_show_none(runs: tuple[Path, str], tmp_path: Path):
+    """Both in one process, which imports the libraries once."""
+    [result] = map(str, runs[0].glob("*/second-*"))
+    script = "import sys\nfrom ft.__main__ import main\n"
+    for command in (["chat", result], ["export", result, "--to", str(tmp_path / "exported")]):
+        script += f"sys.argv = {['ft', *command]}\n"
+        script += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+    assert notices(shown("-c", script, given="3 sky?\n")) == []
+    assert (tmp_path / "exported" / "config.json").exists()
 
 
 def test_no_library_loads_kernels_from_the_hub(tmp_path: Path):
