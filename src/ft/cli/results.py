@@ -1,4 +1,4 @@
-"""Commands about results: runs, runs diff, runs rm, export, secrets."""
+"""Commands about results: runs, runs diff, runs rm, runs restore, export, secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ft.recipe.find import is_recipe, recipe_file
 from ft.result import Result
 
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
-app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff` and `rm`.")
+app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff`, `rm` and `restore`.")
 
 COLOURS = {"done": "green", "interrupted": "yellow", "running": "cyan", "set aside": "bright_black", "broken": "red"}
 SORTS = ("when", "size", "recipe", "kind", "seconds")
@@ -156,7 +156,7 @@ def _cell(value: object) -> str:
 def rm_command(
     results: Annotated[list[str] | None, typer.Argument(metavar="RESULT…", help="as for diff")] = None,
     cache: Annotated[bool, typer.Option("--cache", help="prepared rows: made again when they are needed")] = False,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="what --force has put aside")] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="what --force has set aside")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     force: Annotated[bool, typer.Option("--force", help="even where other results were made from it")] = False,
     runs: Runs = Path("runs"),
@@ -181,6 +181,18 @@ def rm_command(
         raise fail("ft runs rm", "nobody is there to ask", "Say --yes.")
     if yes or typer.confirm(question, err=True):
         out.print(f"freed {_size(remove(runs, removals, force))}")
+
+
+@runs_app.command("restore")
+def restore_command(
+    results: Annotated[list[str], typer.Argument(metavar="RESULT…", help="set aside, as `ft runs` shows")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Bring results back that `ft run --force` has set aside; a newer one in their place is set aside in turn."""
+    from ft.results.set_aside import restore
+
+    for place, newer in restore(runs, results):
+        out.print(f"{place} is back" + (f"; what was made there since: {newer}" if newer else ""))
 
 
 @app.command("secrets")

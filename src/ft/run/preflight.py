@@ -1,20 +1,21 @@
 """What would stop a run an hour in, found before any work: trackers without a key, precision the machine lacks,
-processes that the machine or the stage has no room for, and what a kind looks for itself (`Kind.preflight`)."""
+processes that machine or stage has no room for, tokens that a result would hold, and what a kind looks for itself
+(`Kind.preflight`)."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, UserError
 from ft.models.device import device_arguments, gpus
-from ft.recipe import Stage
 from ft.recipe.kind import function_at
 from ft.results.store import PlannedStage
 from ft.run.accelerate_config import ONE_PROCESS, Launch, objections
+from ft.secret_files import refuse
 
 TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
@@ -25,18 +26,16 @@ def preflight(todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS) -> Non
     if any(planned.stage.kind.trains for planned in todo):
         _machine(launch, problems)
     for planned in todo:
+        _add_refusals(problems, refuse, planned.stage.where, {**planned.key, **planned.stage.blocks})
         if planned.stage.kind.preflight:
-            _of_its_kind(planned.stage, problems)
+            _add_refusals(problems, function_at(planned.stage.kind.preflight), planned.stage)
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
         for tracker in _trackers(train.get("report_to")):
             _tracker(tracker, planned.stage.where, problems)
         _same_processes(planned, launch, problems)
-        try:
-            device_arguments(train, planned.stage.where)
-        except UserError as error:
-            problems += error.problems
+        _add_refusals(problems, device_arguments, train, planned.stage.where)
     problems.raise_any()
 
 
@@ -66,9 +65,10 @@ def _same_processes(planned: PlannedStage, launch: Launch, problems: Problems) -
         problems.add(planned.stage.where, what, fix)
 
 
-def _of_its_kind(stage: Stage, problems: Problems) -> None:
+def _add_refusals(problems: Problems, check: Callable[..., object], *values: object) -> None:
+    """Add what a check refuses to the problems that are told at once."""
     try:
-        function_at(stage.kind.preflight)(stage)
+        check(*values)
     except UserError as error:
         problems += error.problems
 

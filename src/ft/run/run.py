@@ -11,11 +11,11 @@ from ft import artifacts
 from ft.bounds import is_at_least
 from ft.console import talk
 from ft.errors import fail
-from ft.files import free_name, write_json
+from ft.files import write_json
 from ft.recipe import Kind, Recipe
 from ft.results import store
-from ft.results.ledger import refuse_in_use
 from ft.results.locks import hold_result
+from ft.results.set_aside import restore_command, set_aside
 from ft.results.store import Plan, PlannedStage
 from ft.run.accelerate_config import ONE_PROCESS, Launch
 from ft.run.distributed import Leader, killed_by, leading
@@ -23,7 +23,6 @@ from ft.run.executor import start_stage
 from ft.run.fork_server import has_accelerator
 from ft.run.preflight import preflight
 from ft.run.rows import prepare_rows
-from ft.secret_files import refuse
 
 
 class StageFailed(Exception):
@@ -79,7 +78,7 @@ def run(
     _parents_are_there(plan, missing, forced)
     preflight(missing, launch)
     if forced:
-        _set_aside(runs, [p.folder for p in forced if p.folder.exists()])
+        _set_aside(plan, forced, missing)
         plan = store.plan(recipe, runs, launch.processes)
     todo = [p for p in plan.stages if p.name in names]
     kinds, most = [p.stage.kind for p in missing], at_once(jobs, launch)
@@ -127,15 +126,14 @@ def _parents_are_there(plan: Plan, missing: Sequence[PlannedStage], forced: Sequ
             raise fail(planned.stage.where, what, "Run without --only.")
 
 
-def _set_aside(runs: Path, folders: Sequence[Path]) -> None:
-    """Rename these results, all of them or none: nothing is overwritten, nothing is deleted. Raises UserError where a
-    running stage makes or reads one."""
-    refuse_in_use(runs, folders)
-    with ExitStack() as locks:
-        for folder in folders:
-            locks.enter_context(hold_result(runs, folder))
-        for folder in folders:
-            folder.rename(free_name(folder, ".old-"))
+def _set_aside(plan: Plan, forced: Sequence[PlannedStage], missing: Sequence[PlannedStage]) -> None:
+    """Set the results of these stages aside, last of all: rows that are refused refuse the command before it."""
+    for planned in forced:
+        if planned in missing and plan.preparable(planned):
+            prepare_rows(plan, planned)
+    moved = set_aside(plan.runs, [planned.folder for planned in forced if planned.folder.exists()])
+    if moved:
+        talk.print(f"set aside: {', '.join(map(str, moved))}\nto bring back: {restore_command(plan.runs, moved)}")
 
 
 def at_once(jobs: int, launch: Launch) -> int:
@@ -182,11 +180,10 @@ def _make(
 
 def _job(plan: Plan, planned: PlannedStage, launch: Launch) -> Path:
     """Say what is made, and write down what its process is given."""
-    folder, work = planned.folder, plan.job(planned)
-    refuse(planned.stage.where, {**planned.key, **work.blocks})
+    folder = planned.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / artifacts.KEY, planned.key)
-    job = work.write()
+    job = plan.job(planned).write()
     talk.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
     _say_batch(planned, launch)
     return job

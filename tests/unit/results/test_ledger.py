@@ -204,6 +204,15 @@ def test_prepared_rows_and_results_set_aside_go_when_asked(runs: Path):
     assert len(entries(runs)) == 5
 
 
+def test_a_result_that_was_set_aside_is_brought_back(runs: Path):
+    code, said = ft("restore", "a" * 12 + ".old-1", "mine:dpo", "--runs", runs)
+    assert (code, said) == (2, Like(f"{runs / 'mine' / 'dpo-dddddddddddd'}: … not set aside …"))
+    assert len([one for one in entries(runs) if one.set_aside]) == 1
+    ft("rm", "chat:sft", "--yes", "--force", "--runs", runs)
+    assert ft("restore", "a" * 12 + ".old-1", "--runs", runs)[0] == 0
+    assert status(find_result(entries(runs), "chat:sft", runs)) == "done"
+
+
 def test_a_thousand_results_are_listed_at_once_and_without_torch(tmp_path: Path):
     for number in range(1000):
         folder = tmp_path / f"r{number % 10}" / f"sft-{number:012x}"

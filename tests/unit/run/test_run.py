@@ -16,6 +16,7 @@ from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.recipe import Verdicts, read
 from ft.results.locks import hold_result
+from ft.results.set_aside import restore
 from ft.results.store import plan
 from ft.run import run as run_module
 from ft.run.accelerate_config import ONE_PROCESS, Launch
@@ -223,6 +224,34 @@ def test_force_sets_nothing_aside_where_the_run_is_refused(chain, tmp_path):
     with pytest.raises(UserError, match="wandb"):
         run(tiny.checked(chain, ["first.train.report_to=wandbb"]), runs, force=["first"], only="first")
     assert [tiny.planned(chain, runs).stage(name).state for name in ("first", "second")] == ["done", "done"]
+
+
+def test_force_sets_nothing_aside_where_rows_are_refused(chain, tmp_path):
+    runs, rows = tmp_path / "runs", tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": "none"}\n', encoding="utf-8")
+    refused_rows = f'first.data=[{{"path": "{rows}", "format": "messages"}}]'
+    recipe = tiny.checked(chain, [refused_rows])
+    for name in ("first", "second"):
+        write_json(plan(recipe, runs).stage(name).folder / "done.json", {"numbers": {}})
+    with pytest.raises(UserError, match=r"rows\.jsonl:1"):
+        run(recipe, runs, force=["first"], only="first")
+    assert [plan(recipe, runs).stage(name).state for name in ("first", "second")] == ["done", "done"]
+
+
+def test_force_says_what_it_sets_aside_and_the_command_that_brings_it_back(chain, tmp_path, capfd):
+    runs = tmp_path / "runs"
+    folders = finish(chain, runs, first={}, second={}, third={"steps": 3})
+    run(tiny.checked(chain), runs, force=["third"], only="first")
+    moved = f"{folders['third']}.old-1"
+    said = capfd.readouterr().err
+    assert f"set aside: {moved}\n" in said
+    command = next(line for line in said.splitlines() if "ft runs restore" in line).partition("ft runs restore ")[2]
+    assert command.split() == [moved, "--runs", str(runs)]
+    finish(chain, runs, third={"steps": 4})
+    newer = Path(f"{folders['third']}.old-2")
+    assert restore(runs, [moved]) == [(folders["third"], newer)]
+    assert tiny.planned(chain, runs).stage("third").result.numbers == {"steps": 3}
+    assert read_json(newer / "done.json") == {"numbers": {"steps": 4}}
 
 
 def test_force_takes_a_free_name_where_an_earlier_one_was_removed(chain, tmp_path):
