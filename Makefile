@@ -57,7 +57,7 @@ llama2: $(STAMP) ## the whole chain of the Llama 2 paper: reward models, V1 to V
 report: $(STAMP) ## one offline page of what RECIPE has made; ARGS="OTHER" compares it with another recipe or run
 	$(FT) report "$(RECIPE)" $(ARGS)
 
-export: $(STAMP) ## the newest model of RECIPE as others take it, in runs/export/, compared with the trained one
+export: $(STAMP) ## export the newest model of RECIPE (LoRA merged, card, Modelfile) to runs/export/
 	$(FT) run "$(RECIPE)" --to sft
 	$(FT) export "$(RECIPE)" $(ARGS)
 
@@ -74,7 +74,7 @@ plan: $(STAMP) ## say what RECIPE has made, what would run, and why
 stats: $(STAMP) ## count RECIPE's rows: turns, lengths, grades, ties and what is broken; DATA=FILE for any rows
 	$(FT) stats "$(or $(DATA),$(RECIPE))" $(ARGS)
 
-show: $(STAMP) ## show rows of RECIPE as the trainer gets them, trained tokens coloured
+show: $(STAMP) ## preview tokenized rows of RECIPE and their loss mask
 	$(FT) show "$(RECIPE)" $(ARGS)
 
 chat: $(STAMP) ## talk to the newest model of RECIPE

@@ -349,7 +349,7 @@ def test_the_command_compares_folders_and_recipes_alike(there, data, ending):
 
 def test_the_command_says_who_can_judge(there):
     wrong = ["judge", "a", "b", "--prompts", str(there / "prompts.jsonl"), "--by", "nobody"]
-    with pytest.raises(UserError, match=r"--by: nobody judges by 'nobody'\. There are: answer, .*server:MODEL"):
+    with pytest.raises(UserError, match=r"--by: unknown judge 'nobody'\. There are: answer, .*server:MODEL"):
         CliRunner().invoke(app, wrong, catch_exceptions=False)
 
 

@@ -129,9 +129,9 @@ def test_every_part_of_a_card_is_drawn(carded):
     titles = [chart.title for chart in figures["card"]]
     assert titles == [
         "helpful: pairs ranked right",
-        "How sure, how right",
+        "Calibration",
         "helpful: scores",
-        "helpful: how far chosen is ahead",
+        "helpful: score margin",
         "helpful: score by quality",
         "helpful: length",
         "helpful: safe and unsafe answers",

@@ -359,7 +359,7 @@ def test_held_out_pairs_are_ranked_right(start, trained):
     assert numbers["margin"] > 1
     assert numbers["safety_loss"] < math.log(2)
     words = tiny.drawn_words(trained[start].folder / "curves.svg")
-    assert {"Loss", "Pairs ranked right", "Score", "chosen less rejected, held out"} <= set(words)
+    assert {"Loss", "Pair accuracy", "Score", "score margin (chosen − rejected), held out"} <= set(words)
 
 
 def test_an_accuracy_counts_every_pair_once(house):

@@ -28,7 +28,7 @@ from ft.versions import versions
 
 app = typer.Typer(
     cls=Commands,
-    help="Fine-tuning recipes: one YAML file, a chain of stages, one folder a result.",
+    help="Fine-tuning recipes: one YAML file, a chain of stages, one folder per result.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -37,7 +37,7 @@ def judge_command(
 ) -> None:
     """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
     from ft.files import read_json
-    from ft.report.numbers import number_words
+    from ft.report.numbers import summary
     from ft.tools.judge import JudgeChoice, JudgeRequest, compare, find_model
     from ft.tools.stats import file_source
 
@@ -65,4 +65,4 @@ def judge_command(
     if as_json:
         print_json({"folder": str(folder), **numbers})
     else:
-        out.print(f"{', '.join(number_words(numbers))}\n{folder}")
+        out.print(f"{summary(numbers)}\n{folder}")

@@ -32,7 +32,7 @@ def plan_command(
     gpu: Annotated[str | None, typer.Option(metavar="GPU|GIB", help="will it fit? 4090, a10g, h100, …, or 24")] = None,
     gpus: Annotated[int | None, typer.Option(metavar="N", help="with --gpu: how many of them")] = None,
     launch: LaunchFile = None,
-    probe: Annotated[bool, typer.Option("--probe", help="one worst step a stage on this GPU, against --gpu")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="measure a worst-case step per stage on this GPU")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is made, what would run, and why; with --gpu, whether it fits."""
@@ -137,7 +137,7 @@ def show_command(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Rows as the trainer gets them: trained tokens coloured, counts, lengths."""
+    """Preview tokenized rows and their loss mask, with counts and lengths."""
     from ft.results.store import plan
     from ft.tools.show import print_rows, rows_as_json, view_rows
 

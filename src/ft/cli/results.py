@@ -18,6 +18,7 @@ from ft.console import out, talk
 from ft.errors import fail
 from ft.recipe.find import is_recipe, recipe_file
 from ft.result import Result
+from ft.stages import STAGES
 
 runs_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(runs_app, name="runs", help="All results of a runs folder; `diff`, `rm` and `restore`.")
@@ -78,17 +79,17 @@ def _sort_rows(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 
 
 def _show_results(rows: Sequence[dict[str, Any]]) -> None:
-    from ft.report.numbers import number_words
+    from ft.report.numbers import summary
     from ft.results.ledger import SHORT
 
     columns = (
-        *(Column("recipe"), Column("stage"), Column("kind", rank=3), Column("fingerprint", rank=1), Column("state")),
+        *(Column("recipe"), Column("stage"), Column("kind", rank=3), Column("ID", rank=1), Column("state")),
         *(Column("when", rank=2), Column("time", rank=4, right=True), Column("size", rank=5, right=True)),
         Column("numbers", wraps=True),
     )
     cells = []
     for row in rows:
-        words = ", ".join(number_words(row["numbers"])[:2])
+        words = summary(row["numbers"], STAGES[row["kind"]].display.summary if row["kind"] in STAGES else ())
         state = Text(row["state"], style=COLOURS[row["state"]])
         names = (row["recipe"], row["stage"], row["kind"], row["fingerprint"][:SHORT])
         cells.append([*names, state, row["when"], _time(row["seconds"]), _size(row["bytes"]), words])
@@ -233,7 +234,7 @@ def export_command(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """A model as others take it: merged weights, tokenizer, template, card; compared with the one that was trained."""
+    """Export a model: LoRA merged, tokenizer, template, card, Modelfile; compared with the trained one."""
     from ft import artifacts
     from ft.export.hub import push as upload
     from ft.export.hub import ready

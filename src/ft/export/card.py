@@ -11,12 +11,11 @@ import yaml
 from ft.export.trained_model import TrainedModel, public_path
 from ft.families import CAUSAL
 from ft.hub import local_path
-from ft.report.numbers import number_words
-from ft.result import FOLDER_NAME
+from ft.report.numbers import summary
+from ft.result import FOLDER_NAME, Result
 from ft.stages import STAGES
 
 NOT_STATED = "not stated"
-SHOWN = 8  # numbers of an evaluation
 PART = ("split", "revision", "rows", "weight", "share")  # what a source says of how much of it is taken
 
 
@@ -111,7 +110,7 @@ def _stages(result: TrainedModel) -> Iterator[str]:
         yield ""
         seconds, device = stage.done.get("seconds"), stage.done.get("device")
         yield f"Result `{stage.fingerprint}`, seed {stage.job['seed']}, {seconds} s on {device}."
-        yield f"{', '.join(number_words(stage.done.get('numbers', {})))}."
+        yield f"{_summary(stage)}."
         yield ""
         blocks = {
             name: {key: value for key, value in block.items() if STAGES[stage.kind].affects_result(name, key)}
@@ -120,6 +119,10 @@ def _stages(result: TrainedModel) -> Iterator[str]:
         }
         if blocks:
             yield from ("```yaml", yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True).rstrip(), "```", "")
+
+
+def _summary(result: Result) -> str:
+    return summary(result.numbers, STAGES[result.kind].display.summary) or "no numbers"
 
 
 def _data(result: TrainedModel) -> Iterator[str]:
@@ -149,20 +152,13 @@ def _numbers(result: TrainedModel) -> Iterator[str]:
     if finished:
         yield from ("| evaluation | kind | result |", "| --- | --- | --- |")
         for one in finished:
-            yield f"| {one.stage} | {one.kind} | {_most(one.numbers)} |"
+            yield f"| {one.stage} | {one.kind} | {_summary(one) or 'no numbers'} |"
     else:
         yield "Nothing was measured behind this stage."
     yield ""
     failed = list(result.failures())
     if failed:
         yield from ("What failed, or was left out:", "", *(f"- {line}" for line in failed), "")
-
-
-def _most(numbers: Mapping[str, Any]) -> str:
-    """The numbers that come first, which are those with intervals."""
-    words = number_words(numbers)
-    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-    return ", ".join(words[:SHOWN]) + more or "no numbers"
 
 
 def _exported(record: Mapping[str, Any]) -> Iterator[str]:

@@ -69,17 +69,17 @@ def calibrations(metrics: Row, models: Sequence[str]) -> Iterator[Lines]:
         )
         series.append(Series(model, points))
     if any(one.points for one in series):
-        note = "On the line: as often right as it is sure. Shaded: 95 % intervals."
-        yield Lines("How sure, how right", "predicted", "observed", tuple(series), share=True, diagonal=True, note=note)
+        note = "On the diagonal: well calibrated. Shaded: 95 % intervals."
+        yield Lines("Calibration", "predicted", "observed", tuple(series), share=True, diagonal=True, note=note)
 
 
 def histograms(metrics: Row, models: Sequence[str]) -> Iterator[Histogram]:
     for model in models:
-        for name, x in (("scores", "score"), ("ahead", "chosen less rejected")):
+        for name, x in (("scores", "score"), ("ahead", "score margin (chosen − rejected)")):
             bins = metrics.get("histograms", {}).get(model, {}).get(name)
             if bins:
                 counts = tuple((RATINGS.get(k, k), tuple(v)) for k, v in bins.items() if k != "edges")
-                title = f"{model}: scores" if name == "scores" else f"{model}: how far chosen is ahead"
+                title = f"{model}: scores" if name == "scores" else f"{model}: score margin"
                 yield Histogram(title, x, tuple(bins["edges"]), counts, note="Shares of each group.")
 
 

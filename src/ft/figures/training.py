@@ -34,11 +34,11 @@ class Panel:
 KL = Panel("Distance to the reference (KL)", "nats an answer", {"answers": "answers/kl", "trainer": "kl"}, level=0.0)
 PANELS = (
     Panel("Loss", "nats", {"": "loss"}),
-    Panel("Margin of chosen over rejected", "reward", {"": "rewards/margins"}),
-    Panel("Pairs ranked right", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
+    Panel("Reward margin (chosen − rejected)", "reward", {"": "rewards/margins"}),
+    Panel("Reward accuracy", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
     Panel("Log-probability of answers", "nats", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
-    Panel("Pairs ranked right", "share", {"": "accuracy"}, share=True, level=0.5),
-    Panel("Score", "score", {"mean": "mean_reward", "chosen less rejected": "margin"}),
+    Panel("Pair accuracy", "share", {"": "accuracy"}, share=True, level=0.5),
+    Panel("Score", "score", {"mean": "mean_reward", "score margin (chosen − rejected)": "margin"}),
     Panel("Safety loss", "nats", {"": "safety_loss"}),
     Panel("Reward", "reward", {"": "reward"}),
     KL,

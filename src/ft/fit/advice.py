@@ -103,7 +103,7 @@ def _batch(setting: Setting) -> Change | None:
     keys = {"per_device_train_batch_size": rows // 2}
     if not setting.stage.global_batch:
         keys |= {"gradient_accumulation_steps": setting.accumulation * 2}
-    return Change("train", keys, "the same rows a step, some time")
+    return Change("train", keys, "the same global batch size, some time")
 
 
 def _eval_batch(setting: Setting) -> Change | None:

@@ -112,7 +112,7 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
         return load_config(source, local_files_only=offline), "its config"
     except UserError as error:
         if source.path in KNOWN:
-            return known_config(source.path), "shape known to ft"
+            return known_config(source.path), "built-in sizes"
         if source.folder is not None:
             raise
         fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."

@@ -98,7 +98,7 @@ def show(fits: FitPlan, console: Console) -> None:
         *(Column("trained", rank=20, right=True), Column("of", rank=20, right=True)),
     )
     print_table(console, columns, [_cells(row.fit, fits.gpu) for row in fits.rows])
-    console.print(f"GiB a GPU of {fits.gpu.gib:g}; an estimate, see docs/fit.md")
+    console.print(f"GiB per GPU ({fits.gpu.gib:g} available); estimate, see docs/fit.md")
     for line in _below(fits):
         console.print(line)
 
@@ -124,8 +124,8 @@ def _below(fits: FitPlan) -> list[str]:
         if fit.problem:
             lines.append(f"{fit.stage}: {fit.problem}")
         lines += [f"{fit.stage}: {note}" for note in fit.notes if fit.moments]
-        if fit.shape == "shape known to ft":
-            lines.append(f"{fit.stage}: shape known to ft, the model's config was not reached")
+        if fit.shape == "built-in sizes":
+            lines.append(f"{fit.stage}: {fit.shape}: the model's config was not reached")
         lines += _time(fits, row)
         if row.advice:
             lines += _advice_lines(fit.stage, row.advice, fits.gpu)

@@ -66,6 +66,7 @@ class Display:
     sections       functions of a `figures.result_files.ResultFiles` that return sections
     headline       pattern of the number that matters, of several the last, which is the hardest; "": the first that has
                    an interval, or where the loss ended
+    summary        patterns of the numbers that `ft run` ends with, in their order; none: those that are compared
     is_card        whether that number stands among those at the top of the page
     shows_answers  whether the newest of its answers stand there too
     front_curves   how many of its curves stand in front; None: all
@@ -74,6 +75,7 @@ class Display:
 
     sections: tuple[str, ...] = ()
     headline: str = ""
+    summary: tuple[str, ...] = ()
     is_card: bool = True
     shows_answers: bool = False
     front_curves: int | None = None

@@ -132,7 +132,7 @@ def draw_chain(layout: Chain) -> Markup:
     """The lines and marks as SVG; names and numbers stand beside it as text."""
     start = Markup(
         '<svg class="lanes" role="img" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-labelledby="lanes-t" '
-        'aria-describedby="lanes-d"><title id="lanes-t">The chain of stages</title><desc id="lanes-d">{2}</desc>'
+        'aria-describedby="lanes-d"><title id="lanes-t">The pipeline of stages</title><desc id="lanes-d">{2}</desc>'
     ).format(layout.width, layout.height, layout.description)
     edges = [_edge(layout, edge) for edge in sorted(layout.edges, key=lambda edge: edge.main)]
     marks = [_mark(layout, row) for row in range(len(layout.names))]

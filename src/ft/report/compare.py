@@ -31,7 +31,7 @@ class LetteredRun:
 class ComparedStage:
     name: str
     kind: str
-    same: bool  # every run has this very result
+    same: bool  # every run has this very result, made
     sections: tuple[Section, ...]
 
 
@@ -108,9 +108,10 @@ def _facts(reports: Sequence[LetteredRun]) -> Table:
 
 def _stage(name: str, reports: Sequence[LetteredRun]) -> ComparedStage:
     views = _views(name, reports)
-    same = len(views) == len(reports) and len({stage.result.fingerprint for _, stage in views}) == 1
+    shared = len(views) == len(reports) and len({stage.result.fingerprint for _, stage in views}) == 1
+    same = shared and all(stage.result.state == "done" for _, stage in views)
     parts: list[Section] = []
-    if len(views) > 1 and not same:
+    if len(views) > 1 and not shared:
         tables = [table for table in (_settings(views), _numbers(views)) if table]
         parts += [Section("What differs", tuple(tables))] if tables else []
         charts = tuple(_charts(views))[:MOST_CHARTS]
@@ -150,13 +151,26 @@ def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
     by_run = [{n.name: n for n in numbers_of(stage.result.result.numbers)} for _, stage in views]
     names = dict.fromkeys(name for numbers in by_run for name in numbers)
     letters = [letter for letter, _ in views]
+    comparable = [_measured_on(stage) == _measured_on(views[0][1]) for _, stage in views]
     rows = []
     for name in names:
         values = [numbers.get(name) for numbers in by_run]
         label = next(n.label for n in values if n)
-        rows.append((label, *map(_cell, values), *(_difference(values[0], other) for other in values[1:])))
+        pairs = zip(values[1:], comparable[1:], strict=True)
+        differences = [_difference(values[0], n) if same or (n and type(n.value) is int) else "·" for n, same in pairs]
+        rows.append((label, *map(_cell, values), *differences))
     head = ("", *letters, *(f"{letter} − {letters[0]}" for letter in letters[1:]))
-    return Table(head, tuple(rows), "Numbers, with 95 % intervals") if rows else None
+    note = "" if all(comparable) else "The rows they were measured on differ: losses and shares cannot be compared."
+    return Table(head, tuple(rows), "Numbers, with 95 % intervals", note=note) if rows else None
+
+
+def _measured_on(stage: StageView) -> tuple[Any, ...]:
+    """What decides which rows the numbers of a stage are of, and how these became tokens."""
+    key = stage.result.key
+    model, train = key.get("model"), key.get("train", {})
+    tokenizer = model.get("tokenizer") if isinstance(model, Mapping) else model
+    names = ("data", "eval_data", "rows", "seed", "chat_template")
+    return *(key.get(name) for name in names), train.get("max_length"), tokenizer
 
 
 def _cell(number: Number | None) -> str:

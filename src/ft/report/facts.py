@@ -99,7 +99,7 @@ def rows_part(stage: ReportedStage) -> list[Table | Sentences]:
         return []
     train, held_out = stats["train"], stats.get("eval")
     rows = [_side("training", train), *([_side("held out", held_out)] if isinstance(held_out, Mapping) else [])]
-    parts: list[Table | Sentences] = [Table(("", "rows", "tokens", "of them trained", "share"), tuple(rows), "Rows")]
+    parts: list[Table | Sentences] = [Table(("", "rows", "tokens", "in the loss", "share"), tuple(rows), "Rows")]
     roles = train.get("by_role") or {}
     trained = train.get("trained_by_role") or {}
     lines = tuple(

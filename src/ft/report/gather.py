@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ft import artifacts
-from ft.figures.numbers import format_number
 from ft.figures.result_files import ResultFiles
 from ft.recipe.kind import function_at
 from ft.report import answers
@@ -16,13 +15,13 @@ from ft.report.curves import curve_sections
 from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt_hours
 from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
-from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of
+from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, rise
 from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
 
-STATES = {"done": "done", "unfinished": "begun, not finished", "absent": "not made yet"}
+STATES = {"done": "done", "unfinished": "unfinished", "absent": "pending"}
 MOST_CARDS, FEW_CARDS = 6, 3
 
 T = TypeVar("T")
@@ -131,11 +130,12 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     files = ResultFiles(stage.result.folder, stage.blocks)
     sections, curve = _sections(stage, files, run)
     numbers = numbers_of(stage.result.numbers)
-    settings = _safely(files, "settings", lambda: _settings(stage)) or []
-    facts = _safely(files, "facts", lambda: _stage_facts(stage)) or []
-    settings_warning = _safely(files, "settings", stage.settings_warning) or []
+    settings = safely(files, "settings", lambda: _settings(stage)) or []
+    facts = safely(files, "facts", lambda: _stage_facts(stage)) or []
+    settings_warning = safely(files, "settings", stage.settings_warning) or []
+    overfits = [warning] if (warning := rise(stage.result.numbers)) else []
     damage = [f"{where} is not as a stage writes it and was left out." for where in stage.result.damage]
-    warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *_unfinished_warning(stage)]
+    warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *_unfinished_warning(stage), *overfits]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),
@@ -158,25 +158,25 @@ def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[
     """The sections of a stage; one whose files are not as expected is named and left out."""
     files.shown |= stage.display.working_files
     in_front = stage.display.front_curves
-    sections, curve = _safely(files, "curves", lambda: curve_sections(files, in_front)) or ([], [])
+    sections, curve = safely(files, "curves", lambda: curve_sections(files, in_front)) or ([], [])
     makers: list[SectionMaker] = [function_at(path) for path in stage.display.sections]
     makers += [
         maker for name, maker in BY_FILE.items() if name not in files.shown and files.has(name) and maker not in makers
     ]
     for one in makers:
-        sections += _safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
+        sections += safely(files, getattr(one, "__name__", "scores"), lambda one=one: one(files)) or []  # type: ignore[misc]
     if stage.rows is not None:
-        masked = _safely(files, "rows", lambda: masked_rows(stage, run)) or "The rows cannot be shown."
+        masked = safely(files, "rows", lambda: masked_rows(stage, run)) or "The rows cannot be shown."
         part = Sentences((masked,)) if isinstance(masked, str) else masked
         sections.append(
             Section(
-                "Rows and what is trained", (*(_safely(files, "counts of rows", lambda: rows_part(stage)) or []), part)
+                "Rows and what is trained", (*(safely(files, "counts of rows", lambda: rows_part(stage)) or []), part)
             )
         )
-    return [*sections, *(_safely(files, "files", lambda: other_files(files)) or [])], curve
+    return [*sections, *(safely(files, "files", lambda: other_files(files)) or [])], curve
 
 
-def _safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
+def safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
     """Files of another version, or edited ones, must not cost the whole page."""
     try:
         return make()
@@ -198,12 +198,12 @@ def _stage_facts(stage: ReportedStage) -> list[tuple[str, str]]:
         ("energy, estimated", f"{wh:.2g} Wh" if wh is not None else ""),
         ("on", hardware([stage.result])),
         ("from", ", ".join(f"{name} ({role})" for name, role in stage.links) or short_path(stage.model or "")),
-        ("fingerprint", stage.fingerprint),
+        ("ID", stage.fingerprint),
         ("folder", "/".join(stage.result.folder.parts[-3:])),
     ]
     model = stage.key.get("model")
     if isinstance(model, dict) and model.get("weights"):
-        facts.append(("hash of the base's weights", str(model["weights"])))
+        facts.append(("base model checksum", str(model["weights"])))
     return [(name, value) for name, value in facts if value]
 
 
@@ -238,10 +238,14 @@ def _card(stage: StageView) -> NumberCard:
 
 
 def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | DialogueText]]:
-    """What the newest evaluation answered, before and after: two prompts, and a dialogue where one was held."""
+    """What the newest evaluation of the newest model answered, before and after: three prompts, and a dialogue where
+    one was held. Of another model only where nothing asks the newest one."""
+    models = [stage.result for stage in stages if stage.result.leaves == "model" and stage.result.state == "done"]
+    asked = [stage for stage in reversed(stages) if stage.result.display.shows_answers]
+    newest = [stage for stage in asked if models and (models[-1].name, "init") in stage.result.links]
     samples: list[tuple[str, Answers | DialogueText]] = []
-    for stage in reversed(stages):
-        for section in stage.sections if stage.result.display.shows_answers else ():
+    for stage in newest or asked:
+        for section in stage.sections:
             for part in section.parts:
                 if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in samples):
                     samples.append((stage.result.name, Answers(part.rows[:3], "")))
@@ -253,7 +257,7 @@ def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | DialogueT
 def headline(card: NumberCard) -> str:
     """'12.0% → 99.7%' in words, for the picture beside it."""
     number = card.number
-    was = f"from {format_number(number.was, number.share)} to " if number.was is not None else ""
+    was = f"from {number.before} to " if number.before else ""
     sure = f", 95 % interval {number.interval}" if number.interval else ""
     of = "" if number.name != HELD_OUT else " (nats a token)"
     return f"{card.stage}, {number.label}{of}: {was}{number.text}{sure}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from ft import artifacts
-from ft.figures.numbers import format_number
 from ft.figures.result_files import ResultFiles
 from ft.report.answers import plain
 from ft.report.numbers import Number
@@ -39,10 +38,10 @@ def numbers_table(numbers: list[Number]) -> Table | None:
     if not numbers:
         return None
     sure, compared = any(n.interval for n in numbers), any(n.was is not None for n in numbers)
-    head = ("", *["before"] * compared, "value", *["95 % interval"] * sure)
+    head = ("", *["before"] * compared, "after" if compared else "value", *["95 % interval"] * sure)
     rows = []
     for n in numbers:
-        was = [format_number(n.was, n.share) if n.was is not None else "·"] * compared
+        was = [n.before or "·"] * compared
         rows.append((n.label, *was, n.text, *[n.interval or "·"] * sure))
     return Table(head, tuple(rows))
 

@@ -40,7 +40,7 @@ def masked_rows(stage: ReportedStage, run: Run) -> MaskedRows | str:
     """The first rows; or why there are none to show."""
     file = stage.rows / artifacts.TRAIN_ROWS if stage.rows else None
     if file is None or not file.is_file():
-        return "The rows are not prepared, or the cache that held them is gone."
+        return "Rows not prepared yet: ft plan --prepare."
     tokenizer = _tokenizer(stage, run)
     if tokenizer is None:
         return "No tokenizer is at hand that could spell the rows; `ft show` does."

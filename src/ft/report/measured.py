@@ -118,7 +118,7 @@ def _grid(metrics: Row) -> Table:
         for axis, cells in axes.items():
             shares = [_percent(cells.get(column)) for column in columns]
             rows.append((f"{model}, {axis}", *shares, f"{cells['average']['pairs']:,}" if "average" in cells else "·"))
-    head = ("ranked right", *(RATINGS.get(column, column) for column in columns), "pairs")
+    head = ("pair accuracy", *(RATINGS.get(column, column) for column in columns), "pairs")
     return Table(head, tuple(rows), "Accuracy by rating, with 95 % intervals")
 
 

@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ft.figures.numbers import format_number, is_finite
 
-HELD_OUT, LOSS = "held-out loss", "loss"
+HELD_OUT, LOSS = "eval loss", "training loss"
 OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
+SHOWN = 3  # of a stage's numbers, in a line
 LABELS = {
-    "answer": "answers right",
-    "says": "answers that say it",
-    "accuracy": "pairs ranked right",
-    "win_rate": "wins, ties as half",
-    "correct": "answers right",
-    "kl": "KL to the baseline, nats",
+    "answer": "accuracy",
+    "says": "answers with the wanted phrase",
+    "correct": "accuracy",
+    "obeying": "answers that follow the instruction",
+    "unfinished": "cut off at the longest length",
+    "accuracy": "pair accuracy",
+    "accuracy_strict": "pair accuracy, ties as wrong",
+    "over_longer": "pair accuracy above “the longer answer wins”",
+    "accuracies": "reward accuracy",
+    "margins": "reward margin",
+    "margin": "score margin",
+    "logps_chosen": "log-probability of chosen answers (nats)",
+    "logps_rejected": "log-probability of rejected answers (nats)",
+    "win_rate": "win rate (ties count half)",
+    "like_length_pairs": "pairs of similar length",
+    "like_length_win_rate": "win rate at similar length",
+    "longer_pairs": "pairs of different length",
+    "longer_wins": "the longer answer wins",
+    "same": "identical answers",
+    "kl": "KL (nats per answer)",
+    "kl_error": "standard error of the KL",
+    "kept_step": "best step",
+    "held_out": "eval prompts",
+    "repeated": "duplicate prompts",
+    "length": "tokens per answer",
+    "explained_variance": "explained variance of the critic",
 }
+PATTERNS = {
+    r"turn_(\d+)": "follow the instruction in turn {}",
+    r"attention_turn_(\d+)": "attention to the instruction in turn {}",
+    r"best_of_(\d+)": "reward of the best of {}",
+    r"(?:other_)?accuracy_([1-4])": "pair accuracy, rating {}",
+    r"accuracy_([a-z]+)": "pair accuracy, {}",
+}
+SHARES = re.compile(r"accuracies|(other_)?accuracy(_\w+)?|obeying|over_longer")
+"""Parts of a whole that no interval stands beside."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A value, what it was before, and their 95 % intervals; None where the stage left none."""
+    """A value, what it was before, and their 95 % intervals; None where the stage left none.
+
+    was_step  the training step at which it was that; None where nobody knows, or where it was before training
+    """
 
     name: str
     value: float
@@ -33,15 +66,20 @@ class Number:
     high: float | None = None
     was_low: float | None = None
     was_high: float | None = None
+    was_step: int | None = None
 
     @property
     def label(self) -> str:
-        turn = re.fullmatch(r"turn_(\d+)", self.name)
-        return f"obeyed in turn {turn[1]}" if turn else LABELS.get(self.name, self.name.replace("_", " "))
+        if self.name in LABELS:
+            return LABELS[self.name]
+        matches = ((re.fullmatch(pattern, self.name), label) for pattern, label in PATTERNS.items())
+        return next((label.format(match[1]) for match, label in matches if match), self.name.replace("_", " "))
 
     @property
     def share(self) -> bool:
-        """A part of a whole, written in percent: everything that has an interval between 0 and 1."""
+        """A part of a whole, written in percent: what has an interval between 0 and 1, and what is known to be one."""
+        if SHARES.fullmatch(self.name):
+            return True
         if self.name in (HELD_OUT, LOSS) or self.low is None or self.high is None:
             return False
         return self.low >= 0 and self.high <= 1
@@ -49,6 +87,20 @@ class Number:
     @property
     def text(self) -> str:
         return format_number(self.value, self.share)
+
+    @property
+    def before(self) -> str:
+        """'12.0%', '0.915 (step 50)' where it was first measured while it trained, or nothing."""
+        at = f" (step {self.was_step:,})" if self.was_step else ""
+        return format_number(self.was, self.share) + at if self.was is not None else ""
+
+    @property
+    def words(self) -> str:
+        """'eval loss 2.280 → 0.431', 'accuracy 3.1% → 97.4% (95% interval 95.0% to 99.0%)', '572 steps'."""
+        if isinstance(self.value, int) and not isinstance(self.value, bool) and self.was is None:
+            return f"{self.value:,} {self.label}"
+        was = f"{self.before} → " if self.before else ""
+        return f"{self.label} {was}{self.text}" + (f" (95% interval {self.interval})" if self.interval else "")
 
     @property
     def interval(self) -> str:
@@ -71,6 +123,9 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+ENDS = ("_low", "_high", "_first", "_first_step", "_best", "_best_step")
+
+
 def numbers_of(metrics: Mapping[str, Any]) -> list[Number]:
     """All numbers of a `done.json` or `metrics.json`: losses, then those with intervals, then the others.
 
@@ -86,7 +141,7 @@ def numbers_of(metrics: Mapping[str, Any]) -> list[Number]:
         value = values.pop(last, values.pop(f"{last}_last", None))
         if value is not None and not losses:
             losses.append(replace(_number(last, {**values, last: value}), name=name))
-    ends = {f"{name}{end}" for name in (*values, "eval_loss", "loss") for end in ("_low", "_high", "_first")}
+    ends = {f"{name}{end}" for name in (*values, "eval_loss", "loss") for end in ENDS}
     others = [_number(name, values) for name in values if name not in ends and not name.startswith("baseline_")]
     return [*losses, *(n for n in others if n.low is not None), *(n for n in others if n.low is None)]
 
@@ -98,7 +153,8 @@ def _is_number(value: object) -> bool:
 
 def _number(name: str, metrics: Mapping[str, Any]) -> Number:
     was = metrics.get(f"baseline_{name}", metrics.get(f"{name}_first"))
-    return Number(name, metrics[name], was, *_interval(name, metrics), *_interval(f"baseline_{name}", metrics))
+    intervals = (*_interval(name, metrics), *_interval(f"baseline_{name}", metrics))
+    return Number(name, metrics[name], was, *intervals, was_step=metrics.get(f"{name}_first_step"))
 
 
 def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tuple[None, None]:
@@ -108,23 +164,31 @@ def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tu
     return low, high
 
 
-def number_words(metrics: Mapping[str, Any]) -> list[str]:
-    """'held-out loss 2.280 → 0.431', 'answer 3.1% → 97.4% (95% interval 95.0% to 99.0%)', and the counts there are."""
-    words = []
-    for number in numbers_of(metrics):
-        was = f"{format_number(number.was, number.share)} → " if number.was is not None else ""
-        if number.name in (HELD_OUT, LOSS):
-            was = f"{number.was:.3f} → " if number.was else ""
-            words.append(f"{number.name} {was}{number.value:.3f}")
-        elif number.name in OF_LOSS:
-            words.append(f"{number.label} {was}{number.text}")
-        elif number.interval:
-            words.append(f"{number.name} {was}{number.text} (95% interval {number.interval})")
-        elif number.was is not None:
-            words.append(f"{number.name} {was}{number.text}")
-        elif isinstance(number.value, int) and not isinstance(number.value, bool) and number.value:
-            words.append(f"{number.name} {number.value:,}")
-    return words
+def summary(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """The numbers that matter in a line, SHOWN at most: those that the patterns `names` name, in their order and of
+    several the last, which is the hardest; without patterns the first that are compared or sure, then counts."""
+    numbers = numbers_of(metrics)
+    named = [matches[-1] for name in names if (matches := [n for n in numbers if re.fullmatch(name, n.name)])]
+    chosen = named or [number for number in numbers if _speaks_for_itself(number)]
+    return ", ".join(number.words for number in chosen[:SHOWN])
+
+
+def _speaks_for_itself(number: Number) -> bool:
+    if number.name in (HELD_OUT, LOSS, *OF_LOSS) or number.interval or number.was is not None:
+        return True
+    return isinstance(number.value, int) and not isinstance(number.value, bool) and number.value != 0
+
+
+RISE = 1.02  # times the lowest eval loss; the last steps of a schedule move it by less
+
+
+def rise(metrics: Mapping[str, Any]) -> str:
+    """That the eval loss was lower before the end, or nothing."""
+    best, last, step = (metrics.get(f"eval_loss{end}") for end in ("_best", "", "_best_step"))
+    if not all(_is_number(value) for value in (best, last, step)) or not last > RISE * best > 0:  # type: ignore[operator]
+        return ""
+    what = f"The eval loss was lowest at step {step:,} ({best:.3f}) and rose to {last:.3f}: it overfits from there on."
+    return f"{what} Train fewer epochs, or keep the best checkpoint with `load_best_model_at_end: true`."
 
 
 def main_number(headline: str, numbers: list[Number]) -> Number | None:

@@ -57,7 +57,7 @@ def sources_table(stage: ReportedStage) -> Table | None:
             f"{k} {format_setting(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
         )
         rows.append((short_path(source["path"]), str(source.get("format", "·")), options, ", ".join(files) or "·"))
-    head = ("source", "format", "read with", "hash")
+    head = ("source", "format", "options", "hash")
     return Table(head, tuple(rows), "Data", numeric=False) if rows else None
 
 

@@ -214,7 +214,7 @@ def _plan_stage(
         fingerprint=fingerprint,
         key=key,
         state=state,
-        why="" if state == "done" else _why(Result(folder), key),
+        why="" if state == "done" else _why(Result(folder), key, stage),
         rows_key=rows_key,
         prepared=prepared or None,
         inputs={name: above[ref].folder for name, ref in stage.inputs.items()},
@@ -297,8 +297,12 @@ def _finished_elsewhere(runs: Path, stage: str, fingerprint: str) -> Path | None
     return next((folder for folder in folders if Result(folder).state == "done"), None)
 
 
-def _why(result: Result, key: Mapping[str, Any]) -> str:
+NEW = "not run yet"
+
+
+def _why(result: Result, key: Mapping[str, Any], stage: Stage) -> str:
     folder = result.folder
+    inputs = {**({"init": stage.init} if stage.init else {}), **{f"inputs.{k}": v for k, v in stage.inputs.items()}}
     if result.state == "unfinished":
         reason = f"{artifacts.DONE} is broken" if artifacts.DONE in result.damage else "was interrupted"
         return f"{reason}; continues"
@@ -307,9 +311,10 @@ def _why(result: Result, key: Mapping[str, Any]) -> str:
     others = [Result(file.parent) for file in folder.parent.glob(f"{result.stage}-*/{artifacts.KEY}")]
     earlier = [other for other in others if other.stage == result.stage and other.key]
     if not earlier:
-        return "new"
+        return NEW
     latest = max(earlier, key=lambda other: (other.folder / artifacts.KEY).stat().st_mtime)
-    return ", ".join(list_changes(latest.key, key)[:4])
+    changed = list_changes(latest.key, key)[:4]
+    return ", ".join(f"its input {inputs[name]} changed" if (name := c.split()[0]) in inputs else c for c in changed)
 
 
 def differences(before: object, after: object, prefix: str = "") -> list[tuple[str, object, object]]:

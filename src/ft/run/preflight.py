@@ -60,7 +60,9 @@ def _same_processes(planned: PlannedStage, launch: Launch, problems: Problems) -
     processes = planned.result.job.get("processes", launch.processes)
     resumes = planned.state == "unfinished" and bool(planned.result.checkpoints)
     if resumes and processes != launch.processes and not planned.stage.global_batch:
-        what = f"'{planned.name}' was begun by {processes} processes, and {launch.processes} see other rows a step"
+        what = (
+            f"'{planned.name}' was begun by {processes} processes, and {launch.processes} change its global batch size"
+        )
         fix = f"Go on with {processes}, or begin anew: `--force {planned.name}`. `global_batch:` lets any number go on."
         problems.add(planned.stage.where, what, fix)
 

@@ -75,7 +75,7 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
 def rows_line(stats: Mapping[str, Any]) -> str:
     """What became of the rows, in one line: nothing is dropped in silence."""
     train, held_out, long = stats["train"], stats["eval"], stats["too_long"]
-    words = [f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['trained_tokens']:,} of them trained"]
+    words = [f"{train['rows']:,} rows, {train['trained_tokens']:,} of {train['tokens']:,} tokens in the loss"]
     if held_out:
         words.append(f"{held_out['rows']:,} rows held out")
     if "fill" in train:

@@ -184,7 +184,7 @@ def _job(plan: Plan, planned: PlannedStage, launch: Launch) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / artifacts.KEY, planned.key)
     job = plan.job(planned).write()
-    talk.print(f"{planned.name}: {planned.why or 'made anew'} → {folder}")
+    talk.print(f"{planned.name}: {planned.why or 're-run'} → {folder}")
     _say_batch(planned, launch)
     return job
 
@@ -211,10 +211,10 @@ def _say_batch(planned: PlannedStage, launch: Launch) -> None:
     if not stage.kind.trains:
         talk.print(f"{name}: made by one process of {launch.processes}; kind '{stage.kind_name}' does not train")
     elif stage.global_batch:
-        talk.print(f"{name}: {launch.processes} processes, {batch} rows a step")
+        talk.print(f"{name}: {launch.processes} processes, global batch size {batch}")
     elif batch:
         one = batch // launch.processes
-        text = f"{name}: {launch.processes} processes, {batch} rows a step; one process would see {one}"
+        text = f"{name}: {launch.processes} processes, global batch size {batch}; one process would have {one}"
         talk.print(f"{text}, and so would these with `global_batch: {one}`", style="yellow")
 
 

@@ -45,7 +45,7 @@ def trainer_of(job: Job) -> Any:
     """The trainer, its reference proven to be the policy it starts from."""
     from trl import DPOConfig
 
-    from ft.training.callbacks import ChosenFalls
+    from ft.training.callbacks import PREFERENCES, ChosenFalls
     from ft.training.dpo.reference import brings_reference, check_start, pairs_of, with_named_reference
 
     assert job.rows is not None
@@ -59,7 +59,7 @@ def trainer_of(job: Job) -> Any:
     trainer = _trainer(job, config, rows, held_out)
     rough = config.bf16 or config.fp16 or "quantization" in job.blocks or brings_reference(rows)
     check_start(trainer, job.folder, job.where, exact=not rough, is_policy=named is None)
-    trainer = add_callbacks(trainer, job)
+    trainer = add_callbacks(trainer, job, PREFERENCES)
     trainer.add_callback(ChosenFalls(trainer.beta))
     return trainer
 

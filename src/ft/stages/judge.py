@@ -287,7 +287,7 @@ def show(numbers: Mapping[str, Any]) -> None:
     """What the numbers say, in a few lines, on stderr."""
     console = Terminal(file=sys.stderr)
     model, other = numbers["models"]
-    same = f"({numbers['same']} of them word by word the same)"
+    same = f"({numbers['same']} identical answers)"
     tied = f"{numbers['ties']} tied {same}, {numbers['losses']} lost of {numbers['pairs']}"
     console.print(f"{model} against {other}: {numbers['wins']} won, {tied}")
     if "flips" in numbers:

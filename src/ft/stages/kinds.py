@@ -66,11 +66,12 @@ def _training_kind(
     reference: Reference | None = None,
     stands_in_for: Mapping[str, StandIn] | None = None,
     inputs: Mapping[str, Artifact] | None = None,
+    summary: tuple[str, ...] = ("steps",),
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
     `module` has its `make` and `trainer_of`. `blocks` are those only this kind has; left out of a recipe,
-    they have their defaults.
+    they have their defaults. `summary`: the numbers that a run ends with, behind the loss.
     """
     blocks = blocks or {}
     pair_options = "ScoredPairOptions" if "reward_model" in leaves else "PairOptions"
@@ -81,7 +82,7 @@ def _training_kind(
         blocks={"train": train, **blocks, "rows": options, "lora": _LORA, "quantization": _QUANTIZATION},
         leaves=leaves,
         memory=memory,
-        display=Display(front_curves=front_curves),
+        display=Display(front_curves=front_curves, summary=(r"(eval|training) loss", *summary)),
         trainer=f"{module}:trainer_of",
         unsupported=unsupported,
         rows=rows,
@@ -120,7 +121,7 @@ def _rl_kind(
         blocks={"train": train, **blocks, "lora": _LORA, "quantization": _QUANTIZATION},
         leaves=_MODEL,
         memory=memory,
-        display=Display(headline="reward"),
+        display=Display(headline="reward", summary=("reward", "kl", "length")),
         trainer=f"{module}:trainer_of",
         unsupported=unsupported,
         inputs={**_REWARD_MODELS, **(inputs or {})},
@@ -163,7 +164,7 @@ _SERVER_KEYS = tuple(
 
 STAGES: dict[str, Kind] = {
     "scratch": Kind(
-        about="an untrained model and a tokenizer trained on the rows",
+        about="makes an untrained model, and a tokenizer trained on the rows",
         make="ft.stages.scratch:make",
         blocks={
             "architecture": Owner("transformers.models.llama:LlamaConfig"),
@@ -176,7 +177,7 @@ STAGES: dict[str, Kind] = {
         required=("architecture", "tokenizer"),
     ),
     "pretrain": _training_kind(
-        "a model trained on every token of plain documents",
+        "trains the model on every token of plain documents",
         "ft.stages.pretrain",
         train=_SFT,
         rows="documents",
@@ -186,7 +187,7 @@ STAGES: dict[str, Kind] = {
         row_defaults={"train_on": "all"},
     ),
     "sft": _training_kind(
-        "a model fine-tuned on conversations",
+        "fine-tunes the model on conversations",
         "ft.stages.sft",
         train=_SFT,
         rows="conversations",
@@ -195,7 +196,7 @@ STAGES: dict[str, Kind] = {
         front_curves=1,
     ),
     "dpo": _training_kind(
-        "a model trained to prefer the chosen answer of each pair",
+        "trains the model to prefer the chosen answer of each pair (DPO)",
         "ft.stages.dpo",
         train=_trainer_block("trl:DPOConfig", reserved.DPO_KEYS),
         rows="pairs",
@@ -204,9 +205,10 @@ STAGES: dict[str, Kind] = {
         reference=Reference(model_unless={"precompute_ref_log_probs": True}),
         stands_in_for=LIKE_DPO,
         inputs={"reference": "model"},
+        summary=("accuracies", "margins"),
     ),
     "reward": _training_kind(
-        "a reward model, trained to score the chosen answer of each pair above the rejected one",
+        "trains a reward model to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward",
         train=Owner(
             "trl:RewardConfig", reserved.REWARD_KEYS, refused=reserved.TRAINER_VALUES, minimum=reserved.MINIMUM
@@ -217,9 +219,10 @@ STAGES: dict[str, Kind] = {
         leaves=frozenset({"reward_model"}),
         blocks={"reward": Owner("ft.stages.reward:RewardOptions")},
         front_curves=3,
+        summary=("accuracy", "steps"),
     ),
     "rloo": _rl_kind(
-        "a model that learns from rewards: several answers a prompt, each against the mean of the others",
+        "trains the model on rewards by RLOO: several answers per prompt, each against the mean of the others",
         "ft.stages.rloo",
         train=_trainer_block("trl:RLOOConfig", reserved.RL_KEYS),
         memory="ft.fit.answering:reinforcing",
@@ -227,7 +230,7 @@ STAGES: dict[str, Kind] = {
         reference=Reference(model_unless={"beta": 0}),
     ),
     "grpo": _rl_kind(
-        "a model that learns from rewards: several answers a prompt, each against their mean and spread",
+        "trains the model on rewards by GRPO: several answers per prompt, each against their mean and spread",
         "ft.stages.grpo",
         train=_trainer_block("trl:GRPOConfig", reserved.RL_KEYS),
         memory="ft.fit.answering:reinforcing",
@@ -235,7 +238,7 @@ STAGES: dict[str, Kind] = {
         reference=Reference(model_unless={"beta": 0}, adapter_unless={"beta": 0}),
     ),
     "ppo": _rl_kind(
-        "a model that learns from rewards by PPO, with a critic",
+        "trains the model on rewards by PPO, with a critic",
         "ft.stages.ppo",
         train=Owner(
             "ft.rl.ppo_config:PPOConfig",
@@ -252,7 +255,7 @@ STAGES: dict[str, Kind] = {
         reward_keys=reserved.PPO_REWARD_KEYS,
     ),
     "evaluate": Kind(
-        about="answers to held-out prompts, judged by code or against references, and held-out loss, before and after",
+        about="answers held-out prompts, scored by a program or references, and measures eval loss, before and after",
         make="ft.stages.evaluate:make",
         blocks=_options("evaluate", "EvaluateOptions") | {"rows": _ROWS},
         leaves=_METRICS,
@@ -269,7 +272,7 @@ STAGES: dict[str, Kind] = {
         required=("evaluate",),
     ),
     "harness": Kind(
-        about="tasks of lm-evaluation-harness, asked with the model's own chat template",
+        about="runs tasks of lm-evaluation-harness with the model's own chat template",
         make="ft.stages.harness:make",
         blocks=_options("harness", "HarnessOptions", files=("file",)),
         leaves=_METRICS,
@@ -281,7 +284,7 @@ STAGES: dict[str, Kind] = {
         preflight="ft.stages.harness:check_installed",
     ),
     "judge": Kind(
-        about="which of two models answers better: wins, ties and losses by a judge asked in both orders",
+        about="compares the answers of two models: wins, ties and losses by a judge asked in both orders",
         make="ft.stages.judge:make",
         blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND},
         leaves=frozenset({"metrics", "rows"}),
@@ -289,6 +292,7 @@ STAGES: dict[str, Kind] = {
         display=Display(
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
             headline="win_rate",
+            summary=("win_rate", "wins", "losses"),
             shows_answers=True,
             working_files=frozenset({artifacts.ROWS, artifacts.SCORES}),
         ),
@@ -298,17 +302,21 @@ STAGES: dict[str, Kind] = {
         preflight="ft.stages.judge:check_prompt",
     ),
     "report-card": Kind(
-        about="what a reward model gets right on held-out pairs, how sure it is, and what else its score follows",
+        about="evaluates a reward model on held-out pairs: accuracy, calibration, and what else its score follows",
         make="ft.stages.report_card:make",
         blocks={"card": Owner("ft.stages.report_card:CardOptions"), "quantization": _QUANTIZATION},
         leaves=_METRICS,
         memory="ft.fit.answering:scoring",
-        display=Display(sections=("ft.report.measured:card",), headline="accuracy"),
+        display=Display(
+            sections=("ft.report.measured:card",),
+            headline="accuracy",
+            summary=("accuracy", *(f"accuracy_{axis}" for axis in AXES)),
+        ),
         init="reward_model",
         inputs={"other": "reward_model"},
     ),
     "gatt": Kind(
-        about="rows of Ghost Attention: an instruction said once, and the policy's answer that obeys it later",
+        about="makes rows for Ghost Attention: an instruction given once, and a later answer that follows it",
         make="ft.stages.gatt:make",
         blocks=_options("gatt", "GattOptions", files=("bank",)),
         leaves=frozenset({"rows"}),
@@ -316,6 +324,7 @@ STAGES: dict[str, Kind] = {
         display=Display(
             sections=("ft.report.answers:made_rows",),
             headline="rows",
+            summary=("rows", "obeying"),
             working_files=frozenset({artifacts.ANSWERS, "scores-scorer.jsonl"}),
         ),
         inputs={"scorer": "reward_model"},
@@ -323,7 +332,7 @@ STAGES: dict[str, Kind] = {
         preflight="ft.stages.gatt:check_bank",
     ),
     "sample": Kind(
-        about="the best of K answers a prompt, by reward models or functions, as rows to train on",
+        about="samples K answers per prompt and keeps the best, by reward models or functions, as rows to train on",
         make="ft.stages.sample:make",
         blocks=_options("sample", "SampleOptions") | {"backend": _BACKEND},
         leaves=frozenset({"rows"}),
@@ -334,6 +343,7 @@ STAGES: dict[str, Kind] = {
                 "ft.report.answers:lowest_and_highest",
                 "ft.report.answers:made_rows",
             ),
+            summary=(r"best_of_\d+", "rows", "answers"),
             working_files=frozenset({artifacts.ANSWERS, artifacts.SCORES}),
         ),
         inputs=_REWARD_MODELS,
@@ -341,18 +351,20 @@ STAGES: dict[str, Kind] = {
         cosmetic=_SERVER_KEYS,
     ),
     "consistency": Kind(
-        about="how long an instruction is obeyed: recall by turn, of one model or of several",
+        about="measures how long an instruction is followed: the share of answers by turn, of one model or several",
         make="ft.stages.consistency:make",
         blocks=_options("consistency", "ConsistencyOptions", files=("bank",)),
         leaves=_METRICS,
         memory="ft.fit.answering:dialogues",
-        display=Display(sections=("ft.report.measured:consistency",), headline=r"turn_\d+"),
+        display=Display(
+            sections=("ft.report.measured:consistency",), headline=r"turn_\d+", summary=(r"turn_\d+", "correct")
+        ),
         inputs={"before": "model", "ablation": "model"},
         required=("consistency.bank",),
         preflight="ft.stages.gatt:check_bank",
     ),
     "attention": Kind(
-        about="how strongly answers attend to the instruction, by turn",
+        about="measures how strongly answers attend to the instruction, by turn",
         make="ft.stages.attention:make",
         blocks=_options("attention", "AttentionOptions", files=("bank",)),
         leaves=_METRICS,
@@ -360,6 +372,7 @@ STAGES: dict[str, Kind] = {
         display=Display(
             sections=("ft.report.measured:attention",),
             headline=r"attention_turn_\d+",
+            summary=(r"attention_turn_\d+",),
             is_card=False,
             working_files=frozenset({artifacts.ANSWERS}),
         ),

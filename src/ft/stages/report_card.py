@@ -244,13 +244,13 @@ def _percent(cell: Mapping[str, Any]) -> str:
 
 
 def _summary_line(card: ReportCard, model: str) -> str:
-    """'log loss 0.412 (0.693 knows nothing), calibration error 0.031, 0 ties, …'"""
+    """'log loss 0.412 (random guessing: 0.693), calibration error 0.031, 0 ties, …'"""
     calibration, length = card.calibration(model), card.length(model)["tokens"]["pairs"]["spearman"]
     ties = card.grid()[model][card.main][AVERAGE]["ties"]
     parts = [
-        f"log loss {calibration['log_loss']:.3f} (0.693 knows nothing)",
+        f"log loss {calibration['log_loss']:.3f} (random guessing: 0.693)",
         f"calibration error {calibration['calibration_error']:.3f}",
-        f"{ties:,} ties, each half right",
+        f"{ties:,} ties (count as half)",
     ]
     if length is not None:
         parts.append(f"correlation with length {length:+.2f}")

@@ -92,6 +92,8 @@ def trainer_of(job: Job) -> Any:
     """The trainer: its rows have the margins and labels that the loss reads."""
     from trl import RewardConfig
 
+    from ft.training.callbacks import SCORES
+
     assert job.rows is not None
     options = RewardOptions(**job.block("reward"))
     held_out = eval_rows(job.rows)
@@ -101,7 +103,7 @@ def trainer_of(job: Job) -> Any:
     config = arguments(job, RewardConfig, max_length=None)  # rows fit already; TRL would drop long ones in silence
     trainer = _trainer(job, config, rows, held_out)
     trainer.safety_weight, trainer.warmup_least = options.safety_weight, options.warmup_least
-    return add_callbacks(trainer, job)
+    return add_callbacks(trainer, job, SCORES)
 
 
 def add_margins(rows: Any, options: RewardOptions, where: str) -> Any:

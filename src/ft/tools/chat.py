@@ -21,7 +21,7 @@ from ft.models.generation.sampling import PRESETS, Sampling
 from ft.models.token_budget import prompt_budget
 from ft.printable import escape
 from ft.recipe import ModelSource
-from ft.results.store import Plan
+from ft.results.store import NEW, Plan
 from ft.results.variants import find_finished
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -56,7 +56,7 @@ def newest_model(planned_run: Plan, tell: Callable[[str], None]) -> ChatTarget:
         raise fail(recipe, "no stage of it leaves a model", "Name a model's folder.")
     if found is None:
         last = models[-1]
-        changed = "" if last.why == "new" else f" ({last.why})"
+        changed = "" if last.why == NEW else f" ({last.why})"
         raise fail(recipe, f"none of its models is made{changed}", f"Make one: ft run {recipe} --to {last.name}")
     found.tell(tell)
     folder, stage = found.result.folder, planned_run.stage(found.result.stage).stage

@@ -52,7 +52,7 @@ class JudgeChoice:
             backend = {"kind": "server", "model": model, "base_url": self.base_url, "key_env": self.key_env}
         else:
             fix = f"There are: {', '.join(REWARDS)}, reward:MODEL, model:MODEL and server:MODEL."
-            raise fail("--by", f"nobody judges by '{self.by}'", fix)
+            raise fail("--by", f"unknown judge '{self.by}'", fix)
         if self.prompt:
             judge["prompt"] = str(self.prompt)
         return judge, {name: value for name, value in backend.items() if value is not None}

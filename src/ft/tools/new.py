@@ -269,12 +269,12 @@ def _check_usable(summary: DataSummary, stage: Stage, source: Source, options: F
         problems += summary.problems
         first = f", the first {SHOWN} of them above" if summary.bad > SHOWN else ""
         count = f"{summary.bad:,} of {summary.bad + summary.good:,} rows are bad{first}"
-        problems.add(source.path, count, "Mend them, or set them aside with --reject.")
+        problems.add(source.path, count, "Fix them, or skip them with --reject.")
     limit = stage.blocks.get("train", {}).get("max_length")
     if summary.long and _on_too_long(stage, options) == "error":
         what = f"{summary.long:,} of {summary.good:,} rows are longer than max_length {limit:,}"
         what += f", the first at {summary.first_long}, the longest of {summary.longest:,} tokens"
-        problems.add(source.path, what, "Say --too-long drop_turns (whole oldest turns leave) or --too-long drop.")
+        problems.add(source.path, what, "Choose --too-long drop_turns (drops the oldest turns) or --too-long drop.")
     if not summary.good:
         problems.add(source.path, "no row is good", "Is it another --format?")
     problems.raise_any()
@@ -351,7 +351,7 @@ def fork_lines(fork: Fork) -> Iterator[str]:
     yield f"{fork.source.path}: {summary.good:,} good rows{bad}"
     if summary.rendered:
         long = f", {summary.long:,} rows too long" if summary.long else ""
-        yield f"{summary.tokens:,} tokens, {summary.trained:,} of them trained; longest row {summary.longest:,}{long}"
+        yield f"{summary.trained:,} of {summary.tokens:,} tokens in the loss; longest row {summary.longest:,}{long}"
     yield from summary.unread.notes if summary.unread else ()
     yield from map(str, summary.problems)
     yield f"wrote {fork.path}"

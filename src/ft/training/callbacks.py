@@ -12,7 +12,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ft.files import append_lines, finite_or_none, write_lines
 from ft.progress import Progress
 
-LOSSES = {"loss": "loss", "eval_loss": "eval_loss", "mean_token_accuracy": "accuracy"}
+LOSSES = {"loss": "loss", "eval_loss": "eval loss", "mean_token_accuracy": "token accuracy"}
+PREFERENCES = {  # of pairs the accuracy of tokens says nothing
+    "loss": "loss",
+    "eval_loss": "eval loss",
+    "rewards/accuracies": "reward accuracy",
+    "rewards/margins": "reward margin",
+}
+SCORES = {"loss": "loss", "eval_loss": "eval loss", "accuracy": "pair accuracy", "margin": "score margin"}
 
 
 class MetricsFile(TrainerCallback):

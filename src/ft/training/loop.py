@@ -144,10 +144,11 @@ def _final_loss(trainer: StageTrainer) -> float:
 def _first_and_last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The ends of the curve, for people: did it learn?"""
     losses = [line["loss"] for line in lines if "loss" in line]
-    held_out = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    held_out = [(line["eval_loss"], line["step"]) for line in lines if line.get("eval_loss") is not None]
     found = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
     if held_out:
-        found |= {"eval_loss_first": held_out[0]}
+        for end, (loss, step) in (("first", held_out[0]), ("best", min(held_out))):
+            found |= {f"eval_loss_{end}": loss, f"eval_loss_{end}_step": step}
     tokens = [line["num_tokens"] for line in lines if "num_tokens" in line]
     return found | ({"tokens": tokens[-1]} if tokens else {})
 

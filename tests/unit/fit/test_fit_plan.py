@@ -55,7 +55,7 @@ def pairs(data: Path, **keys: Any) -> dict[str, Any]:
 def test_a_stage_that_fits_says_what_is_to_spare_and_when_it_is_fullest(tmp_path, data):
     there = planned(tmp_path, sft(data, **QLORA))
     found = values(fit_plan(there, gpu("24"), Sharding()))[0]
-    assert (found["fits"], found["when"], found["shape"]) == (True, "training step", "shape known to ft")
+    assert (found["fits"], found["when"], found["shape"]) == (True, "training step", "built-in sizes")
     assert (found["trained"], found["parameters"]) == (39_976_960, 6_738_415_616 + 39_976_960)
     assert found["spare"] == 24 * GIB - found["peak"]
     assert "changes" not in found
@@ -260,7 +260,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_quickly_and_never_offline(monkeypa
         shapes.config_of(ModelSource(name))[1] for name in ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf")
     ]
     shapes.hub_is_there.cache_clear()
-    assert said == ["shape known to ft"] * 2
+    assert said == ["built-in sizes"] * 2
     assert asked == [(("huggingface.co", 443), 3.0)] * times
 
 
@@ -300,7 +300,7 @@ def test_the_table_shows_every_stage_and_what_to_write(tmp_path, data, capsys):
     told = capsys.readouterr().out
     assert "does not fit" in told
     assert "train: {gradient_checkpointing: true}" in told
-    assert "sft: shape known to ft" in told
+    assert "sft: built-in sizes" in told
 
 
 REINFORCED = {"max_completion_length": 64, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}

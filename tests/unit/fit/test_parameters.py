@@ -26,7 +26,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_a_known_model_has_its_published_number_of_parameters(path):
-    assert shape_of(known_config(path), "shape known to ft").parameters == PUBLISHED[path]
+    assert shape_of(known_config(path), "built-in sizes").parameters == PUBLISHED[path]
 
 
 def test_every_known_shape_builds():

@@ -57,7 +57,7 @@ def test_every_parent_has_its_line():
 
 def test_the_picture_shows_states_and_has_a_name():
     root = ElementTree.fromstring(draw_chain(chain(CHAIN)))
-    assert root.find("title").text == "The chain of stages"
+    assert root.find("title").text == "The pipeline of stages"
     assert len(root.findall("*[@class='mark absent']")) == 1
     assert len(root.findall("path[@class='edge aside']")) == 2
 

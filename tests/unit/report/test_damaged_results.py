@@ -68,7 +68,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(runs: Path):
     page = report_page(of_folder(runs / "tiny-chat"))
     assert "job.json: inputs is not as a stage writes it and was left out." in page
     assert "job.json: blocks is not as a stage writes it and was left out." in page
-    assert "answers right" in page
+    assert "accuracy" in page
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "5", "null", "[" * 50_000])
@@ -77,4 +77,4 @@ def test_one_broken_file_does_not_hide_the_other_results(runs: Path, name: str, 
     next(runs.glob(f"tiny-chat/questions-*/{name}")).write_text(text, encoding="utf-8")
     done = CliRunner().invoke(app, ["runs", "--json", "--runs", str(runs)])
     assert "sft" in [result["stage"] for result in json.loads(done.stdout)]
-    assert "held-out loss" in report_page(of_folder(runs / "tiny-chat"))
+    assert "eval loss" in report_page(of_folder(runs / "tiny-chat"))

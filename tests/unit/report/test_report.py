@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +199,13 @@ def test_no_folder_of_this_machine_stands_in_it(run, tmp_path):
 def test_a_run_of_which_nothing_is_made_is_told_as_such(made, tmp_path):
     page = report_page(of_plan(tiny.planned(made / "tiny.yaml", tmp_path / "none")))
     assert "<b>0 of 2 stages</b>" in page
-    assert page.count("not made yet") >= 2
+    assert page.count("pending") >= 2
 
 
 def test_a_stage_that_was_interrupted_shows_what_it_has(run):
     (run().results[0].folder / "done.json").unlink()
     report = gather_report(run())
-    assert report.stages[0].state == "begun, not finished"
+    assert report.stages[0].state == "unfinished"
     assert "was interrupted" in report.stages[0].warnings[0]
     assert any(chart.title == "Loss" for chart in parts(run(), 0, Lines))
 
@@ -474,8 +475,25 @@ def test_a_comparison_lays_curves_over_each_other(two):
 
 def test_a_run_against_itself_has_no_differences(run):
     found = compare_runs([run(), run()])
-    assert [(stage.same, stage.sections) for stage in found.stages] == [(True, ()), (True, ())]
-    assert comparison_page([run(), run()]).count("All runs have this very result.") == 2
+    assert [(stage.same, stage.sections) for stage in found.stages] == [(True, ()), (False, ())]
+    assert comparison_page([run(), run()]).count("The same result in all runs.") == 1
+
+
+def test_of_a_stage_that_no_run_has_made_no_result_is_the_same(made, tmp_path):
+    plan = tiny.planned(made / "tiny.yaml", tmp_path / "runs")
+    page = comparison_page([of_plan(plan), of_plan(plan)])
+    assert "The same result" not in page
+    assert page.count("Done in fewer than two of the runs") == 2
+
+
+def test_losses_over_other_held_out_rows_are_not_subtracted(two):
+    first, other = two
+    key = {**other.stages[0].key, "data": [{"path": "other.jsonl"}]}
+    stages = (replace(other.stages[0], key=key), *other.stages[1:])
+    numbers = compare_runs([first, replace(other, stages=stages)]).stages[0].sections[0].parts[1]
+    by_label = {row[0]: row[3] for row in numbers.rows}
+    assert (by_label["eval loss"], by_label["steps"]) == ("·", "±0")
+    assert "cannot be compared" in numbers.note
 
 
 def test_nested_settings_are_told_apart_leaf_by_leaf():

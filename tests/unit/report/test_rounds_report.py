@@ -64,7 +64,7 @@ def section(measured: Plan) -> Section:
 def test_every_version_is_a_row_with_its_numbers(measured: Plan):
     table, *_ = section(measured).parts
     assert isinstance(table, Table)
-    assert table.head == ("version", "quality: answers right", "quality: KL to the baseline, nats")
+    assert table.head == ("version", "quality: accuracy", "quality: KL (nats per answer)")
     assert table.rows == (
         ("start", "25.0% (20.0% to 30.0%)", "·"),
         ("round 1", "50.0% (45.0% to 55.0%)", "1.000"),

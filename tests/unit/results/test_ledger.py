@@ -92,7 +92,7 @@ def test_the_list_shows_numbers_time_and_size(runs: Path):
     )
     said = line.split()
     assert said[:5] == ["chat", "sft", "sft", "aaaaaaaa", "done"]
-    assert said[7:] == ["1:01", "1.4", "kB", "held-out", "loss", "2.000", "→", "0.500,", "steps", "7"]
+    assert said[7:] == ["1:01", "1.4", "kB", "eval", "loss", "2.000", "→", "0.500,", "7", "steps"]
 
 
 def test_the_list_as_json_is_filtered_and_sorted(runs: Path):

@@ -57,7 +57,7 @@ def why(file: Path, runs: Path, *sets: str) -> dict[str, str]:
 def test_a_stage_is_absent_then_interrupted_then_done(chain, tmp_path):
     there = tiny.planned(chain, tmp_path / "runs")
     first = there.stage("first")
-    assert (first.state, first.why) == ("absent", "new")
+    assert (first.state, first.why) == ("absent", "not run yet")
     assert first.folder == tmp_path / "runs" / "recipes-tiny" / f"first-{first.fingerprint}"
     first.folder.mkdir(parents=True)
     again = tiny.planned(chain, tmp_path / "runs").stage("first")
@@ -160,9 +160,9 @@ def test_why_names_the_keys_that_changed(chain, tmp_path):
     assert why(chain, runs, *sets) == {
         "first": "train.learning_rate changed (0.01 → 0.5), train.weight_decay changed (None → 0.1), "
         "rows.train_on changed (None → last)",
-        "judge-first": "init changed",
-        "second": "init changed",
-        "judge-second": "init changed",
+        "judge-first": "its input first changed",
+        "second": "its input first changed",
+        "judge-second": "its input second changed",
         "third": "",
     }
 

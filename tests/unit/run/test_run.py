@@ -271,7 +271,7 @@ def test_rows_are_prepared_once(chain, tmp_path, capfd):
     for name in ("second", "third", "second"):
         prepare_rows(there, there.stage(name))
     said = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
-    assert said == ["second: 32 rows, 1,070 tokens, 184 of them trained"]
+    assert said == ["second: 32 rows, 184 of 1,070 tokens in the loss"]
 
 
 def test_rows_left_half_prepared_by_a_kill_are_cleared_away(chain, tmp_path):

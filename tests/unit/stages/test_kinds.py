@@ -97,7 +97,7 @@ def recipe_of(folder: Path, base: Path, data: Path, **train: int) -> Path:
 def test_a_new_kind_is_planned_run_and_shown_with_a_section_of_its_own(tmp_path: Path, base: Path, data: Path):
     file, runs = recipe_of(tmp_path, base, data), tmp_path / "runs"
     there = tiny.planned(file, runs)
-    assert (there.stage("count").state, there.stage("count").why) == ("absent", "new")
+    assert (there.stage("count").state, there.stage("count").why) == ("absent", "not run yet")
     words = tiny.make(there, "count").done["numbers"]["words"]
     assert words > 32
     there = tiny.planned(file, runs)

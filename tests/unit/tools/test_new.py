@@ -68,7 +68,7 @@ def test_a_fork_says_only_what_differs(forks: Forks) -> None:
     assert list(fork_lines(made)) == [
         "The first rows tell the format: alpaca.",
         f"{made.source.path}: 40 good rows",
-        "1,270 tokens, 200 of them trained; longest row 32",
+        "200 of 1,270 tokens in the loss; longest row 32",
         f"wrote {made.path}",
     ]
 

@@ -53,7 +53,7 @@ def test_rows_are_shown_whole_with_trained_text_in_brackets(there: Plan, tmp_pat
 def test_counts_of_all_rows_stand_above_them(there: Plan) -> None:
     lines = printed(view_rows(there, None, 0)).splitlines()
     assert lines[:9] == [
-        "sft: 2 rows, 95 tokens, 18 of them trained",
+        "sft: 2 rows, 18 of 95 tokens in the loss",
         "",
         "role       tokens  trained  share trained",
         "template       60        ·              ·",

@@ -73,7 +73,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(arguments, capsys)
     shown.on_log(arguments, state, TrainerControl(), logs={"loss": 1.5, "mean_token_accuracy": 0.25, "epoch": 1})
     shown.on_log(arguments, state, TrainerControl(), logs={"train_runtime": 3.0})
     told = capsys.readouterr().err.splitlines()
-    assert told == ["sft: step 0/4  eval_loss 2.000", "sft: step 4/4  loss 1.500  accuracy 0.250"]
+    assert told == ["sft: step 0/4  eval loss 2.000", "sft: step 4/4  loss 1.500  token accuracy 0.250"]
 
 
 def chosen_answers(*seen: tuple[float, float]) -> None:

@@ -243,7 +243,7 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
     if found:
         raise BadRow(f"the row could be {either(found)}", "Say which one with format: ….")
     fix = f"Say it with format: … (one of {', '.join(FORMATS)}) and columns: {{ours: theirs}}."
-    raise BadRow(f"no format is known for the columns {', '.join(row) or '(none)'}", fix)
+    raise BadRow(f"cannot tell the format from the columns {', '.join(row) or '(none)'}", fix)
 
 
 def _detect_messages(value: object) -> str:
