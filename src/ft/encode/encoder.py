@@ -44,8 +44,8 @@ class RowTokens(NamedTuple):
     roles: list[int]
     trained: list[bool]
 
-    def first(self, count: int) -> RowTokens:
-        return RowTokens(self.ids[:count], self.roles[:count], self.trained[:count])
+    def part(self, start: int, end: int) -> RowTokens:
+        return RowTokens(self.ids[start:end], self.roles[start:end], self.trained[start:end])
 
     def completion(self) -> tuple[int, int]:
         """First and one past the last trained token; what a template writes behind the end of an answer is left out."""
@@ -60,6 +60,23 @@ def row_tokens(columns: Mapping[str, Any]) -> RowTokens:
     if len(roles) == len(ids):
         return RowTokens(ids, roles, trained)
     return RowTokens([*ids, *labels], roles, [*[False] * len(ids), *trained])
+
+
+class RowPart(NamedTuple):
+    """A part of a row as people read it: all of a conversation, or a pair's prompt, chosen and rejected answer."""
+
+    name: str
+    tokens: RowTokens
+
+
+def row_parts(columns: Mapping[str, Any]) -> list[RowPart]:
+    """The parts of a prepared row, in order; that of a conversation has no name."""
+    row, parts, start = row_tokens(columns), [], 0
+    for name in ("prompt", "chosen", "rejected"):
+        if ids := columns.get(f"{name}_ids"):
+            parts.append(RowPart(name, row.part(start, start + len(ids))))
+            start += len(ids)
+    return parts or [RowPart("", row)]
 
 
 def id_columns(*names: str) -> list[ArrowColumn]:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ft import artifacts
-from ft.encode.encoder import row_tokens
 from ft.report.parts import MaskedRows
 from ft.report.run import ReportedStage, Run
-from ft.tools.show import ShownRow, shown_row, visible_tokens
+from ft.tools.show import ShownPart, margins_of, shown_row, visible_tokens
 
 ROWS = 2
-MOST_TOKENS = 360  # of a row
+MOST_TOKENS = 360  # of a row, or of a part of a pair
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,20 @@ class TokenRun:
 
 
 @dataclass(frozen=True)
-class MaskedRow:
-    where: str
-    length: int
-    trained: int
+class MaskedPart:
+    """All of a conversation, without a name, or a pair's prompt, chosen or rejected answer."""
+
+    name: str
+    title: str
     words: tuple[TokenRun, ...]
     hidden: int  # tokens of its end that are not shown
+
+
+@dataclass(frozen=True)
+class MaskedRow:
+    where: str
+    facts: str
+    parts: tuple[MaskedPart, ...]
 
 
 def masked_rows(stage: ReportedStage, run: Run) -> MaskedRows | str:
@@ -45,10 +52,11 @@ def masked_rows(stage: ReportedStage, run: Run) -> MaskedRows | str:
     if tokenizer is None:
         return "No tokenizer is at hand that could spell the rows; `ft show` does."
     try:
-        rows = [_row(row, tokenizer) for row in _first(file, ROWS)]
+        rows = [_row(row, tokenizer, stage) for row in _first(file, ROWS)]
     except (OSError, ValueError, KeyError) as error:
         return f"The prepared rows cannot be read: {error}"
-    roles = dict.fromkeys(words.role for row in rows for words in row.words if not words.trained)
+    parts = [part for row in rows for part in row.parts]
+    roles = dict.fromkeys(words.role for part in parts for words in part.words if not words.trained)
     return MaskedRows(tuple(rows), tuple(roles))
 
 
@@ -91,12 +99,14 @@ def _tokenizer(stage: ReportedStage, run: Run) -> _Spells | None:
         stage = above
 
 
-def _row(row: dict[str, Any], tokenizer: Any) -> MaskedRow:
-    whole = row_tokens(row)
-    tokens: ShownRow = shown_row(row["where"], whole.first(MOST_TOKENS), tokenizer)
-    words = []
-    for (role, trained), group in groupby(visible_tokens(tokens), key=lambda pair: (pair[0].role, pair[0].trained)):
-        words.append(TokenRun("".join(text for _, text in group), role, trained))
-    length = len(whole.ids)
+def _row(row: dict[str, Any], tokenizer: Any, stage: ReportedStage) -> MaskedRow:
+    shown = shown_row(row, tokenizer, MOST_TOKENS, margins_of(stage.blocks, stage.kind))
     where = row["where"].rsplit("/", 1)[-1]
-    return MaskedRow(where, length, sum(whole.trained), tuple(words), max(0, length - MOST_TOKENS))
+    return MaskedRow(where, shown.facts, tuple(map(_part, shown.parts)))
+
+
+def _part(part: ShownPart) -> MaskedPart:
+    words = []
+    for (role, trained), group in groupby(visible_tokens(part), key=lambda pair: (pair[0].role, pair[0].trained)):
+        words.append(TokenRun("".join(text for _, text in group), role, trained))
+    return MaskedPart(part.name, part.title if part.name else "", tuple(words), part.hidden)

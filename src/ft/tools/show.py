@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ft import artifacts
+from ft.data.formats.preferences import RATINGS
 from ft.encode.conversation import ROLES
-from ft.encode.encoder import RowTokens, row_tokens
+from ft.encode.encoder import RowTokens, row_parts, row_tokens
 from ft.encode.prepare import rows_folder, single_rows
 from ft.encode.token_text import text_pieces
 from ft.errors import fail
@@ -24,6 +25,7 @@ from ft.models.processor import tokenizer_of
 from ft.results.store import Plan, PlannedStage
 from ft.run.rows import prepare_rows, rows_line
 from ft.secrets import hide_in_pieces
+from ft.stages import STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +38,7 @@ ROLE_STYLES = {
     "tool": "blue dim",
 }
 TRAINED, SPECIAL = "bold green", "underline"
+PART_STYLES = {"chosen": "bold green", "rejected": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,50 @@ class Token:
 
 
 @dataclass(frozen=True)
-class ShownRow:
-    where: str
+class ShownPart:
+    """All of a conversation, without a name, or a pair's prompt, chosen or rejected answer; `hidden` tokens of its end
+    are left out."""
+
+    name: str
     tokens: tuple[Token, ...]
+    length: int
+    hidden: int = 0
+
+    @property
+    def title(self) -> str:
+        """'chosen ↑ · 21 tokens'"""
+        return f"{self.name}{ARROWS.get(self.name, '')} · {self.length:,} tokens"
+
+
+ARROWS = {"chosen": " ↑", "rejected": " ↓"}
+"""What training does to the likelihood, or the score, of an answer."""
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row; of a pair `note` says its rating and its margin."""
+
+    where: str
+    parts: tuple[ShownPart, ...]
+    trained: int
+    note: str = ""
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return tuple(token for part in self.parts for token in part.tokens)
 
     @property
     def length(self) -> int:
-        return sum(len(token.ids) for token in self.tokens)
+        return sum(part.length for part in self.parts)
 
     @property
-    def trained(self) -> int:
-        return sum(len(token.ids) for token in self.tokens if token.trained)
+    def is_pair(self) -> bool:
+        return len(self.parts) > 1
+
+    @property
+    def facts(self) -> str:
+        """'64 tokens, 12 trained', or of a pair what it is rated."""
+        return self.note if self.is_pair else f"{self.length:,} tokens, {self.trained:,} trained"
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,10 @@ class RowsView:
     max_length: int
     stats: Mapping[str, Any]
     rows: tuple[ShownRow, ...]
+
+    @property
+    def has_pairs(self) -> bool:
+        return any(row.is_pair for row in self.rows)
 
     @property
     def roles(self) -> list[tuple[str, int, int]]:
@@ -110,13 +150,14 @@ def view_rows(plan: Plan, stage: str | None, rows: int) -> RowsView:
     )
     prepared = single_rows(folder)
     first_rows = (prepared[place] for place in range(min(rows, len(prepared))))
+    margins = margins_of(planned.stage.blocks, planned.stage.kind_name)
     return RowsView(
         recipe=plan.recipe.name,
         stage=planned.name,
         folder=folder,
         max_length=planned.rows_key["max_length"],
         stats=read_json(folder / artifacts.STATS),
-        rows=tuple(shown_row(row["where"], row_tokens(row), tokenizer) for row in first_rows),
+        rows=tuple(shown_row(row, tokenizer, margins=margins) for row in first_rows),
     )
 
 
@@ -127,15 +168,41 @@ def _first_with_rows(plan: Plan) -> PlannedStage:
     return view
 
 
-def shown_row(where: str, row: RowTokens, tokenizer: PreTrainedTokenizerBase) -> ShownRow:
-    """A prepared row token by token, each with its role and whether it is trained."""
+def margins_of(blocks: Mapping[str, Mapping[str, Any]], kind_name: str) -> Mapping[int, float]:
+    """Rating → margin of a stage that learns one; empty where it learns none."""
+    kind = STAGES.get(kind_name)
+    if kind is None or "reward_model" not in kind.leaves or "reward" not in blocks:
+        return {}
+    margins: Mapping[int, float] | None = kind.blocks["reward"].load()(**blocks["reward"]).margins
+    return margins or {}
+
+
+def shown_row(
+    columns: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    most: int | None = None,
+    margins: Mapping[int, float] | None = None,
+) -> ShownRow:
+    """A prepared row token by token, each with its role and whether it is trained; at most so many of each part."""
+    parts = []
+    for name, row in row_parts(columns):
+        length = len(row.ids)
+        shown = min(most or length, length)
+        parts.append(ShownPart(name, _tokens(row.part(0, shown), tokenizer), length, length - shown))
+    rating = columns.get("rating")
+    notes = [f"rating {rating} ({RATINGS[rating - 1]})"] if rating else []
+    notes += [f"margin {margins[rating]:g}"] if margins and rating in margins else []
+    return ShownRow(columns["where"], tuple(parts), sum(row_tokens(columns).trained), ", ".join(notes))
+
+
+def _tokens(row: RowTokens, tokenizer: PreTrainedTokenizerBase) -> tuple[Token, ...]:
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens, place = [], 0
     for piece in text_pieces(tokenizer, row.ids):
         role, trained = ROLES[row.roles[place]], row.trained[place]
         tokens.append(Token(piece.text, piece.ids, role, trained, piece.ids[0] in special))
         place += len(piece.ids)
-    return ShownRow(where, tuple(tokens))
+    return tuple(tokens)
 
 
 def visible(text: str) -> list[str]:
@@ -159,12 +226,12 @@ def _visible(char: str, before: str, after: str) -> str:
     return f"⟨U+{ord(char):04X}⟩" if shapeless else char
 
 
-def visible_tokens(row: ShownRow) -> Iterator[tuple[Token, str]]:
+def visible_tokens(part: ShownPart) -> Iterator[tuple[Token, str]]:
     """Each token with its visible text, in which its neighbours have a say."""
-    texts = hide_in_pieces([token.text for token in row.tokens])
+    texts = hide_in_pieces([token.text for token in part.tokens])
     marks = visible("".join(texts))
     place = 0
-    for token, text in zip(row.tokens, texts, strict=True):
+    for token, text in zip(part.tokens, texts, strict=True):
         yield token, "".join(marks[place : place + len(text)])
         place += len(text)
 
@@ -179,6 +246,7 @@ def rows_as_json(view: RowsView) -> dict[str, Any]:
                 {"ids": list(t.ids), "text": text, "role": t.role, "trained": t.trained, "special": t.special}
                 for t, text in zip(row.tokens, hide_in_pieces([t.text for t in row.tokens]), strict=True)
             ],
+            **({"parts": {part.name: part.length for part in row.parts}, "note": row.note} if row.is_pair else {}),
         }
         for row in view.rows
     ]
@@ -198,11 +266,18 @@ def print_rows(view: RowsView, console: Console) -> None:
         console.print(line)
     coloured = console.color_system is not None
     for row in view.rows:
-        console.print(Text(f"\n{row.where}", style="bold"), f"· {row.length:,} tokens, {row.trained:,} trained")
-        console.print(_coloured_text(row) if coloured else _bracketed_text(row))
+        console.print(Text(f"\n{row.where}", style="bold"), *([f"· {row.facts}"] if row.facts else []))
+        for part in row.parts:
+            if part.name:
+                console.print(Text(part.title, style=PART_STYLES.get(part.name, "bold")))
+            console.print(_coloured_text(part) if coloured else _bracketed_text(part))
     if view.rows:
         console.print()
-        console.print(_legend(view) if coloured else "⟦ ⟧ trained   ⏎ line end   · blank   ⇥ tab")
+        console.print(_legend(view) if coloured else f"{_bracket_words(view)}⏎ line end   · blank   ⇥ tab")
+
+
+def _bracket_words(view: RowsView) -> str:
+    return "" if view.has_pairs else "⟦ ⟧ trained   "
 
 
 def _roles_table(view: RowsView) -> Table:
@@ -224,28 +299,31 @@ def _histogram(view: RowsView) -> Iterator[str]:
         yield f"{low:>7,} to {high:>6,} {rows:>9,} {bar}".rstrip()
 
 
-def _coloured_text(row: ShownRow) -> Text:
+def _coloured_text(part: ShownPart) -> Text:
     text = Text()
-    for style, group in groupby(visible_tokens(row), key=lambda pair: _style(pair[0])):
+    for style, group in groupby(visible_tokens(part), key=lambda pair: _style(pair[0], part.name)):
         text.append("".join(words for _, words in group), style=style)
     return text
 
 
-def _style(token: Token) -> str:
-    style = TRAINED if token.trained else ROLE_STYLES[token.role]
+def _style(token: Token, part: str = "") -> str:
+    style = PART_STYLES.get(part, TRAINED) if token.trained else ROLE_STYLES[token.role]
     return f"{style} {SPECIAL}" if token.special else style
 
 
-def _bracketed_text(row: ShownRow) -> str:
-    parts = []
-    for trained, group in groupby(visible_tokens(row), key=lambda pair: pair[0].trained):
+def _bracketed_text(part: ShownPart) -> str:
+    texts = []
+    for trained, group in groupby(visible_tokens(part), key=lambda pair: pair[0].trained):
         words = "".join(text for _, text in group)
-        parts.append(f"⟦{words}⟧" if trained else words)
-    return "".join(parts)
+        texts.append(f"⟦{words}⟧" if trained and not part.name else words)  # a pair's parts say what they are
+    return "".join(texts)
 
 
 def _legend(view: RowsView) -> Text:
-    text = Text().append("trained", style=TRAINED)
+    text = Text()
+    for name in ARROWS if view.has_pairs else ():
+        text.append(f"{name}{ARROWS[name]}   ", style=PART_STYLES[name])
+    text.append("" if view.has_pairs else "trained", style=TRAINED)
     for role, count, trained in view.roles:
         if trained < count:
             text.append("   ").append(f"{role}, only read", style=ROLE_STYLES[role])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from rich.console import Console
 from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
@@ -17,8 +19,9 @@ from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, ScoredPairOptio
 from ft.encode.prepare import rows_folder, train_rows
 from ft.errors import UserError
 from ft.families import CAUSAL
+from ft.report.page import rows_page
 from ft.run.rows import prepare_rows
-from ft.tools.show import view_rows
+from ft.tools.show import print_rows, view_rows
 
 USER, YES = {"role": "user", "content": "sky?"}, {"role": "assistant", "content": "yes?"}
 
@@ -182,9 +185,25 @@ def test_the_trainers_columns_are_the_rendered_ones(tmp_path, base):
     assert (rows[0]["ref_chosen_logps"], rows[0]["ref_rejected_logps"]) == (-3.5, -7.0)
 
 
-def test_both_answers_are_shown(tmp_path, base):
-    [shown_row] = view_rows(planned(tmp_path, base, [row()]), "dpo", 1).rows
-    assert "".join(token.text for token in shown_row.tokens if token.trained) == "blue<|im_end|>red, or so<|im_end|>"
+def test_a_pair_is_shown_as_a_prompt_and_two_answers_that_say_which_is_chosen(tmp_path, base):
+    view = view_rows(planned(tmp_path, base, [row(rating=2)]), "dpo", 1)
+    out = StringIO()
+    print_rows(view, Console(file=out, width=200))
+    lines = out.getvalue().splitlines()
+    assert lines[lines.index(f"{tmp_path}/pairs.jsonl:1 · rating 2 (better)") : -2] == [
+        f"{tmp_path}/pairs.jsonl:1 · rating 2 (better)",
+        "prompt · 23 tokens",
+        "<|im_start|>user⏎",
+        "sky?<|im_end|>⏎",
+        "<|im_start|>assistant⏎",
+        "",
+        "chosen ↑ · 5 tokens",
+        "blue<|im_end|>",
+        "rejected ↓ · 11 tokens",
+        "red, or so<|im_end|>",
+    ]
+    page = rows_page(view)
+    assert [part in page for part in ('<pre class="chosen">', '<pre class="rejected">')] == [True, True]
 
 
 def test_the_ids_are_trls_up_to_the_templates_last_line_end(tmp_path, base):

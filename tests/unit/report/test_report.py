@@ -95,9 +95,9 @@ def test_counts_of_rows_and_tokens_are_those_of_the_prepared_rows(run):
 
 def test_shown_rows_mark_exactly_the_trained_text(run):
     (masked,) = parts(run(), 0, MaskedRows)
-    text = [(words.text, words.trained) for words in masked.rows[0].words]
+    text = [(words.text, words.trained) for words in masked.rows[0].parts[0].words]
     assert text[-2:] == [("green<|im_end|>", True), ("⏎\n", False)]
-    assert sum(words.trained for words in masked.rows[0].words) == 1
+    assert sum(words.trained for words in masked.rows[0].parts[0].words) == 1
 
 
 def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):

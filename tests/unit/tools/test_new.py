@@ -91,7 +91,7 @@ def test_bad_rows_are_shown_and_nothing_is_written(forks: Forks, tmp_path: Path)
         Like(
             f"{file}:41: … message 2 (assistant) …\n"
             f"{file}:42: … 1 … '<|im_end|>' … otherwise …\n"
-            f"{file}: 2 … 42 … aside … --reject …"
+            f"{file}: 2 … 42 … --reject …"
         )
     )
     assert list((tmp_path).glob("new/*")) == []
