@@ -283,9 +283,7 @@ def stopped(tmp_path, base, data, remembered) -> Callable[..., list[str]]:
 
 def test_a_run_goes_on_with_the_rows_a_step_it_began_with(stopped):
     (found,) = stopped("cpu-2.yaml", begun_by=4)
-    assert found == Like(
-        "tiny.yaml:4: 'sft' was begun by 4 processes … global batch size. Go on with 4 …"
-    )
+    assert found == Like("tiny.yaml:4: 'sft' was begun by 4 processes … global batch size. Go on with 4 …")
     assert stopped("cpu-2.yaml", begun_by=2) == []
     assert stopped("cpu-2.yaml", begun_by=4, global_batch=16) == []
 
