@@ -36,7 +36,7 @@ def chat_command(
 
     target = _find_model(path, set_, runs)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
-    chat(target, options, system, load_4bit, chat_template)
+    raise typer.Exit(chat(target, options, system, load_4bit, chat_template))
 
 
 @app.command("gatt-bank")

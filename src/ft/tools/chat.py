@@ -15,23 +15,32 @@ from ft.console import Terminal
 from ft.data.formats.messages import BadRow, is_unicode, make_message
 from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 from ft.errors import Problem, fail
+from ft.files import append_lines
 from ft.hub import local_path
 from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import PRESETS, Sampling
 from ft.models.token_budget import prompt_budget
 from ft.printable import escape
 from ft.recipe import ModelSource
+from ft.result import Result
 from ft.results.store import NEW, Plan
 from ft.results.variants import find_finished
 
 DEFAULT_MAX_NEW_TOKENS = 512
 HELP = """\
-/system TEXT   what the model is told before the dialogue; without TEXT: nothing
-/reset         forget the dialogue, keep the system message
-/preset NAME   how answers are chosen: {presets}
+/retry         answer the last message again
+/undo          forget the last message and its answer
+/compare       what the model before says to the last message
+/save FILE     append the dialogue to FILE as a row of training data (JSONL)
+/system TEXT   set the system message; without TEXT: remove it
+/reset         forget the dialogue, keep the system message (also /clear)
+/preset NAME   how answers are sampled: {presets}
 /help          this
-/quit          leave; so does Ctrl-D. Ctrl-C stops an answer.
-A message that begins with / is typed with a blank before it."""
+/quit          leave (also /exit, /bye and Ctrl-D). Ctrl-C stops an answer.
+A message that begins with / is typed with a blank before it. Pasted lines are one message."""
+ALIASES = {"exit": "quit", "bye": "quit", "clear": "reset"}
+CUT = " […]"
+"""Stands behind an answer that did not come to its end."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,20 @@ class ChatTarget:
     model: ModelSource | None = None
     folder: Path | None = None
     chat_template: str | None = None
+
+    def before(self) -> ChatTarget | None:
+        """The model it was trained from: that of the stage before, else the base; None where nobody knows."""
+        job = Result(self.folder).job if self.folder else {}
+        if job.get("init"):
+            folder = Path(job["init"])
+            if not folder.is_dir():
+                return None
+            return ChatTarget(Result(folder).stage or str(folder), folder=folder, chat_template=self.chat_template)
+        base = job.get("model")
+        if not base or "path" not in base:
+            return None
+        template = self.chat_template or job.get("template")
+        return ChatTarget(f"the base model {base['path']}", model=ModelSource(**base), chat_template=template)
 
 
 def newest_model(planned_run: Plan, tell: Callable[[str], None]) -> ChatTarget:
@@ -111,12 +134,25 @@ class AnswerOptions:
 
 
 class ChatSession:
-    """The messages so far, and the model that answers. Everything reaches it through `Renderer.prompt`."""
+    """The messages so far, and the model that answers. Everything reaches it through `Renderer.prompt`.
 
-    def __init__(self, chat_model: ChatModel, sampling: Sampling, out: TextIO, notes: Console):
+    load_before  loads the model before, and says what it is called; None: there is none to compare with
+    refused      how many lines were refused: commands that are none, messages the model could not be asked
+    """
+
+    def __init__(
+        self,
+        chat_model: ChatModel,
+        sampling: Sampling,
+        out: TextIO,
+        notes: Console,
+        load_before: Callable[[], tuple[str, ChatModel]] | None = None,
+    ):
         self.chat_model, self.sampling, self.out, self.notes = chat_model, sampling, out, notes
+        self.load_before, self.before = load_before, None
         self.system: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
+        self.refused = 0
 
     def handle(self, line: str) -> bool:
         """One line of the user: a command or a message. False: leave."""
@@ -125,29 +161,86 @@ class ChatSession:
                 self.send(line.strip())
             return True
         command, _, argument = line[1:].strip().partition(" ")
+        command = ALIASES.get(command, command)
         if command == "quit":
             return False
-        if command == "system":
-            self.change_system(argument.strip())
-        elif command == "reset":
-            self.messages = []
-            self.note("The dialogue is forgotten.")
-        elif command == "preset":
-            self.choose_preset(argument.strip())
-        elif command == "help":
-            self.note(HELP.format(presets=", ".join(PRESETS)))
+        commands: dict[str, Callable[[str], None]] = {
+            "retry": lambda _: self.retry(),
+            "undo": lambda _: self.undo(),
+            "compare": lambda _: self.compare(),
+            "save": self.save,
+            "system": self.change_system,
+            "reset": lambda _: self.reset(),
+            "preset": self.choose_preset,
+            "help": lambda _: self.note(HELP.format(presets=", ".join(PRESETS))),
+        }
+        if command in commands:
+            commands[command](argument.strip())
         else:
-            self.note(f"no command '/{command}'. There are: /system, /reset, /preset, /help, /quit.")
+            self.refuse(f"no command '/{command}'. There are: {', '.join(f'/{name}' for name in (*commands, 'quit'))}.")
         return True
+
+    def reset(self) -> None:
+        self.messages = []
+        self.note("The dialogue is forgotten.")
+
+    def retry(self) -> None:
+        """`/retry`: another answer to the last message, in place of the one there is."""
+        if not self.messages:
+            self.refuse("There is no message to answer again.")
+            return
+        *self.messages, question, _ = self.messages
+        self.send(question["content"])
+
+    def undo(self) -> None:
+        if not self.messages:
+            self.refuse("There is no message to forget.")
+            return
+        self.messages = self.messages[:-2]
+        self.note("The last message and its answer are forgotten.")
+
+    def compare(self) -> None:
+        """`/compare`: what the model before says to the last message, behind the same dialogue."""
+        if not self.messages:
+            self.refuse("There is no message to answer. Send one first.")
+        elif self.load_before is None:
+            self.refuse("There is no model before this one to compare with.")
+        else:
+            self.before = self.before or self.load_before()
+            name, chat_model = self.before
+            try:
+                prompt = chat_model.renderer.prompt([*self.system, *self.messages[:-1]])
+            except BadRow as refused:
+                self.refuse(str(Problem(f"not sent to {name}", refused.what, refused.fix)))
+                return
+            self._answer(prompt, chat_model, name)
+
+    def save(self, file: str) -> None:
+        """`/save FILE`: the dialogue as a row that a recipe reads."""
+        if not file or not self.messages:
+            self.refuse("Write /save FILE." if self.messages else "There is no dialogue to save.")
+            return
+        try:
+            append_lines(Path(file).expanduser(), [{"messages": [*self.system, *self.messages]}])
+        except OSError as error:
+            self.refuse(f"{file}: not saved: {error.strerror}")
+        else:
+            self.note(f"saved as a row of {file}")
+
+    def refuse(self, text: str) -> None:
+        self.refused += 1
+        self.note(text)
 
     def change_system(self, text: str) -> None:
         """`/system`: set the system message, where the template has a place for one."""
+        had = bool(self.system)
         try:
             self.set_system(text)
         except BadRow as refused:
-            self.note(str(Problem("not taken", refused.what, refused.fix)))
+            self.refuse(str(Problem("not taken", refused.what, refused.fix)))
         else:
-            self.note("The system message is set." if text else "There is no system message.")
+            removed = "The system message is removed." if had else "There was no system message."
+            self.note("The system message is set." if text else removed)
 
     def set_system(self, text: str) -> None:
         """Raises BadRow where the template refuses it."""
@@ -157,7 +250,7 @@ class ChatSession:
 
     def choose_preset(self, preset: str) -> None:
         if preset not in PRESETS:
-            self.note(f"no preset '{preset}'. There are: {', '.join(PRESETS)}.")
+            self.refuse(f"no preset '{preset}'. There are: {', '.join(PRESETS)}.")
             return
         values = PRESETS[preset]
         self.sampling = replace(self.sampling, temperature=values["temperature"], top_p=values["top_p"])
@@ -169,12 +262,12 @@ class ChatSession:
         try:
             messages, prompt = self._fit(messages)
         except BadRow as refused:
-            self.note(str(Problem("not sent", refused.what, refused.fix)))
+            self.refuse(str(Problem("not sent", refused.what, refused.fix)))
             return
         answer = self._answer(prompt)
         self.messages = messages[:-1]
         if not answer:
-            self.note("There is no answer; the message is forgotten.")
+            self.refuse("There is no answer; the message is forgotten.")
             return
         turn = [messages[-1], make_message("assistant", answer)]
         try:
@@ -187,8 +280,8 @@ class ChatSession:
     def note(self, text: str) -> None:
         self.notes.print(text, style="dim")
 
-    def _answer(self, prompt: list[int]) -> str:
-        """Print the answer piece by piece; Ctrl-C ends it where it is."""
+    def _answer(self, prompt: list[int], chat_model: ChatModel | None = None, name: str = "assistant") -> str:
+        """Print the answer piece by piece; Ctrl-C ends it where it is. One that is cut is marked."""
         pieces: list[str] = []
 
         def on_text(piece: str) -> None:
@@ -197,12 +290,17 @@ class ChatSession:
                 pieces.append(text)
                 print(escape(text), end="", file=self.out, flush=True)
 
-        print("assistant: ", end="", file=self.out, flush=True)
+        print(f"{escape(name)}: ", end="", file=self.out, flush=True)
         try:
-            self.chat_model.stream(prompt, self.sampling, on_text)
+            completion = (chat_model or self.chat_model).stream(prompt, self.sampling, on_text)
         except KeyboardInterrupt:
-            print(" …", end="", file=self.out)
-        print(file=self.out, flush=True)
+            print(CUT, file=self.out, flush=True)
+        else:
+            cut = completion.finish_reason != "stop"
+            print(CUT if cut else "", file=self.out, flush=True)
+            if cut:
+                tokens = len(completion.completion_ids)
+                self.note(f"cut at {tokens:,} tokens; --max-new-tokens gives more room")
         # A question asked again may get another answer.
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         return "".join(pieces).strip()
@@ -236,17 +334,21 @@ class ChatSession:
         return dropped[1]
 
 
-def run(session: ChatSession, lines: TextIO) -> None:
-    """Until /quit, Ctrl-D or the end of the input."""
-    for line in _typed_lines(session) if lines.isatty() else lines:
+def run(session: ChatSession, lines: TextIO) -> int:
+    """Until /quit, Ctrl-D or the end of the input; the exit code. A pipe has nobody who sees that a line was refused:
+    then it is 1."""
+    is_typed = lines.isatty()
+    for line in _typed_lines(session) if is_typed else lines:
         if not session.handle(line.rstrip("\r\n")):
-            return
+            break
+    return 1 if session.refused and not is_typed else 0
 
 
 def _typed_lines(session: ChatSession) -> Iterator[str]:
     """Lines typed at a terminal, with editing and history."""
-    import readline  # noqa: F401  its import gives input() line editing
+    import readline  # its import gives input() line editing
 
+    readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines come as one; Python switches it off
     session.note("/help tells the commands; Ctrl-D leaves.")
     while True:
         try:
@@ -265,17 +367,32 @@ def chat(
     system: str | None = None,
     load_4bit: bool = False,
     chat_template: str | None = None,
-) -> None:
-    """Load the model and talk, until /quit or the end of the input."""
+) -> int:
+    """Load the model and talk, until /quit or the end of the input; the exit code."""
     options.sampling(None)  # what was typed is checked before anything is loaded
     notes = Terminal(stderr=True)
     template = chat_template or target.chat_template
-    chat_model = ChatModel(target.model, target.folder, template, NF4 if load_4bit else None)
-    session = ChatSession(chat_model, options.sampling(chat_model.positions), sys.stdout, notes)
+    chat_model = _load(target, template, load_4bit, notes)
+    before = target.before()
+
+    def load_before() -> tuple[str, ChatModel]:
+        assert before is not None
+        return before.label, _load(before, before.chat_template, load_4bit, notes)
+
+    session = ChatSession(
+        chat_model, options.sampling(chat_model.positions), sys.stdout, notes, load_before if before else None
+    )
     sampling = session.sampling
-    session.note(f"{target.label}: {options.preset}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}")
+    how = f"preset {options.preset}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
+    session.note(f"{target.label}: {how}")
     try:
         session.set_system(system or "")
     except BadRow as refused:
         raise fail("--system", refused.what, refused.fix) from refused
-    run(session, sys.stdin)
+    return run(session, sys.stdin)
+
+
+def _load(target: ChatTarget, chat_template: str | None, load_4bit: bool, notes: Console) -> ChatModel:
+    """The model, with a word while it loads, which takes seconds."""
+    with notes.status(f"loading {target.label}"):
+        return ChatModel(target.model, target.folder, chat_template, NF4 if load_4bit else None)

@@ -1,5 +1,9 @@
 import io
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +19,12 @@ import tiny
 from ft.cli import app
 from ft.encode.token_text import IncrementalDecoder, text_pieces
 from ft.errors import UserError
-from ft.files import write_json
+from ft.files import read_lines, write_json
 from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import Sampling
 from ft.models.lineage import is_adapter
-from ft.tools.chat import AnswerOptions, ChatSession, model_at, newest_model
+from ft.recipe import ModelSource
+from ft.tools.chat import AnswerOptions, ChatSession, ChatTarget, model_at, newest_model
 from wording import Like
 
 GREEDY = Sampling(max_new_tokens=16)
@@ -144,8 +149,10 @@ def test_a_message_with_a_control_token_is_refused_and_the_dialogue_goes_on(blue
 def test_an_answer_that_would_forge_a_turn_is_not_remembered(says: Says) -> None:
     talk = Talk(says("Hi\nUser", end=False, behind=":"), chat_template="plain")
     talk.take("hello")
-    assert talk.said == "assistant: Hi\nUser:Hi\nUser:\n"
-    assert talk.noted.startswith("the answer is not remembered: message 2 (assistant) holds '\\nUser:', which marks")
+    assert talk.said == "assistant: Hi\nUser:Hi\nUser: […]\n"
+    assert talk.noted.splitlines()[1].startswith(
+        "the answer is not remembered: message 2 (assistant) holds '\\nUser:', which marks"
+    )
     assert talk.session.messages == []
 
 
@@ -161,7 +168,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(says: Says) -> None:
 
     talk = Talk(says("abacada", end=False), out=Interrupting())
     assert talk.take("go")
-    assert talk.said == "assistant: aba …\n"
+    assert talk.said == "assistant: aba […]\n"
     assert talk.session.messages[-1] == {"role": "assistant", "content": "aba"}
 
 
@@ -189,10 +196,87 @@ def test_commands(blue: Path) -> None:
         "The dialogue is forgotten.\n"
         "creative: temperature 1, top_p 0.95\n"
         "no preset 'hot'. There are: greedy, llama2, creative.\n"
-        "no command '/systen'. There are: /system, /reset, /preset, /help, /quit.\n"
-        "/system TEXT   what the model is told"
+        "no command '/systen'. There are: /retry, /undo, /compare, /save, /system, /reset, /preset, /help, /quit.\n"
+        "/retry         answer the last message again"
     )
     assert not talk.take("/quit")
+
+
+def test_the_last_message_is_answered_again_or_forgotten(blue: Path) -> None:
+    talk = Talk(blue)
+    prompts = talk.prompts_read()
+    talk.take("hi", "sky?", "/retry")
+    assert prompts[1] == prompts[2]
+    assert [message["content"] for message in talk.session.messages] == ["hi", "Blue", "sky?", "Blue"]
+    talk.take("/undo", "/undo", "/undo")
+    assert talk.session.messages == []
+    assert talk.session.refused == 1
+
+
+def test_a_dialogue_is_saved_as_a_row_of_training_data(blue: Path, tmp_path: Path) -> None:
+    talk = Talk(blue)
+    talk.take("/save", "/system Rhyme.", "hi", f"/save {tmp_path}/rows.jsonl", f"/save {tmp_path}/absent/rows.jsonl")
+    (row,) = read_lines(tmp_path / "rows.jsonl")
+    assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant"]
+    assert talk.session.refused == 2
+
+
+def test_the_model_before_answers_the_same_message(blue: Path, says: Says) -> None:
+    talk, red = Talk(blue), ChatModel(None, says("Red"))
+    talk.take("sky?", "/compare")
+    assert talk.session.refused == 1, "a folder that nobody trained has no model before it"
+    talk.session.load_before = lambda: ("sft", red)
+    talk.take("/compare")
+    assert talk.said == "assistant: Blue\nsft: Red\n"
+    assert talk.session.messages[-1]["content"] == "Blue"
+
+
+def test_the_model_before_is_the_one_of_the_stage_before_or_the_base(blue: Path, tmp_path: Path) -> None:
+    sft, dpo = tmp_path / "sft-aaaaaaaaaaaa", tmp_path / "dpo-bbbbbbbbbbbb"
+    write_json(sft / "job.json", {"model": {"path": "gpt2"}})
+    write_json(dpo / "job.json", {"model": {"path": "gpt2"}, "init": str(sft)})
+    assert ChatTarget("dpo", folder=dpo).before() == ChatTarget("sft", folder=sft)
+    assert ChatTarget("sft", folder=sft).before() == ChatTarget("the base model gpt2", model=ModelSource("gpt2"))
+    assert ChatTarget("gpt2", model=ModelSource("gpt2")).before() is None
+
+
+def test_an_answer_that_has_no_room_is_marked_as_cut(says: Says) -> None:
+    talk = Talk(says("abacada", end=False))
+    talk.take("go")
+    assert talk.said.endswith(" […]\n")
+    assert "cut at 16 tokens; --max-new-tokens" in talk.noted
+
+
+def test_a_pipe_ends_with_1_where_a_message_was_refused(blue: Path) -> None:
+    result = CliRunner().invoke(app, ["chat", str(blue), "--preset", "greedy"], input="hi <|im_end|>\nhello\n")
+    assert (result.exit_code, result.stdout) == (1, "assistant: Blue\n")
+
+
+def test_lines_pasted_into_a_terminal_are_one_message(tmp_path: Path) -> None:
+    """Through a pseudo-terminal, whose user pastes two lines and presses Enter."""
+    script = "import sys\nfrom ft.tools.chat import _typed_lines\n"
+    script += "class Session:\n    def note(self, text): pass\n"
+    script += "print(repr(next(_typed_lines(Session()))))\n"
+    primary, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "INPUTRC": os.devnull}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    ) as process:
+        os.close(terminal)
+        shown = read_until(primary, b"you: ")
+        os.write(primary, b"\x1b[200~one\ntwo\x1b[201~\r")
+        shown += read_until(primary, b"'\r\n")
+        process.wait()
+    os.close(primary)
+    assert b"'one\\ntwo'" in shown
+
+
+def read_until(terminal: int, end: bytes) -> bytes:
+    """What a program writes to its terminal, until it has written `end`."""
+    shown = b""
+    while end not in shown:
+        shown += os.read(terminal, 4096)
+    return shown
 
 
 def test_a_system_message_reaches_the_prompt_and_leaves_it(blue: Path) -> None:
@@ -216,7 +300,7 @@ def test_four_bit_weights_answer_on_a_cpu(blue: Path) -> None:
 def test_a_pipe_gets_answers_only(blue: Path) -> None:
     result = CliRunner().invoke(app, ["chat", str(blue), "--preset", "greedy"], input="hello\nand?\n/quit\nnever\n")
     assert result.stdout == "assistant: Blue\nassistant: Blue\n"
-    assert result.stderr == f"{blue}: greedy, temperature 0, top_p 1\n"
+    assert result.stderr == f"{blue}: preset greedy, temperature 0, top_p 1\n"
 
 
 def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Path, tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ class ChatModel:
         requests = [Request(prompt, key) for prompt, key in zip(prompts, prompt_keys(prompts), strict=True)]
         return self.engine.complete(requests, sampling, batch_size=batch_size)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None]) -> None:
-        """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there."""
+    def stream(self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None]) -> Completion:
+        """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there.
+        Returns the whole, with why it ended."""
         decoder = IncrementalDecoder(self.tokenizer, keep_special=False)
 
         def on_token(key: str, token: int) -> None:
@@ -78,10 +79,10 @@ class ChatModel:
                 on_text(piece.text)
 
         request = Request(prompt, prompt_keys([prompt])[0])
-        for _ in self.engine.generate([request], sampling, on_token=on_token):
-            pass
+        (completion,) = self.engine.generate([request], sampling, on_token=on_token)
         if rest := decoder.flush():
             on_text(rest.text)
+        return completion
 
     def completion_logprobs(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch_size: int = 64
