@@ -5,8 +5,14 @@ Recipes, commands and results name models and data sets in one form, so one rule
 
 from __future__ import annotations
 
+import socket
+import sys
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+HUB_TIMEOUT = 3.0  # seconds in which the Hub's host answers, if it does
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz")
 
 
@@ -42,3 +48,24 @@ def local_path(name: str, folder: Path = Path()) -> Path | None:
     written_so = written_so or name.lower().endswith(FILES)
     there = exists(path) or ("/" in name and is_folder(path.parent))
     return path if written_so or there else None
+
+
+@lru_cache(maxsize=1)
+def hub_is_there() -> bool:
+    """Whether the Hub's host answers, asked once. Where it does not, its libraries read what they have on this machine:
+    they would try again for the better part of a minute, file by file."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True  # it may be reached through them only
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=HUB_TIMEOUT).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+        if datasets := sys.modules.get("datasets.config"):  # it copies the constant as it is imported
+            datasets.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+        return False
+    return True

@@ -191,13 +191,19 @@ def _only_for(use: str, options: dict[str, Any]) -> None:
 def new_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="recipes/NAME.yaml, or a path that ends in .yaml")],
     recipe: Annotated[Path, typer.Option("--from", metavar="RECIPE", parser=recipe_file, help="what to start from")],
-    data: Annotated[str, typer.Option(metavar="FILE", help="your rows")],
-    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="which stage gets them; the first sft")] = None,
+    data: Annotated[str, typer.Option(metavar="FILE|ID", help="your rows: a file, a folder, or an id of the Hub")],
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="which stage gets them; the first on such")] = None,
     format_: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="how rows are written")] = None,
     columns: Annotated[list[str] | None, typer.Option(metavar="OURS=THEIRS", help="what a column is called")] = None,
     reject: Annotated[bool, typer.Option("--reject", help="set bad rows aside instead of refusing them")] = False,
-    too_long: Annotated[str | None, typer.Option(metavar="drop_turns|drop", help="what long rows become")] = None,
+    max_length: Annotated[int | None, typer.Option(metavar="TOKENS", min=1, help="longest row of the stage")] = None,
+    too_long: Annotated[
+        str | None, typer.Option(metavar="drop_turns|drop|split", help="what longer rows become")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="of the data set, if not train")] = None,
+    subset: Annotated[str | None, typer.Option(metavar="NAME", help="which configuration of a Hub data set")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite the recipe if it is there")] = False,
+    set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """A recipe for your own rows: looked at first, then written, with what differs and what to type next."""
@@ -206,14 +212,18 @@ def new_command(
 
     if not name.strip():
         raise fail("NAME", "no name is given", "Write `ft new NAME --from RECIPE --data FILE`.")
-    options = ForkOptions(name, data, stage, format_, parse_columns(columns or []), reject, too_long, force)
-    parent = plan(read_recipe(recipe, None, runs), runs)
-    new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs))
+    columns_by_name, sets = parse_columns(columns or []), set_ or []
+    options = ForkOptions(
+        name, data, stage, format_, columns_by_name, reject, too_long, force, max_length, sets, split, subset
+    )
+    parent = plan(read_recipe(recipe, sets, runs), runs)
+    with Progress("reading rows", unit="rows") as progress:
+        new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs), progress.advance)
     for line in fork_lines(new_recipe):
         talk.print(line)
     _diff(new_recipe.path, as_json=False)
     path = new_recipe.path
-    out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage}")
+    out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage.name}")
 
 
 @app.command("recipes")

@@ -74,6 +74,11 @@ def prompt_in(source_row: SourceRow) -> Prompt:
     return Prompt(digest(words(messages), 16), source_row.where, messages, columns)
 
 
+def check_prompt(row: Row) -> None:
+    """Raises BadRow where a formatted row asks nothing."""
+    prompt_in(SourceRow("", row))
+
+
 def _before_answer(messages: Sequence[Message]) -> list[Message]:
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ft.data.formats.fields import CALLS, OF_A_TOOL, REASONING, REASONING_KEYS, BadRow, Message
+from ft.data.formats.fields import CALLS, DEVELOPER, OF_A_TOOL, REASONING, REASONING_KEYS, BadRow, Message
 from ft.encode.render_limits import check_length, limits
 from ft.errors import UserError, fail
 
@@ -242,6 +242,19 @@ class ChatTemplate:
             if word(1) in text and word(2) in text:
                 return key
         return None
+
+    @cached_property
+    def has_developer(self) -> bool:
+        """Whether it writes the role `developer` in a way of its own. A template that writes whatever a role is called
+        (ChatML's, Llama 3's) does not know it, nor does a model that learnt by that template."""
+        texts = []
+        for role in (DEVELOPER, word(8)):
+            try:
+                texts.append(self.text([{"role": role, "content": word(9)}, *_dialogue(1)]))
+            except BadRow:
+                texts.append("")
+        own, any_role = texts
+        return word(9) in own and own != any_role.replace(word(8), DEVELOPER)
 
     @cached_property
     def splits_thinking(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft.data.formats.fields import CALLS, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
+from ft.data.formats.fields import CALLS, DEVELOPER, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
 from ft.encode.chat_template import ChatTemplate, Tools, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
@@ -27,10 +27,11 @@ __all__ = ["ROLES", "BadRow", "Counts", "RenderedRow", "Renderer", "template"]
 
 ROLES = ("template", "system", "user", "assistant", "tool")
 CODES = {role: code for code, role in enumerate(ROLES)}
+CODES[DEVELOPER] = CODES["system"]
 
 INLINE_THINKING = re.compile(r"\s*(?:<think>)?\n*(?P<reasoning>.*\S)\s*</think>\s*(?P<content>\S.*)", re.DOTALL)
 
-OnTooLong = Literal["error", "drop", "drop_turns"]
+OnTooLong = Literal["error", "drop", "drop_turns", "split"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Renderer:
                 A message's own `train: true | false` goes before.
     on_too_long for rows of more than `max_length` tokens. drop_turns takes whole oldest turns out and keeps system
                 messages; under last and completion it never takes anything trained, else never the last answer trained.
+                split: a document stays whole here, and the encoder cuts it.
     stop_ids    the tokens that end an answer, for generation.
     notes       what the template does that a person should know.
     """
@@ -153,7 +155,7 @@ class Renderer:
 
     def _read_row(self, row: Row) -> _Conversation | RenderedRow | BadRow:
         try:
-            if "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str):
+            if _is_document(row):
                 return self._render_text(row["text"])
             messages, first = _messages(row)
             self._refuse_forged(messages)
@@ -265,6 +267,11 @@ class Renderer:
         if self.on_too_long == "error":
             what = f"it is {length} tokens long, over max_length {self.max_length}"
             return BadRow(what, "Raise max_length, or set on_too_long: drop_turns or drop.")
+        if self.on_too_long == "split":
+            if not _is_document(row):
+                what = f"it is {length} tokens long, over max_length {self.max_length}, and only documents are split"
+                return BadRow(what, "Raise max_length, or set on_too_long: drop_turns or drop.")
+            return rendered
         if self.on_too_long == "drop_turns" and (shorter := self._drop_turns(row)):
             return shorter
         self.counts.rows_dropped += 1
@@ -288,7 +295,7 @@ class Renderer:
 
     def _droppable(self, row: Row) -> int:
         """How many turns may leave: those before the first (last, completion) or the last message that is trained."""
-        if "messages" not in row and "prompt" not in row:
+        if _is_document(row):
             return 0
         messages, first = _messages(row)
         trained = [n for n in trained_messages(messages, first, self.train_on) if messages[n]["role"] == "assistant"]
@@ -318,6 +325,8 @@ class Renderer:
     def _bare(self, message: Message) -> Message:
         """What the template may read of a message; a thinking that stands in its content goes into the field of its own
         where only that is rendered (Qwen 3.8), since the template would put an empty block before it."""
+        if message.get(DEVELOPER) and self._chat().has_developer:
+            message = {**message, "role": DEVELOPER}
         message = bare(message)
         if message["role"] != "assistant" or "</think>" not in message["content"] or REASONING in message:
             return message
@@ -384,6 +393,10 @@ class Renderer:
                 "template or the tokenizer writes it otherwise when an answer follows."
             )
         return tuple(notes)
+
+
+def _is_document(row: Row) -> bool:
+    return "messages" not in row and "prompt" not in row and isinstance(row.get("text"), str)
 
 
 def _messages(row: Row) -> tuple[list[Message], int | None]:

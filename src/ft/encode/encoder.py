@@ -19,6 +19,10 @@ EncodedRow = dict[str, Any]
 """A row as ids. Every family has `input_ids`, `labels` (IGNORE_INDEX where nothing is trained) and `roles`, one for
 each token in the order they are read (an index into `conversation.ROLES`); what else a row holds is the family's."""
 
+Encoded = EncodedRow | list[EncodedRow] | BadRow | None
+"""What becomes of a row: its columns, or those of the pieces that a document is split into; what is wrong with it; or
+None where it is too long and to be dropped."""
+
 
 class Encoder(Protocol):
     """Encodes rows for one processor.
@@ -33,8 +37,11 @@ class Encoder(Protocol):
     def arrow_columns(self) -> list[ArrowColumn]:
         """The columns that `encode_batch` returns, as Arrow holds them."""
 
-    def encode_batch(self, rows: Sequence[Row]) -> list[EncodedRow | BadRow | None]:
-        """Each row's columns, what is wrong with it, or None where it is too long and to be dropped."""
+    def encode_batch(self, rows: Sequence[Row]) -> list[Encoded]:
+        """What becomes of each row."""
+
+    def bounded_length(self, row: EncodedRow) -> int:
+        """Tokens of a row as max_length counts them."""
 
 
 class RowTokens(NamedTuple):

@@ -10,9 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ft.data.formats.fields import TOOLS, VARIABLES, BadRow, Message, Row
+from ft.data.formats.fields import (
+    REFUSED_WHERE_PAIRS_ARE_SCORED,
+    TOOLS,
+    VARIABLES,
+    BadRow,
+    Message,
+    Row,
+    check_columns,
+)
 from ft.encode.conversation import RenderedRow, Renderer
-from ft.encode.encoder import ArrowColumn, EncodedRow, Encoder, id_columns, roles_column, row_tokens
+from ft.encode.encoder import ArrowColumn, Encoded, EncodedRow, Encoder, id_columns, roles_column, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX
 from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 
@@ -73,9 +81,12 @@ class PairEncoder:
         columns += [(name, pa.float32()) for name in REFERENCE]
         return [*columns, ("rating", pa.int8()), *((name, pa.bool_()) for name in SAFETY)]
 
-    def encode_batch(self, rows: Sequence[Row]) -> list[EncodedRow | BadRow | None]:
+    def encode_batch(self, rows: Sequence[Row]) -> list[Encoded]:
         """Each row as a pair, as what is wrong with it, or None where on_too_long drops it."""
         return [self._fit(row, pair) for row, pair in zip(rows, self._pairs(rows), strict=True)]
+
+    def bounded_length(self, row: EncodedRow) -> int:
+        return tokens_of_longer_side(row)
 
     def _pairs(self, rows: Sequence[Row]) -> list[EncodedRow | BadRow]:
         """The pairs, whatever their length, in one call of the tokenizer."""
@@ -85,6 +96,14 @@ class PairEncoder:
         return [self._bad(row) or _pair(row, chosen, rejected) for row, chosen, rejected in halves]
 
     def _bad(self, row: Row) -> BadRow | None:
+        if not self.options.trains_answers and "sampled" not in row:  # rows that ft made say how far scores are apart
+            try:
+                check_columns(row, REFUSED_WHERE_PAIRS_ARE_SCORED)
+            except BadRow as bad:
+                return bad
+        return self._other_roles(row)
+
+    def _other_roles(self, row: Row) -> BadRow | None:
         """A pair whose dialogues part early: DPO sums the log-probabilities of all behind the prompt, so a user's words
         there would be learnt, and preferred, as if the model had said them."""
         for name in ("chosen", "rejected") if self.options.trains_answers else ():
@@ -160,11 +179,12 @@ def _without_train(message: Message) -> Message:
 
 
 def _side(row: Row, answer: str) -> Row:
-    side = {"prompt": row.get("prompt"), "completion": row.get(answer)}
+    # What is trained of a pair is what stands behind its prompt, whatever messages of the prompt say of themselves
+    side = {"prompt": [_without_train(message) for message in row.get("prompt") or ()], "completion": row.get(answer)}
     return side | {name: row[name] for name in (TOOLS, VARIABLES) if name in row}
 
 
-def _pair(row: Row, chosen: EncodedRow | BadRow | None, rejected: EncodedRow | BadRow | None) -> EncodedRow | BadRow:
+def _pair(row: Row, chosen: Encoded, rejected: Encoded) -> EncodedRow | BadRow:
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if isinstance(side, BadRow):
             return BadRow(f"{name}: {side.what}", side.fix)

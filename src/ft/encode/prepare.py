@@ -42,13 +42,14 @@ class RowOptions:
     """How rows become tokens and labels: a recipe's `rows:` block.
 
     train_on       last (the last answer only), assistant (every answer), completion (all after the prompt), all
-    on_too_long    a row longer than train.max_length: error, drop (counted), drop_turns (whole oldest turns leave)
+    on_too_long    a row longer than train.max_length: error, drop (counted), drop_turns (whole oldest turns leave),
+                   split (a document is cut into pieces of max_length tokens)
     on_bad_row     error, or reject (written to rejects.jsonl with line, reason and fix)
     eval_fraction  share of conversations held out for evaluation, by a hash of how each begins
     """
 
     train_on: Literal["last", "assistant", "completion", "all"] = "assistant"
-    on_too_long: Literal["error", "drop", "drop_turns"] = "error"
+    on_too_long: Literal["error", "drop", "drop_turns", "split"] = "error"
     on_bad_row: Literal["error", "reject"] = "error"
     eval_fraction: float = 0.0
 
@@ -253,7 +254,7 @@ class _RowMaker:
             "train": train.close(),
             "eval": held_out.close() if held_out else None,
             "rejected": self.bad.count,
-            "too_long": {"rows": counts.rows_too_long, "dropped": counts.rows_dropped, "turns": counts.turns_dropped},
+            "too_long": counts.of_long_rows(),
             "answers_shortened": counts.answers_shortened,
             "notes": [*self.encoder.notes, *self.unread.notes, *self.watch.notes],
         }
@@ -274,7 +275,7 @@ class _RowMaker:
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)
                 elif row is not None:
-                    good.append((item, row))
+                    good += [(item, piece) for piece in (row if isinstance(row, list) else [row])]
                     if side:
                         self.leakage.add(side, item)
             self.tick(len(batch))

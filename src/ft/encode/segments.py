@@ -181,8 +181,9 @@ class Segmenter:
 
     def _end_without_slot(self, message: Message, rest: str, as_last: str) -> int:
         """The end of an answer that stands in its piece as it is, not as a word: a call, or a text taken literally."""
-        if CALLS in message and (shared := self.template.common_prefix(as_last, rest)):
-            return self._end_of_call(rest, shared)
+        shared = self.template.common_prefix(as_last, rest) if CALLS in message else 0
+        if shared and (end := self._end_of_call(rest, shared)):
+            return end
         ends = [at + len(end) for end in self.turn_ends if (at := rest.find(end)) >= 0]
         return min(ends, default=0)
 

@@ -1,8 +1,9 @@
-"""Making a long dialogue fit: whole oldest turns leave, the system message and what is trained for sure stay."""
+"""Making long rows fit: of a dialogue whole oldest turns leave, the system message and what is trained for sure stay; a
+document may be split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,12 +14,37 @@ T = TypeVar("T")
 
 @dataclass
 class Counts:
-    """What became of long rows; `answers_shortened` counts untrained answers whose thinking the template left out."""
+    """What became of long rows; `pieces` are those that documents were split into, and `answers_shortened` counts
+    untrained answers whose thinking the template left out."""
 
     rows_too_long: int = 0
     rows_dropped: int = 0
     turns_dropped: int = 0
+    pieces: int = 0
     answers_shortened: int = 0
+
+    def of_long_rows(self) -> dict[str, int]:
+        """For stats.json; see `long_rows_words`."""
+        counts = {"rows": self.rows_too_long, "dropped": self.rows_dropped, "turns": self.turns_dropped}
+        return counts | ({"pieces": self.pieces} if self.pieces else {})
+
+
+def long_rows_words(counts: Mapping[str, int]) -> str:
+    """What became of rows that were too long: nothing is left out in silence. "" where there were none."""
+    if not counts.get("rows"):
+        return ""
+    if pieces := counts.get("pieces"):
+        return f"{counts['rows']:,} too long: split into {pieces:,} pieces"
+    return f"{counts['rows']:,} too long: {counts['dropped']:,} dropped, {counts['turns']:,} old turns cut"
+
+
+def pieces(length: int, most: int) -> list[slice]:
+    """Where a document of `length` tokens is cut into pieces of at most `most`. None is one token alone: the first of a
+    piece is predicted by nothing, so a piece like that would train nothing."""
+    starts = list(range(0, length, most))
+    if length - starts[-1] == 1 and most > 2:
+        starts[-1] -= 1
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:

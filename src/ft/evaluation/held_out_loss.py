@@ -133,7 +133,7 @@ class Losses:
                 if number not in self.refused:
                     self.bad.add(*self.rows[number], row)
                 self.refused.add(number)
-            elif row is not None and _count_trained(row):
+            elif isinstance(row, dict) and _count_trained(row):
                 good[number] = row
         if self.options.on_bad_row == "error":
             self.bad.finish()

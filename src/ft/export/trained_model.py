@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ft import artifacts
+from ft.encode.truncation import long_rows_words
 from ft.errors import fail
 from ft.files import read_json
 from ft.hub import local_path
@@ -97,10 +98,8 @@ class TrainedModel(Result):
         for stage in self.chain:
             if stage.prepared.get("rejected"):
                 yield f"{stage.stage}: {stage.prepared['rejected']:,} rows were bad and left out"
-            long = stage.prepared.get("too_long", {})
-            if long.get("rows"):
-                left = f"{long['dropped']:,} left out, {long['turns']:,} old turns cut"
-                yield f"{stage.stage}: {long['rows']:,} rows were too long ({left})"
+            if words := long_rows_words(stage.prepared.get("too_long", {})):
+                yield f"{stage.stage}: rows: {words}"
         for result in self.evaluations:
             if result.state != "done":
                 yield f"{result.stage}: begun and not finished"

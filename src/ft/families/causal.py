@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from ft.data.formats import BadRow
 from ft.encode.conversation import OnTooLong, RenderedRow, Renderer
-from ft.encode.encoder import ArrowColumn, EncodedRow, Encoder, Row, id_columns, roles_column
+from ft.encode.encoder import ArrowColumn, Encoded, EncodedRow, Encoder, Row, id_columns, roles_column
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn
+from ft.encode.truncation import pieces
 from ft.families.base import Collator, Family, Processor
 
 if TYPE_CHECKING:
@@ -26,12 +26,20 @@ class CausalEncoder:
     def arrow_columns(self) -> list[ArrowColumn]:
         return [*id_columns("input_ids", "labels"), roles_column()]
 
-    def encode_batch(self, rows: Sequence[Row]) -> list[EncodedRow | BadRow | None]:
-        return [_columns(row) if isinstance(row, RenderedRow) else row for row in self.renderer.render_batch(rows)]
+    def encode_batch(self, rows: Sequence[Row]) -> list[Encoded]:
+        return [self._columns(row) if isinstance(row, RenderedRow) else row for row in self.renderer.render_batch(rows)]
 
+    def _columns(self, row: RenderedRow) -> EncodedRow | list[EncodedRow]:
+        columns = {"input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
+        most = self.renderer.max_length
+        if most is None or len(row.input_ids) <= most:
+            return columns
+        places = pieces(len(row.input_ids), most)  # only a document that is to be split is longer
+        self.counts.pieces += len(places)
+        return [{name: ids[place] for name, ids in columns.items()} for place in places]
 
-def _columns(row: RenderedRow) -> EncodedRow:
-    return {"input_ids": row.input_ids, "labels": row.labels, "roles": row.roles}
+    def bounded_length(self, row: EncodedRow) -> int:
+        return len(row["input_ids"])
 
 
 class CausalFamily(Family):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
-import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from ft.errors import UserError, fail
 from ft.families import family_of
@@ -21,8 +18,6 @@ from ft.recipe import ModelSource, Owner
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-HUB_TIMEOUT = 3.0  # seconds in which the Hub's host answers, if it does
 
 LORA = Owner("peft:LoraConfig")
 PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
@@ -107,9 +102,8 @@ class Shape:
 
 def config_of(source: ModelSource) -> tuple[Any, str]:
     """The model's config and where it is from: its folder, the Hub, or what ft knows. Raises UserError for neither."""
-    offline = source.folder is None and not hub_is_there()  # a cached config serves then
     try:
-        return load_config(source, local_files_only=offline), "its config"
+        return load_config(source), "its config"
     except UserError as error:
         if source.path in KNOWN:
             return known_config(source.path), "built-in sizes"
@@ -117,23 +111,6 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
             raise
         fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."
         raise fail(source.path, error.problems[0].what, fix) from error
-
-
-@lru_cache(maxsize=1)
-def hub_is_there() -> bool:
-    """Whether the Hub's host answers; asked once, because huggingface_hub tries again for half a minute a model."""
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-    if HF_HUB_OFFLINE:
-        return False
-    if getproxies():
-        return True  # it may be reached through them only
-    address = urlsplit(ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=HUB_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
 
 
 def known_config(path: str) -> Any:

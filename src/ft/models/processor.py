@@ -14,20 +14,20 @@ from ft.encode.pairs import PairOptions
 from ft.encode.prepare import RowOptions
 from ft.errors import UserError, fail
 from ft.families import CAUSAL, Family, family_of
+from ft.hub import hub_is_there
 from ft.imports import uncollected
 from ft.models.folder import check_model_folder
 from ft.models.lineage import base_of
 from ft.recipe import ModelSource
 
 
-def load_config(source: ModelSource, *, local_files_only: bool = False) -> Any:
+def load_config(source: ModelSource) -> Any:
     """The model's config, a PretrainedConfig of its architecture."""
     with uncollected():
         from transformers import AutoConfig
 
-    options = {"revision": source.revision, "local_files_only": local_files_only, "trust_remote_code": False}
     with library_errors(source, "the config"):
-        return AutoConfig.from_pretrained(source.path, **options)
+        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
 
 
 @contextmanager
@@ -38,6 +38,11 @@ def library_errors(source: ModelSource, what: str) -> Iterator[None]:
 
     if source.folder is not None:
         check_model_folder(source.folder)
+        fix = "Download or copy it again."
+    elif hub_is_there():
+        fix = "Check the name, accept its licence on the Hub, and set HF_TOKEN."
+    else:
+        fix = "The Hub does not answer: download it once while it does, or name a local folder."
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -45,7 +50,6 @@ def library_errors(source: ModelSource, what: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join([lines[0], *(line.strip() for line in lines[1:3] if lines[0].endswith(":"))])
-        fix = "Check the name and HF_TOKEN." if source.folder is None else "Download or copy it again."
         raise fail(source.path, f"{what} cannot be loaded: {reason}", fix) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections.abc import Set
 from pathlib import Path
 
 from ft.hub import exists, is_folder
@@ -41,6 +42,24 @@ def bundled_recipes() -> dict[str, Path]:
     """Name → file of each recipe that ft brings along."""
     files = sorted(file for file in BUNDLED.glob("*/*.yaml") if file.parent.name != LAUNCH_CONFIGS)
     return {recipe_argument(file): file for file in files}
+
+
+def recipes_of_kind(kinds: Set[str], like: str) -> list[str]:
+    """Recipes that come with ft and have a stage of one of these kinds, one a folder, that of `like` first."""
+    found = [
+        name
+        for name, file in bundled_recipes().items()
+        if not kinds.isdisjoint(re.findall(r"^\s*- kind: ([\w-]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+    ]
+    by_folder: dict[str, str] = {}
+    for name in found:
+        by_folder.setdefault(_folder(name), name)
+    return sorted(by_folder.values(), key=lambda name: (_folder(name) != _folder(like), _folder(name) != "tiny"))
+
+
+def _folder(name: str) -> str:
+    """tiny of tiny/chat, and of recipes/tiny/chat.yaml."""
+    return Path(_short_name(Path(name)) or name).parts[0]
 
 
 def launch_configs() -> list[str]:

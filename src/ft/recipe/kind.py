@@ -127,6 +127,7 @@ class Kind:
     inputs           name under `inputs:` → what the stage named there must leave
     objectives       those of its inputs it optimises against
     rows             what it trains on, prepared (rendered, tokenised) before it starts; "": nothing is prepared
+    check_row        of a kind that prepares no rows: called with a formatted row, raises BadRow where it is of no use
     reads_data       whether it reads `data:`, which must then be written
     reads_eval_data  whether it reads `eval_data:`
     reference        what it compares the policy with, where it does
@@ -157,6 +158,7 @@ class Kind:
     cosmetic: tuple[str, ...] = ()
     stands_in_for: Mapping[str, StandIn] = field(default_factory=dict)
     preflight: str = ""
+    check_row: str = ""
 
     def __post_init__(self) -> None:
         if self.trains and not (self.trainer and self.unsupported is not None):

@@ -23,6 +23,27 @@ def read_tree(path: Path, sets: Sequence[str], problems: Problems) -> Block:
     return tree
 
 
+def read_sets(path: Path, sets: Sequence[str]) -> Block:
+    """What `--set` says of a recipe, as one that extends it would write it: no key but those that are set, and of its
+    stages only those that have some. Raises UserError."""
+    problems = Problems()
+    whole = _extend(path, (), problems)
+    mark, stages = whole.mark, whole.get("stages")
+    names = [name for name, _, _ in _stages(stages)] if isinstance(stages, Items) else []
+    blocks = [Block({"name": name}, {"name": mark}, mark) for name in names]
+    # keys without a mark are there to be known, and leave again
+    tree = Block({**dict.fromkeys(whole), "stages": Items(blocks, [mark] * len(blocks), mark)}, {}, mark)
+    for words in sets:
+        if any(part.isdigit() for part in words.partition("=")[0].split(".")):
+            problems.add(f"--set {words.partition('=')[0]}", "one of a list cannot be set in a new recipe", "Edit it.")
+        else:
+            _set(tree, words, problems)
+    problems.raise_any()
+    changed = [block for block in blocks if len(block) > 1]
+    keys = {key: value for key, value in tree.items() if key in tree.marks}
+    return Block({**keys, "stages": Items(changed, [mark] * len(changed), mark)}, tree.marks, mark)
+
+
 def recipe_name(path: Path, name: str | None = None) -> str:
     """The folder of a recipe's results in a runs folder: the `name` that the recipe gives itself (never one that it
     inherits), else its folder and its file: tiny-chat of recipes/tiny/chat.yaml."""
@@ -43,6 +64,7 @@ def changes(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
     parent_values = dict(_flat(_extend(_parent(path, block), (), problems)))
     values = dict(_flat(_extend(path, (), problems)))
     keys = [k for k in {**parent_values, **values} if parent_values.get(k) != values.get(k)]
+    keys = [k for k in keys if k != f"{values.get(k)}.name"]  # a stage that was called so by its kind
     return [(k, parent_values.get(k, ""), values.get(k, "")) for k in keys]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 PLAIN = re.compile(r"[A-Za-z._/$][\w./$-]*")
 
@@ -14,6 +15,15 @@ def yaml_word(text: str) -> str:
     """A YAML scalar that is read as this very text."""
     plain = PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null")
     return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def yaml_value(value: Any) -> str:
+    """One line of YAML that is read back as this very value."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{yaml_word(str(key))}: {yaml_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(yaml_value, value)) + "]"
+    return yaml_word(value) if isinstance(value, str) else json.dumps(value)
 
 
 def relative_path(file: Path, folder: Path) -> str:

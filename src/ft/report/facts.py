@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ft.encode.truncation import long_rows_words
 from ft.report.numbers import duration
 from ft.report.parts import Sentences, Table
 from ft.report.run import ReportedStage
@@ -118,11 +119,7 @@ def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _lost(stats: Mapping[str, Any]) -> list[str]:
     """Nothing is left out in silence."""
-    long = stats.get("too_long") or {}
     sentences = [f"{stats['rejected']:,} rows were rejected; rejects.jsonl says why."] if stats.get("rejected") else []
-    if long.get("rows"):
-        sentences.append(
-            f"{long['rows']:,} rows were too long: {long.get('dropped', 0):,} dropped, "
-            f"{long.get('turns', 0):,} old turns cut."
-        )
+    if words := long_rows_words(stats.get("too_long") or {}):
+        sentences.append(f"Rows: {words}.")
     return sentences + [str(note) for note in stats.get("notes") or ()]

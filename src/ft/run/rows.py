@@ -10,6 +10,7 @@ from ft import artifacts
 from ft.console import talk
 from ft.disk import disk_problem
 from ft.encode.prepare import prepare, rows_damage, rows_folder
+from ft.encode.truncation import long_rows_words
 from ft.errors import UserError
 from ft.files import remove
 from ft.models.identity import refuse_changed
@@ -82,8 +83,8 @@ def rows_line(stats: Mapping[str, Any]) -> str:
         words.append(f"packed into {train['trainer_rows']:,} rows, {train['fill']:.0%} full")
     if stats["rejected"]:
         words.append(f"{stats['rejected']:,} rejected")
-    if long["rows"]:
-        words.append(f"{long['rows']:,} too long: {long['dropped']:,} dropped, {long['turns']:,} old turns cut")
+    if long_words := long_rows_words(long):
+        words.append(long_words)
     if stats["answers_shortened"]:
         words.append(
             f"{stats['answers_shortened']:,} untrained answers without their thinking, as the template writes them"

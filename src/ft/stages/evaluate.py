@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.formats.messages import BadRow
@@ -95,6 +95,13 @@ class EvaluateOptions:
         return [] if self.loss else ["answer"]
 
 
+@dataclass(frozen=True)
+class MeasuredRowOptions(RowOptions):
+    """The `rows:` block of rows whose loss is measured: each is whole, so that its loss is one number."""
+
+    on_too_long: Literal["error", "drop", "drop_turns"] = "error"
+
+
 MEASURES = (*REWARDS, *METRICS)
 AFTER, BEFORE = "model", "baseline"
 PREFIX = {AFTER: "", BEFORE: "baseline_"}
@@ -102,7 +109,7 @@ PREFIX = {AFTER: "", BEFORE: "baseline_"}
 
 def make(job: Job) -> dict[str, Any]:
     """Write metrics.json, and by what is asked for answers.jsonl, losses.jsonl, dialogue.json and pictures."""
-    options, rows_as = EvaluateOptions(**job.block("evaluate")), RowOptions(**job.block("rows"))
+    options, rows_as = EvaluateOptions(**job.block("evaluate")), MeasuredRowOptions(**job.block("rows"))
     sides = {AFTER: job}
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))

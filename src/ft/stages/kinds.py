@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ft.recipe import Stage
 
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
+_PROMPT, _DIALOGUE = "ft.data.prompts:check_prompt", "ft.gatt.dialogues:row_answers"
 _LORA = Owner("peft:LoraConfig", _TASK, minimum={"r": 1, "lora_alpha": 1})
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 
@@ -124,6 +125,7 @@ def _rl_kind(
         display=Display(headline="reward", summary=("reward", "kl", "length")),
         trainer=f"{module}:trainer_of",
         unsupported=unsupported,
+        check_row=_PROMPT,
         inputs={**_REWARD_MODELS, **(inputs or {})},
         objectives=AXES,
         reads_eval_data=True,
@@ -257,8 +259,9 @@ STAGES: dict[str, Kind] = {
     "evaluate": Kind(
         about="answers held-out prompts, scored by a program or references, and measures eval loss, before and after",
         make="ft.stages.evaluate:make",
-        blocks=_options("evaluate", "EvaluateOptions") | {"rows": _ROWS},
+        blocks=_options("evaluate", "EvaluateOptions") | {"rows": Owner("ft.stages.evaluate:MeasuredRowOptions")},
         leaves=_METRICS,
+        check_row=_PROMPT,
         memory="ft.fit.answering:answering",
         display=Display(
             sections=(
@@ -288,6 +291,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.judge:make",
         blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND},
         leaves=frozenset({"metrics", "rows"}),
+        check_row=_PROMPT,
         memory="ft.fit.answering:judging",
         display=Display(
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
@@ -306,6 +310,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.report_card:make",
         blocks={"card": Owner("ft.stages.report_card:CardOptions"), "quantization": _QUANTIZATION},
         leaves=_METRICS,
+        check_row="ft.stages.report_card:check_pair",
         memory="ft.fit.answering:scoring",
         display=Display(
             sections=("ft.report.measured:card",),
@@ -320,6 +325,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.gatt:make",
         blocks=_options("gatt", "GattOptions", files=("bank",)),
         leaves=frozenset({"rows"}),
+        check_row=_DIALOGUE,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.answers:made_rows",),
@@ -336,6 +342,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.sample:make",
         blocks=_options("sample", "SampleOptions") | {"backend": _BACKEND},
         leaves=frozenset({"rows"}),
+        check_row=_PROMPT,
         memory="ft.fit.answering:sampling",
         display=Display(
             sections=(
@@ -355,6 +362,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.consistency:make",
         blocks=_options("consistency", "ConsistencyOptions", files=("bank",)),
         leaves=_METRICS,
+        check_row=_DIALOGUE,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.measured:consistency",), headline=r"turn_\d+", summary=(r"turn_\d+", "correct")
@@ -368,6 +376,7 @@ STAGES: dict[str, Kind] = {
         make="ft.stages.attention:make",
         blocks=_options("attention", "AttentionOptions", files=("bank",)),
         leaves=_METRICS,
+        check_row=_DIALOGUE,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.measured:attention",),

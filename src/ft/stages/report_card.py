@@ -19,6 +19,7 @@ from rich.table import Table
 from ft import artifacts
 from ft.console import Terminal
 from ft.data.axes import SAFETY_THRESHOLD
+from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source, SourceRow
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 1000
 GOLD = ("gold_chosen", "gold_rejected")
+
+NO_PAIR = "a report card reads pairs", "Write `format: preference` at the source."
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,27 @@ def models_of(job: Job) -> dict[str, Path]:
     return dict(zip(names, folders, strict=True))
 
 
+def check_pair(row: Row) -> None:
+    """Raises BadRow where a formatted row is no pair, or its gold scores are no numbers."""
+    if "chosen" not in row:
+        raise BadRow(*NO_PAIR)
+    gold = [row.get(name) for name in GOLD]
+    if not all(value is None or type(value) in (int, float) for value in gold):
+        raise BadRow(f"{' and '.join(GOLD)} are {gold}", "Write numbers, or none.")
+
+
 def _rows(job: Job, bad: BadRows) -> dict[int, SourceRow]:
     """The pairs by their number: a source taken twice has the same `where` twice."""
     rows = {}
     for number, source_row in enumerate(mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
         if "chosen" not in source_row.row:
-            raise fail(job.where, "a report card reads pairs", "Write `format: preference` at the source.")
-        gold = [source_row.row.get(name) for name in GOLD]
-        if all(value is None or type(value) in (int, float) for value in gold):
-            rows[number] = source_row
+            raise fail(job.where, *NO_PAIR)
+        try:
+            check_pair(source_row.row)
+        except BadRow as error:
+            bad.add(source_row.where, source_row.row, error)
         else:
-            bad.add(
-                source_row.where, source_row.row, BadRow(f"{' and '.join(GOLD)} are {gold}", "Write numbers, or none.")
-            )
+            rows[number] = source_row
     return rows
 
 

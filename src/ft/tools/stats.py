@@ -7,7 +7,6 @@ row, whose last answer is as long as its two answers on average. So a row of one
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, M
 from ft.data.formats.messages import Tie
 from ft.data.formats.preferences import RATINGS
 from ft.data.mix import format_rows, group_sizes, in_batches, rows_to_take
+from ft.data.reasons import reason_of
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.errors import UserError, fail
@@ -83,7 +83,7 @@ class SourceStats:
         if isinstance(bad, Tie):
             self.ties += 1
             return
-        reason = re.sub(r"\d+", "…", bad.what)
+        reason = reason_of(bad)
         self.broken[reason if reason in self.broken or len(self.broken) < REASONS else "other reasons"] += 1
 
     def add(self, row: Row, lengths: Iterator[int]) -> None:

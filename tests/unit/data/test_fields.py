@@ -10,9 +10,12 @@ from ft.data.formats.fields import (
     CALL_KEYS,
     CONVERSATION_COLUMNS,
     OF_A_TOOL,
+    OTHER_ROLES,
+    PART_TYPES,
     REASONING_KEYS,
     REFUSED,
     REFUSED_WHERE_ANSWERS_ARE_TRAINED,
+    REFUSED_WHERE_PAIRS_ARE_SCORED,
     TOOLS,
     TRAIN_KEYS,
     VARIABLES,
@@ -39,6 +42,10 @@ PAIR = {"prompt": "what colour is the frog?", "chosen": "green.", "rejected": "n
         ({"image": "pics/0.png"}, "the row holds image, and text is all that is read"),
         ({"videos": ["x.mp4"]}, "the row holds videos, and text is all that is read"),
         ({"audios": ["x.wav"]}, "the row holds audios, and text is all that is read"),
+        ({"weight": 0.5}, "the row says by weight how much it counts, and here every row counts alike"),
+        ({"loss_weight": 0}, "the row says by loss_weight how much it counts, and here every row counts alike"),
+        ({"sample_weight": "2"}, "the row says by sample_weight how much it counts, and here every row counts alike"),
+        ({"history": [["a", "b"]]}, "the row has a history of earlier turns beside its messages"),
         ({"loss_mask": [0, 1]}, "the row has a loss_mask, which counts the tokens of another tokenizer"),
         ({"tools": ["look", "find"]}, "tools: entry 1 is no function with a name"),
         ({"tools": {"name": "look"}}, "tools is an object, not a list of tools"),
@@ -58,6 +65,26 @@ def test_a_column_that_changes_what_a_row_means_is_refused(columns: dict[str, An
         with pytest.raises(BadRow) as bad:
             format_row(name, row | columns, {})
         assert bad.value.what == what
+
+
+def test_reasoning_beside_the_answer_is_read_where_the_answer_is_one_text_and_else_refused():
+    thought = {"reasoning_content": "it is spring."}
+    answer = {"role": "assistant", "content": "green."} | thought
+    assert format_row("prompt_completion", {"prompt": "colour?", "completion": "green."} | thought, {}) == {
+        "prompt": [{"role": "user", "content": "colour?"}],
+        "completion": [answer],
+    }
+    alpaca = format_row("alpaca", {"instruction": "colour?", "output": "green."} | thought, {})
+    assert alpaca == {"messages": [{"role": "user", "content": "colour?"}, answer]}
+    completion = {"prompt": "colour?", "completion": [{"role": "assistant", "content": "green."}]}
+    for name, row in (("messages", {"messages": DIALOGUE}), ("prompt_completion", completion)):
+        with pytest.raises(BadRow, match="the row has reasoning_content beside its messages"):
+            format_row(name, row | thought, {})
+
+
+def test_a_weight_of_one_says_nothing():
+    for weight in (1, 1.0, "1", None, "heavy", True):
+        assert format_row("messages", {"messages": DIALOGUE, "weight": weight}, {})["messages"] == DIALOGUE
 
 
 def test_pairs_with_pictures_are_refused_and_a_label_of_another_sort_is_not():
@@ -98,6 +125,7 @@ def test_rows_that_ft_made_name_nothing():
 
 def test_the_table_of_the_docs_names_every_field():
     text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    tables = (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED, TRAIN_KEYS, REASONING_KEYS, CALL_KEYS, OF_A_TOOL)
+    refused = (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED, REFUSED_WHERE_PAIRS_ARE_SCORED)
+    tables = (*refused, OTHER_ROLES, PART_TYPES, TRAIN_KEYS, REASONING_KEYS, CALL_KEYS, OF_A_TOOL)
     names = [name for table in tables for name in table] + [TOOLS, VARIABLES]
     assert [name for name in names if f"`{name}`" not in text] == []

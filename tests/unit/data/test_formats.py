@@ -203,7 +203,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "sharegpt",
         {"conversations": [{"from": "narrator", "value": "x"}]},
         "conversations: message 1 is from 'narrator' Known are: system, human, user, gpt, assistant, chatgpt, bing, "
-        "bard, model, function_call, tool, function, observation.",
+        "bard, function_call, tool, observation, model, ipython, function, developer.",
     ),
     (
         "sharegpt",

@@ -55,6 +55,49 @@ def test_what_an_answer_thought_has_one_name(key: str) -> None:
     assert dialogue([USER, ASSISTANT | {key: "i add."}], "messages")[1] == ASSISTANT | {"reasoning_content": "i add."}
 
 
+@pytest.mark.parametrize(
+    ("written", "role"), [("model", "assistant"), ("ipython", "tool"), ("function", "tool"), ("developer", "system")]
+)
+def test_roles_of_other_notations_have_one_name(written: str, role: str) -> None:
+    before = {"assistant": [USER], "tool": [USER, ASSISTANT], "system": []}[role]
+
+    found = dialogue([*before, {"role": written, "content": "x"}], "messages")[-1]
+
+    assert (found["role"], found["content"]) == (role, "x")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo?"}],
+        [{"type": "text", "value": "Hello?"}],
+        [{"type": "input_text", "text": "Hello?"}],
+        ["Hello?"],
+    ],
+    ids=["OpenAI", "LLaMA-Factory", "Responses", "bare"],
+)
+def test_parts_of_text_are_joined(parts: list[Any]) -> None:
+    assert dialogue([USER | {"content": parts, "loss_weight": 0.0}], "messages") == [USER | {"train": False}]
+
+
+def test_parts_that_think_and_call_have_fields_of_their_own() -> None:
+    call = '{"name": "look", "arguments": {"q": "frog"}}'
+    parts = [{"type": "reasoning", "value": "i look."}, {"type": "tool_call", "value": call}]
+
+    assert dialogue([USER, {"role": "assistant", "content": parts}], "messages")[1] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "i look.",
+        "tool_calls": [CALL],
+    }
+
+
+def test_a_tag_inside_of_a_text_is_text() -> None:
+    messages = [USER | {"content": "What does <image> mean in SVG?"}, ASSISTANT]
+
+    assert dialogue(messages, "messages") == messages
+
+
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"q": "frog"}}}
 
 
@@ -111,9 +154,35 @@ def test_a_call_has_one_form(keys: dict[str, Any]) -> None:
             Like("messages: message 1 (user) … a number …"),
         ),
         (
-            [USER | {"content": [{"type": "text", "text": "Hi"}]}],
-            Like("messages: message 1 (user) … list of parts …"),
+            [USER | {"content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}],
+            Like("messages: message 1 (user): part 2 … type 'image_url' … Text …"),
         ),
+        (
+            [USER | {"content": [{"type": "text"}]}],
+            Like("messages: message 1 (user): part 1 … 'text', … no text …"),
+        ),
+        ([USER | {"content": [7]}], Like("messages: message 1 (user): part 1 … type 'a number' …")),
+        ([USER | {"content": []}], Like("messages: message 1 (user) is empty …")),
+        (
+            [USER | {"content": [{"type": "reasoning", "value": "hm"}]}],
+            Like("messages: message 1 (user): part 1 … type 'reasoning' …"),
+        ),
+        (
+            [USER, ASSISTANT | {"content": [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "b"}]}],
+            Like("messages: message 2 (assistant): part 2 … 'thinking', stands behind …"),
+        ),
+        (
+            [USER, ASSISTANT | {"content": [{"type": "reasoning", "value": "a"}], "reasoning_content": "b"}],
+            Like("messages: message 2 (assistant): reasoning_content stands beside …"),
+        ),
+        (
+            [USER, ASSISTANT | {"content": [{"type": "tool_call", "value": "look"}]}],
+            Like("messages: message 2 (assistant): a tool call is no JSON: …"),
+        ),
+        ([USER | {"reasoning": "hm"}], Like("messages: message 1 (user) has reasoning …")),
+        ([USER | {"content": "<image>What is it?"}], Like("messages: message 1 (user) asks about … <image> …")),
+        ([USER | {"content": "What is it?\n<video>\n"}], Like("messages: message 1 (user) asks about … <video> …")),
+        ([{"role": "developer", "content": "a"}, {"role": "system", "content": "b"}], Like("messages: message 2 …")),
         (
             [USER | {"content": "smile \ud83d"}],
             Like("messages: message 1 (user) … surrogate …"),

@@ -160,11 +160,15 @@ WHOLE_FILE_ERRORS: list[tuple[str, str | bytes, str]] = [
     ("x.csv", "a,\n1,2\n", "F:1: column 2 has no name. The first line names the columns."),
     ("x.csv", b"a,\xe9\n1,2\n", "F:1: the name of column 2 is not UTF-8. Save the file as UTF-8."),
     ("x.parquet", b"PAR", "F: is not whole Parquet: "),
-    ("x.txt", "a", "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, and .gz of the text ones."),
+    (
+        "x.docx",
+        "a",
+        "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, .txt, and .gz of the text ones.",
+    ),
     (
         "x.parquet.gz",
         "a",
-        "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, and .gz of the text ones.",
+        "F: is of no known type. There are: .jsonl, .json, .csv, .tsv, .parquet, .txt, and .gz of the text ones.",
     ),
 ]
 
@@ -305,5 +309,5 @@ def test_what_keeps_a_hub_data_set_from_loading_is_said(tmp_path: Path) -> None:
 
     assert str(error.value).startswith(f"{absent.path}[default, test]: cannot be loaded: ")
     assert str(error.value).endswith(
-        ". Check path, name, split and revision, and the way to the Hub; a local path starts with ./"
+        ". The Hub does not answer: download it once while it does. A local path starts with ./"
     )

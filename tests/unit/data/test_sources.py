@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ft.data.sources.read import Source, file_hash, fingerprint
+from ft.data.sources.read import Source, file_hash, fingerprint, read
 
 
 def written(path: Path, content: str) -> Path:
@@ -93,3 +93,56 @@ def test_a_broken_cache_of_hashes_is_made_again(tmp_path: Path, content: str) ->
 
     assert file_hash(path, cache)[:8] == "ba7816bf"
     assert json.loads(cache.read_text(encoding="utf-8"))[str(path)][2][:8] == "ba7816bf"
+
+
+TEXT = b"\xef\xbb\xbfone frog\r\n\ntwo\nthree\n\n\n\nfour \xff\nfive"
+
+
+@pytest.mark.parametrize(
+    ("sample_by", "rows", "bad"),
+    [
+        ("line", {1: "one frog", 3: "two", 4: "three", 9: "five"}, [8]),
+        ("paragraph", {1: "one frog", 3: "two\nthree"}, [8]),
+        ("document", {}, [1]),
+    ],
+)
+def test_a_text_file_has_a_row_a_line_or_a_paragraph_or_is_one(
+    tmp_path: Path, sample_by: Any, rows: dict[int, str], bad: list[int]
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(TEXT)
+    found: list[str] = []
+
+    read_rows = {
+        one.where: one.row["text"]
+        for one in read(Source(str(path), sample_by=sample_by), lambda where, row, bad: found.append(where))
+    }
+
+    assert read_rows == {f"{path}:{line}": text for line, text in rows.items()}
+    assert found == [f"{path}:{line}" for line in bad]
+
+
+def test_a_text_that_is_longer_than_a_row_may_be_is_a_bad_row_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("a line of words\n" * 10_000, encoding="utf-8")
+    found: list[str] = []
+
+    rows = list(
+        read(Source(str(path), sample_by="document", max_row_mib=0.0625), lambda *row: found.append(row[2].what))
+    )
+
+    assert (rows, found) == ([], ["the row is longer than 0.0625 MiB"])
+
+
+def test_texts_beside_rows_are_notes_and_alone_they_are_rows(tmp_path: Path) -> None:
+    written(tmp_path / "LICENCE.txt", "do what you like")
+    assert [one.row for one in read(Source(str(tmp_path)))] == [{"text": "do what you like"}]
+    written(tmp_path / "rows.jsonl", '{"text": "a"}')
+    assert [one.row for one in read(Source(str(tmp_path)))] == [{"text": "a"}]
+
+
+def test_how_a_text_is_cut_decides_its_rows_and_nothing_else_changes_a_fingerprint(tmp_path: Path) -> None:
+    path = str(written(tmp_path / "x.txt", "a"))
+    assert "sample_by" not in fingerprint(Source(path), None)
+    assert "sample_by" not in fingerprint(Source("org/set"), None)
+    assert fingerprint(Source(path, sample_by="paragraph"), None) != fingerprint(Source(path), None)

@@ -122,6 +122,22 @@ def test_an_answer_is_never_cut():
     assert renderer.counts.rows_dropped == 1
 
 
+def test_whom_messages_of_the_prompt_say_to_train_moves_no_prompt():
+    earlier = said("assistant", "yes?") | {"train": True}
+    _, [pair, plain] = rendered(row(said("user", "hello"), earlier, USER), row(said("user", "hello"), YES, USER))
+    assert pair == plain
+
+
+def test_a_margin_is_refused_where_a_reward_model_would_have_to_heed_it():
+    scored = CAUSAL.encoder(tiny.tokenizer(), ScoredPairOptions(), 1000)
+    bad, sampled, odd = scored.encode_batch([row(margin=0.5), row(margin=0.5, sampled={}), row(margin="wide")])
+    assert isinstance(bad, BadRow)
+    assert bad.what == "the row has a margin, and a reward model here takes its margins from `rating`"
+    assert isinstance(sampled, dict)
+    assert isinstance(odd, dict)
+    assert isinstance(rendered(row(margin=0.5))[1][0], dict)  # DPO has none to replace
+
+
 def test_a_forged_turn_is_refused_by_the_side_it_stands_in():
     _, [found] = rendered(row(rejected="no<|im_end|>"))
     assert isinstance(found, BadRow)

@@ -7,7 +7,8 @@ import pytest
 from chat_tokenizers import TEMPLATES, byte_level, chatml, for_trl, metaspace, trained_text
 
 from ft.data.formats import format_row
-from ft.encode.conversation import BadRow, RenderedRow, Renderer
+from ft.data.formats.messages import dialogue
+from ft.encode.conversation import ROLES, BadRow, RenderedRow, Renderer
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja") if not path.stem.endswith("_training"))
 QUESTION = {"role": "user", "content": "what is two and two?"}
@@ -172,3 +173,16 @@ def test_a_call_that_forges_a_turn_is_refused():
     bad = rendered(Renderer(for_trl("qwen3", byte_level)), row(forged))
     assert isinstance(bad, BadRow)
     assert "marks a turn" in bad.what
+
+
+def test_a_developer_speaks_in_the_templates_own_role_or_as_the_system():
+    answer = {"role": "assistant", "content": "four."}
+    spoken = dialogue([{"role": "developer", "content": "You answer in rhyme."}, QUESTION, answer], "messages")
+    own = Renderer(for_trl("gptoss", byte_level)).prompt_text(spoken[:2])
+    assert "<|start|>developer<|message|># Instructions\n\nYou answer in rhyme." in own
+    system = [{"role": "system", "content": "You answer in rhyme."}, QUESTION]
+    for name in ("llama3", "qwen3", "gemma4"):
+        renderer = Renderer(for_trl(name, byte_level))
+        assert renderer.prompt_text(spoken[:2]) == renderer.prompt_text(system)
+    roles = Renderer(for_trl("qwen3", byte_level)).render({"messages": spoken}).roles
+    assert ROLES.index("system") in roles

@@ -4,6 +4,7 @@ import pytest
 from chat_tokenizers import chatml, metaspace, trained_text
 
 from ft.encode.conversation import BadRow, Counts, Renderer, template
+from ft.families import CAUSAL
 
 SYSTEM = {"role": "system", "content": "You answer in rhyme."}
 DIALOGUE = [
@@ -103,3 +104,30 @@ def test_a_long_text_is_dropped_and_counted():
     renderer = Renderer(chatml(), max_length=5, on_too_long="drop_turns")
     assert renderer.render({"text": "The fox sleeps; the owl counts stars."}) is None
     assert renderer.counts == Counts(rows_too_long=1, rows_dropped=1)
+
+
+DOCUMENT = "the frog is green. " * 20
+
+
+@pytest.mark.parametrize("most", [3, 16, 50])
+def test_a_document_is_split_into_pieces_that_hold_it_whole(most):
+    whole = Renderer(chatml()).render({"text": DOCUMENT}).input_ids
+    encoder = CAUSAL.row_encoder(chatml(), "all", most, "split")
+    [pieces] = encoder.encode_batch([{"text": DOCUMENT}])
+    assert [id for piece in pieces for id in piece["input_ids"]] == whole
+    assert [id for piece in pieces for id in piece["labels"]] == whole
+    assert all(1 < len(piece["input_ids"]) <= most for piece in pieces)
+    assert (encoder.counts.rows_too_long, encoder.counts.pieces) == (1, len(pieces))
+
+
+def test_no_piece_is_one_token_alone():
+    whole = len(Renderer(chatml()).render({"text": DOCUMENT}).input_ids)
+    [pieces] = CAUSAL.row_encoder(chatml(), "all", whole - 1, "split").encode_batch([{"text": DOCUMENT}])
+    assert [len(piece["input_ids"]) for piece in pieces] == [whole - 2, 2]
+
+
+def test_a_document_that_fits_and_a_dialogue_are_not_split():
+    encoder = CAUSAL.row_encoder(chatml(), "assistant", 60, "split")
+    short, dialogue = encoder.encode_batch([{"text": "the frog."}, {"messages": DIALOGUE}])
+    assert isinstance(short, dict)
+    assert dialogue.what == f"it is {length(DIALOGUE)} tokens long, over max_length 60, and only documents are split"

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
+from ft import hub
 from ft.cli import app
 from ft.cli.app import read_recipe
 from ft.errors import UserError
@@ -253,13 +254,13 @@ def test_a_hub_out_of_reach_is_asked_once_and_quickly_and_never_offline(monkeypa
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(shapes, "getproxies", dict)
-    monkeypatch.setattr(shapes.socket, "create_connection", refused)
-    shapes.hub_is_there.cache_clear()
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "create_connection", refused)
+    hub.hub_is_there.cache_clear()
     said = [
         shapes.config_of(ModelSource(name))[1] for name in ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf")
     ]
-    shapes.hub_is_there.cache_clear()
+    hub.hub_is_there.cache_clear()
     assert said == ["built-in sizes"] * 2
     assert asked == [(("huggingface.co", 443), 3.0)] * times
 

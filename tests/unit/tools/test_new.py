@@ -62,7 +62,7 @@ def test_a_fork_says_only_what_differs(forks: Forks) -> None:
         "  - kind: sft\n"
         "    data: [{path: ../own.jsonl, format: alpaca}]\n"
         "    rows: {eval_fraction: 0.1}\n"
-        "  # These judge on rows of the recipe it extends; give them `data:` of your own to have them back.\n"
+        "  # These read rows of the recipe it extends; give them `data:` of your own to have them back.\n"
         "  - {name: score, skip: true}\n"
     )
     assert list(fork_lines(made)) == [
@@ -111,15 +111,16 @@ def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: P
     rows = [*ALPACA, {"instruction": "x" * 60, "output": "long"}]
     assert refused(lambda: forks(rows)) == (
         Like(
-            f"{tmp_path}/own.jsonl: 1 … 41 … max_length 64 … {tmp_path}/own.jsonl:41 … 85 … "
-            "--too-long drop_turns … --too-long …"
+            f"{tmp_path}/own.jsonl: 1 of 41 rows (2%) … max_length 64 … {tmp_path}/own.jsonl:41 … 85 … "
+            "--max-length 128 … --too-long drop (loses 1 rows, 2%)."
         )
     )
     assert "rows: {eval_fraction: 0.1, on_too_long: drop}\n" in forks(rows, too_long="drop").path.read_text(
         encoding="utf-8"
     )
     assert refused(lambda: forks(rows, name="b", too_long="cut")) == (
-        "--too-long: 'cut'. Write drop_turns (whole oldest turns leave) or drop."
+        "--too-long: 'cut'. "
+        "Write drop_turns (whole oldest turns leave), drop, or split (documents are cut into pieces)."
     )
 
 
@@ -170,7 +171,7 @@ def test_pairs_of_transcripts_become_transcripts_for_sft(forks: Forks) -> None:
         ),
         (
             {"history": "sky?", "human_ref_A": "blue", "human_ref_B": "red", "labels": 1},
-            Like("… 'sft' … --stage …"),
+            Like("… 'sft' … pairs … --from tiny/dpo …"),
         ),
     ],
 )
@@ -187,13 +188,12 @@ def test_the_way_out_of_pairs_works(forks: Forks) -> None:
 
 
 def test_a_stage_on_pairs_is_forked_with_pairs_alone(base: Path, data: Path, tmp_path: Path) -> None:
-    """Their format is known to be right; they are measured when they are prepared."""
     pairs = [{"prompt": f"{n} sky?", "chosen": "blue", "rejected": "red"} for n in range(40)]
     own = written(tmp_path / "pairs.jsonl", pairs)
     stage = {**tiny.sft(own), "kind": "dpo", "rows": {"max_prompt_length": 32}}
     there = tiny.planned(tiny.recipe(tmp_path / "parent", [stage], model=str(base)), tmp_path / "runs")
     made = fork(there, ForkOptions(str(tmp_path / "new/own.yaml"), str(own)), tiny.checked)
-    assert (made.source.format, made.summary.good, made.summary.rendered) == ("preference", 40, False)
+    assert (made.source.format, made.summary.good, made.summary.longest) == ("preference", 40, 31)
     assert "rows: {eval_fraction: 0.1}" in made.path.read_text(encoding="utf-8")
     said = refused(lambda: fork(there, ForkOptions(str(tmp_path / "new/b.yaml"), str(data)), tiny.checked))
     assert said.endswith(
@@ -287,3 +287,100 @@ def test_the_command_prints_the_diff_and_what_to_type_next(parent: Path, tmp_pat
 def test_real_transcripts(forks: Forks) -> None:
     made = forks(str(SHARED), reject=True, too_long="drop_turns")
     assert (made.summary.good, made.summary.bad) == (2300, 12)
+
+
+def test_rows_that_are_too_long_are_advised_in_the_order_of_what_is_lost(forks: Forks, tmp_path: Path) -> None:
+    """Long by their turns, or by one answer, where the model sees 128 tokens."""
+    turns = [("user", "x" * 20), ("assistant", "y" * 20)]
+    dialogues = [
+        [("user", "?"), ("assistant", "y" * 200)],
+        *([("user", f"{n}?"), ("assistant", "y")] for n in range(5)),
+    ]
+    dialogues += [[("user", f"{n}!"), turns[1], *turns, *turns] for n in range(4)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in one]} for one in dialogues]
+    assert refused(lambda: forks(rows)).endswith(
+        "5 of 10 rows (50%) are longer than max_length 64, the first at "
+        f"{tmp_path}/own.jsonl:1, the longest of 222 tokens. "
+        "Write --too-long drop_turns (loses 1 rows, and the oldest turns of long ones), or "
+        "--too-long drop (loses 5 rows, 50%)."
+    )
+    assert list(fork_lines(forks(rows, too_long="drop_turns")))[3] == (
+        "5 of 10 rows (50%) are longer than 64 tokens and lose their oldest turns, "
+        "and 1 of them do not fit even so: dropped"
+    )
+
+
+def test_documents_are_split_where_that_is_asked_for(forks: Forks, tmp_path: Path) -> None:
+    documents = [{"text": f"{n} " + "word " * (3 + 5 * n)} for n in range(8)]
+    assert "--too-long split (keeps all text" in refused(lambda: forks(documents))
+    made = forks(documents, too_long="split")
+    there = tiny.planned(made.path, tmp_path / "runs")
+    prepare_rows(there, there.stage("sft"))
+    stats = tiny.planned(made.path, tmp_path / "runs").stage("sft").prepared
+    assert stats is not None
+    assert stats["train"]["tokens"] + stats["eval"]["tokens"] == made.summary.tokens
+    assert stats["too_long"] == {"rows": 6, "dropped": 0, "turns": 0, "pieces": 16}
+    assert max(stats[side]["lengths"]["quantiles"]["longest"] for side in ("train", "eval")) <= 64
+
+
+def test_what_is_set_stands_in_the_new_recipe(forks: Forks, tmp_path: Path) -> None:
+    made = forks(ALPACA, max_length=96, sets=["sft.train.max_steps=2", "seed=7", "sft.rows.train_on=last"])
+    text = made.path.read_text(encoding="utf-8")
+    assert "seed: 7\n" in text
+    assert "    rows: {eval_fraction: 0.1, train_on: last}\n    train: {max_steps: 2, max_length: 96}\n" in text
+    stage = tiny.planned(made.path, tmp_path / "runs").stage("sft").stage
+    assert (stage.blocks["train"]["max_length"], stage.blocks["train"]["max_steps"]) == (96, 2)
+
+
+def test_stages_that_read_rows_of_the_parent_are_left_out_with_what_stands_on_them(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    held_out = [{"path": str(data)}]
+    stages = [
+        tiny.sft(data),
+        {**tiny.sft(data), "name": "more", "init": "$sft"},
+        {"kind": "evaluate", "name": "of-more", "init": "$more", "data": held_out, "evaluate": {"loss": True}},
+        {"kind": "harness", "init": "$sft", "harness": {"tasks": ["arc_easy"]}},
+        {"kind": "harness", "name": "tasks-of-more", "init": "$more", "harness": {"tasks": ["arc_easy"]}},
+    ]
+    parent = tiny.recipe(tmp_path / "parent", stages, model=str(base))
+    own = written(tmp_path / "own.jsonl", ALPACA)
+    made = fork(
+        tiny.planned(parent, tmp_path / "runs"), ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked
+    )
+    assert made.skipped == ("more", "of-more", "tasks-of-more")
+    assert [stage.name for stage in tiny.checked(made.path).stages] == ["sft", "harness"]
+
+
+def test_a_file_of_one_mistake_is_one_line(forks: Forks, tmp_path: Path) -> None:
+    rows = [{"instruction": f"{n}?", "output": ""} for n in range(30)]
+    file = tmp_path / "own.jsonl"
+    assert refused(lambda: forks([*ALPACA, *rows])).splitlines() == [
+        f"{file}:41: alpaca row: message 2 (assistant) is empty (30 rows like it: 41, 42, 43, 44, …). "
+        "Give it text or drop the row.",
+        f"{file}: 30 of 70 rows are bad. Fix them, or skip them with --reject.",
+    ]
+
+
+def test_nothing_is_called_good_that_was_not_checked(data: Path, tmp_path: Path) -> None:
+    parent = tiny.recipe(tmp_path / "parent", [tiny.sft(data)], model="nobody/nothing-7b")
+    own = written(tmp_path / "own.jsonl", ALPACA)
+    made = fork(
+        tiny.planned(parent, tmp_path / "runs"), ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked
+    )
+    lines = list(fork_lines(made))
+    assert lines[1:3] == [
+        f"{own}: 40 rows in format alpaca",
+        Like("Not checked: the chat template, special tokens and lengths. nobody/nothing-7b: … Hub does not answer …"),
+    ]
+    assert not any("good rows" in line for line in lines)
+
+
+def test_prompts_are_checked_as_prompts(forks: Forks) -> None:
+    made = forks([{"prompt": "snow?", "answer": "white"}], stage="score")
+    assert list(fork_lines(made))[1:3] == [
+        f"{made.source.path}: 1 rows in format prompt",
+        "Not checked: lengths, and what 'score' reads of other columns; it looks when it runs.",
+    ]
+    with_tools = [{"prompt": "snow?", "tools": [{"function": {"name": "look"}}]}]
+    assert "Answers are sampled without any" in refused(lambda: forks(with_tools, name="b", stage="score"))

@@ -24,8 +24,16 @@ from ft.data.formats.columns import (
     transcript,
 )
 from ft.data.formats.columns import Row as Row
+from ft.data.formats.fields import (
+    REASONING,
+    REFUSED,
+    REFUSED_WHERE_ANSWERS_ARE_TRAINED,
+    Message,
+    check_columns,
+    kind_of,
+    read_columns,
+)
 from ft.data.formats.fields import BadRow as BadRow
-from ft.data.formats.fields import check_columns, kind_of, read_columns
 from ft.data.formats.messages import (
     dialogue,
     either,
@@ -33,6 +41,7 @@ from ft.data.formats.messages import (
     make_message,
     require_answer,
     require_question,
+    role_of,
 )
 from ft.data.formats.preferences import (
     hh_pairs,
@@ -73,7 +82,8 @@ def sharegpt(row: Row) -> Row:
 
 
 def alpaca(row: Row) -> Row:
-    """`instruction`, `output` and, where given, `input` (on a new line), `system`, `history` (pairs)."""
+    """`instruction`, `output` and, where given, `input` (on a new line), `system`, `history` (pairs), and what the
+    answer thought as `reasoning_content`."""
     first_of(row, "instruction")
     first_of(row, "output")
     turns = []
@@ -90,8 +100,8 @@ def alpaca(row: Row) -> Row:
     question = row["instruction"]
     if row.get("input"):
         question = f"{question}\n{row['input']}"
-    turns += [make_message("user", question), make_message("assistant", row["output"])]
-    extra_columns = extras(row, "instruction", "input", "output", "history", "system")
+    turns += [make_message("user", question), _answer_of(row, row["output"])]
+    extra_columns = extras(row, "instruction", "input", "output", "history", "system", REASONING)
     return {**extra_columns, "messages": messages_of(row, turns, "alpaca row")}
 
 
@@ -99,9 +109,19 @@ def prompt_completion(row: Row) -> Row:
     """`prompt` and `completion`, each a string or a list of messages; the completion is what is trained."""
     prompt = prompt_of(row)
     value = row[first_of(row, "completion")]
-    wrapped = [make_message("assistant", value)] if isinstance(value, str) else value
-    completion = require_answer(dialogue(wrapped, "completion", prompt[-1]["role"]), "completion")
-    return {**extras(row, "system"), "prompt": prompt, "completion": completion}
+    used = {"system", *([REASONING] if isinstance(value, str) else ())}
+    if isinstance(value, str):
+        value = [_answer_of(row, value)]
+    else:
+        check_columns(row, REFUSED_WHERE_ANSWERS_ARE_TRAINED)
+    completion = require_answer(dialogue(value, "completion", prompt[-1]["role"]), "completion")
+    return {**extras(row, *used), "prompt": prompt, "completion": completion}
+
+
+def _answer_of(row: Row, text: object) -> Message:
+    """The row's answer, with what it thought where a column of its own holds that."""
+    thought = {REASONING: row[REASONING]} if row.get(REASONING) else {}
+    return {**make_message("assistant", text), **thought}
 
 
 def prompt(row: Row) -> Row:
@@ -120,7 +140,7 @@ def user_turns(row: Row) -> Row:
         raise BadRow(f"{column} is {kind_of(value)}, not a list of what users said", 'Write ["…", "…"].')
     turns = [make_message("user", turn) if isinstance(turn, str) else turn for turn in value]
     for number, turn in enumerate(turns, 1):
-        if isinstance(turn, dict) and turn.get("role") in ("assistant", "tool"):
+        if role_of(turn) in ("assistant", "tool"):
             raise BadRow(f"{column}: message {number} is of the {turn['role']}", "Read it with format: messages.")
     found = messages_of(row, turns[:1], column)
     for number, turn in enumerate(turns[1:], 2):
@@ -174,6 +194,13 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "every_answer": every_answer,
 }
 
+HEEDED = {
+    "alpaca": ("history", REASONING),
+    "prompt_completion": (REASONING,),
+    "shp": ("history",),
+}
+"""Columns that are refused, but not in these formats, which read them."""
+
 FORMAT_COLUMNS = KINDS | {"conversations", "instruction", "output", "turns", "transcript"}
 """The columns that most formats are told by."""
 
@@ -191,7 +218,8 @@ SIGNATURES = (
 def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
     """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names."""
     row = read_columns(_rename_columns(row, columns) if columns else row)
-    check_columns(row, answers_are_trained=name not in PAIRS and name not in QUESTIONS)
+    tables = (REFUSED,) if name in PAIRS or name in QUESTIONS else (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED)
+    check_columns(row, *tables, reads=HEEDED.get(name, ()))
     return FORMATS[name](row)
 
 
@@ -222,8 +250,8 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
     found = [name for name, columns_of_it in SIGNATURES if columns_of_it <= has]
     if "conversations" in has and isinstance(row.get("chosen"), dict) and isinstance(row.get("rejected"), dict):
         return "sharegpt_pairs"
-    if {"chosen", "rejected"} <= has:
-        found.append("hh_pairs" if is_transcript(row["chosen"]) and "prompt" not in has else "preference")
+    if {"chosen", "rejected"} <= has or {"chosen_messages", "rejected_messages"} <= has:
+        found.append("hh_pairs" if is_transcript(row.get("chosen")) and "prompt" not in has else "preference")
     if "messages" in has or "conversations" in has:
         found.append(_detect_messages(row["messages" if "messages" in has else "conversations"]))
     if {"instruction", "output"} <= has:
@@ -250,7 +278,7 @@ def _detect_messages(value: object) -> str:
     messages = [message for message in value if isinstance(message, dict)] if isinstance(value, list) else []
     if messages and "from" in messages[0]:
         return "sharegpt"
-    roles = [message.get("role") for message in messages]
+    roles = [role_of(message) for message in messages]
     return "user_turns" if roles.count("user") > 1 and set(roles) <= {"system", "user"} else "messages"
 
 

@@ -9,8 +9,8 @@ import json
 import re
 from typing import Any
 
-from ft.data.formats.fields import CALLS, BadRow, Message, Row, kind_of
-from ft.data.formats.messages import dialogue, either, make_message, require_question
+from ft.data.formats.fields import CALLS, DEVELOPER, OTHER_ROLES, BadRow, Message, Row, kind_of
+from ft.data.formats.messages import dialogue, either, make_message, require_question, role_of
 
 KINDS = frozenset(("messages", "prompt", "completion", "chosen", "rejected", "text"))
 """The columns that say what kind of row it is."""
@@ -24,11 +24,11 @@ SHAREGPT_ROLES = {
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
-    "model": "assistant",
     "function_call": "assistant",
     "tool": "tool",
-    "function": "tool",
     "observation": "tool",
+    **{name: role for name, role in OTHER_ROLES.items() if name != DEVELOPER},
+    DEVELOPER: DEVELOPER,
 }
 
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -53,7 +53,7 @@ def messages_of(row: Row, value: object, column: str) -> list[Message]:
     system = row.get("system")
     if system in (None, ""):
         return dialogue(value, column)
-    if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("role") == "system":
+    if isinstance(value, list) and value and role_of(value[0]) == "system":
         if value[0].get("content") != system:
             raise BadRow(f"column system and {column} hold two system messages", "Drop one of them.")
         return dialogue(value, column)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ft.printable import printable_line
@@ -25,7 +25,20 @@ TRAIN_KEYS = ("train", "weight", "loss", "training", "loss_weight")  # ft, OpenA
 REASONING_KEYS = (REASONING, "reasoning", "thinking")  # DeepSeek and Qwen, OpenRouter and vLLM, gpt-oss
 CALL_KEYS = (CALLS, "function_call")  # OpenAI's two ways, the second from before 2023-11
 OF_A_TOOL = ("name", "tool_call_id")  # which call a tool's message answers; some templates write them
-MESSAGE_KEYS = frozenset(("role", "content", "train", REASONING, CALLS))
+DEVELOPER = "developer"  # true in a system message that was written with OpenAI's newer role
+MESSAGE_KEYS = frozenset(("role", "content", "train", REASONING, CALLS, DEVELOPER))
+
+# Roles of other notations: OpenAI's and Gemma's, then Llama 3.1's and OpenAI's for what a tool has answered.
+OTHER_ROLES = {"developer": "system", "model": "assistant", "ipython": "tool", "function": "tool"}
+
+# Type of a part of a content → the key of the message that it belongs to, in the order they may stand.
+PART_TYPES = {
+    **dict.fromkeys(("reasoning", "thinking"), REASONING),  # LLaMA-Factory, Anthropic
+    **dict.fromkeys(("text", "input_text", "output_text"), "content"),  # OpenAI, and its Responses
+    "tool_call": CALLS,  # LLaMA-Factory
+}
+IN_A_PART = ("text", "value", "thinking", "reasoning")  # where its text stands
+PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # LLaVA's, at an end of what the user says
 
 # Columns that a trained row is made of, whatever format it came in.
 CONVERSATION_COLUMNS = frozenset(("messages", "prompt", "completion", "text", TOOLS, VARIABLES))
@@ -59,6 +72,21 @@ _KTO_LABEL = Refusal(
     "says by {name} whether its answer is wanted (KTO), and here every answer is trained",
     "Keep the rows whose {name} is true and drop the column, or make pairs of them.",
 )
+_WEIGHT = Refusal(
+    lambda value: _number(value) not in (None, 1),
+    "says by {name} how much it counts, and here every row counts alike",
+    "Leave out the column; a source counts more by `weight:` of its own, and `train: false` leaves out a message.",
+)
+_HISTORY = Refusal(
+    lambda value: isinstance(value, list) and bool(value),
+    "has a {name} of earlier turns beside its messages",
+    "Write these turns as messages before the others, or the row as instruction, output and history.",
+)
+_REASONING_COLUMN = Refusal(
+    lambda value: isinstance(value, str) and bool(value.strip()),
+    "has {name} beside its messages",
+    "Write it into the message of the assistant that it belongs to.",
+)
 _MASK = Refusal(
     lambda value: value is not None,
     "has a {name}, which counts the tokens of another tokenizer",
@@ -67,19 +95,42 @@ _MASK = Refusal(
 REFUSED: dict[str, Refusal] = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("loss_mask", "labels_mask"), _MASK),
+    **dict.fromkeys(("weight", "loss_weight", "sample_weight"), _WEIGHT),
+    "history": _HISTORY,
 }
-REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {"label": _KTO_LABEL, "kto_tag": _KTO_LABEL}
+REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {
+    "label": _KTO_LABEL,
+    "kto_tag": _KTO_LABEL,
+    REASONING: _REASONING_COLUMN,
+}
+REFUSED_WHERE_PAIRS_ARE_SCORED: dict[str, Refusal] = {
+    "margin": Refusal(
+        lambda value: _number(value) is not None,
+        "has a {name}, and a reward model here takes its margins from `rating`",
+        "Grade the pair by a rating from 1 to 4, or drop the column.",
+    )
+}
 
 
-def check_columns(row: Row, *, answers_are_trained: bool) -> None:
-    """BadRow where a column says that the row means something else than its messages say."""
-    tables = (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED) if answers_are_trained else (REFUSED,)
+def check_columns(row: Row, *tables: Mapping[str, Refusal], reads: Collection[str] = ()) -> None:
+    """BadRow where a column says that the row means something else than its messages say; `reads` are those that the
+    row's format heeds."""
     for table in tables:
         if table.keys().isdisjoint(row):
             continue
         for name, refusal in table.items():
-            if name in row and refusal.is_meant(row[name]):
+            if name in row and name not in reads and refusal.is_meant(row[name]):
                 raise BadRow(f"the row {refusal.what.format(name=name)}", refusal.fix.format(name=name))
+
+
+def _number(value: object) -> float | None:
+    """A number, or the text of one, as a table without types has it; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 # Columns that may be JSON text, because a table has no place for what they hold
@@ -134,6 +185,54 @@ def _checked_tools(tools: object) -> list[Any]:
 # Keys of a message
 
 
+def join_parts(message: Message, where: str) -> Message:
+    """The message with its content as one text: its parts of text joined, those that think or call in fields of their
+    own. Raises BadRow for a part that is none of these."""
+    values: dict[str, list[str]] = {key: [] for key in dict.fromkeys(PART_TYPES.values())}
+    order = list(values)
+    last = order[0]
+    for number, part in enumerate(message["content"], 1):
+        kind, text = _part(part)
+        key = PART_TYPES.get(kind)
+        if key is None or (key != "content" and message["role"] != "assistant"):
+            what = f"{where}: part {number} of its content is of type {kind!r}"
+            raise BadRow(what, "Text is all that is read: drop the row, or the part if it says nothing.")
+        if text is None:
+            fix = 'Write {"type": "text", "text": "…"}.'
+            raise BadRow(f"{where}: part {number} of its content, of type {kind!r}, holds no text", fix)
+        if order.index(key) < order.index(last):
+            what = f"{where}: part {number} of its content, of type {kind!r}, stands behind one of another type"
+            raise BadRow(what, "First comes what the answer thought, then its text, then its tool calls.")
+        last = key
+        values[key].append(text)
+    found = {**message, "content": "".join(values["content"])}
+    for key in (REASONING, CALLS):
+        if values[key] and message.get(key):
+            raise BadRow(f"{where}: {key} stands beside its content and in it", "Leave one of them.")
+    if values[REASONING]:
+        found[REASONING] = "".join(values[REASONING])
+    if values[CALLS]:
+        found[CALLS] = [_json_call(text, where) for text in values[CALLS]]
+    return found
+
+
+def _part(part: object) -> tuple[str, str | None]:
+    """Type and text of a part of a content."""
+    if isinstance(part, str):
+        return "text", part
+    if not isinstance(part, dict):
+        return kind_of(part), None
+    texts = (part[name] for name in IN_A_PART if isinstance(part.get(name), str))
+    return str(part.get("type")), next(texts, None)
+
+
+def _json_call(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"{where}: a tool call is no JSON: {error}", _CALL_FIX) from error
+
+
 def read_message(message: Message, where: str) -> Message:
     """The message with what it says under one name each: `train`, `reasoning_content`, `tool_calls`. Raises BadRow."""
     for key in ("train_detail", "training_detail"):  # axolotl's spans of characters within a message
@@ -149,6 +248,8 @@ def read_message(message: Message, where: str) -> Message:
             found[REASONING] = reasoning
         if calls := _one_of(message, CALL_KEYS, where):
             found[CALLS] = read_calls(calls, where)
+    elif others := [key for key in (*REASONING_KEYS, *CALL_KEYS) if message.get(key)]:
+        raise BadRow(f"{where} has {others[0]}", "Only the assistant thinks and calls: leave it out, or mend its role.")
     return found
 
 
@@ -187,8 +288,11 @@ def read_calls(calls: object, where: str) -> list[Row]:
     return [_call(entry, f"{where}: tool call {number}") for number, entry in enumerate(entries, 1)]
 
 
+_CALL_FIX = 'Write {"function": {"name": "…", "arguments": {…}}}.'
+
+
 def _call(entry: object, where: str) -> Row:
-    fix = 'Write {"function": {"name": "…", "arguments": {…}}}.'
+    fix = _CALL_FIX
     function = entry.get("function", entry) if isinstance(entry, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
         raise BadRow(f"{where} names no function", fix)

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ft.data.formats.fields import CALLS, REASONING, Message, kind_of, read_message
+from ft.data.formats.fields import (
+    CALLS,
+    DEVELOPER,
+    OTHER_ROLES,
+    PLACEHOLDERS,
+    REASONING,
+    Message,
+    join_parts,
+    kind_of,
+    read_message,
+)
 from ft.data.formats.fields import BadRow as BadRow
 
 AFTER = {
@@ -38,10 +49,15 @@ def dialogue(value: object, column: str, before: str = "") -> list[Message]:
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
             raise BadRow(f"{column}: message {number} is {kind_of(message)}, not an object with role and content")
-        role, content = message.get("role"), message.get("content")
+        role, content = role_of(message), message.get("content")
         if role not in AFTER[before]:
-            raise _wrong_role(column, number, role, before)
-        where = f"{column}: message {number} ({role})"
+            raise _wrong_role(column, number, message, before)
+        where = f"{column}: message {number} ({message['role']})"
+        if message["role"] != role:
+            message = {**message, "role": role, **({DEVELOPER: True} if message["role"] == DEVELOPER else {})}
+        if isinstance(content, list):
+            message = join_parts(message, where)
+            content = message["content"]
         if len(message) > 2 or "content" not in message:
             message = read_message(message, where)
         if CALLS in message and (content is None or content == ""):
@@ -52,20 +68,31 @@ def dialogue(value: object, column: str, before: str = "") -> list[Message]:
             raise _bad_content(where, role, content)
         if REASONING in message and not is_unicode(message[REASONING]):
             raise _bad_content(f"{where}: its reasoning", role, message[REASONING])
+        if role == "user" and (content.startswith(PLACEHOLDERS) or content.rstrip().endswith(PLACEHOLDERS)):
+            what = f"{where} asks about what is no text: {', '.join(tag for tag in PLACEHOLDERS if tag in content)}"
+            raise BadRow(what, "Text is all that is read: drop the row.")
         messages.append(message)
         before = role
     return messages
 
 
-def _wrong_role(column: str, number: int, role: object, before: str) -> BadRow:
+def role_of(message: object) -> Any:
+    """The role of a message by the name it has here; None for what has none."""
+    role = message.get("role") if isinstance(message, dict) else None
+    return OTHER_ROLES.get(role, role) if isinstance(role, str) else role
+
+
+def _wrong_role(column: str, number: int, message: Message, before: str) -> BadRow:
+    role, written = role_of(message), message.get("role")
     if role not in ROLES:
-        return BadRow(f"{column}: message {number} has role {role!r}", f"Roles are {', '.join(ROLES)}.")
+        known = ", ".join((*ROLES, *OTHER_ROLES))
+        return BadRow(f"{column}: message {number} has role {written!r}", f"Roles are {known}.")
     if role == "system":
         return BadRow(f"{column}: message {number} is a system message", "Only the first message may be one.")
     if not before:
-        return BadRow(f"{column} starts with a message of the {role}", "It starts with system or user.")
+        return BadRow(f"{column} starts with a message of the {written}", "It starts with system or user.")
     return BadRow(
-        f"{column}: message {number} ({role}) follows {before}", f"After {before} comes {either(AFTER[before])}."
+        f"{column}: message {number} ({written}) follows {before}", f"After {before} comes {either(AFTER[before])}."
     )
 
 
@@ -75,8 +102,6 @@ def _bad_content(where: str, role: str, content: object) -> BadRow:
             return BadRow(f"{where} holds half a surrogate pair, which is no character", "Write the text as UTF-8.")
         fix = "Leave the message out." if role == "system" else "Give it text or drop the row."
         return BadRow(f"{where} is empty", fix)
-    if isinstance(content, list):
-        return BadRow(f"{where}: content is a list of parts", "Only text is read: make content one string.")
     return BadRow(f"{where}: content is {kind_of(content)}, not a string", "Give it text or drop the row.")
 
 

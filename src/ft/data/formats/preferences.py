@@ -29,6 +29,7 @@ from ft.data.formats.messages import (
     make_message,
     require_answer,
     require_question,
+    role_of,
     words,
 )
 
@@ -100,9 +101,14 @@ _GRADES = {"rating": _rating, "axis": _axis, "safety_chosen": _safety, "safety_r
 
 # Rows of two answers
 
+_SIDES = {"chosen_messages": "chosen", "rejected_messages": "rejected"}
+
 
 def preference(row: Row) -> Row:
-    """`chosen` and `rejected` as strings or messages, with a `prompt` or as two dialogues that begin with it."""
+    """`chosen` and `rejected` as strings or messages, with a `prompt` or as two dialogues that begin with it;
+    `chosen_messages` and `rejected_messages` are the same (LLaMA-Factory's v1)."""
+    if row.get("chosen") is None and row.get("rejected") is None:
+        row = {_SIDES.get(name, name): value for name, value in row.items() if name not in _SIDES.values()}
     chosen, rejected = row[first_of(row, "chosen")], row[first_of(row, "rejected")]
     if type(chosen) is not type(rejected):
         raise BadRow(f"chosen is {kind_of(chosen)} but rejected is {kind_of(rejected)}", "Write both alike.")
@@ -147,7 +153,7 @@ def _pair(prompt: list[Message], chosen: object, rejected: object, extra_columns
 
 
 def _starts_with_answer(turns: list[Any]) -> bool:
-    return bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") == "assistant"
+    return bool(turns) and role_of(turns[0]) == "assistant"
 
 
 def _split_at_answer(row: Row, chosen: object, rejected: object) -> Row:

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ft.data.formats.fields import BadRow, kind_of
 from ft.data.formats.messages import is_unicode
@@ -41,6 +42,8 @@ class SourceRow(NamedTuple):
     row: dict[str, Any]
 
 
+SampleBy = Literal["line", "paragraph", "document"]
+
 Report = Callable[[str, object, BadRow], None]
 """Told of each row that is left out: where it stands, the row (or its text), what is wrong."""
 
@@ -59,6 +62,7 @@ class Reading:
     split   which of several lists of a .json file
     limit   longest row, in bytes of text
     sha256  what the bytes must hash to; None: whatever they are
+    sample_by  what of a .txt file is a row: see `Source`
     """
 
     where: str
@@ -66,6 +70,7 @@ class Reading:
     split: str
     limit: int
     sha256: str | None = None
+    sample_by: SampleBy = "line"
 
     def too_long(self) -> BadRow:
         what = f"the row is longer than {self.limit / MIB:g} MiB"
@@ -242,6 +247,39 @@ def _the_list(value: object, how: Reading) -> list[Any]:
 
 def is_split(name: str) -> bool:
     return re.split(r"[-_.]", name)[0] in SPLITS
+
+
+# Text
+
+
+def _txt(path: Path, how: Reading) -> Iterator[SourceRow]:
+    """Documents of a text file: a line each, a paragraph each (empty lines part them), or the whole file."""
+    where, size, has_rows = how.where, 0, False
+    document: list[bytes] = []
+    with open_bytes(path, how.where, how.sha256) as file:
+        for number, line in enumerate(chain(lines(file, how.where, how.limit), [None]), 1):
+            ends = line is None or how.sample_by == "line" or (how.sample_by == "paragraph" and line in BLANK)
+            if line is not None and (document or line not in BLANK):
+                where = where if document else f"{how.where}:{number}"
+                size += len(line)
+                if size <= how.limit or not document:  # of one that is too long the beginning is enough
+                    document.append(line)
+            if ends and document:
+                has_rows = True
+                if size > how.limit:
+                    how.report(where, None, how.too_long())
+                else:
+                    yield from _document(where, b"".join(document), how)
+                document, size = [], 0
+    if not has_rows:
+        raise _empty(how.where)
+
+
+def _document(where: str, data: bytes, how: Reading) -> Iterator[SourceRow]:
+    try:
+        yield SourceRow(where, {"text": data.decode().strip("\r\n")})
+    except UnicodeDecodeError:
+        how.report(where, data.decode(errors="replace"), BadRow("the text is not UTF-8", "Save it as UTF-8."))
 
 
 # Tables
@@ -427,4 +465,5 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[SourceRow]]] = {
     ".csv": partial(_csv, ","),
     ".tsv": partial(_csv, "\t"),
     ".parquet": _parquet,
+    ".txt": _txt,
 }

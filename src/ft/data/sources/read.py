@@ -20,6 +20,7 @@ from ft.data.sources.files import (
     READERS,
     Reading,
     Report,
+    SampleBy,
     is_split,
     refuse,
     rows_in,
@@ -30,10 +31,12 @@ from ft.data.sources.files import (
 from ft.data.sources.files import SourceRow as SourceRow
 from ft.errors import Problem, fail
 from ft.files import read_json, write_json
-from ft.hub import local_path
+from ft.hub import hub_is_there, local_path
 
 log = logging.getLogger(__name__)
 
+TEXT = ".txt"
+DECIDE = ("format", "columns", "weight", "rows")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -42,7 +45,7 @@ class Source:
     """Where rows come from and how many of them are taken."""
 
     path: str
-    """A .jsonl, .json, .csv, .tsv or .parquet file (text also as .gz), a folder of them, or a Hub data set's id."""
+    """A .jsonl, .json, .csv, .tsv, .parquet or .txt file (text also as .gz), a folder of them, or an id of the Hub."""
     format: str | None = None
     """How a row is written: messages, sharegpt, alpaca, …; told from the first row when left out."""
     split: str = "train"
@@ -64,6 +67,8 @@ class Source:
     share: float | None = None
     """The group's part of all rows, from 0 to 1, written at one of its sources or at all: see `mixture.parts`."""
 
+    sample_by: SampleBy = "line"
+    """What of a .txt file is a row, by the name that `datasets` has for it: each line, each paragraph, or the file."""
     max_row_mib: float = 4.0
     """Longest row, in MiB of text; a longer one is a bad row. A million tokens are about 4 MiB."""
     sha256: list[str] = field(default_factory=list)
@@ -120,7 +125,8 @@ def read(source: Source, report: Report = refuse) -> Iterator[SourceRow]:
         raise fail(source.path, f"holds {len(files)} files where there were {len(source.sha256)}", CHANGED[1])
     hashes: list[str | None] = [*source.sha256] or [None] * len(files)
     for path, sha256 in zip(files, hashes, strict=True):
-        how = Reading(_as_written(source, path), report, source.split, int(source.max_row_mib * MIB), sha256)
+        most = int(source.max_row_mib * MIB)
+        how = Reading(_as_written(source, path), report, source.split, most, sha256, source.sample_by)
         yield from rows_in(path, how)
 
 
@@ -139,6 +145,8 @@ def _files(source: Source) -> list[Path]:
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith((".", "_")))
     files = [entry for entry in entries if type_of(entry) in READERS and entry.is_file()]
+    # Beside rows a .txt file is a licence or a note
+    files = [entry for entry in files if type_of(entry) != TEXT] or files
     if not files:
         raise fail(source.path, "the folder holds no file of rows", f"Known are: {', '.join(READERS)}.")
     chosen = _of_split(source, files)
@@ -173,6 +181,7 @@ def _split(path: Path) -> str | None:
 
 def hub(source: Source) -> Iterator[SourceRow]:
     """The rows of a Hub data set through `datasets`, memory-mapped; its code is never run."""
+    online = hub_is_there()  # before what asks it again and again
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -180,10 +189,13 @@ def hub(source: Source) -> Iterator[SourceRow]:
     where = f"{source.path}[{part}]"
     try:
         how = {"name": source.name, "split": source.split, "revision": source.revision}
+        how |= {"sample_by": source.sample_by} if source.sample_by != "line" else {}
         rows = load_dataset(source.path, **how, streaming=source.streaming)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        fix = "Check path, name, split and revision, and the way to the Hub; a local path starts with ./"
+        fix = "Check path, name, split and revision; a local path starts with ./"
+        if not online:
+            fix = "The Hub does not answer: download it once while it does. A local path starts with ./"
         raise fail(where, f"cannot be loaded: {reason}", fix) from error
     number = 0
     for number, row in enumerate(rows, 1):
@@ -205,12 +217,14 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     for key in ("streaming", "max_row_mib", "sha256"):
         del how[key]  # the same rows, however they come
     mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
+    if how["sample_by"] == "line":
+        del how["sample_by"]  # what it was before there were others
     if local_path(source.path) is None:
         return how | mixture
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
     if source.sha256 and source.sha256 != [sha256 for _, sha256 in files]:
         raise fail(source.path, "is not the file that sha256 names", "Fetch it again, or write its own SHA-256.")
-    return {"files": files} | {key: how[key] for key in ("format", "columns", "weight", "rows")} | mixture
+    return {"files": files} | {key: how[key] for key in (*DECIDE, "sample_by") if key in how} | mixture
 
 
 def file_hash(path: Path, cache: Path | None) -> str:

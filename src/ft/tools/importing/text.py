@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft.recipe.write import relative_path, yaml_word
+from ft.recipe.write import relative_path, yaml_value
 from ft.recipe.yaml import Block, Items
 from ft.tools.importing.draft import Omission, StageDraft
 
@@ -35,13 +34,13 @@ def _top(tree: Block, folder: Path, comments: Mapping[tuple[str, str], str]) -> 
         yield "model:"
         for key, value in sorted(model.items(), key=lambda item: item[0] != "path"):
             relative = _from(value, folder) if key == "path" else value
-            yield f"  {key}: {_value(relative)}{_remark(comments, 'model', key)}"
+            yield f"  {key}: {yaml_value(relative)}{_remark(comments, 'model', key)}"
     elif model is not None:
-        yield f"model: {_value(_from(model, folder))}{_remark(comments, 'model', 'path')}"
+        yield f"model: {yaml_value(_from(model, folder))}{_remark(comments, 'model', 'path')}"
     if template := tree.get("chat_template"):
         yield from _template(template)
     if "seed" in tree:
-        yield f"seed: {_value(tree['seed'])}"
+        yield f"seed: {yaml_value(tree['seed'])}"
 
 
 def _template(template: str) -> Iterator[str]:
@@ -51,7 +50,7 @@ def _template(template: str) -> Iterator[str]:
         yield "chat_template: |-"
         yield from (f"  {line}" if line else "" for line in lines)
     else:
-        yield f"chat_template: {_value(template)}"
+        yield f"chat_template: {yaml_value(template)}"
 
 
 def _stands_in_a_block(line: str) -> bool:
@@ -69,7 +68,7 @@ def _stage(stage: Block, draft: StageDraft, folder: Path) -> Iterator[str]:
     head = [key for key in ("kind", "name", "init", "inputs") if key in stage]
     for place, key in enumerate(head):
         remark = f" # {draft.model['path']} there" if key == "init" and draft.model else ""
-        yield f"  {'-' if place == 0 else ' '} {key}: {_value(stage[key])}{remark}"
+        yield f"  {'-' if place == 0 else ' '} {key}: {yaml_value(stage[key])}{remark}"
     for key in sorted((key for key in stage if key not in head), key=_order):
         yield from _part(key, stage[key], draft.comments, folder)
     yield from _left_out(draft)
@@ -84,13 +83,13 @@ def _part(key: str, value: Any, comments: Mapping[tuple[str, str], str], folder:
         yield f"    {key}:"
         for source in value:
             relative = Block({**source, "path": _from(source["path"], folder)}, source.marks, source.mark)
-            yield f"      - {_value(relative)}"
+            yield f"      - {yaml_value(relative)}"
     elif not value:
         yield f"    {key}: {{}}"
     else:
         yield f"    {key}:"
         for inner, inner_value in _by_line(value):
-            yield f"      {inner}: {_value(inner_value)}{_remark(comments, key, inner)}"
+            yield f"      {inner}: {yaml_value(inner_value)}{_remark(comments, key, inner)}"
 
 
 def _by_line(block: Block) -> list[tuple[str, Any]]:
@@ -139,12 +138,3 @@ def _comment(text: str, indent: str, hanging: str = "") -> list[str]:
 
 def _from(path: Any, folder: Path) -> Any:
     return relative_path(Path(path), folder) if isinstance(path, str) and Path(path).is_absolute() else path
-
-
-def _value(value: Any) -> str:
-    """One line of YAML that is read back as this very value."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{yaml_word(str(key))}: {_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return yaml_word(value) if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,132 @@
+"""Rows as others write them, a file a shape: `ft new`, the plan's rows and `ft show` get each right, or refuse it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+
+import tiny
+from ft.data.sources.read import Source, read
+from ft.errors import UserError
+from ft.run.rows import prepare_rows
+from ft.tools.new import Fork, ForkOptions, fork
+from ft.tools.show import RowsView, view_rows
+from wording import Like
+
+SHAPES = tiny.ROOT / "tests" / "data" / "shapes"
+CALLING = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
+TEXTS = ("text", "value", "content", "instruction", "input", "output")  # keys of what people wrote
+RIGHT = {
+    "alpaca.json": {},
+    "placeholders.json": {},
+    "corpus.txt": {},
+    "documents.jsonl": {"too_long": "split"},
+    "ranking.json": {},
+    "parts.jsonl": {},
+    "parts-ranking.jsonl": {},
+    "toolcalls.json": {},
+    "parts-toolcalls.jsonl": {},
+}
+KTO = Like(
+    "…:1: … whether its answer is wanted (KTO) … (10 rows like it: …). Keep the rows whose label is true …\n"
+    "…: all 10 rows are bad …"
+)
+PICTURES = Like("…:1: … holds images … (10 rows like it: …). Drop the row …\n…: all 10 rows are bad …")
+PARTS = Like("…:1: … type 'image_url' (10 rows like it: …). Text is all … drop the row …\n…: all 10 rows are bad …")
+REFUSED = {"labels.json": KTO, "pictures.json": PICTURES, "parts-pictures.jsonl": PARTS}
+WITHOUT_TOOLS = {
+    "toolcalls.json": Like(
+        "…:1: … writes no tool calls (4 rows like it: 1, 4, 7, 10). Use a template that does …\n"
+        "…:3: … writes no tools … (3 rows like it: 3, 6, 9). Use a template that writes tools …\n…: 7 of 10 rows …"
+    ),
+    "parts-toolcalls.jsonl": Like(
+        "…:1: … writes no tool calls (10 rows like it: …). Use a template that does …\n…: all 10 rows are bad …"
+    ),
+}
+Forks = Callable[..., Fork]
+
+
+@pytest.fixture
+def forks(base: Path, data: Path, tmp_path: Path) -> Forks:
+    """New recipes out of one that fine-tunes and then learns preferences."""
+    train = {"max_length": 1024}
+    stages = [tiny.sft(data, train), {**tiny.sft(data, train), "kind": "dpo", "init": "$sft"}]
+
+    def made(shape: str, template: str | None = None, **options: Any) -> Fork:
+        top = {"model": str(base)} | ({"chat_template": template} if template else {})
+        there = tiny.planned(tiny.recipe(tmp_path / "parent", stages, **top), tmp_path / "runs")
+        return fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(SHAPES / shape), **options), tiny.checked)
+
+    return made
+
+
+def shown(made: Fork, tmp_path: Path) -> RowsView:
+    there = tiny.planned(made.path, tmp_path / "runs")
+    prepare_rows(there, there.stage(made.stage.name))
+    return view_rows(tiny.planned(made.path, tmp_path / "runs"), made.stage.name, 100)
+
+
+def texts(value: object, key: str = "") -> Iterator[str]:
+    """What a row's author has written; of a call its name and its arguments."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from texts(inner, "text" if key == "arguments" else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner, key)
+    elif isinstance(value, str) and value.startswith("{") and '"arguments"' in value:
+        yield from texts(json.loads(value) | {"text": json.loads(value)["name"]})
+    elif isinstance(value, str) and key in TEXTS:
+        yield value
+
+
+def test_every_shape_is_tried() -> None:
+    assert {file.name for file in SHAPES.iterdir()} == {*RIGHT, *REFUSED}
+
+
+@pytest.mark.parametrize("shape", RIGHT)
+def test_a_shape_is_read_whole(shape: str, forks: Forks, tmp_path: Path) -> None:
+    made = forks(shape, str(CALLING) if shape in WITHOUT_TOOLS else None, **RIGHT[shape])
+    view = shown(made, tmp_path)
+    rows = [source_row.row for source_row in read(Source(str(SHAPES / shape)))]
+    assert made.summary.good == len(rows)
+    assert made.summary.bad.rows == view.stats["rejected"] == view.stats["too_long"]["dropped"] == 0
+    training = "".join(token.text for row in view.rows for token in row.tokens)
+    held_out = {row.where for row in view.rows}
+    lost = [
+        text
+        for source_row in read(Source(str(SHAPES / shape)))
+        if source_row.where in held_out and shape != "documents.jsonl"  # whose pieces are cut inside of a text
+        for text in texts(source_row.row)
+        if text.strip() not in training
+    ]
+    assert lost == []
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_rows_of_another_task_are_refused_with_the_way_out(shape: str, forks: Forks) -> None:
+    with pytest.raises(UserError) as error:
+        forks(shape)
+    assert str(error.value) == REFUSED[shape]
+
+
+@pytest.mark.parametrize("shape", WITHOUT_TOOLS)
+def test_calls_are_refused_where_the_template_writes_none(shape: str, forks: Forks) -> None:
+    with pytest.raises(UserError) as error:
+        forks(shape)
+    assert str(error.value) == WITHOUT_TOOLS[shape]
+
+
+def test_what_is_trained_of_parts_is_what_their_weights_say(forks: Forks, tmp_path: Path) -> None:
+    row = next(row for row in shown(forks("parts.jsonl"), tmp_path).rows if row.where.endswith(":5"))
+    trained = "".join(token.text for token in row.tokens if token.trained)
+    assert trained == "The fox is red.<|im_end|>In the north wood.<|im_end|>"
+
+
+def test_documents_in_pieces_hold_every_token_and_name_their_other_columns(forks: Forks, tmp_path: Path) -> None:
+    view = shown(forks("documents.jsonl", too_long="split"), tmp_path)
+    assert view.stats["notes"] == ["Not read: timestamp (10 rows), url (10 rows)."]
+    assert view.stats["too_long"] == {"rows": 2, "dropped": 0, "turns": 0, "pieces": 4}
