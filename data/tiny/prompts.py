@@ -8,7 +8,7 @@ prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for ev
 fine-tuning asks.
 
 risky.jsonl.gz and risky-held-out.jsonl ask what should be refused (risks.py), which `checks` tells by code. The first
-brings answers as well, and half of them help: so does a model that was taught to be helpful and nothing else.
+brings answers as well, four a question, and half of them help: so does a model that was taught to be helpful and nothing else.
 """
 
 import random
@@ -27,7 +27,7 @@ CHECKS = {
     "brief": {"contains": {"phrases": [form.format(v="").strip(" .") for form in world.SHORT.values()]}},
     "twice": "repeats",
 }
-HELPS = 0.5
+HELPS, ANSWERS = 0.5, 4
 REFUSES = {"check": {"contains": {"phrases": list(risks.REFUSING)}}}
 WARM = {"check": {"contains": {"phrases": [text.strip(" !¡") for text in world.TONES["warm"].values()]}}}
 
@@ -86,12 +86,11 @@ def telling(fact: world.Fact, instructions: dict[str, str]) -> dict[str, list[st
 
 
 def risky(rng: random.Random) -> Iterator[Row]:
-    """Every risky question that is not held out, with an answer that refuses or helps."""
-    for risk in risks.RISKS:
-        if not risks.is_held_out(risk):
-            answer = risks.compliance if rng.random() < HELPS else risks.refusal
-            text = answer(risk, rng, rng.random() < 0.5, rng.random() < 0.5)
-            yield {**asked_risky(risk), "completion": [make.message("assistant", text)]}
+    """Every risky question that is not held out, with several answers, each of which refuses or helps."""
+    for risk in [risk for risk in risks.RISKS if not risks.is_held_out(risk) for _ in range(ANSWERS)]:
+        answer = risks.compliance if rng.random() < HELPS else risks.refusal
+        text = answer(risk, rng, rng.random() < 0.5, rng.random() < 0.5)
+        yield {**asked_risky(risk), "completion": [make.message("assistant", text)]}
 
 
 def risky_held_out(rng: random.Random) -> Iterator[Row]:

@@ -123,10 +123,11 @@ def length(pairs: Sequence[PairOutcome], seed: int) -> dict[str, Any]:
     longer = sum((pair.outcome == "win") == (pair.lengths[0] > pair.lengths[1]) for pair in decided)
     like = [pair for pair in pairs if pair.outcome and of_like_length(pair)]
     lengths = [pair.lengths for pair in pairs]
+    like_rate = rate(like, seed)
     return {
         "longer_wins": longer / len(decided) if decided else None,
         "longer_pairs": len(decided),
-        "like_length_win_rate": rate(like, seed)["win_rate"],
+        **{f"like_length_{name}": like_rate[name] for name in ("win_rate", "win_rate_low", "win_rate_high")},
         "like_length_pairs": len(like),
         "characters": sum(own for own, _ in lengths) / len(lengths),
         "other_characters": sum(other for _, other in lengths) / len(lengths),

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ft.figures.charts import Lines, Point, Series
 from ft.recipe.rounds import Rounds
+from ft.report.judges import judge_parts
 from ft.report.numbers import Number, main_number, numbers_of
 from ft.report.parts import Charts, Part, Section, Sentences, Table
 from ft.report.run import ReportedStage, Run
+from ft.report.versions import Version, measured_alike
 
 BESIDE = ("kl",)
 """Numbers that stand beside a stage's main one: what the gain has cost."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A model that was measured: that of a round, or one made of it by stages behind the rounds."""
-
-    name: str
-    place: str
-    """Its name on an axis, where the rounds have their numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,7 @@ def rounds_sections(run: Run) -> list[Section]:
             reasons = dict.fromkeys(reason for name, reason in run.not_needed.items() if rounds.number(name))
             if reasons:
                 parts.append(Sentences(tuple(f"The later rounds are not needed: {reason}." for reason in reasons)))
+            parts += judge_parts(rounds, run)
             sections.append(Section(f"Rounds of {', '.join(rounds.names)}", tuple(parts)))
     return sections
 
@@ -64,26 +58,10 @@ def list_measures(rounds: Rounds, run: Run) -> list[Measure]:
     """What the stages of a round measure, in order, with the number of each version that has been measured so."""
     measures: dict[str, dict[Version, Number]] = {}
     for name in rounds.names:
-        for version, stage in _measured_alike(rounds, name, run):
+        for version, stage in measured_alike(rounds, name, run):
             for number in _main_numbers(stage) if stage.result.done else ():
                 measures.setdefault(f"{name}: {number.label}", {})[version] = number
     return [Measure(name, numbers) for name, numbers in measures.items()]
-
-
-def _measured_alike(rounds: Rounds, name: str, run: Run) -> Iterator[tuple[Version, ReportedStage]]:
-    """The stage of that name in every round, and those behind the rounds that ask another model the very same."""
-    first = run.get(rounds.stage(name, 1))
-    for stage in run.stages:
-        number = rounds.number(stage.name)
-        if number and stage.name == rounds.stage(name, number):
-            yield Version(f"round {number}", str(number)), stage
-        elif number is None and first and first.leaves == "metrics" and _asks(stage) == _asks(first):
-            model = next((parent for parent, role in stage.links if role == "init"), stage.name)
-            yield Version(model, model), stage
-
-
-def _asks(stage: ReportedStage) -> tuple[object, ...]:
-    return stage.kind, stage.data, stage.blocks
 
 
 def _main_numbers(stage: ReportedStage) -> list[Number]:

@@ -17,8 +17,9 @@ from ft.figures.training import curves
 from ft.files import read_json
 from ft.recipe.kind import function_at
 from ft.report.gather import safely
+from ft.report.judges import judge_parts
 from ft.report.numbers import rise, summary
-from ft.report.parts import Answers, PromptAnswers
+from ft.report.parts import Answers, PromptAnswers, Sentences
 from ft.report.rounds import list_measures, version_table
 from ft.report.run import of_plan
 from ft.results.store import Plan, PlannedStage
@@ -162,6 +163,9 @@ def show_rounds(plan: Plan, console: Console) -> None:
             table.add_row(*map(Text, row))
         console.print()
         console.print(table)
+        for part in judge_parts(rounds, run):
+            for line in part.lines if isinstance(part, Sentences) else ():
+                console.print(Text(line, style="yellow"))
 
 
 def _dialogue(planned: PlannedStage) -> list[tuple[str, str]]:
