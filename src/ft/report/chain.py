@@ -93,8 +93,8 @@ def chain(stages: Sequence[ReportedStage]) -> Chain:
             edges.append(Edge(parent, row, way, main))
         cells.take(lane, row, row, -1 - row)
     names, states, leaves = zip(*nodes, strict=True) if nodes else ((), (), ())
-    models = tuple(name for name, *_ in base)
-    return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves), models)
+    model_names = tuple(name for name, *_ in base)
+    return Chain(tuple(names), tuple(lanes), tuple(edges), tuple(states), tuple(leaves), model_names)
 
 
 def _parents(stage: ReportedStage, rows: dict[str, int], models: Sequence[str]) -> list[tuple[int, bool]]:

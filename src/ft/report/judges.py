@@ -150,32 +150,31 @@ def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[Scores]:
             answers = [*map(_of_verdict, files.lines(artifacts.VERDICTS))] or [
                 *map(_of_answer, files.lines(artifacts.ANSWERS))
             ]
-            by_prompt = {digest(row["prompt"]): (row, *both) for row, both in filter(None, answers)}
+            by_prompt = {digest(row["prompt"]): (row, own, start) for row, own, start in filter(None, answers)}
             if by_prompt:
-                own, start = ({key: sides[place] for key, sides in by_prompt.items()} for place in (1, 2))
+                own_scores = {key: own for key, (_, own, _) in by_prompt.items()}
+                start_scores = {key: start for key, (*_, start) in by_prompt.items()}
                 column = next((block["by"] for block in stage.blocks.values() if block.get("by")), None)
                 topics = {key: text_of(row.get(column)) for key, (row, *_) in by_prompt.items()} if column else {}
-                yield Scores(name, version, _is_trained_for(stage, run), stage.data, own, start, topics)
+                judge = (name, version, _is_trained_for(stage, run), stage.data)
+                yield Scores(*judge, own_scores, start_scores, topics)
 
 
-Both = tuple[ScoredAnswer, ScoredAnswer]
-
-
-def _of_answer(row: Row) -> tuple[Row, Both] | None:
+def _of_answer(row: Row) -> tuple[Row, ScoredAnswer, ScoredAnswer] | None:
     """An evaluation's line: a score for each model's answer."""
     if not all(type(row.get(name)) in (int, float) for name in ("score", "baseline_score")):
         return None
     own = ScoredAnswer(text_of(row.get("completion")), row["score"])
-    return row, (own, ScoredAnswer(text_of(row.get("baseline_completion")), row["baseline_score"]))
+    return row, own, ScoredAnswer(text_of(row.get("baseline_completion")), row["baseline_score"])
 
 
-def _of_verdict(row: Row) -> tuple[Row, Both] | None:
+def _of_verdict(row: Row) -> tuple[Row, ScoredAnswer, ScoredAnswer] | None:
     """A judge's line: how far one answer is above the other."""
     sign = {"win": 1, "tie": 0, "loss": -1}.get(str(row.get("outcome")))
     if sign is None or type(row.get("margin")) not in (int, float):
         return None
     own = ScoredAnswer(text_of(row.get("answer")), sign * row["margin"])
-    return row, (own, ScoredAnswer(text_of(row.get("other_answer")), 0.0))
+    return row, own, ScoredAnswer(text_of(row.get("other_answer")), 0.0)
 
 
 def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
