@@ -26,10 +26,14 @@ class Unroller:
     def __init__(self, check: Check, rename: Callable[[Block], Block], problems: Problems):
         self.check, self.rename, self.problems = check, rename, problems
         self.rounds: list[Rounds] = []
+        self.outside: set[str] = set()
 
     def unroll(self, stages: Items) -> Items:
         """Every stage of the recipe, those in rounds once for each round; each keeps the place where it was written."""
         unrolled = Items([], [], stages.mark)
+        self.outside = {
+            stage_name(stage) for stage in stages if isinstance(stage, Block) and not _is_skipped(stage)
+        } - {"rounds"}
         for stage, mark in zip(stages, stages.marks, strict=True):
             if not isinstance(stage, Block):
                 inner = [stage]
@@ -96,7 +100,7 @@ class Unroller:
                 self.problems.add(entries.where(place), "a stage is a mapping", "Write `- kind: sft` and its keys.")
             elif "rounds" in stage:
                 self.problems.add(stage.where("rounds"), "rounds inside rounds", "Write them one after the other.")
-            elif stage.get("skip") is not True:
+            elif not _is_skipped(stage):
                 stages.append(self.rename(stage))
         return stages
 
@@ -104,6 +108,9 @@ class Unroller:
         for name in dict.fromkeys(rounds.names):
             if rounds.names.count(name) > 1:
                 self.problems.add(block.where("stages"), f"two stages of a round are called '{name}'", NAME_IT)
+            if name in self.outside:
+                what = f"'{name}' is the name of a stage outside the rounds too"
+                self.problems.add(block.where("stages"), what, NAME_IT)
             if self._made_in_rounds(name):
                 self.problems.add(block.where("stages"), f"'{name}' is made in rounds above too", NAME_IT)
         if rounds.until and rounds.until.stage not in rounds.names:
@@ -214,6 +221,10 @@ class Unroller:
 
 
 NAME_IT = "Give one a `name:` of its own."
+
+
+def _is_skipped(stage: Block) -> bool:
+    return stage.get("skip") is True
 
 
 def _name_mark(stage: Block) -> Mark:

@@ -143,6 +143,12 @@ def test_a_name_that_clashes_after_unrolling_is_refused(messages_of: Messages):
     assert "two stages are called 'policy-2'" in message
 
 
+def test_a_name_of_a_round_that_a_stage_outside_has_too_is_refused(messages_of: Messages):
+    """Behind the rounds `$policy` could be either."""
+    message = messages_of(GOOD.replace("kind: sft\n", "kind: sft\n    name: policy\n").replace("$sft", "$policy"))
+    assert "'policy' is the name of a stage outside the rounds too" in message
+
+
 def test_a_key_beside_rounds_is_refused(messages_of: Messages):
     text = HEAD + SFT + "  - init: $sft\n    rounds: {times: 1, stages: []}\n"
     assert messages_of(text).startswith("x.yaml:6: 'init' stands beside rounds")
