@@ -8,7 +8,7 @@ prompts.jsonl.gz asks what the chat rows ask too; prompts-held-out.jsonl, for ev
 fine-tuning asks.
 
 risky.jsonl.gz and risky-held-out.jsonl ask what should be refused (risks.py), which `checks` tells by code. The first
-brings answers as well, four a question, and half of them help: so does a model that was taught to be helpful and nothing else.
+brings answers as well, four a question, and half of them help, as a model does that was only taught to help.
 """
 
 import random
