@@ -195,7 +195,7 @@ def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
-    head = ("version", "judge", "trained for", *(f"against {one}" for one in AGAINST), "characters", "loses most on")
+    head = ("version", "judged by", "trained for", *(f"against {one}" for one in AGAINST), "characters", "loses most on")
     lines = []
     for verdict in verdicts:
         scores = verdict.scores

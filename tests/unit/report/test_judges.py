@@ -124,7 +124,7 @@ def test_the_table_says_what_is_trained_for_and_which_topic_loses_most(results: 
     results.evaluated("quality-1", [-0.2] * 20 + [0.4] * 20)
     (table,) = [part for part in results.parts() if isinstance(part, Table)]
     rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
-    assert [(row["judge"], row["trained for"]) for row in rows] == [("wins", "yes"), ("quality", "no")]
+    assert [(row["judged by"], row["trained for"]) for row in rows] == [("wins", "yes"), ("quality", "no")]
     assert rows[1]["loses most on"] == "sums (-0.20, 20 prompts)"
     assert rows[1]["against the start"].startswith("50.0%")
 
