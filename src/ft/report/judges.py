@@ -195,7 +195,8 @@ def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
-    head = ("version", "judged by", "trained for", *(f"against {one}" for one in AGAINST), "characters", "loses most on")
+    against = tuple(f"against {one}" for one in AGAINST)
+    head = ("version", "judged by", "trained for", *against, "characters", "loses most on")
     lines = []
     for verdict in verdicts:
         scores = verdict.scores
