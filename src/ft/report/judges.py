@@ -34,26 +34,26 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ScoredAnswer:
+class VersionAnswer:
     text: str
     score: float
 
 
 @dataclass(frozen=True)
-class Scores:
+class VersionScores:
     """What one judge gave one version, and what it gave the model the rounds began with, by prompt."""
 
     judge: str
     version: Version
     is_trained_for: bool
     data: tuple[Row, ...]
-    own: Mapping[str, ScoredAnswer]
-    start: Mapping[str, ScoredAnswer]
+    own: Mapping[str, VersionAnswer]
+    start: Mapping[str, VersionAnswer]
     topics: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VersionWins:
     """How often a version's answer is the better one, ties as half, with its 95 % interval; and what length does."""
 
     win_rate: float
@@ -89,17 +89,17 @@ def judge_parts(rounds: Rounds, run: Run) -> list[Part]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VersionVerdict:
     """What a judge says of a version: against the start, and against the version before, where there is one."""
 
-    scores: Scores
-    against: Mapping[str, Comparison]
+    scores: VersionScores
+    against: Mapping[str, VersionWins]
 
 
 AGAINST = ("the start", "the version before")
 
 
-def alarms(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def alarms(verdicts: Sequence[VersionVerdict]) -> Iterator[str]:
     """Where a judge that is trained for and another differ beyond both intervals, and where length explains a win."""
     for verdict in verdicts:
         own = verdict.scores
@@ -116,12 +116,12 @@ def alarms(verdicts: Sequence[Verdict]) -> Iterator[str]:
                 yield f"{claim} by length: {longer} of the pairs it decides go to the longer answer, and like ones tie."
 
 
-def _checks(other: Scores, own: Scores) -> bool:
+def _checks(other: VersionScores, own: VersionScores) -> bool:
     """Whether a judge that nothing is trained for was asked the same of the same version."""
     return not other.is_trained_for and (other.version, other.data) == (own.version, own.data)
 
 
-def compare(own: Mapping[str, ScoredAnswer], other: Mapping[str, ScoredAnswer], seed: int) -> Comparison:
+def compare(own: Mapping[str, VersionAnswer], other: Mapping[str, VersionAnswer], seed: int) -> VersionWins:
     """Prompt by prompt, over those both have answered."""
     pairs = [
         by_scores(own[prompt].score, other[prompt].score, (len(own[prompt].text), len(other[prompt].text)))
@@ -130,20 +130,22 @@ def compare(own: Mapping[str, ScoredAnswer], other: Mapping[str, ScoredAnswer], 
     ]
     won, lengths = rate(pairs, seed), length(pairs, seed)
     rates = won["win_rate"], won["win_rate_low"], won["win_rate_high"]
-    return Comparison(*rates, lengths["longer_wins"], lengths["like_length_win_rate_low"])
+    return VersionWins(*rates, lengths["longer_wins"], lengths["like_length_win_rate_low"])
 
 
-def _verdict(one: Scores, scores: Sequence[Scores], seed: int) -> Verdict:
+def _verdict(one: VersionScores, scores: Sequence[VersionScores], seed: int) -> VersionVerdict:
     same_judge = [other for other in scores if other.judge == one.judge]
     place = same_judge.index(one)
     others = [one.start] + [same_judge[place - 1].own] * (place > 0)
-    return Verdict(one, {name: compare(one.own, other, seed) for name, other in zip(AGAINST, others, strict=False)})
+    return VersionVerdict(
+        one, {name: compare(one.own, other, seed) for name, other in zip(AGAINST, others, strict=False)}
+    )
 
 
 # Reading
 
 
-def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[Scores]:
+def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[VersionScores]:
     for version, stage in measured_alike(rounds, name, run):
         if stage.leaves == "metrics" and stage.result.done:
             files = ResultFiles(stage.result.folder, stage.blocks)
@@ -157,24 +159,24 @@ def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[Scores]:
                 column = next((block["by"] for block in stage.blocks.values() if block.get("by")), None)
                 topics = {key: text_of(row.get(column)) for key, (row, *_) in by_prompt.items()} if column else {}
                 judge = (name, version, _is_trained_for(stage, run), stage.data)
-                yield Scores(*judge, own_scores, start_scores, topics)
+                yield VersionScores(*judge, own_scores, start_scores, topics)
 
 
-def _of_answer(row: Row) -> tuple[Row, ScoredAnswer, ScoredAnswer] | None:
+def _of_answer(row: Row) -> tuple[Row, VersionAnswer, VersionAnswer] | None:
     """An evaluation's line: a score for each model's answer."""
     if not all(type(row.get(name)) in (int, float) for name in ("score", "baseline_score")):
         return None
-    own = ScoredAnswer(text_of(row.get("completion")), row["score"])
-    return row, own, ScoredAnswer(text_of(row.get("baseline_completion")), row["baseline_score"])
+    own = VersionAnswer(text_of(row.get("completion")), row["score"])
+    return row, own, VersionAnswer(text_of(row.get("baseline_completion")), row["baseline_score"])
 
 
-def _of_verdict(row: Row) -> tuple[Row, ScoredAnswer, ScoredAnswer] | None:
+def _of_verdict(row: Row) -> tuple[Row, VersionAnswer, VersionAnswer] | None:
     """A judge's line: how far one answer is above the other."""
     sign = {"win": 1, "tie": 0, "loss": -1}.get(str(row.get("outcome")))
     if sign is None or type(row.get("margin")) not in (int, float):
         return None
-    own = ScoredAnswer(text_of(row.get("answer")), sign * row["margin"])
-    return row, own, ScoredAnswer(text_of(row.get("other_answer")), 0.0)
+    own = VersionAnswer(text_of(row.get("answer")), sign * row["margin"])
+    return row, own, VersionAnswer(text_of(row.get("other_answer")), 0.0)
 
 
 def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
@@ -194,7 +196,7 @@ def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
 # Tables
 
 
-def _table(verdicts: Sequence[Verdict]) -> Table:
+def _table(verdicts: Sequence[VersionVerdict]) -> Table:
     against = tuple(f"against {one}" for one in AGAINST)
     head = ("version", "judged by", "trained for", *against, "characters", "loses most on")
     lines = []
@@ -208,7 +210,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
     return Table(head, tuple(lines), "What the judges say", note=note)
 
 
-def _worst(scores: Scores) -> str:
+def _worst(scores: VersionScores) -> str:
     """The topic whose mean score fell most against the start; nothing where none fell."""
     gains: dict[str, list[float]] = defaultdict(list)
     for key, topic in scores.topics.items():
