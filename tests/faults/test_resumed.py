@@ -18,6 +18,7 @@ from ft.files import read_lines
 from ft.recipe.job import Job
 from ft.stages import sft
 from ft.training.loop import train
+from ft.training.trl_compat import trained_tokens
 
 STEPS, KILLED_AT = 7, 4  # of three steps an epoch: resumed in the second, it ends in the third
 ROWS = 16  # 13 are trained on; the last batch of an epoch is smaller
@@ -71,10 +72,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(job: Job, make_trainer: Callable[[Job], Any]) -> dict[str, torch.Tensor]:
-    """What the job has learnt at its end."""
+    """What the job has learnt at its end, and from how many tokens."""
     trainer = make_trainer(job)
     train(trainer, job)
-    return {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    learnt = {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    return learnt | {"tokens": torch.tensor(trained_tokens(trainer))}
 
 
 def assert_ends_the_same(job: Job, make_trainer: Callable[[Job], Any]) -> None:
@@ -99,8 +101,9 @@ def test_what_is_logged_after_an_interruption_is_what_an_undisturbed_run_logs(ba
     """Though the checkpoint is written between two logs, and each is a mean since the one before."""
     stage = tiny.sft(rows, {**TRAIN, "logging_steps": 3}, lora=LORA, rows={"eval_fraction": 0.2})
     job = tiny.job(tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"), "sft")
-    trained(job, sft.trainer_of)
+    tokens = trained(job, sft.trainer_of)["tokens"]
     whole = logged(job)
+    assert trained(job, sft.trainer_of)["tokens"] == tokens  # killed behind its last step, it makes none
     assert [line["step"] for line in whole if "loss" in line] == [3, 4, 6, 7]
     shutil.rmtree(job.checkpoints / f"checkpoint-{STEPS}")
     trained(job, sft.trainer_of)

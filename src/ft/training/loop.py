@@ -22,6 +22,12 @@ from ft.training.stage_trainer import StageTrainer
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+KEPT_STATE = (
+    *("global_step", "epoch", "max_steps", "log_history", "best_global_step", "best_metric"),
+    "num_input_tokens_seen",
+)
+"""What a finished trainer's state holds that its last checkpoint knows."""
+
 
 def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
@@ -74,8 +80,11 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
 def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     """Train, or go on training; leave the result in the job's folder."""
     from ft.files import read_lines
+    from ft.training.trl_compat import trained_tokens
 
     numbers: dict[str, Any] = {"steps": train(trainer, job)}
+    if tokens := trained_tokens(trainer):
+        numbers["tokens"] = tokens
     if trainer.eval_dataset is not None:
         numbers["eval_loss"] = _final_loss(trainer)
     save(trainer, job)
@@ -110,7 +119,7 @@ def train(trainer: StageTrainer, job: Job) -> int:
 
     from ft.training.callbacks import MetricsFile
     from ft.training.checkpoints import Manifests, latest
-    from ft.training.trl_compat import load_weights
+    from ft.training.trl_compat import load_weights, restore_token_count
 
     trainer.add_callback(Manifests())
     with trainer.args.main_process_first(local=False):  # the first sets damaged ones aside
@@ -126,8 +135,9 @@ def train(trainer: StageTrainer, job: Job) -> int:
     # A Trainer resumed at its last step would train one step more.
     best = trainer.args.load_best_model_at_end and state.best_global_step
     load_weights(trainer, job.checkpoints / f"checkpoint-{best}" if best else checkpoint)
-    for name in ("global_step", "epoch", "max_steps", "log_history", "best_global_step", "best_metric"):
+    for name in KEPT_STATE:
         setattr(trainer.state, name, getattr(state, name))
+    restore_token_count(trainer, state)
     if trainer.is_world_process_zero():
         MetricsFile(job.folder / artifacts.METRICS).rewrite(state)
     return int(state.global_step)
@@ -149,8 +159,7 @@ def _first_and_last(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if held_out:
         for end, (loss, step) in (("first", held_out[0]), ("best", min(held_out))):
             found |= {f"eval_loss_{end}": loss, f"eval_loss_{end}_step": step}
-    tokens = [line["num_tokens"] for line in lines if "num_tokens" in line]
-    return found | ({"tokens": tokens[-1]} if tokens else {})
+    return found
 
 
 def evaluation_has_rows(job: Job, held_out: Any) -> None:

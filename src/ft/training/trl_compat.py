@@ -111,12 +111,25 @@ def held_out_loader(trainer: Any, batches: Sampler[list[int]]) -> DataLoaderShar
 
 def carry_token_count(trainer: Any) -> None:
     """Let a trainer of TRL count trained tokens on over an interruption; transformers' own Trainer counts none."""
-    if isinstance(trainer, _BaseTrainer):
+    if _is_from_trl(trainer):
         trainer.add_callback(TokenCount(trainer))
 
 
+def trained_tokens(trainer: Any) -> int:
+    """How many tokens a trainer of TRL has trained on in all its steps, whatever was logged; 0 of one that counts none.
+    RLOO and GRPO count into the trainer's state, which checkpoints hold."""
+    return int(trainer._total_train_tokens or trainer.state.num_input_tokens_seen) if _is_from_trl(trainer) else 0
+
+
+def restore_token_count(trainer: Any, state: TrainerState) -> None:
+    """Let a trainer count on from the state of a checkpoint; TRL 1.16 begins at 0 again."""
+    callbacks: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of their states ever after
+    if own := callbacks.get("TokenCount"):
+        trainer._total_train_tokens = own["attributes"]["tokens"]
+
+
 class TokenCount(TrainerCallback, ExportableState):
-    """Carries the count of trained tokens over an interruption, inside the checkpoint; TRL 1.16 begins at 0 again."""
+    """Carries the count of trained tokens over an interruption, inside the checkpoint."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -127,9 +140,7 @@ class TokenCount(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        callbacks: Any = state.stateful_callbacks  # a list of callbacks at first, a dict of their states ever after
-        own = callbacks["TokenCount"]
-        self.trainer._total_train_tokens = own["attributes"]["tokens"]
+        restore_token_count(self.trainer, state)
 
 
 class PairTrainer(DPOTrainer):
