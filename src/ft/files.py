@@ -6,6 +6,7 @@ the functions that rest on it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,6 +42,32 @@ def atomic(path: Path) -> Iterator[Path]:
         raise _naming(error, path) from error
     finally:
         remove(beside)
+
+
+@contextmanager
+def create(path: Path, fix: str) -> Iterator[Path]:
+    """`atomic` for what nobody has made yet. Raises UserError with this `fix`, and leaves what is there, where it is
+    there from the start or another command makes it meanwhile."""
+    refuse_existing(path, fix)
+    try:
+        with atomic(path) as beside:
+            yield beside
+            if beside.is_file():
+                os.link(beside, path)  # which never replaces another, as a rename does
+    except OSError as error:
+        if error.filename != str(path):
+            raise
+        refuse_existing(path, fix)
+        if error.errno == errno.ENOENT:  # as under /proc
+            raise fail(str(path), "nothing can be made in this folder", "Name another.") from None
+        raise
+
+
+def refuse_existing(path: Path, fix: str) -> None:
+    """Raise UserError where there is anything else than an empty folder, which a rename replaces."""
+    is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not is_empty:
+        raise fail(str(path), "is there already", fix)
 
 
 def is_alive(process: str) -> bool:

@@ -7,13 +7,24 @@ import json
 import os
 import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ft.disk import disk_problem
 from ft.errors import UserError
-from ft.files import append_lines, atomic, finite_or_none, read_lines, read_mapping, write_json, write_lines, write_text
+from ft.files import (
+    append_lines,
+    atomic,
+    create,
+    finite_or_none,
+    read_lines,
+    read_mapping,
+    write_json,
+    write_lines,
+    write_text,
+)
 from ft.manifest import find_damage, write_manifest
 
 ROWS = [{"key": "a", "text": "one"}, {"key": "b", "text": "two"}]
@@ -52,6 +63,54 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
     with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "page.html") as beside:
         halfway(beside)
     assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("page.html", "old")]
+
+
+def make_file(place: Path) -> None:
+    place.write_text("mine", encoding="utf-8")
+
+
+def make_folder(place: Path) -> None:
+    place.mkdir()
+    make_file(place / "one.jsonl")
+
+
+def link_to_a_folder(place: Path) -> None:
+    (place.parent / "elsewhere").mkdir()
+    place.symlink_to("elsewhere")
+
+
+def make_new(place: Path, make: Callable[[Path], None], other: Callable[[Path], None] | None = None) -> None:
+    """While another command makes it too."""
+    with create(place, "Take another name.") as beside:
+        make(beside)
+        if other:
+            other(place)
+
+
+@pytest.mark.parametrize("make", [make_file, make_folder])
+@pytest.mark.parametrize("other", [make_file, make_folder, link_to_a_folder])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_another_command_has_made_is_never_replaced_by_something_new(make, other, when, tmp_path):
+    place = tmp_path / "new"
+    if when == "before":
+        other(place)
+    with pytest.raises(UserError, match=r"new: is there already\. Take another name\."):
+        make_new(place, make, other if when == "meanwhile" else None)
+    assert place.is_symlink() or (place / "one.jsonl" if place.is_dir() else place).read_text(encoding="utf-8")
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("make", [make_file, make_folder])
+def test_something_new_takes_the_place_of_nothing_or_of_an_empty_folder(make, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("absent", "empty") if make is make_folder else ("absent",):
+        make_new(tmp_path / name, make)
+        assert [*tmp_path.rglob("one.jsonl")] if make is make_folder else (tmp_path / name).is_file()
+
+
+def test_a_folder_where_nothing_can_be_made_is_named(tmp_path):
+    with pytest.raises(UserError, match="/proc/x: nothing can be made in this folder"):
+        make_new(Path("/proc/x"), make_folder)
 
 
 def test_what_fails_halfway_leaves_no_folder(tmp_path: Path):

@@ -15,7 +15,7 @@ from ft.export.card import card
 from ft.export.gguf import convert, converter
 from ft.export.ollama import Underivable, modelfile
 from ft.export.trained_model import TrainedModel
-from ft.files import atomic, read_json, write_json
+from ft.files import create, read_json, refuse_existing, write_json
 from ft.models.lineage import parts, write_lineage
 from ft.models.load import share
 from ft.models.merge import DTYPES, Onto
@@ -28,6 +28,7 @@ TOKENIZER = (
     *(artifacts.SPECIAL_TOKENS, "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
 ADAPTER = (artifacts.ADAPTER_CONFIG, artifacts.ADAPTER_WEIGHTS)
+FIX = "Name a new folder; nothing is overwritten."
 Log = Callable[[str], None]
 
 
@@ -66,9 +67,10 @@ class ExportOptions:
 def export(result: TrainedModel, options: ExportOptions, log: Log = lambda line: None) -> dict[str, Any]:
     """Write the folder and return what its export.json says. Raises UserError, and leaves nothing, where it exists, the
     options cannot be met, or the copy is another model than the one that was trained."""
+    refuse_existing(options.to, FIX)
     _refuse_impossible(result, options)
     script = converter(options.llama_cpp) if options.gguf else None
-    with atomic(options.to.absolute()) as partial:
+    with create(options.to.absolute(), FIX) as partial:
         partial.mkdir()
         record = _write_files(result, options, partial, script, log)
         text = card(result, record, options.license)
@@ -81,8 +83,6 @@ def export(result: TrainedModel, options: ExportOptions, log: Log = lambda line:
 
 def _refuse_impossible(result: TrainedModel, options: ExportOptions) -> None:
     where = str(result.folder)
-    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
-        raise fail(str(options.to), "is there already, and not empty", "Name a new folder; nothing is overwritten.")
     if options.dtype not in (None, *DTYPES):
         raise fail("--dtype", f"it is '{options.dtype}'", f"There are: {', '.join(DTYPES)}.")
     for option, asked in (("--adapter", options.adapter), ("--onto original", options.onto == "original")):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+OVERWRITE = "Give another name, or --force to overwrite it."  # how to write a recipe where one is
 PLAIN = re.compile(r"[A-Za-z._/$][\w./$-]*")
 
 

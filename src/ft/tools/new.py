@@ -17,13 +17,13 @@ from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
 from ft.data.formats.fields import BadRow
 from ft.data.sources.read import Source, missing, read
 from ft.errors import Problems, UserError, fail
-from ft.files import atomic
+from ft.files import atomic, create, refuse_existing
 from ft.hub import local_path
 from ft.recipe import Recipe, Stage
 from ft.recipe.find import bundled_recipes, recipes_of_kind
 from ft.recipe.merge import read_sets
 from ft.recipe.types import reference
-from ft.recipe.write import relative_path, yaml_value, yaml_word
+from ft.recipe.write import OVERWRITE, relative_path, yaml_value, yaml_word
 from ft.recipe.yaml import Block
 from ft.results.store import Plan
 from ft.stages import STAGES
@@ -86,7 +86,10 @@ def fork(
     _check_usable(summary, source, options, limit, on_too_long)
     skipped = _skipped(plan.recipe, stage)
     rows = _rows_block(stage, summary, source, options)
-    _write(path, _yaml(path, plan.recipe, stage, source, skipped, rows, settings), check)
+    text = _yaml(path, plan.recipe, stage, source, skipped, rows, settings)
+    with atomic(path) if options.force else create(path, OVERWRITE) as beside:  # beside it, so that paths are right
+        beside.write_text(text, encoding="utf-8")
+        check(beside)
     return Fork(path, stage, source, summary, skipped, tuple(notes), limit, on_too_long)
 
 
@@ -105,8 +108,8 @@ def _place(recipe: Recipe, options: ForkOptions) -> Path:
     path = Path(options.name) if options.name.endswith((".yaml", ".yml")) else Path("recipes") / f"{options.name}.yaml"
     if path.resolve() == recipe.file.resolve():
         raise fail(str(path), "that is the recipe to start from", "Give the new one another name.")
-    if path.exists() and not options.force:
-        raise fail(str(path), "is there already", "Give another name, or --force to overwrite it.")
+    if not options.force:
+        refuse_existing(path, OVERWRITE)
     return path
 
 
@@ -311,13 +314,6 @@ def _entry(source: Source, folder: Path) -> dict[str, Any]:
     default = Source(source.path)
     entry |= {key: value for key in ("name", "split") if (value := getattr(source, key)) != getattr(default, key)}
     return entry | ({"columns": source.columns} if source.columns else {})
-
-
-def _write(path: Path, text: str, check: Callable[[Path], Recipe]) -> None:
-    """The recipe appears when it has been read back without a problem; beside it until then, so paths stay right."""
-    with atomic(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-        check(beside)
 
 
 def fork_lines(fork: Fork) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import tiny
 from ft.cli import app
 from ft.errors import UserError
+from ft.recipe import Recipe
 from ft.run.rows import prepare_rows
 from ft.tools.new import Fork, ForkOptions, fork, fork_lines, parse_columns
 from wording import Like
@@ -122,6 +123,20 @@ def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: P
         "--too-long: 'cut'. "
         "Write drop_turns (whole oldest turns leave), drop, or split (documents are cut into pieces)."
     )
+
+
+def test_a_recipe_that_another_command_writes_meanwhile_stays(parent: Path, tmp_path: Path) -> None:
+    there, path = tmp_path / "new" / "b.yaml", str(written(tmp_path / "own.jsonl", ALPACA))
+
+    def check(file: Path) -> Recipe:
+        there.write_text("theirs", encoding="utf-8")
+        return tiny.checked(file)
+
+    plan = tiny.planned(parent, tmp_path / "runs")
+    assert refused(lambda: fork(plan, ForkOptions(str(there), path), check)) == (
+        f"{there}: is there already. Give another name, or --force to overwrite it."
+    )
+    assert there.read_text(encoding="utf-8") == "theirs"
 
 
 def test_columns_are_mapped(forks: Forks, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft.errors import Problems, UserError, fail
-from ft.files import atomic
+from ft.errors import Problems, UserError
+from ft.files import atomic, create, refuse_existing
 from ft.recipe import Kind, Recipe
+from ft.recipe.write import OVERWRITE
 from ft.recipe.yaml import Block, Items, in_file_order
 from ft.tools.importing.config import TrainingConfig, read_configs
 from ft.tools.importing.draft import Omission, StageDraft, is_on
@@ -48,8 +49,8 @@ def import_recipe(paths: Sequence[Path], to: Path | None, check: Check, *, force
 
     Raises UserError with every problem of every config, each at its line, and writes nothing then.
     """
-    if to and to.exists() and not force:
-        raise fail(str(to), "is there already", "Give another name, or --force to overwrite it.")
+    if to and not force:
+        refuse_existing(to, OVERWRITE)
     problems = Problems()
     drafts = [draft for path in paths for draft in _drafts(path, problems)]
     drafts.sort(key=lambda draft: _rank(draft.kind))
@@ -64,7 +65,7 @@ def import_recipe(paths: Sequence[Path], to: Path | None, check: Check, *, force
     in_file_order(problems, paths[0]).raise_any()
     recipe = ImportedRecipe(recipe_text(tree, drafts, (to or Path("x")).parent.resolve(), to), drafts)
     if to:
-        with atomic(to) as beside:
+        with atomic(to) if force else create(to, OVERWRITE) as beside:
             beside.write_text(recipe.text, encoding="utf-8")
     return recipe
 
