@@ -68,7 +68,7 @@ def rewarded(kind: str) -> Callable[[random.Random, Path], Stage]:
         }
         train |= {"per_device_train_batch_size": 4, "generation_batch_size": 8} if kind == "ppo" else {}
         train.pop("num_generations") if kind == "ppo" else None
-        data, rewards = [{"path": str(questions(folder))}], {"rewards": {"answer": 1.0}}
+        data, rewards = [{"path": str(questions(folder))}], {"rewards": {"answer": 1.0, "obeys": 0.5}}
         blocks = {"rows": {"eval_fraction": 0.25}, "reward": rewards, "guard": {"kl": 1e6, "cut": 1.0}, "train": train}
         return {"kind": kind, "data": data, **blocks}
 
@@ -81,7 +81,12 @@ def sample(draw: random.Random, folder: Path) -> Stage:
 
 
 def questions(folder: Path) -> Path:
-    rows = [{"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8]} for n in range(16)]
+    """Every second row has a check that random text fails: a first batch of equal rewards would be refused."""
+    checks: list[Any] = [[], [{"check": "ends", "value": "amen"}]]
+    rows = [
+        {"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8], "checks": checks[n % 2]}
+        for n in range(16)
+    ]
     return write_rows(folder / "questions.jsonl", rows)
 
 
