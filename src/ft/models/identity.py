@@ -12,6 +12,7 @@ from ft.data.sources.bytes import CHANGED
 from ft.data.sources.read import file_hash
 from ft.errors import fail
 from ft.files import digest, read_mapping
+from ft.models.both_versions import ORIGINAL, identifying
 from ft.recipe import ModelSource
 from ft.recipe.job import Job
 from ft.result import Result
@@ -77,5 +78,12 @@ def hashes(job: Job) -> Path:
 def _joint_hash(files: Iterable[Path], cache: Path | None) -> str:
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.name} {file_hash(file, cache)}\n".encode())
+        whole.update(f"{file.name} {_hash(file, cache)}\n".encode())
     return whole.hexdigest()[:16]
+
+
+def _hash(file: Path, cache: Path | None) -> str:
+    digest_of_bytes = file_hash(file, cache)
+    if file.name in ORIGINAL:
+        return hashlib.sha256(identifying(file.name, file.read_bytes())).hexdigest()
+    return digest_of_bytes

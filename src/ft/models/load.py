@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ft import artifacts
 from ft.errors import fail
 from ft.families import family_of
-from ft.files import read_json, write_json
 from ft.models.adapters import load_adapter, with_adapter, with_scoring_adapter
+from ft.models.both_versions import write_for_both
 from ft.models.finite import refuse_broken_weights
 from ft.models.lineage import base_of, is_adapter, is_reward, parts
 from ft.models.processor import library_errors, load_config
@@ -177,22 +176,10 @@ def _quiet_loading() -> Iterator[None]:
 
 def share(folder: Path) -> None:
     """Let others open a folder that was saved: safetensors writes files that only their owner may read (mode 600), and
-    transformers 5 tokenizer settings that no earlier version knows."""
+    transformers 5 settings that no earlier version knows."""
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
-    file = folder / artifacts.TOKENIZER_CONFIG
-    if file.exists():
-        write_json(file, _portable(read_json(file)))
-
-
-def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokenizer settings with the names that transformers 4 and 5 both know, and without how ours were opened."""
-    portable = {key: value for key, value in settings.items() if key not in ("is_local", "local_files_only")}
-    if portable.get("tokenizer_class") == "TokenizersBackend":
-        portable["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(portable.get("extra_special_tokens"), list):
-        portable["additional_special_tokens"] = portable.pop("extra_special_tokens")
-    return portable
+    write_for_both(folder)
 
 
 def _keep_cpu_4bit_differentiable(model: Any) -> None:

@@ -139,7 +139,9 @@ def test_a_saved_tokenizer_names_what_transformers_4_and_5_both_know(base, tmp_p
     tokenizer_of(None, base).save_pretrained(str(tmp_path))
     settings = read_json(tmp_path / "tokenizer_config.json")
     assert settings["tokenizer_class"] == "TokenizersBackend"
+    identity = model_identity(tmp_path, None)
     share(tmp_path)
+    assert model_identity(tmp_path, None) == identity  # results that are named by it are found
     settings = read_json(tmp_path / "tokenizer_config.json")
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings["additional_special_tokens"] == ["<|im_start|>"]
