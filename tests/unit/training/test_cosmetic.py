@@ -54,7 +54,8 @@ def test_two_values_leave_the_same_bytes_under_one_fingerprint(group, plain, tmp
     weights, others = tiny.weights(plain.folder), tiny.weights(other.folder)
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
-    shown = ("loss_first", "loss_last", "eval_loss_first")  # the ends of the curve, which is logged elsewhere
+    shown = ("loss_first", "loss_last", "eval_loss_first", "eval_loss_best")  # of the curve, which is logged elsewhere
+    shown += ("eval_loss_first_step", "eval_loss_best_step")
     assert plain.done["numbers"].keys() == other.done["numbers"].keys()  # nothing is lost by how it is logged
     numbers, own = ({k: v for k, v in r.done["numbers"].items() if k not in shown} for r in (plain, other))
     assert own == pytest.approx(numbers, rel=1e-6)
