@@ -41,7 +41,7 @@ def plan_command(
     from ft.run.accelerate_config import objections
 
     if diff:
-        return _diff(recipe, as_json)
+        return _diff(recipe, set_, as_json)
     if gpu is None:
         _only_for("a plan with --gpu", {"--gpus": gpus})
     way = read_launch_file(launch, runs).on_gpus(gpus)
@@ -80,11 +80,11 @@ def _probe(planned_run: Plan, gpu: str | None, as_json: bool) -> None:
     print_json(probes) if as_json else show(probes, out)
 
 
-def _diff(recipe: Path, as_json: bool) -> None:
+def _diff(recipe: Path, sets: list[str] | None, as_json: bool) -> None:
     from ft.recipe.merge import changes
 
     problems = Problems()
-    lines = changes(recipe, problems)
+    lines = changes(recipe, sets or (), problems)
     problems.raise_any()
     if as_json:
         print_json([{"key": key, "there": parent_value, "here": value} for key, parent_value, value in lines])
@@ -221,7 +221,7 @@ def new_command(
         new_recipe = fork(parent, options, lambda path: read_recipe(path, None, runs), progress.advance)
     for line in fork_lines(new_recipe):
         talk.print(line)
-    _diff(new_recipe.path, as_json=False)
+    _diff(new_recipe.path, None, as_json=False)
     path = new_recipe.path
     out.print(f"\nlook at the rows: ft show {path}\ntrain on them:    ft run {path} --to {new_recipe.stage.name}")
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
+from ft.data.formats.fields import UnreadFields
 from ft.data.formats.messages import BadRow, Message, words
 from ft.data.sources.files import Report, SourceRow, count_characters
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
 from ft.files import finite_or_none
+
+log = logging.getLogger(__name__)
 
 SHOWN = 20
 """Problems named in full; a file of the wrong format has one a line, and the first few tell why."""
@@ -108,16 +112,30 @@ def _detect_format(source_row: SourceRow, columns: dict[str, str]) -> str:
         raise fail(source_row.where, bad.what, bad.fix) from bad
 
 
-def mix_rows(sources: Iterable[Source], *, seed: int, bad: BadRows) -> Iterator[SourceRow]:
+def mix_rows(
+    sources: Iterable[Source], *, seed: int, bad: BadRows, reads: Collection[str] | None = None
+) -> Iterator[SourceRow]:
     """The formatted rows of all sources, one source after the other in file order; shuffling is the trainer's part.
 
     A source with a cap or a weight gives an exact number of its good rows: `rows` of them chosen by seed, then each
     of these as often as `weight` says, the fraction again an exact seeded choice. The choice depends on the seed and
     the source's own rows, not on the sources beside it. Such a source is read twice, to count and to choose, so that
     memory stays flat. Where sources have shares, all are read twice: see `parts`. Bad rows go to `bad`, once; the
-    caller ends with `bad.finish()`.
+    caller ends with `bad.finish()`. Where the caller says which columns it `reads`, the others are named in the log.
     """
-    sources = tuple(sources)
+    rows = _mix(tuple(sources), seed, bad)
+    if reads is None:
+        yield from rows
+        return
+    unread = UnreadFields(frozenset(reads))
+    for source_row in rows:
+        unread.add(source_row.row)
+        yield source_row
+    for note in unread.notes:
+        log.warning("%s", note)
+
+
+def _mix(sources: tuple[Source, ...], seed: int, bad: BadRows) -> Iterator[SourceRow]:
     if any(source.share is not None for source in sources):
         yield from _draw_shares(sources, seed, bad)
         return

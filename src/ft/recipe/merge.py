@@ -56,13 +56,13 @@ def read_name(path: Path) -> str:
     return recipe_name(path, name if isinstance(name, str) else None)
 
 
-def changes(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
-    """What the recipe says differently from the one it extends: (key, there, here); '' where a side has no such key."""
+def changes(path: Path, sets: Sequence[str], problems: Problems) -> list[tuple[str, str, str]]:
+    """What the recipe says after `--set` and the one it extends says differently: (key, there, here); '' where a side
+    has no such key. A recipe that extends none is compared with itself before `--set`."""
     block = read_yaml(path, problems)
-    if "extends" not in block:
-        return []
-    parent_values = dict(_flat(_extend(_parent(path, block), (), problems)))
-    values = dict(_flat(_extend(path, (), problems)))
+    parent = _parent(path, block) if "extends" in block else path
+    parent_values = dict(_flat(_extend(parent, (), problems)))
+    values = dict(_flat(read_tree(path, sets, problems)))
     keys = [k for k in {**parent_values, **values} if parent_values.get(k) != values.get(k)]
     keys = [k for k in keys if k != f"{values.get(k)}.name"]  # a stage that was called so by its kind
     return [(k, parent_values.get(k, ""), values.get(k, "")) for k in keys]

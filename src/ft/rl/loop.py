@@ -20,7 +20,6 @@ from ft.models.adapters import adapters_kept, saved_alone
 from ft.models.lineage import base_of
 from ft.models.token_budget import positions_of
 from ft.recipe.job import Job
-from ft.rewards import check_columns
 from ft.rl.prompts import PromptOptions, Prompts, budget, dataset, read_prompts
 from ft.rl.reward import Reward, RewardedOptions, check_rewards
 from ft.training.loop import (
@@ -120,9 +119,7 @@ def prepare_training(job: Job, config: type) -> tuple[TrainerInputs, Prompts]:
         saved_alone(model)
     renderer = Renderer(tokenizer)
     longest = budget(options, positions_of(model), args.max_completion_length, job.where)
-    prompts = read_prompts(
-        job, options, renderer, longest, lambda columns: check_columns(reward_options.rewards, columns)
-    )
+    prompts = read_prompts(job, options, renderer, longest, reward_options.rewards)
     rows = dataset(prompts.train, 0)
     held_out = dataset(prompts.held_out, len(prompts.train)) if prompts.held_out else None
     evaluation_has_rows(job, held_out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ft import artifacts
+from ft.data.formats.fields import CONVERSATION_COLUMNS
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, Leakage, eval_side, mix_rows
 from ft.data.prompts import Prompt, prompt_in
@@ -15,6 +16,7 @@ from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.models.token_budget import prompt_budget
 from ft.recipe.job import Job
+from ft.rewards import check_columns, columns_of
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,23 @@ def read_prompts(
     options: PromptOptions,
     renderer: Renderer,
     longest: int | None,
-    check: Callable[[Mapping[str, Any]], None],
+    rewards: Collection[str],
 ) -> Prompts:
-    """The rows of `data` and `eval_data`. `longest` is the budget in tokens; `check` raises BadRow for a row's columns.
+    """The rows of `data` and `eval_data`. `longest` is the budget in tokens; `rewards` are functions that read columns.
 
     Raises UserError with the lines that cannot be used, or where no prompt is left.
     """
     bad, prompts = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS), Prompts()
-    reader = _Reader(renderer, options, longest, check, bad, prompts)
+    reader = _Reader(renderer, options, longest, rewards, bad, prompts)
+    reads = {*CONVERSATION_COLUMNS, "axis", *(column for name in rewards for column in columns_of(name))}
     leakage = Leakage()
-    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
+    for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad, reads=reads):
         if prompt := reader.prompt(source_row):
             held_out = not job.eval_data and eval_side(source_row.row, options.eval_fraction, job.seed)
             (prompts.held_out if held_out else prompts.train).append(prompt)
             leakage.add("train", source_row)
     reader.keys.clear()  # a prompt that stands on both sides is a leak, and no repetition
-    for source_row in mix_rows([Source(**source) for source in job.eval_data], seed=job.seed, bad=bad):
+    for source_row in mix_rows([Source(**source) for source in job.eval_data], seed=job.seed, bad=bad, reads=reads):
         if prompt := reader.prompt(source_row):
             prompts.held_out.append(prompt)
             leakage.add("eval", source_row)
@@ -88,7 +91,7 @@ class _Reader:
     renderer: Renderer
     options: PromptOptions
     longest: int | None
-    check: Callable[[Mapping[str, Any]], None]
+    rewards: Collection[str]
     bad: BadRows
     prompts: Prompts
     too_long: int = 0
@@ -98,7 +101,7 @@ class _Reader:
         """The row's prompt; None where it is bad, too long, or stands there already."""
         try:
             prompt = prompt_in(source_row)
-            self.check(prompt.columns)
+            check_columns(self.rewards, prompt.columns)
             ids = self.renderer.prompt(prompt.messages)
             if self.longest is not None and len(ids) > self.longest:
                 if self.options.on_too_long == "drop":

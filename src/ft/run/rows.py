@@ -16,18 +16,25 @@ from ft.files import remove
 from ft.models.identity import refuse_changed
 from ft.models.processor import encoder_of
 from ft.progress import Progress
+from ft.result import read_stats
 from ft.results.locks import hold_lock
 from ft.results.store import Plan, PlannedStage
 
 
-def prepare_rows(plan: Plan, planned: PlannedStage) -> None:
+def prepare_rows(plan: Plan, planned: PlannedStage, *, notes: bool = True) -> None:
     """Render and tokenise the stage's rows into the cache, unless they are there and whole. Another command that is at
-    the same rows is waited for; what one left that was killed at them is cleared away."""
+    the same rows is waited for; what one left that was killed at them is cleared away. Either way it is said what of
+    the rows is not read, unless a later call says the `notes`."""
     if planned.rows_key is None:
         return
     folder = rows_folder(plan.runs, planned.rows_key)
-    if not rows_damage(folder):
-        return
+    if rows_damage(folder):
+        _prepare_once(plan, planned, folder)
+    for note in read_stats(folder).get("notes", ()) if notes else ():
+        talk.print(f"{planned.name}: {note}", style="yellow")
+
+
+def _prepare_once(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     with hold_lock(artifacts.lock_file(plan.runs, folder.name)):
         damage = rows_damage(folder)
         if not damage:
@@ -69,8 +76,6 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     talk.print(f"{planned.name}: {rows_line(stats)}")
     if stats["rejected"]:
         talk.print(f"{planned.name}: rejected rows are in {folder / artifacts.REJECTS}", style="yellow")
-    for note in stats["notes"]:
-        talk.print(f"{planned.name}: {note}", style="yellow")
 
 
 def rows_line(stats: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def _set_aside(plan: Plan, forced: Sequence[PlannedStage], missing: Sequence[Pla
     """Set the results of these stages aside, last of all: rows that are refused refuse the command before it."""
     for planned in forced:
         if planned in missing and plan.preparable(planned):
-            prepare_rows(plan, planned)
+            prepare_rows(plan, planned, notes=False)
     moved = set_aside(plan.runs, [planned.folder for planned in forced if planned.folder.exists()])
     if moved:
         talk.print(f"set aside: {', '.join(map(str, moved))}\nto bring back: {restore_command(plan.runs, moved)}")

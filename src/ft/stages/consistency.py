@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ft import artifacts
 from ft.console import Terminal
+from ft.data.formats.fields import CONVERSATION_COLUMNS
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
@@ -138,7 +139,7 @@ def read_dialogues(job: Job, answered_by_row: bool) -> list[dict[str, Any]]:
     """
     bad = BadRows("error", None)
     rows = []
-    for source_row in mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad):
+    for source_row in mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad, reads=CONVERSATION_COLUMNS):
         rows.append(source_row.row)
         try:
             answers = row_answers(source_row.row)

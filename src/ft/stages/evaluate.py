@@ -16,6 +16,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from ft import artifacts
+from ft.data.formats.fields import CONVERSATION_COLUMNS
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, prompt_in
@@ -36,7 +37,7 @@ from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
-from ft.rewards import REWARDS, check_columns
+from ft.rewards import REWARDS, check_columns, columns_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def make(job: Job) -> dict[str, Any]:
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
     bad = BadRows(rows_as.on_bad_row, job.folder / artifacts.REJECTS)
-    rows = held_out_rows(list(mix_rows([Source(**s) for s in job.data], seed=job.seed, bad=bad)), rows_as, job.seed)
+    sources, reads = [Source(**s) for s in job.data], _columns_read(options)
+    rows = held_out_rows(list(mix_rows(sources, seed=job.seed, bad=bad, reads=reads)), rows_as, job.seed)
     questions = _read_questions(job, options, rows, bad)
     losses = None
     if options.loss:
@@ -153,6 +155,11 @@ class _Question:
     row: SourceRow
     prompt: Prompt
     references: tuple[str, ...]
+
+
+def _columns_read(options: EvaluateOptions) -> set[str]:
+    of_rewards = {column for name in options.measures if name in REWARDS for column in columns_of(name)}
+    return {*CONVERSATION_COLUMNS, *of_rewards, options.references, *([options.by] if options.by else [])}
 
 
 def _is_prompt(source_row: SourceRow) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft import artifacts
+from ft.data.formats.fields import CONVERSATION_COLUMNS
 from ft.data.formats.messages import BadRow, Message
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, Sample
@@ -153,7 +154,9 @@ def _scripts(job: Job, options: GattOptions, bank: Bank) -> tuple[list[Script], 
     """A script a dialogue, each drawn with a seed of its own; and how many rows were bad."""
     bad = BadRows(options.on_bad_row, job.folder / artifacts.REJECTS)
     scripts = []
-    for number, source_row in enumerate(mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
+    sources = [Source(**source) for source in job.data]
+    rows = mix_rows(sources, seed=job.seed, bad=bad, reads=CONVERSATION_COLUMNS)
+    for number, source_row in enumerate(rows):
         chance = random.Random(f"{job.seed} gatt {number}")
         try:
             one = script(source_row.row, str(number), source_row.where, bank.draw(chance), options.turns)

@@ -20,6 +20,7 @@ from ft import artifacts
 from ft.console import Terminal
 from ft.data.axes import SAFETY_THRESHOLD
 from ft.data.formats.columns import Row
+from ft.data.formats.fields import PAIR_COLUMNS
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source, SourceRow
@@ -124,7 +125,9 @@ def check_pair(row: Row) -> None:
 def _rows(job: Job, bad: BadRows) -> dict[int, SourceRow]:
     """The pairs by their number: a source taken twice has the same `where` twice."""
     rows = {}
-    for number, source_row in enumerate(mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad)):
+    reads = {*PAIR_COLUMNS, "axis", *GOLD}
+    pairs = mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad, reads=reads)
+    for number, source_row in enumerate(pairs):
         if "chosen" not in source_row.row:
             raise fail(job.where, *NO_PAIR)
         try:

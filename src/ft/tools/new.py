@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ft.data.formats import FORMATS, PAIRS, QUESTIONS, detect
+from ft.data.formats import FORMATS, detect, rows_of
 from ft.data.formats.fields import BadRow
 from ft.data.sources.read import Source, missing, read
 from ft.errors import Problems, UserError, fail
@@ -117,8 +117,8 @@ def _stage(recipe: Recipe, name: str | None, source: Source) -> Stage:
     """The stage that gets the rows: by name, or the first on such rows, or the first that trains on any."""
     if name is None:
         trained = [s for s in recipe.stages if s.kind.rows]
-        wanted = "pairs" if source.format in PAIRS else "conversations"
-        found = next((s for s in trained if s.kind.rows == wanted), next(iter(trained), None))
+        found = next((s for s in trained if s.kind.rows == rows_of(source.format or "")), None)
+        found = found or next((s for s in trained if s.kind.rows in CONVERSATIONS), next(iter(trained), None))
         if found is None:
             raise fail(str(recipe.file), "no stage of it trains on rows", "Name the stage that reads them: --stage.")
         return found
@@ -199,38 +199,39 @@ def _as_option(fix: str) -> str:
 
 def _fit_format(source: Source, notes: list[str], stage: Stage, recipe: Recipe) -> tuple[Source, list[str]]:
     """The source as this stage reads it. UserError where it trains on rows of another sort."""
+    rows = rows_of(source.format or "")
     if stage.kind.rows in CONVERSATIONS and source.format == "hh_pairs":
         note = "A pair holds two transcripts; the chosen one is trained on: format hh."
         return replace(source, format="hh"), [*notes, note]
-    if stage.kind.rows in CONVERSATIONS and source.format in (*PAIRS, *QUESTIONS):
-        raise _not_conversations(source, stage, recipe)
-    if stage.kind.rows == "pairs" and source.format not in PAIRS:
+    if stage.kind.rows in CONVERSATIONS and rows != "conversations":
+        raise _not_conversations(source, rows, stage, recipe)
+    if stage.kind.rows == "pairs" and rows != "pairs":
         what = f"its rows are no pairs of answers, and '{stage.name}' trains on pairs"
         raise fail(source.path, what, "Name another stage: --stage.")
     return source, notes
 
 
-def _not_conversations(source: Source, stage: Stage, recipe: Recipe) -> UserError:
+def _not_conversations(source: Source, rows: str, stage: Stage, recipe: Recipe) -> UserError:
     name = source.format or ""
-    what = {"prompt": "prompts without answers", "user_turns": "turns without answers"}.get(name, "pairs of answers")
+    what = {"prompt": "prompts without answers", "user_turns": "turns without answers"}.get(name, f"{rows} of answers")
     fix = {
         "prompt": "Map the column with the answers: --format prompt_completion --columns completion=answer.",
         "user_turns": "Let a stage of kind `gatt` answer them first.",
         "preference": "Or train on the chosen answers: --format prompt_completion --columns completion=chosen, or "
         "--format messages --columns messages=chosen where they are whole dialogues.",
     }.get(name, "")
-    if name in PAIRS:
-        fix = f"{_pairs_fix(recipe)} {fix}".strip()
+    if rows != "questions":
+        fix = f"{_stage_fix(rows, recipe)} {fix}".strip()
     return fail(source.path, f"its rows are {what}, and '{stage.name}' trains on conversations", fix)
 
 
-def _pairs_fix(recipe: Recipe) -> str:
-    """The stage of this recipe that trains on pairs, or recipes that have one."""
-    if own := next((one.name for one in recipe.stages if one.kind.rows == "pairs"), None):
-        return f"Give them to the stage that trains on pairs: --stage {own}."
-    kinds = {name for name, kind in STAGES.items() if kind.rows == "pairs"}
+def _stage_fix(rows: str, recipe: Recipe) -> str:
+    """The stage of this recipe that trains on such rows, or recipes that have one."""
+    if own := next((one.name for one in recipe.stages if one.kind.rows == rows), None):
+        return f"Give them to the stage that trains on {rows}: --stage {own}."
+    kinds = {name for name, kind in STAGES.items() if kind.rows == rows}
     others = " or ".join(f"--from {name}" for name in recipes_of_kind(kinds, recipe.argument)[:2])
-    return f"Start from a recipe with a stage that trains on pairs: {others}."
+    return f"Start from a recipe with a stage that trains on {rows}: {others}."
 
 
 def _check_usable(

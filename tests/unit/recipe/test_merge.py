@@ -11,7 +11,7 @@ from tests.unit.recipe.conftest import GOOD, HEAD, SFT
 
 from ft.errors import Problems, UserError
 from ft.recipe import Recipe, read
-from ft.recipe.merge import changes, read_tree
+from ft.recipe.merge import changes, read_sets, read_tree
 from ft.stages import STAGES
 from wording import Like
 
@@ -136,12 +136,36 @@ def test_changes_say_what_a_fork_says_differently(folder: Path):
         "extends: y.yaml\nseed: 2\nstages: [{kind: sft, train: {max_length: 8}, data: [{path: other.jsonl}]}]\n",
         encoding="utf-8",
     )
-    assert changes(Path("x.yaml"), Problems()) == [
+    assert changes(Path("x.yaml"), [], Problems()) == [
         ("sft.data", "['rows.jsonl']", ""),
         ("sft.train.max_length", "64", "8"),
         ("sft.data.0.path", "", "other.jsonl"),
         ("seed", "", "2"),
     ]
+
+
+def test_changes_take_in_what_is_set(folder: Path):
+    (folder / "y.yaml").write_text(GOOD, encoding="utf-8")
+    (folder / "x.yaml").write_text("extends: y.yaml\nseed: 2\n", encoding="utf-8")
+    learning_rate = ("sft.train.learning_rate", "", "2e-05")
+    assert changes(Path("x.yaml"), ["sft.train.learning_rate=2e-5"], Problems()) == [learning_rate, ("seed", "", "2")]
+    assert changes(Path("y.yaml"), ["sft.train.learning_rate=2e-5"], Problems()) == [learning_rate]
+
+
+def test_what_is_set_can_be_written_down(folder: Path):
+    (folder / "x.yaml").write_text(GOOD, encoding="utf-8")
+    tree = read_sets(Path("x.yaml"), ["sft.train.max_steps=3", "seed=4", "model.dtype=bfloat16", "chat_template=null"])
+    assert tree == {
+        "seed": 4,
+        "model": {"dtype": "bfloat16"},
+        "chat_template": None,
+        "stages": [{"name": "sft", "train": {"max_steps": 3}}],
+    }
+    with pytest.raises(UserError) as error:
+        read_sets(Path("x.yaml"), ["sft.data.0.path=y.jsonl", "stf.train.max_steps=3"])
+    assert str(error.value) == Like(
+        "--set sft.data.0.path: one of a list …\n--set stf.train.max_steps: … 'stf' … 'sft' …"
+    )
 
 
 def test_set_overrides_one_key_by_the_stage_s_name(recipe: Read):

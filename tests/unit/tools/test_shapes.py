@@ -11,7 +11,6 @@ import trl
 import tiny
 from ft.data.sources.read import Source, read
 from ft.errors import UserError
-from ft.run.rows import prepare_rows
 from ft.tools.new import Fork, ForkOptions, fork
 from ft.tools.show import RowsView, view_rows
 from wording import Like
@@ -64,8 +63,6 @@ def forks(base: Path, data: Path, tmp_path: Path) -> Forks:
 
 
 def shown(made: Fork, tmp_path: Path) -> RowsView:
-    there = tiny.planned(made.path, tmp_path / "runs")
-    prepare_rows(there, there.stage(made.stage.name))
     return view_rows(tiny.planned(made.path, tmp_path / "runs"), made.stage.name, 100)
 
 
@@ -124,6 +121,15 @@ def test_what_is_trained_of_parts_is_what_their_weights_say(forks: Forks, tmp_pa
     row = next(row for row in shown(forks("parts.jsonl"), tmp_path).rows if row.where.endswith(":5"))
     trained = "".join(token.text for token in row.tokens if token.trained)
     assert trained == "The fox is red.<|im_end|>In the north wood.<|im_end|>"
+
+
+def test_what_is_not_read_is_named_by_each_command_that_reads_rows_made_before_too(
+    forks: Forks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = forks("documents.jsonl", too_long="drop")
+    for _ in range(2):
+        shown(made, tmp_path)
+        assert "sft: Not read: timestamp (10 rows), url (10 rows)." in capsys.readouterr().err
 
 
 def test_documents_in_pieces_hold_every_token_and_name_their_other_columns(forks: Forks, tmp_path: Path) -> None:

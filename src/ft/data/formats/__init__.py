@@ -194,6 +194,14 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
     "every_answer": every_answer,
 }
 
+
+def rows_of(name: str) -> str:
+    """What a kind of stage calls rows in this format (`Kind.rows`): pairs, or conversations; or questions, which none
+    trains on."""
+    sorts = {"pairs": PAIRS, "questions": QUESTIONS}
+    return next((rows for rows, formats in sorts.items() if name in formats), "conversations")
+
+
 HEEDED = {
     "alpaca": ("history", REASONING),
     "prompt_completion": (REASONING,),

@@ -329,7 +329,8 @@ class UnreadFields:
                 if value not in (None, "", [], {}):
                     self.counts[name] += 1
             elif isinstance(value, list) and name != TOOLS:
-                extra = {key for message in value if len(message) > 2 for key in self._extra_keys(message)}
+                messages = (one for one in value if isinstance(one, dict) and "role" in one and len(one) > 2)
+                extra = {key for message in messages for key in self._extra_keys(message)}
                 self.counts.update(f"{name}.{key}" for key in extra)
 
     @staticmethod
