@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample ppo llama2 eval report export base chat show stats plan run test test-newest bench lint format clean
+.PHONY: help install sft dpo gatt reward sample ppo llama2 eval tools report export base chat show stats plan run test test-newest bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -63,6 +63,10 @@ export: $(STAMP) ## export the newest model of RECIPE (LoRA merged, card, Modelf
 
 eval: RECIPE = recipes/tiny/eval.yaml
 eval: $(STAMP) ## held-out loss, answers against references, and the model after DPO judged against the one before
+	$(FT) run "$(RECIPE)" $(ARGS)
+
+tools: RECIPE = recipes/tiny/tools.yaml
+tools: $(STAMP) ## teach the embedded model calls of two tools, and count which are right
 	$(FT) run "$(RECIPE)" $(ARGS)
 
 run: $(STAMP) ## make every stage of RECIPE

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft.data.formats.columns import KINDS
-from ft.data.formats.fields import CALLS, TOOLS, VARIABLES, BadRow, Message, Row
+from ft.data.formats.fields import CALLS, OF_A_TOOL, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
 from ft.data.formats.messages import require_question, words
 from ft.data.selection import best, pair
 from ft.data.sources.files import SourceRow
@@ -24,12 +24,13 @@ OF_A_PAIR = ("margin", *(f"{what}_{side}" for what in ("source", "temperature") 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked; `columns` is what else the row holds. Prompts of the same messages have the same `key`."""
+    """What is asked, and with which `tools`; `columns` is what else the row holds. What is asked decides the `key`."""
 
     key: str
     where: str
     messages: Sequence[Message]
     columns: Mapping[str, Any]
+    tools: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,33 @@ class Sample:
         return {**self.origin, "score": self.score, "scores": dict(self.parts)}
 
 
-def prompt_in(source_row: SourceRow) -> Prompt:
-    """The prompt of a row of any kind: what stands before its last answer. Raises BadRow."""
+def prompt_in(source_row: SourceRow, *, with_tools: bool = False) -> Prompt:
+    """The prompt of a row of any kind: what stands before its last answer. Raises BadRow.
+
+    Tools, calls and what a tool found are read `with_tools`, and else refused.
+    """
     row = source_row.row
     if "text" in row:
         raise BadRow("a plain text asks nothing", "Rows to sample for have a prompt, or messages.")
-    for column in (TOOLS, VARIABLES):
+    for column in (VARIABLES,) if with_tools else (TOOLS, VARIABLES):
         if row.get(column):
             raise BadRow(f"the row has {column}", "Answers are sampled without any: drop the row.")
-    if any(CALLS in message for message in row.get("prompt") or row["messages"]):
+    if not with_tools and any(CALLS in message for message in row.get("prompt") or row["messages"]):
         raise BadRow("the dialogue has tool calls", "Answers are sampled without tools: drop the row.")
     messages = row["prompt"] if "prompt" in row else _before_answer(row["messages"])
-    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
-    if messages[-1]["role"] != "user":
+    messages = [_as_asked(message) for message in messages]
+    if messages[-1]["role"] not in (("user", "tool") if with_tools else ("user",)):
         what = f"the prompt ends with a message of the {messages[-1]['role']}"
         raise BadRow(what, "What is answered is what a user says last: drop the row.")
     columns = {name: finite_or_none(value) for name, value in row.items() if name not in KINDS}  # Parquet's absent: NaN
-    return Prompt(digest(words(messages), 16), source_row.where, messages, columns)
+    tools = read_columns({TOOLS: row[TOOLS]}).get(TOOLS) if row.get(TOOLS) else None
+    asked = [words(messages), tools] if tools else words(messages)
+    return Prompt(digest(asked, 16), source_row.where, messages, columns, tools)
+
+
+def _as_asked(message: Message) -> Message:
+    keys = ("role", "content", *({"assistant": (CALLS,), "tool": OF_A_TOOL}.get(message["role"], ())))
+    return {key: message[key] for key in keys if key in message}
 
 
 def check_prompt(row: Row) -> None:

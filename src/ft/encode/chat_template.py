@@ -104,6 +104,20 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRow(f"the chat template refuses it: {error}") from error
 
+    def check_tools(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        tools: Tools,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        prompt: bool = False,
+    ) -> None:
+        """BadRow where the text, made by `text` of the same, says nothing of the tools."""
+        if tools and text == self.text(messages, None, variables, prompt=prompt):
+            fix = "Use a template that writes tools, or rename the column with columns: {their_tools: tools}."
+            raise BadRow("the chat template writes no tools, and the row has some", fix)
+
     def texts(self, dialogues: Sequence[Sequence[Message]]) -> list[str | BadRow]:
         """The text of each dialogue, in one call, which is faster; or why the template refuses it."""
         if not dialogues:

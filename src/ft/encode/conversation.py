@@ -110,6 +110,13 @@ class Renderer:
             except BadRow as bad:  # the plainest dialogue there is: no row could be rendered
                 raise fail("chat template", bad.what, bad.fix) from bad
 
+    @property
+    def chat(self) -> ChatTemplate:
+        """The template. Raises UserError where there is none."""
+        if self.template is None:
+            self.template = ChatTemplate(self.tokenizer)  # raises: there is none
+        return self.template
+
     def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The token ids up to where a model is to answer."""
         text = self.prompt_text(messages, tools)
@@ -122,8 +129,10 @@ class Renderer:
         if not messages or messages[-1]["role"] == "assistant":
             raise BadRow("a prompt ends before an answer", "End it with a user message.")
         self._refuse_forged(messages)
-        chat = self._chat()
-        text = chat.text([self._bare(message) for message in messages], tools, prompt=True)
+        chat = self.chat
+        written = [self._bare(message) for message in messages]
+        text = chat.text(written, tools, prompt=True)
+        chat.check_tools(text, written, tools, prompt=True)
         for n, message in enumerate(messages):
             words = (
                 message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
@@ -175,7 +184,7 @@ class Renderer:
             for conversation in conversations
             if isinstance(conversation, _Conversation) and conversation.inputs == NO_INPUTS
         ]
-        texts = self._chat().texts([conversation.messages for conversation in plain]) if plain else []
+        texts = self.chat.texts([conversation.messages for conversation in plain]) if plain else []
         for conversation, text in zip(plain, texts, strict=True):
             conversation.text = text
         return conversations
@@ -195,7 +204,7 @@ class Renderer:
         try:
             if isinstance(conversation.text, BadRow):
                 return conversation.text
-            text = conversation.text or self._chat().text(conversation.messages, *conversation.inputs)
+            text = conversation.text or self.chat.text(conversation.messages, *conversation.inputs)
             draft = self._select_trained(
                 conversation, self.spans.layout(conversation.messages, conversation.inputs, text)
             )
@@ -317,11 +326,6 @@ class Renderer:
 
     # Checks
 
-    def _chat(self) -> ChatTemplate:
-        if self.template is None:
-            self.template = ChatTemplate(self.tokenizer)  # raises: there is none
-        return self.template
-
     def _bare(self, message: Message) -> Message:
         """What the template may read of a message; a thinking that stands in its content goes into the field of its own
         where only that is rendered (Qwen 3.8), since the template would put an empty block before it."""
@@ -330,14 +334,14 @@ class Renderer:
         message = bare(message)
         if message["role"] != "assistant" or "</think>" not in message["content"] or REASONING in message:
             return message
-        chat, parts = self._chat(), INLINE_THINKING.fullmatch(message["content"])
+        chat, parts = self.chat, INLINE_THINKING.fullmatch(message["content"])
         if parts and chat.reasoning_key and not chat.splits_thinking:
             return {**message, REASONING: parts["reasoning"], "content": parts["content"]}
         return message
 
     def _refuse_forged(self, messages: Sequence[Message]) -> None:
         """No message may hold what the template marks turns with: its writer could put words in another's mouth."""
-        forging = self._chat().forging
+        forging = self.chat.forging
         for n, message in enumerate(messages):
             if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
                 raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
@@ -362,11 +366,11 @@ class Renderer:
         if n in layout.faults:
             return
         place = bisect_left(starts, layout.spans[n].end) - 1
-        if labels[place] == IGNORE_INDEX or ids[place] not in self._chat().added:
+        if labels[place] == IGNORE_INDEX or ids[place] not in self.chat.added:
             raise BadRow(f"the end of message {n + 1} (assistant) is not trained", "This is a fault of the template.")
 
     def _stops(self) -> tuple[int, ...]:
-        ids: Any = self._chat().tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])
+        ids: Any = self.chat.tokenizer.convert_tokens_to_ids([*self.spans.turn_ends])
         return tuple(dict.fromkeys(ids))
 
     def _refuse_untrainable_answers(self) -> None:
@@ -380,7 +384,7 @@ class Renderer:
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
-        chat = self._chat()
+        chat = self.chat
         if chat.closing:
             notes.append(f"The chat template ends no answer; the next turn's {chat.closing!r} is trained as its end.")
         question = [{"role": "user", "content": "What is it?"}]

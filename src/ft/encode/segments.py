@@ -23,7 +23,6 @@ TemplateInputs = tuple[Tools, Mapping[str, Any] | None]
 NO_INPUTS: TemplateInputs = (None, None)
 
 THINKING_FIX = "Train only the last answer (train_on: last), or give this message train: false."
-TOOLS_FIX = "Use a template that writes tools, or rename the column with columns: {their_tools: tools}."
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ class Segmenter:
     def _build_skeleton(self, messages: Sequence[Message], inputs: TemplateInputs, literal: frozenset[int]) -> Skeleton:
         worded = [message if n in literal else _with_words(n, message) for n, message in enumerate(messages)]
         text = self.template.text(worded, *inputs)
-        if inputs[0] and text == self.template.text(worded, None, inputs[1]):
-            raise BadRow("the chat template writes no tools, and the row has some", TOOLS_FIX)
+        self.template.check_tools(text, worded, *inputs)
         dialogue = _WordedDialogue(worded, inputs, *_pieces_and_slots(text))
         reasoning_dropped = self._check_parts(dialogue, literal)
         begins: dict[int, Place] = {}

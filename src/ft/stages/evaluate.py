@@ -1,7 +1,7 @@
 """Held-out rows: how likely a model finds their answers, and how good its own are, before and after.
 
-Loss is in evaluation/held_out_loss.py, metrics of texts in evaluation/text_metrics.py, functions that judge by code in
-rewards.py.
+Loss is in evaluation/held_out_loss.py, metrics of texts in evaluation/text_metrics.py, of tool calls in
+evaluation/tool_calls.py, functions that judge by code in rewards.py.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from ft import artifacts
-from ft.data.formats.fields import CONVERSATION_COLUMNS
+from ft.data.formats.fields import CALLS, CONVERSATION_COLUMNS, Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, prompt_in
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import Renderer
 from ft.encode.prepare import RowOptions
+from ft.encode.tool_calls import CallReader
 from ft.errors import fail
 from ft.evaluation.held_out_loss import Losses, held_out_rows
 from ft.evaluation.statistics import of_shares
 from ft.evaluation.text_metrics import METRICS
+from ft.evaluation.tool_calls import CALL_METRICS
 from ft.figures.evaluation import evaluation
 from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
@@ -48,8 +50,9 @@ class EvaluateOptions:
 
     reward          a function of ft.rewards that judges answers; where nothing else is asked for: answer. A recipe runs
                     no code of its own
-    metrics         several measures of answers, in the place of `reward`: functions of ft.rewards, and metrics of texts
-                    (ft.evaluation.text_metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu)
+    metrics         several measures of answers, in the place of `reward`: functions of ft.rewards, metrics of texts
+                    (ft.evaluation.text_metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu), and of tool
+                    calls, against those of the row's own answer (ft.evaluation.tool_calls)
     references      column with what texts are compared with: a text, or several. A row without it that brings an answer
                     is compared with that
     loss            also measure the loss on rows that bring answers, by the `rows:` block as in training
@@ -95,6 +98,11 @@ class EvaluateOptions:
             return [self.reward] if self.reward else list(dict.fromkeys(self.metrics))
         return [] if self.loss else ["answer"]
 
+    @property
+    def calls(self) -> bool:
+        """Whether tool calls are measured."""
+        return any(name in CALL_METRICS for name in self.measures)
+
 
 @dataclass(frozen=True)
 class MeasuredRowOptions(RowOptions):
@@ -103,7 +111,7 @@ class MeasuredRowOptions(RowOptions):
     on_too_long: Literal["error", "drop", "drop_turns"] = "error"
 
 
-MEASURES = (*REWARDS, *METRICS)
+MEASURES = (*REWARDS, *METRICS, *CALL_METRICS)
 AFTER, BEFORE = "model", "baseline"
 PREFIX = {AFTER: "", BEFORE: "baseline_"}
 
@@ -132,12 +140,7 @@ def make(job: Job) -> dict[str, Any]:
     if bad.count:
         scores["rejected"] = bad.count
     if options.kl:
-        scores |= _estimate_kl(
-            sides[AFTER],
-            job.inputs.get("baseline"),
-            [list(question.prompt.messages) for question in questions],
-            options,
-        )
+        scores |= _estimate_kl(sides[AFTER], job.inputs.get("baseline"), questions, options)
     if options.dialogue:
         write_json(job.folder / artifacts.DIALOGUE, _sample_dialogue(job, options))
     write_json(job.folder / artifacts.NUMBERS, scores)
@@ -150,11 +153,13 @@ def make(job: Job) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Question:
-    """A row to answer; `references` is what texts are compared with, empty where no metric of texts is asked for."""
+    """A row to answer; `references` is what texts are compared with, empty where no metric of texts is asked for;
+    `calls` are those of the row's own answer."""
 
     row: SourceRow
     prompt: Prompt
     references: tuple[str, ...]
+    calls: Sequence[Row] = ()
 
 
 def _columns_read(options: EvaluateOptions) -> set[str]:
@@ -178,8 +183,9 @@ def _read_questions(job: Job, options: EvaluateOptions, rows: Sequence[SourceRow
     questions = []
     for source_row in chosen:
         try:
-            prompt = prompt_in(source_row)
-            questions.append(_Question(source_row, prompt, _references(options, source_row, prompt)))
+            prompt = prompt_in(source_row, with_tools=True)
+            references, calls = _references(options, source_row, prompt), _wanted_calls(options, source_row)
+            questions.append(_Question(source_row, prompt, references, calls))
         except BadRow as bad_row:
             bad.add(*source_row, bad_row)
     if bad.on_bad_row == "error":
@@ -204,15 +210,35 @@ def _references(options: EvaluateOptions, source_row: SourceRow, prompt: Prompt)
     return tuple(texts)
 
 
+def _wanted_calls(options: EvaluateOptions, source_row: SourceRow) -> Sequence[Row]:
+    """Raises BadRow where calls are measured and the row has no answer to compare them with."""
+    if not options.calls:
+        return ()
+    if _is_prompt(source_row):
+        raise BadRow("the row has no answer to compare tool calls with", "Give it `messages` that end with one.")
+    answer = (source_row.row.get("completion") or source_row.row["messages"])[-1]
+    calls: Sequence[Row] = answer.get(CALLS, ())
+    return calls
+
+
 # Answers
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer and what is measured of it; `calls` are None where it begins one that cannot be read."""
+
+    sampled: SampledAnswer
+    text: str
+    calls: Sequence[Row] | None = ()
 
 
 @dataclass(frozen=True)
 class _Evaluated:
     """The answers of one model, the values of each by every measure, and the numbers of them all."""
 
-    answers: list[SampledAnswer]
-    each: Mapping[str, list[float]]
+    answers: list[_Answer]
+    each: Mapping[str, Sequence[float | None]]
     numbers: Mapping[str, float]
 
 
@@ -221,8 +247,13 @@ def _evaluate_answers(
 ) -> dict[str, Any]:
     """Draw, measure and write the answers of every side."""
     job = sides[AFTER]
-    prompts = {name: _prompts(side, questions, bad) for name, side in sides.items()}
-    evaluated = {name: _evaluate_side(name, side, prompts[name], options, questions) for name, side in sides.items()}
+    renderers = {n: Renderer(tokenizer_of(side.model, side.init, side.template)) for n, side in sides.items()}
+    prompts = {name: _prompts(renderer, questions) for name, renderer in renderers.items()}
+    readers = {name: _CallsOf(renderer) if options.calls else None for name, renderer in renderers.items()}
+    evaluated = {
+        name: _evaluate_side(name, side, prompts[name], readers[name], options, questions)
+        for name, side in sides.items()
+    }
     scores: dict[str, Any] = {
         f"{PREFIX[name]}{key}": value for name, of_model in evaluated.items() for key, value in of_model.numbers.items()
     }
@@ -234,17 +265,31 @@ def _evaluate_answers(
     return scores
 
 
-def _prompts(side: Job, questions: Sequence[_Question], bad: BadRows) -> dict[str, list[int]]:
+def _prompts(renderer: Renderer, questions: Sequence[_Question]) -> dict[str, list[int]]:
     """Prompt key → its tokens. Raises UserError where the model cannot be asked one of them."""
-    renderer, ids = Renderer(tokenizer_of(side.model, side.init, side.template)), {}
-    refused = BadRows("error")
+    ids, refused = {}, BadRows("error")
     for question in questions:
         try:
-            ids[question.prompt.key] = renderer.prompt(question.prompt.messages)
+            ids[question.prompt.key] = renderer.prompt(question.prompt.messages, question.prompt.tools)
         except BadRow as error:
             refused.add(*question.row, error)
     refused.finish()
     return ids
+
+
+class _CallsOf:
+    """Reads the calls in answers of one model; an answer with one that cannot be read has none, not even no calls."""
+
+    def __init__(self, renderer: Renderer):
+        self.tokenizer, self.reader = renderer.tokenizer, CallReader(renderer.chat)
+
+    def __call__(self, sampled: SampledAnswer, prompt: Prompt, prompt_ids: list[int]) -> _Answer:
+        text = sampled.sample.text
+        try:
+            content, calls = self.reader.read(str(self.tokenizer.decode(prompt_ids)), text, prompt.tools)
+        except BadRow:
+            return _Answer(sampled, text, None)
+        return _Answer(sampled, content, calls)
 
 
 def _answers_file(job: Job, name: str) -> Path:
@@ -252,47 +297,71 @@ def _answers_file(job: Job, name: str) -> Path:
 
 
 def _evaluate_side(
-    name: str, side: Job, ids: Mapping[str, list[int]], options: EvaluateOptions, questions: Sequence[_Question]
+    name: str,
+    side: Job,
+    ids: Mapping[str, list[int]],
+    calls_of: _CallsOf | None,
+    options: EvaluateOptions,
+    questions: Sequence[_Question],
 ) -> _Evaluated:
     sampling = _sampling(side, options)
     origin: dict[str, str | int] = {"policy": name, "round": 0}
-    sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
+    spec = replace(WorkerSpec.of(side, options.batch_size), special_tokens=options.calls)
+    sampler = Sampler(side.name, spec, ids, origin, sampling, 1)
     prompts_by_key = {question.prompt.key: question.prompt for question in questions}
     sampled = sampler.answers(list(prompts_by_key.values()), options.temperature, _answers_file(side, name))
     long = [question for question in sampled if not question.fits]
     if long:
         what = f"its prompt leaves no room for an answer in what the model sees ({len(long)} such rows)"
         raise fail(long[0].sample.prompt.where, what, "Drop the row, or shorten it.")
-    by_key = {question.sample.prompt.key: question for question in sampled}
-    answers = [by_key[question.prompt.key] for question in questions]
-    by_measure = {
-        measure: _measure_values(measure, [question.sample.text for question in answers], questions, side)
-        for measure in options.measures
+    by_key = {
+        one.sample.prompt.key: calls_of(one, one.sample.prompt, ids[one.sample.prompt.key])
+        if calls_of
+        else _Answer(one, one.sample.text)
+        for one in sampled
     }
-    numbers = {f"{n}{end}": value[key] for n, value in by_measure.items() for end, key in ENDS.items()}
-    cut = sum(not question.ended for question in answers)
-    if cut:
-        numbers["unfinished"] = cut
-    return _Evaluated(answers, {measure: value["each"] for measure, value in by_measure.items()}, numbers)
+    answers = [by_key[question.prompt.key] for question in questions]
+    by_measure = {measure: _measure_values(measure, answers, questions, side) for measure in options.measures}
+    numbers = {f"{n}{end}": value[key] for n, value in by_measure.items() for end, key in ENDS.items() if value}
+    for counted, number in (
+        ("unfinished", sum(not answer.sampled.ended for answer in answers)),
+        ("unreadable_calls", sum(answer.calls is None for answer in answers)),
+    ):
+        numbers |= {counted: number} if number else {}
+    return _Evaluated(answers, {measure: value["each"] for measure, value in by_measure.items() if value}, numbers)
 
 
 ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
-def _measure_values(measure: str, texts: Sequence[str], questions: Sequence[_Question], job: Job) -> dict[str, Any]:
-    """value, low, high (95 %) and each, by a function or a metric of texts."""
+def _measure_values(
+    measure: str, answers: Sequence[_Answer], questions: Sequence[_Question], job: Job
+) -> dict[str, Any]:
+    """value, low, high (95 %) and each, by a function or a metric of texts or calls; empty where no row counts."""
+    if measure in CALL_METRICS:
+        values = [CALL_METRICS[measure](one.calls, row.calls) for one, row in zip(answers, questions, strict=True)]
+        return _mean_of_rows(values, job.seed)
+    texts = [answer.text for answer in answers]
     if measure in METRICS:
         from ft.evaluation.text_metric_modules import TextMetric
 
-        columns = {"predictions": list(texts), "references": [list(question.references) for question in questions]}
-        values: dict[str, Any] = TextMetric(measure, job.seed).compute(**columns)
-        return values
+        columns = {"predictions": texts, "references": [list(question.references) for question in questions]}
+        computed: dict[str, Any] = TextMetric(measure, job.seed).compute(**columns)
+        return computed
     completions = [[{"role": "assistant", "content": text}] for text in texts]
     names = dict.fromkeys(name for question in questions for name in question.prompt.columns)
     columns = {name: [question.prompt.columns.get(name) for question in questions] for name in names}
     each = REWARDS[measure]([list(question.prompt.messages) for question in questions], completions, **columns)
-    low, high = of_shares(each, job.seed)
-    return {"value": sum(each) / len(each), "low": low, "high": high, "each": each}
+    return _mean_of_rows(each, job.seed)
+
+
+def _mean_of_rows(each: Sequence[float | None], seed: int) -> dict[str, Any]:
+    """Over the rows that a measure says something about."""
+    counted = [value for value in each if value is not None]
+    if not counted:
+        return {}
+    low, high = of_shares(counted, seed)
+    return {"value": sum(counted) / len(counted), "low": low, "high": high, "each": each}
 
 
 def _by_column(
@@ -304,12 +373,12 @@ def _by_column(
         groups[str(question.prompt.columns.get(options.by or ""))].append(place)
     first = options.measures[0]
 
-    def value(side: str, places: list[int]) -> float:
-        texts = [evaluated[side].answers[place].sample.text for place in places]
-        return float(_measure_values(first, texts, [questions[place] for place in places], job)["value"])
+    def values(places: list[int]) -> dict[str, Any]:
+        answers = [evaluated[AFTER].answers[place] for place in places]
+        return _measure_values(first, answers, [questions[place] for place in places], job)
 
-    now = {name: value(AFTER, places) for name, places in groups.items()}
-    return {name: {"rows": len(groups[name]), "score": now[name]} for name in now}
+    now = {name: values(places) for name, places in groups.items()}
+    return {name: {"rows": len(groups[name]), "score": float(now[name]["value"])} for name in now if now[name]}
 
 
 def _write_answers(
@@ -320,9 +389,10 @@ def _write_answers(
         line = dict(question.row.row)
         for name, of_model in evaluated.items():
             answer, values = of_model.answers[place], {key: each[place] for key, each in of_model.each.items()}
-            line |= {f"{PREFIX[name]}completion": answer.sample.text, f"{PREFIX[name]}score": values[measures[0]]}
+            text, score = answer.sampled.sample.text, values.get(measures[0])
+            line |= {f"{PREFIX[name]}completion": text, f"{PREFIX[name]}score": score}
             line |= {f"{PREFIX[name]}scores": values} if len(measures) > 1 else {}
-            line |= {} if answer.ended else {f"{PREFIX[name]}unfinished": True}
+            line |= {} if answer.sampled.ended else {f"{PREFIX[name]}unfinished": True}
         lines.append(line)
     write_lines(path, lines)
 
@@ -339,7 +409,7 @@ def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
 
 
 def _estimate_kl(
-    job: Job, baseline: Path | None, dialogues: list[list[dict[str, Any]]], options: EvaluateOptions
+    job: Job, baseline: Path | None, questions: Sequence[_Question], options: EvaluateOptions
 ) -> dict[str, float]:
     """KL(model || baseline) in nats an answer, and its standard error: the mean log-ratio of the model's own answers.
 
@@ -347,7 +417,7 @@ def _estimate_kl(
     mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
     """
     chat_model = _chat_model(job)
-    prompts = [chat_model.renderer.prompt(messages) for messages in dialogues]
+    prompts = [chat_model.renderer.prompt(one.prompt.messages, one.prompt.tools) for one in questions]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
     completions = [question.completion_ids for question in chat_model.complete(prompts, sampling, options.batch_size)]
     own_logprobs = chat_model.completion_logprobs(prompts, completions, options.batch_size)

@@ -61,7 +61,7 @@ class ChatModel:
     def answer(self, conversations: Sequence[list[Message]], sampling: Sampling, batch_size: int = 64) -> list[str]:
         """One answer per conversation, in their order. The same conversation twice gets two samples."""
         prompts = [self.renderer.prompt(messages) for messages in conversations]
-        return [self._text(one) for one in self.complete(prompts, sampling, batch_size)]
+        return [self.text(one) for one in self.complete(prompts, sampling, batch_size)]
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 64) -> list[Completion]:
         """One completion per prompt, in their order. What is sampled depends on the seed, on the prompt and on how
@@ -94,6 +94,8 @@ class ChatModel:
         """Log-probability of each row's labelled tokens, in nats."""
         return row_logprobs(self.model, rows, batch_size=batch_size)
 
-    def _text(self, completion: Completion) -> str:
-        text: str = self.tokenizer.decode(completion.text_ids, skip_special_tokens=True)
+    def text(self, completion: Completion, *, special_tokens: bool = False) -> str:
+        """What was answered; without `special_tokens` also without the token that ended it, which need not be one."""
+        ids = completion.completion_ids if special_tokens else completion.text_ids
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=not special_tokens)
         return text.strip()

@@ -179,6 +179,6 @@ def test_a_worker_made_from_a_pickled_spec_gives_the_same_answers_in_every_batch
 
 def test_a_prompt_that_does_not_fit_has_no_text(base):
     long = [{"role": "user", "content": "a" * 3000}]
-    batch = requests([("long", long, [])])
+    batch = requests([("long", long, [1] * 3000)])
     found = dict(answers_by_key(load_worker(WorkerSpec(folder=base)), batch, SAMPLING, lambda finished, tokens: None))
     assert found == {"long": {"text": None, "tokens": 0, "ended": False}}

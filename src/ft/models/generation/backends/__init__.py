@@ -87,7 +87,8 @@ class WorkerSpec:
     """What a worker is made of: plain values, so that it can be made in another process or on another machine.
 
     The model is the finished one in `folder`, or `model` itself where that is None; a server needs neither.
-    `batch_size` is how many requests the model itself completes side by side.
+    `batch_size` is how many requests the model itself completes side by side. With `special_tokens` those stay in
+    the texts of the model itself, the one that ends them too: templates mark tool calls by them.
     """
 
     options: BackendOptions = field(default_factory=BackendOptions)
@@ -96,6 +97,7 @@ class WorkerSpec:
     chat_template: str | None = None
     quantization: Mapping[str, Any] | None = None
     batch_size: int = 64
+    special_tokens: bool = False
 
     @staticmethod
     def of(job: Job, batch_size: int, options: BackendOptions | None = None) -> WorkerSpec:
