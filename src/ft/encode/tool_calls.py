@@ -58,16 +58,15 @@ def _read(template: ResponseTemplate, prompt: str, answer: str, tools: Tools) ->
 
 
 def _response_template(chat: ChatTemplate) -> ResponseTemplate:
-    samples = [_Sample.of(chat, count) for count in (1, 2)]
-    written = [sample for sample in samples if sample]  # Llama 3.1 refuses two calls, gpt-oss leaves the second out
-    for template in _candidates(chat, written):
+    written = _samples(chat)
+    for template in _candidates(chat):
         if all(_gives_back(template, sample) for sample in written):
             return template
     what = "what a model writes as a tool call under it cannot be read back"
     raise fail(WHERE, what, "Give the tokenizer a response_template, which transformers' parse_response reads.")
 
 
-def _candidates(chat: ChatTemplate, written: Sequence[_Sample]) -> Iterator[ResponseTemplate]:
+def _candidates(chat: ChatTemplate) -> Iterator[ResponseTemplate]:
     from trl.chat_template_utils import add_response_schema
 
     if own := getattr(chat.tokenizer, "response_template", None):
@@ -76,7 +75,13 @@ def _candidates(chat: ChatTemplate, written: Sequence[_Sample]) -> Iterator[Resp
     try:
         yield add_response_schema(tokenizer).response_template
     except ValueError:  # a template that TRL does not know
-        yield from _learn(chat, written)
+        yield from learn_response_templates(chat)
+
+
+def _samples(chat: ChatTemplate) -> list[_Sample]:
+    """An answer with one call and, where the template writes both, one with two: Llama 3.1 refuses two, gpt-oss leaves
+    the second out."""
+    return [sample for count in (1, 2) if (sample := _Sample.of(chat, count))]
 
 
 def _gives_back(template: ResponseTemplate, sample: _Sample) -> bool:
@@ -129,7 +134,9 @@ class _Place(NamedTuple):
     function: Row
 
 
-def _learn(chat: ChatTemplate, written: Sequence[_Sample]) -> Iterator[ResponseTemplate]:
+def learn_response_templates(chat: ChatTemplate) -> Iterator[ResponseTemplate]:
+    """For calls that are JSON as a whole, and for those whose arguments alone are; none where no call is."""
+    written = _samples(chat)
     anchor = written[0].prompt.rpartition(word(1))[2]  # from the question's end to where the answer begins
     said = [{"role": "user", "content": word(1)}, {"role": "assistant", "content": word(2)}]
     end = chat.text(said).rpartition(word(2))[2].strip()

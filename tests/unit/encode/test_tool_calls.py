@@ -11,7 +11,7 @@ from trl.chat_template_utils import add_response_schema, parse_response
 
 import tiny
 from ft.encode.conversation import BadRow, Renderer
-from ft.encode.tool_calls import CallReader, _learn, _response_template, _Sample
+from ft.encode.tool_calls import CallReader, learn_response_templates
 from ft.errors import UserError
 from wording import Like
 
@@ -85,9 +85,8 @@ def test_a_notation_that_nobody_has_described_is_learnt(make: Any) -> None:
 @pytest.mark.parametrize("name", ["deepseekv3", "gptoss", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "qwen3_vl"])
 def test_what_is_learnt_reads_as_trls_own_response_template_does(name: str) -> None:
     renderer = Renderer(for_trl(name, byte_level))
-    samples = [sample for count in (1, 2) if (sample := _Sample.of(renderer.chat, count))]
     learnt = CallReader(renderer.chat)
-    learnt.response_template = next(iter(_learn(renderer.chat, samples)))
+    learnt.response_template = next(iter(learn_response_templates(renderer.chat)))
     for content, calls in (("", [ONE]), ("", [OTHER]), ("it is green.", [])):
         prompt, answer = written(renderer, *calls, content=content)
         if name == "deepseekv3":  # which TRL has no response template for
@@ -102,7 +101,7 @@ def test_what_is_learnt_reads_as_trls_own_response_template_does(name: str) -> N
 
 def test_the_tokenizers_own_response_template_is_heeded_first() -> None:
     tokenizer = embedded()
-    own = {**_response_template(Renderer(embedded()).chat), "start_anchor": "<|assistant|>"}
+    own = {**CallReader(Renderer(embedded()).chat).response_template, "start_anchor": "<|assistant|>"}
     tokenizer.response_template = own
     assert CallReader(Renderer(tokenizer).chat).response_template is own
 
