@@ -1,8 +1,8 @@
 """Writes dialogues of the embedded world in which an answer may call a tool: `python data/tiny/tools.py`; with --check,
 says whether they are as made.
 
-Two tools: `look_up` finds a fact (`what` of which thing, `of` which), `add` adds two numbers, which the call has to
-write as numbers. A row offers both, one or none. Where the tool that would help is not offered, and where none would
+Two tools: `look_up` finds a fact by its `query` ("the colour of the frog"), `add` adds two numbers, which the call has
+to write as numbers. A row offers both, one or none. Where the tool that would help is not offered, and where none would
 (what comes next, and talk), the question is answered at once: a call is not always right. Half of what `look_up` finds
 is not true in this world, so that an answer has to be read from the result.
 
@@ -20,8 +20,8 @@ import world
 import writing
 from writing import Files, Row
 
-ROWS, RESULTS = 2_400, 120
-LONGEST = 3  # turns
+ROWS, RESULTS = 2_000, 120
+LONGEST = 2  # turns
 LOOK_UP, ADD = "look_up", "add"
 KNOWN = ("colour", "home", "legs", "food", "capital", "opposite")  # what look_up finds
 
@@ -34,11 +34,7 @@ def tool(name: str, about: str, parameters: dict[str, tuple[str, str]]) -> Row:
 
 
 TOOLS = {
-    LOOK_UP: tool(
-        LOOK_UP,
-        "finds a fact",
-        {"what": ("string", f"one of: {', '.join(KNOWN)}"), "of": ("string", "the thing it is a fact of")},
-    ),
+    LOOK_UP: tool(LOOK_UP, "finds a fact", {"query": ("string", f"the {' or '.join(KNOWN)} of something")}),
     ADD: tool(ADD, "adds two numbers", {"a": ("integer", "the first"), "b": ("integer", "the second")}),
 }
 
@@ -46,7 +42,7 @@ TOOLS = {
 def call(fact: world.Fact) -> Row | None:
     """The call that answers a question for this fact; None where no tool does."""
     if fact.kind in KNOWN:
-        return {"name": LOOK_UP, "arguments": {"what": fact.kind, "of": fact.subject}}
+        return {"name": LOOK_UP, "arguments": {"query": f"the {fact.kind} of {fact.subject}"}}
     if fact.kind == "sum":
         a, _, b = fact.subject.partition(" plus ")
         numbers = world.NUMBERS["english"]
