@@ -46,6 +46,7 @@ class VersionScores:
     judge: str
     version: Version
     is_trained_for: bool
+    is_code: bool
     data: tuple[Row, ...]
     own: Mapping[str, VersionAnswer]
     start: Mapping[str, VersionAnswer]
@@ -111,7 +112,7 @@ def alarms(verdicts: Sequence[VersionVerdict]) -> Iterator[str]:
                     contradiction = f"{other.scores.judge}, which nothing is trained for, does not"
                     rates = f"{comparison.text} against {other.against[against].text}"
                     yield f"{claim}, and {contradiction}: {rates}. The reward is being exploited."
-            if comparison.may_be_length:
+            if comparison.may_be_length and not own.is_code:
                 longer = format_number(comparison.longer_wins, True)
                 yield f"{claim} by length: {longer} of the pairs it decides go to the longer answer, and like ones tie."
 
@@ -149,16 +150,16 @@ def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[VersionScores]:
     for version, stage in measured_alike(rounds, name, run):
         if stage.leaves == "metrics" and stage.result.done:
             files = ResultFiles(stage.result.folder, stage.blocks)
-            answers = [*map(_of_verdict, files.lines(artifacts.VERDICTS))] or [
-                *map(_of_answer, files.lines(artifacts.ANSWERS))
-            ]
+            verdicts = [*map(_of_verdict, files.lines(artifacts.VERDICTS))]
+            answers = verdicts or [*map(_of_answer, files.lines(artifacts.ANSWERS))]
             by_prompt = {digest(row["prompt"]): (row, own, start) for row, own, start in filter(None, answers)}
             if by_prompt:
                 own_scores = {key: own for key, (_, own, _) in by_prompt.items()}
                 start_scores = {key: start for key, (*_, start) in by_prompt.items()}
                 column = next((block["by"] for block in stage.blocks.values() if block.get("by")), None)
                 topics = {key: text_of(row.get(column)) for key, (row, *_) in by_prompt.items()} if column else {}
-                judge = (name, version, _is_trained_for(stage, run), stage.data)
+                is_code = not verdicts or bool(_functions(stage))
+                judge = (name, version, _is_trained_for(stage, run), is_code, stage.data)
                 yield VersionScores(*judge, own_scores, start_scores, topics)
 
 
@@ -189,8 +190,13 @@ def _is_trained_for(stage: ReportedStage, run: Run) -> bool:
         for name, weight in (block.get("rewards") or {}).items()
         if weight
     }
+    return bool(models & {parent for parent, role in stage.links if role == "scorer"} or functions & _functions(stage))
+
+
+def _functions(stage: ReportedStage) -> set[str]:
+    """The functions of ft.rewards that judge here."""
     named = {block.get(key) for block in stage.blocks.values() for key in ("reward", "function")}
-    return bool(models & {parent for parent, role in stage.links if role == "scorer"} or functions & named)
+    return {name for name in named if isinstance(name, str)}
 
 
 # Tables

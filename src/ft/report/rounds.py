@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ft.figures.charts import Lines, Point, Series
 from ft.recipe.rounds import Rounds
 from ft.report.judges import judge_parts
-from ft.report.numbers import Number, main_number, numbers_of
+from ft.report.numbers import LOSS, Number, main_number, numbers_of
 from ft.report.parts import Charts, Part, Section, Sentences, Table
 from ft.report.run import ReportedStage, Run
 from ft.report.versions import Version, measured_alike
@@ -68,7 +68,9 @@ def _main_numbers(stage: ReportedStage) -> list[Number]:
     numbers = numbers_of(stage.result.numbers)
     main = main_number(stage.display.headline, numbers)
     beside = [number for number in numbers if number.name in BESIDE and number is not main]
-    return [*([main] if main else []), *beside]
+    if main is None or main.name == LOSS:  # the loss of single batches says nothing about a version
+        return beside
+    return [main, *beside]
 
 
 def list_versions(measures: Sequence[Measure]) -> list[Version]:
