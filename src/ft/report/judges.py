@@ -108,9 +108,10 @@ def alarms(verdicts: Sequence[VersionVerdict]) -> Iterator[str]:
         for against, comparison in verdict.against.items():
             claim = f"{own.judge} prefers {own.version.name} to {against}"
             for other in others:
-                if comparison.low > 0.5 > other.against[against].high:
+                other_comparison = other.against.get(against)
+                if other_comparison and comparison.low > 0.5 > other_comparison.high:
                     contradiction = f"{other.scores.judge}, which nothing is trained for, does not"
-                    rates = f"{comparison.text} against {other.against[against].text}"
+                    rates = f"{comparison.text} against {other_comparison.text}"
                     yield f"{claim}, and {contradiction}: {rates}. The reward is being exploited."
             if comparison.may_be_length and not own.is_code:
                 longer = format_number(comparison.longer_wins, True)
@@ -134,13 +135,12 @@ def compare(own: Mapping[str, VersionAnswer], other: Mapping[str, VersionAnswer]
     return VersionWins(*rates, lengths["longer_wins"], lengths["like_length_win_rate_low"])
 
 
-def _verdict(one: VersionScores, scores: Sequence[VersionScores], seed: int) -> VersionVerdict:
-    same_judge = [other for other in scores if other.judge == one.judge]
-    place = same_judge.index(one)
-    others = [one.start] + [same_judge[place - 1].own] * (place > 0)
-    return VersionVerdict(
-        one, {name: compare(one.own, other, seed) for name, other in zip(AGAINST, others, strict=False)}
-    )
+def _verdict(scores: VersionScores, all_scores: Sequence[VersionScores], seed: int) -> VersionVerdict:
+    of_judge = [other for other in all_scores if other.judge == scores.judge]
+    before = of_judge[: of_judge.index(scores)][-1:]
+    against = zip(AGAINST, [scores.start, *(one.own for one in before)], strict=False)
+    shared = {name: answers for name, answers in against if scores.own.keys() & answers.keys()}
+    return VersionVerdict(scores, {name: compare(scores.own, answers, seed) for name, answers in shared.items()})
 
 
 # Reading
@@ -152,7 +152,7 @@ def _scores_of(rounds: Rounds, name: str, run: Run) -> Iterator[VersionScores]:
             files = ResultFiles(stage.result.folder, stage.blocks)
             verdicts = [*map(_of_verdict, files.lines(artifacts.VERDICTS))]
             answers = verdicts or [*map(_of_answer, files.lines(artifacts.ANSWERS))]
-            by_prompt = {digest(row["prompt"]): (row, own, start) for row, own, start in filter(None, answers)}
+            by_prompt = {digest(row.get("prompt")): (row, own, start) for row, own, start in filter(None, answers)}
             if by_prompt:
                 own_scores = {key: own for key, (_, own, _) in by_prompt.items()}
                 start_scores = {key: start for key, (*_, start) in by_prompt.items()}

@@ -113,6 +113,13 @@ def test_a_version_worse_than_the_one_before_is_seen_though_it_beats_the_start(r
     assert warning.startswith("wins prefers round 2 to the version before, and quality")
 
 
+def test_a_judge_that_has_seen_the_last_version_alone_says_nothing_of_the_one_before(results: Results):
+    for number in (1, 2):
+        results.judged(f"wins-{number}", [float(number)] * 40)
+    results.evaluated("quality-2", [0.2] * 40)
+    assert results.warnings() == []
+
+
 def test_a_win_of_longer_answers_alone_is_said_to_be_length(results: Results):
     results.judged("wins-1", [1.0] * 40, text=f"{START} and many more of them")
     (warning,) = results.warnings()
