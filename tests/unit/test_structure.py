@@ -31,7 +31,7 @@ LAYERS = (
     ("families",),
     ("models",),
     ("gatt",),
-    ("rewards",),
+    ("rewards", "preferences"),
     ("training", "rl", "evaluation", "figures"),
     ("stages",),
     ("results", "run"),

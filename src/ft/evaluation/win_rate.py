@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 from ft.evaluation.judge_prompt import Verdict
 from ft.evaluation.statistics import bootstrap, wilson
+from ft.preferences import of_like_length as are_of_like_length
 
 Outcome = Literal["win", "tie", "loss"]
-ALIKE = 0.1
-"""Answers whose lengths differ by at most this share of the longer one are of like length."""
-
 POINTS = {"win": 2, "tie": 1, "loss": 0}  # halves, so that sums are whole numbers
 
 
@@ -135,7 +133,7 @@ def length(pairs: Sequence[PairOutcome], seed: int) -> dict[str, Any]:
 
 
 def of_like_length(pair: PairOutcome) -> bool:
-    return abs(pair.lengths[0] - pair.lengths[1]) <= ALIKE * max(pair.lengths)
+    return are_of_like_length(*pair.lengths)
 
 
 def groups(pairs: Sequence[PairOutcome], values: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
