@@ -139,6 +139,7 @@ class ByWords:
         verdicts = [self._verdict(reply) for reply in pair_replies]
         words = [
             {"first": first, "reply": reply["text"], "ended": reply["ended"], "verdict": verdict}
+            | ({"failed": reply["failed"]} if "failed" in reply else {})
             for first, reply, verdict in zip(("answer", "other_answer"), pair_replies, verdicts, strict=True)
         ]
         return JudgedPair(by_both_orders(verdicts[0], verdicts[1], pair.lengths), {"asked": words})

@@ -161,7 +161,11 @@ _BACKEND = Owner("ft.models.generation.backends:BackendOptions")
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
 _SERVER_KEYS = tuple(
-    f"backend.{key}" for key in ("base_url", "key_env", "concurrency", "timeout", "retries", "wait", "gpu_memory")
+    f"backend.{key}"
+    for key in (
+        *("base_url", "key_env", "concurrency", "timeout", "retries", "wait"),
+        *("max_requests", "max_tokens", "price", "gpu_memory"),
+    )
 )
 
 STAGES: dict[str, Kind] = {

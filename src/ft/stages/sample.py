@@ -247,13 +247,15 @@ def _keep_best(rows: Sequence[Row], share: float) -> list[Row]:
 
 def _count_fates(answers: Sequence[SampledAnswer]) -> dict[str, int]:
     """What became of the answers; those of prompts too long for the model are none."""
-    fitting = [answer for answer in answers if answer.fits]
+    given = [answer for answer in answers if answer.fits and not answer.failed]
+    failed = sum(bool(answer.failed) for answer in answers)
     return {
-        "answers": len(fitting),
-        "tokens": sum(answer.tokens for answer in fitting),
-        "too_long": len(answers) - len(fitting),
-        "unfinished": sum(not answer.ended for answer in fitting),
-        "empty": sum(answer.ended and not answer.usable for answer in fitting),
+        "answers": len(given),
+        "tokens": sum(answer.tokens for answer in given),
+        "too_long": sum(not answer.fits for answer in answers),
+        "unfinished": sum(not answer.ended for answer in given),
+        "empty": sum(answer.ended and not answer.usable for answer in given),
+        **({"failed": failed} if failed else {}),
     }
 
 

@@ -52,7 +52,8 @@ def compute_entries(
     `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
     in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
     `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with the items'
-    name in the plural; `tick` is to hear of items finished and tokens made.
+    name in the plural; `tick` is to hear of items finished and tokens made. An entry that says why it `failed` is not
+    written, so a run that goes on tries it again.
     """
     done = _read(file)
     if batch_size is None:
@@ -74,6 +75,8 @@ def compute_entries(
                 entries = ((item.key, by_key[item.key]) for item in batch)
             for key, entry in entries:
                 done[key] = entry
+                if "failed" in entry:
+                    continue
                 out.write(json_line({"key": key, **entry}, file))
                 if batch_size is None:
                     out.flush()

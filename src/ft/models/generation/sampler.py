@@ -14,12 +14,14 @@ from ft.models.generation.sampling import Sampling
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """A sampled answer and how it came; `tokens` long, `ended` by the model itself; `fits` into its positions."""
+    """A sampled answer and how it came; `tokens` long, `ended` by the model itself; `fits` into its positions;
+    `failed` says why a server gave none."""
 
     sample: Sample
     tokens: int
     ended: bool
     fits: bool
+    failed: str = ""
 
     @property
     def usable(self) -> bool:
@@ -75,7 +77,9 @@ class Sampler:
     def _answer(self, one: _Sample, entry: Entry, sampling: Sampling) -> SampledAnswer:
         how = {"k": one.k, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         sample = Sample(one.prompt, entry["text"] or "", {**self.origin, **how})
-        return SampledAnswer(sample, entry["tokens"], entry["ended"], fits=entry["text"] is not None)
+        failed = str(entry.get("failed", ""))
+        fits = entry["text"] is not None or bool(failed)
+        return SampledAnswer(sample, entry["tokens"], entry["ended"], fits, failed)
 
     def _loaded_worker(self) -> Worker:
         if self._worker is None:

@@ -69,21 +69,42 @@ def test_what_may_pass_is_tried_again(server):
 
 def test_a_server_that_does_not_recover_is_told_with_what_it_said(server):
     server.failures = [(503, {})] * 9
-    with pytest.raises(UserError) as refused:
-        answers(options(server, retries=2), "a")
+    failed = answers(options(server, retries=2), "a")["a"]["failed"]
     assert len(server.seen) == 3
-    assert str(refused.value) == Like(f"{server.url}: … 3 tries … 503 … too busy … backend.base_url … same command …")
+    assert failed == Like(f"{server.url}: … 3 tries … 503 … too busy … backend.base_url … same command …")
 
 
-def test_what_a_server_refuses_is_not_tried_again(server):
+def test_what_a_server_refuses_is_not_tried_again_and_costs_no_other_answer(server):
     server.refuses = "long"
-    with pytest.raises(UserError, match="HTTP 400: it is too long") as refused:
-        answers(options(server, concurrency=1), "long", "b", "c")
-    assert str(refused.value).startswith(f"{server.url}/chat/completions: ")
+    found = answers(options(server, concurrency=1), "long", "b", "c")
+    assert found["long"]["failed"] == Like(f"{server.url}/chat/completions: HTTP 400: it is too long. …")
+    assert [found[text]["text"] for text in ("b", "c")] == ["B", "C"]
     assert [asked["messages"][0]["content"] for asked in server.seen].count("long") == 1
 
 
+def test_a_server_that_answers_nothing_any_more_ends_the_work(server):
+    server.fails_after = 2
+    with pytest.raises(UserError, match="HTTP 503: too busy"):
+        answers(options(server, retries=0, concurrency=1), *(f"q{n}" for n in range(40)))
+    assert len(server.seen) < 20
+
+
+def test_what_will_be_asked_is_told_and_limited_before_the_first_request(server, caplog):
+    caplog.set_level("INFO")
+    answers(options(server, price=[1000.0, 10_000.0]), "abcd" * 25, "abcd" * 25)
+    told = "2 requests with about 58 tokens of prompts and at most 18 of answers, which cost at most 0.24"
+    assert told in caplog.text
+    server.seen.clear()
+    with pytest.raises(UserError, match=r"backend.max_requests: 2 requests .* are more than max_requests: 1"):
+        answers(options(server, max_requests=1), "a", "b")
+    with pytest.raises(UserError, match=r"backend.max_tokens: .* are more than max_tokens: 26"):
+        answers(options(server, max_tokens=26), "a", "b")
+    assert server.seen == []
+    assert len(answers(options(server, max_requests=2, max_tokens=27), "a", "b")) == 2
+
+
 def test_a_server_that_is_not_there_is_told(server):
+    """Before the first question: the list of models does not come."""
     gone = options(server, base_url="http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(UserError, match=r"127.0.0.1:9/v1: no answer after 1 tries: .*refused"):
         answers(gone, "a")

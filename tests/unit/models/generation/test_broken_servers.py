@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
@@ -67,6 +68,14 @@ def ask(url: str, retries: int = 1, timeout: float = 0.5, key_env: str | None = 
     return dict(answers_by_key(worker, batch, Sampling(), lambda finished, tokens: None))["0"]
 
 
+def failure(url: str, **options: object) -> str:
+    """Why the request came to nothing, which must be one line."""
+    entry = ask(url, **options)  # type: ignore[arg-type]
+    assert (entry["text"], entry["tokens"], entry["ended"]) == (None, 0, False)
+    assert str(entry["failed"]).count("\n") == 0
+    return str(entry["failed"])
+
+
 def drops(part: bytes) -> Script:
     """The first answer is only this; the next is whole."""
     return lambda number: iter([part] if number == 0 else [completion()])
@@ -102,8 +111,8 @@ def trickling_headers(number: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("script", [trickle, trickling_headers])
 def test_a_reply_that_comes_byte_by_byte_ends_at_the_deadline(script: Script):
-    with server(script) as (url, _), pytest.raises(UserError, match=r"timed out|in time"):
-        ask(url, retries=0, timeout=0.3)
+    with server(script) as (url, _):
+        assert re.search(r"timed out|in time", failure(url, retries=0, timeout=0.3))
 
 
 def test_an_endless_reply_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -114,8 +123,8 @@ def test_an_endless_reply_is_refused(monkeypatch: pytest.MonkeyPatch):
         while True:
             yield b"x" * 65_536
 
-    with server(endless) as (url, questions), pytest.raises(UserError, match="longer than 1 MiB"):
-        ask(url, timeout=20)
+    with server(endless) as (url, questions):
+        assert "longer than 1 MiB" in failure(url, timeout=20)
     assert len(questions) == 1
 
 
@@ -133,11 +142,9 @@ def test_half_a_character_is_replaced_as_every_decoder_does():
 @pytest.mark.parametrize(
     "body", [b"[" * 50_000 + b"}", b"<html>}", b"\xff\xfe}", b'{"choices": 5}', b'{"choices": []}']
 )
-def test_what_is_no_answer_is_refused_in_a_line(body: bytes):
-    with server(lambda n: iter([reply(body)])) as (url, questions), pytest.raises(UserError) as refused:
-        ask(url)
-    assert str(refused.value).startswith(url)
-    assert str(refused.value).count("\n") == 0
+def test_what_is_no_answer_is_a_failure_in_a_line(body: bytes):
+    with server(lambda n: iter([reply(body)])) as (url, questions):
+        assert failure(url).startswith(url)
     assert len(questions) == 1
 
 
@@ -160,11 +167,14 @@ def test_a_list_of_models_that_names_none_is_passed_over(data: str, monkeypatch:
 )
 def test_neither_the_key_nor_an_escape_of_a_server_is_shown(part: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TEST_SERVER", KEY)
-    with server(lambda n: iter([part])) as (url, _), pytest.raises(UserError) as refused:
-        ask(url, retries=0, key_env="TEST_SERVER")
-    assert KEY not in str(refused.value)
-    assert "***" in str(refused.value)
-    assert not {"\x1b", "\x9b"} & {*str(refused.value)}
+    with server(lambda n: iter([part])) as (url, _):
+        try:
+            shown = failure(url, retries=0, key_env="TEST_SERVER")
+        except UserError as refused:  # a wrong key ends the work
+            shown = str(refused)
+    assert KEY not in shown
+    assert "***" in shown
+    assert not {"\x1b", "\x9b"} & {*shown}
 
 
 def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch: pytest.MonkeyPatch):

@@ -39,6 +39,9 @@ class BackendOptions:
     timeout      server: seconds a request may take, from connecting to the last byte of its reply
     retries      server: further tries of a request that failed for a reason that may pass
     wait         server: seconds before the first further try, twice as many before each next
+    max_requests  server: most requests of the stage; more are refused before the first is sent
+    max_tokens   server: most tokens, of prompts as estimated and of answers as long as they may be
+    price        server: what a million tokens cost, [of prompts, of answers]; only to say it before anything is asked
     gpu_memory   vllm: share of the GPU's memory it may take
     """
 
@@ -50,6 +53,9 @@ class BackendOptions:
     timeout: float = 300.0
     retries: int = 6
     wait: float = 1.0
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    price: list[float] | None = None
     gpu_memory: float = 0.9
 
     def __post_init__(self) -> None:
@@ -65,6 +71,11 @@ class BackendOptions:
             raise ValueError("key_env is no name of an environment variable; the key itself stands in no recipe")
         if self.concurrency < 1 or self.retries < 0 or self.timeout <= 0 or self.wait < 0:
             raise ValueError("concurrency must be at least 1, timeout above 0, retries and wait not below 0")
+        for name in ("max_requests", "max_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        if self.price is not None and (len(self.price) != 2 or min(self.price) < 0):
+            raise ValueError(f"price is {self.price}; write two prices a million tokens: [of prompts, of answers]")
         if not 0 < self.gpu_memory <= 1:
             raise ValueError(f"gpu_memory is {self.gpu_memory}; it is a share, above 0 and up to 1")
 
@@ -122,7 +133,7 @@ class Worker(Protocol):
 
         batch    key, messages, prompt_ids (the messages as the model's own template renders them)
         answers  key; text, None where prompt or answer do not fit into the model's positions; tokens, how long it is;
-                 ended, False where the limit of tokens cut it
+                 ended, False where the limit of tokens cut it; failed, why a server gave none, else ""
         """
         ...
 
@@ -150,18 +161,24 @@ def requests(rows: Iterable[tuple[str, Any, Any]]) -> Columns:
 
 def answer(key: str, text: str | None, tokens: int, ended: bool) -> Columns:
     """A worker's part with one answer."""
-    return {"key": [key], "text": [text], "tokens": [tokens], "ended": [ended]}
+    return {"key": [key], "text": [text], "tokens": [tokens], "ended": [ended], "failed": [""]}
+
+
+def failure(key: str, why: str) -> Columns:
+    """A worker's part where a request came to nothing."""
+    return {"key": [key], "text": [None], "tokens": [0], "ended": [False], "failed": [why]}
 
 
 def answers_by_key(
     worker: Worker, batch: Columns, sampling: Sampling, tick: Tick
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, {text, tokens, ended}) of each answer as it comes; `tick` hears of answers finished and their tokens."""
+    """(key, {text, tokens, ended}) of each answer as it comes, with `failed` where a request came to nothing; `tick`
+    hears of answers finished and their tokens."""
     names = ("text", "tokens", "ended")
     for part in worker(batch, sampling):
         tick(len(part["key"]), sum(part["tokens"]))
-        for key, *values in zip(part["key"], *(part[name] for name in names), strict=True):
-            yield key, dict(zip(names, values, strict=True))
+        for key, why, *values in zip(part["key"], part["failed"], *(part[name] for name in names), strict=True):
+            yield key, dict(zip(names, values, strict=True)) | ({"failed": why} if why else {})
 
 
 def request_seed(sampling: Sampling, key: str) -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.message import Message as Headers
 from typing import Any
 
 from ft.data.formats.messages import Message
-from ft.errors import UserError, fail
-from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
+from ft.errors import Problem, UserError, fail
+from ft.models.generation.backends import Columns, WorkerSpec, answer, failure, request_seed
+from ft.models.generation.backends.estimate import Estimate
 from ft.models.generation.backends.http import ReplyTooLong, fetch
 from ft.models.generation.sampling import Sampling
 from ft.printable import printable_line
@@ -24,6 +26,8 @@ from ft.printable import printable_line
 log = logging.getLogger(__name__)
 
 MAX_WAIT = 60.0  # seconds between two tries
+FAILURES_IN_A_ROW = 8
+"""Or as many as are under way at once: a server of which nothing else comes is not asked for all the rest."""
 TEMPORARY = (408, 409, 425, 429)  # HTTP statuses that may pass, and everything from 500
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 ADDRESS = "backend.base_url must lead to a server of OpenAI's protocol; most end with /v1."
@@ -37,27 +41,71 @@ class _TemporaryFailure(Exception):
         self.wait = wait
 
 
+class _RequestFailed(UserError):
+    """One request has no answer, which need not mean that others have none."""
+
+
 class ServerWorker:
-    """Each request carries a seed of its own. Whether the same seed gives the same answer again is up to the server."""
+    """Each request carries a seed of its own. Whether the same seed gives the same answer again is up to the server.
+
+    A request that fails is an answer without text. Where so many fail one after the other that the server answers
+    nothing any more, or the key or address is wrong, UserError ends the work; answers that came are kept.
+    """
 
     def __init__(self, spec: WorkerSpec):
         self.options = spec.options
+        self.estimate = Estimate(0, 0, 0)
         self.url = (self.options.base_url or "").rstrip("/")
         self.key = self._key()
         self.stopped = threading.Event()
         self._serves_model()
 
     def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
-        pool = ThreadPoolExecutor(self.options.concurrency)
+        self._limit(batch["messages"], sampling)
         rows = zip(batch["key"], batch["messages"], strict=True)
+        pool = ThreadPoolExecutor(self.options.concurrency)
+        under_way: dict[Future[Columns], str] = {}
+
+        def ask(count: int) -> None:
+            for key, messages in itertools.islice(rows, count):
+                under_way[pool.submit(self._answer, key, messages, sampling)] = key
+
+        failures_in_a_row = 0
         try:
-            futures = [pool.submit(self._answer, key, messages, sampling) for key, messages in rows]
-            for future in as_completed(futures):
-                yield future.result()
+            ask(self.options.concurrency)
+            while under_way:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    key = under_way.pop(future)
+                    part = self._part(key, future, failures_in_a_row)
+                    failures_in_a_row = failures_in_a_row + 1 if part["failed"][0] else 0
+                    yield part
+                    # Only now, when who reads has written it down: a kill loses no more than what is under way.
+                    ask(1)
         finally:  # after an error or Ctrl-C: nothing new is asked, and nobody waits for a further try
             self.stopped.set()
             pool.shutdown(cancel_futures=True)
             self.stopped.clear()
+
+    def _part(self, key: str, future: Future[Columns], failures_before: int) -> Columns:
+        """The answer, or why there is none. Raises UserError where none comes any more."""
+        try:
+            return future.result()
+        except _RequestFailed as failed:
+            if failures_before + 1 >= max(FAILURES_IN_A_ROW, self.options.concurrency):
+                raise UserError(failed.problems) from failed
+            return failure(key, str(failed))
+
+    def _limit(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> None:
+        """Say what is about to be asked, before the first request. Raises UserError where it is more than allowed."""
+        self.estimate = self.estimate.with_requests(prompts, sampling.max_new_tokens)
+        log.info("%s: %s", self.url, self.estimate.describe(self.options))
+        for name, most, count in (
+            ("max_requests", self.options.max_requests, self.estimate.requests),
+            ("max_tokens", self.options.max_tokens, self.estimate.tokens),
+        ):
+            if most is not None and count > most:
+                what = f"{self.estimate.describe(self.options)} are more than {name}: {most}"
+                raise fail(f"backend.{name}", what, "Nothing was asked. Raise it, or name fewer rows.")
 
     def _answer(self, key: str, messages: Sequence[Message], sampling: Sampling) -> Columns:
         body = {
@@ -76,7 +124,7 @@ class ServerWorker:
             return answer(key, text, _count(response.get("usage")), choice["finish_reason"] == "stop")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             what = f"the answer is no chat completion: {self._server_text(json.dumps(response))}"
-            raise fail(self.url, what, ADDRESS) from error
+            raise self._failed("/chat/completions", what, ADDRESS) from error
 
     def _key(self) -> str | None:
         name = self.options.key_env
@@ -110,7 +158,7 @@ class ServerWorker:
                 if left == 0 or self.stopped.is_set():
                     tries = f"after {self.options.retries + 1} tries"
                     fix = "Is it up, and backend.base_url right? What is answered is kept; the same command goes on."
-                    raise fail(self.url, f"no answer {tries}: {failed}", fix) from failed
+                    raise self._failed("", f"no answer {tries}: {failed}", fix) from failed
                 seconds = min(max(wait, failed.wait), MAX_WAIT)
                 log.info("%s: %s; tried again in %.0f s", self.url, failed, seconds)
                 self.stopped.wait(seconds)
@@ -128,13 +176,16 @@ class ServerWorker:
             text = str(getattr(error, "reason", error)) or type(error).__name__
             raise _TemporaryFailure(self._server_text(text)) from error
         except ReplyTooLong as error:
-            raise fail(self.url + path, str(error), ADDRESS) from error
+            raise self._failed(path, str(error), ADDRESS) from error
         if status >= 300:
             raise self._failure(path, status, headers, text)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise fail(self.url + path, "what came back is no JSON", ADDRESS) from error
+            raise self._failed(path, "what came back is no JSON", ADDRESS) from error
+
+    def _failed(self, path: str, what: str, fix: str) -> _RequestFailed:
+        return _RequestFailed([Problem(self.url + path, what, fix)])
 
     def _failure(self, path: str, status: int, headers: Headers, text: str) -> UserError | _TemporaryFailure:
         message = f"HTTP {status}: {self._server_text(text)}"
@@ -148,7 +199,9 @@ class ServerWorker:
         if self.options.key_env:
             fixes[401] = f"The key in {self.options.key_env} is not the server's: set the variable anew."
         fix = fixes.get(401 if status == 403 else status, "The request is not tried again.")
-        return fail(self.url + path, message, fix)
+        if status < 400 or status in (401, 403, 404):  # so it will be with all that follow
+            return fail(self.url + path, message, fix)
+        return self._failed(path, message, fix)
 
     def _server_text(self, text: str) -> str:
         """The beginning of what a server said, without the key, which some repeat."""
