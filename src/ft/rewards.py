@@ -24,14 +24,16 @@ def answer(
 ) -> list[float]:
     """1.0 when the completion holds the row's `answer`, or one of several, as whole words, in any case, else 0.0."""
     return [
-        float(_holds(completion[-1]["content"], right)) for completion, right in zip(completions, answer, strict=True)
+        float(holds_words(completion[-1]["content"], right))
+        for completion, right in zip(completions, answer, strict=True)
     ]
 
 
 def says(prompts: Prompts, completions: Completions, wanted: Sequence[str], **columns: Any) -> list[float]:
     """1.0 when the completion holds the row's `wanted` as whole words, in any case, else 0.0: a manner, not a fact."""
     return [
-        float(_holds(completion[-1]["content"], manner)) for completion, manner in zip(completions, wanted, strict=True)
+        float(holds_words(completion[-1]["content"], manner))
+        for completion, manner in zip(completions, wanted, strict=True)
     ]
 
 
@@ -54,11 +56,12 @@ def quality(
 ) -> list[float]:
     """Half for the right `answer`, half for the share of `checks` passed: 1.0 is right and obeys every instruction."""
     obeyed = obeys(prompts, completions, checks)
-    right = [_holds(completion[-1]["content"], one) for completion, one in zip(completions, answer, strict=True)]
+    right = [holds_words(completion[-1]["content"], one) for completion, one in zip(completions, answer, strict=True)]
     return [(fact + manner) / 2 for fact, manner in zip(right, obeyed, strict=True)]
 
 
-def _holds(text: str, right: str | int | Sequence[str | int]) -> bool:
+def holds_words(text: str, right: str | int | Sequence[str | int]) -> bool:
+    """Whether the text holds it, or one of several, as whole words, in any case."""
     texts = right if isinstance(right, Sequence) and not isinstance(right, str) else [right]
     return any(re.search(rf"(?<!\w){re.escape(str(one))}(?!\w)", text, re.IGNORECASE) for one in texts)
 

@@ -316,7 +316,7 @@ def test_a_judge_that_cannot_work_is_refused_by_name(options, told):
 def test_a_stage_without_its_judge_says_what_to_write(judged):
     with pytest.raises(UserError, match=r"no reward model judges\. Write `inputs: \{scorer: \$reward\}`"):
         judged(kind="reward")
-    with pytest.raises(UserError, match=r"one model is to judge\. Write `inputs: \{judge: \$stage\}`"):
+    with pytest.raises(UserError, match=r"one model is to reply\. Write `inputs: \{judge: \$stage\}`"):
         judged(kind="model", prompt=str(PROMPT))
 
 

@@ -123,12 +123,20 @@ def _origin_of(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_row(samples: Sequence[Sample]) -> Row:
     """The best answer to a prompt, as a row to fine-tune on."""
-    one = samples[best([sample.score for sample in samples])]
+    return _answer_row(samples[best([sample.score for sample in samples])], len(samples))
+
+
+def answer_rows(samples: Sequence[Sample]) -> list[Row | None]:
+    """Every answer to a prompt, a row each."""
+    return [_answer_row(one, len(samples)) for one in samples]
+
+
+def _answer_row(one: Sample, of: int) -> Row:
     return {
         **one.prompt.columns,
         "prompt": list(one.prompt.messages),
         "completion": _answer_messages(one),
-        "sampled": {**one.record(), "of": len(samples)},
+        "sampled": {**one.record(), "of": of},
     }
 
 

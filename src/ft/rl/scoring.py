@@ -51,6 +51,10 @@ class AnswerScorer:
     folder: Path = field(default_factory=Path)
     name: str = ""
 
+    @property
+    def scores_anything(self) -> bool:
+        return bool(self.models or self.rewards)
+
     def check(self, columns: Mapping[str, Any]) -> None:
         """Raises BadRow where a prompt's row lacks what a function reads."""
         check_columns(self.rewards, columns)

@@ -21,18 +21,20 @@ from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.evaluation.judge_prompt import JudgePrompt
-from ft.evaluation.llm_judge import AnswerPair, ByScore, ByWords, Judge, JudgedPair, copy_earlier
+from ft.evaluation.llm_judge import AnswerPair, ByScore, ByWords, Judge, JudgedPair
+from ft.evaluation.respondent import replying_model, stored_replies
 from ft.evaluation.win_rate import PairOutcome, by_length, groups, numbers
 from ft.figures.win_rates import win_rates
 from ft.figures.write import write_figures
 from ft.files import digest, write_json, write_lines
 from ft.hub import local_path
-from ft.models.generation.backends import BackendOptions, WorkerSpec
+from ft.models.generation.backends import WorkerSpec
+from ft.models.generation.replies import copy_earlier
 from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity, policy_identity
 from ft.models.processor import tokenizer_of
-from ft.recipe import ModelSource, Stage
+from ft.recipe import Stage
 from ft.recipe.job import Job
 from ft.result import Result
 from ft.rewards import REWARDS
@@ -148,30 +150,10 @@ def judge_of(job: Job, options: JudgeOptions) -> tuple[Judge, dict[str, Any]]:
         return ByScore(by_model, options.tie), {"reward": model_identity(job.inputs["scorer"], hashes(job))}
     assert options.prompt
     prompt = JudgePrompt.read(Path(options.prompt))
-    spec, record = _model_judge(job, options)
-    sampling = Sampling(options.reply_tokens, temperature=0.0, seed=job.seed)
-    judge = ByWords(spec, record, prompt, sampling, job.folder, job.name)
-    return judge, {**record, "prompt": prompt.record()}
-
-
-def _model_judge(job: Job, options: JudgeOptions) -> tuple[WorkerSpec, dict[str, Any]]:
-    """Who a judge is that replies in words, and what it is called."""
-    backend = BackendOptions(**job.block("backend"))
-    if options.kind == "server":
-        if backend.kind != "server":
-            fix = "Write `backend: {kind: server, base_url: …, model: …}`."
-            raise fail(job.where, "no server judges", fix)
-        return WorkerSpec(backend), {"server": backend.model}
-    if backend.kind == "server":
-        raise fail(job.where, "judge.kind is model, and backend names a server", "Write `judge: {kind: server}`.")
-    folder = job.inputs.get("judge")
-    if (folder is None) == (options.model is None):
-        raise fail(job.where, "one model is to judge", "Write `inputs: {judge: $stage}`, or `judge: {model: …}`.")
-    source = ModelSource(options.model, options.revision) if options.model else None
-    judge = folder or source
-    assert judge is not None
-    spec = WorkerSpec(backend, source, folder, None, job.blocks.get("quantization"), options.batch_size)
-    return spec, {"model": model_identity(judge, hashes(job))}
+    who = (options.kind, options.model, options.revision, "judge", options.batch_size)
+    spec, record = replying_model(job, *who)
+    stored = stored_replies(job, spec, record, prompt, options.reply_tokens, "verdicts")
+    return ByWords(stored, prompt), {**record, "prompt": prompt.record()}
 
 
 # Answers

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import stdev
@@ -19,7 +19,7 @@ from ft.data.axes import AXES, SAFETY_THRESHOLD
 from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
-from ft.data.prompts import Prompt, Sample, best_row, earlier, is_earlier, pair_row, prompt_in
+from ft.data.prompts import Prompt, Sample, answer_rows, best_row, earlier, is_earlier, pair_row, prompt_in
 from ft.data.selection import best, curve, hottest, of_best
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
@@ -51,7 +51,8 @@ class SampleOptions:
     rewards           functions of ft.rewards that score, each with its weight: {quality: 1.0}; with weight 0 one
                       only measures what the reward models choose
     safety_threshold  with two reward models: σ(safety) below which an answer counts as unsafe
-    write             best: a row to fine-tune on for each prompt. pairs: best and worst as chosen and rejected
+    write             best: a row to fine-tune on for each prompt. pairs: best and worst as chosen and rejected.
+                      all: a row for each answer, for a stage that scores them; then nothing need score here
     keep              share of the rows that is written: those whose best answer (of a pair, whose margin) is worth most
     pool              all: answers of earlier rounds, rows of `data` that a sample stage wrote, compete too. last: they
                       do not, the ablation
@@ -66,7 +67,7 @@ class SampleOptions:
     batch_size: int = 64
     rewards: dict[str, float] = field(default_factory=dict)
     safety_threshold: float = SAFETY_THRESHOLD
-    write: Literal["best", "pairs"] = "best"
+    write: Literal["best", "pairs", "all"] = "best"
     keep: float = 1.0
     pool: Literal["all", "last"] = "all"
     on_bad_row: Literal["error", "reject"] = "error"
@@ -86,9 +87,18 @@ class SampleOptions:
             raise ValueError(f"safety_threshold is {self.safety_threshold}; it is a share, from 0 to 1")
         if self.write == "pairs" and self.samples < 2:
             raise ValueError("samples is 1; a pair needs two answers")
+        if self.write == "all" and self.keep < 1:
+            raise ValueError("keep is a share of the best rows, and write: all leaves every one")
         for name in self.rewards:
             if name not in REWARDS:
                 raise ValueError(f"rewards: there is no reward '{name}'; there are: {', '.join(REWARDS)}")
+
+
+ROWS_BY_WRITE: dict[str, Callable[[Sequence[Sample]], list[Row | None]]] = {
+    "best": lambda samples: [best_row(samples)],
+    "pairs": lambda samples: [pair_row(samples)],
+    "all": answer_rows,
+}
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -106,17 +116,19 @@ def make(job: Job) -> dict[str, Any]:
     scored = scorer.scores(pool, "scores")
     readable = [_with_score(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
     candidates = _by_prompt(read, readable)
-    rows_by_prompt = [(best_row if options.write == "best" else pair_row)(samples) for samples in candidates]
-    candidate_rows = [row for row in rows_by_prompt if row]
+    rows_of_prompts = [row for samples in candidates for row in ROWS_BY_WRITE[options.write](samples)]
+    candidate_rows = [row for row in rows_of_prompts if row]
     rows = _keep_best(candidate_rows, options.keep)
     counts = read.counts | _count_fates(answers)
-    counts |= {"unscored": len(pool) - len(readable), "ties": len(rows_by_prompt) - len(candidate_rows)}
+    counts |= {"unscored": len(pool) - len(readable), "ties": len(rows_of_prompts) - len(candidate_rows)}
     counts |= {"weak": len(candidate_rows) - len(rows), "rows": len(rows)}
     if not rows or not any(scored[sample.key].is_readable for sample in _usable_samples(answers)):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
     write_lines(job.folder / artifacts.SAMPLES, [_describe_sample(one, scored.get(one.sample.key)) for one in answers])
     write_lines(job.folder / artifacts.ROWS, rows)
-    numbers = counts | {"temperature": temperature, "round": read.round} | _measure_gain(job, options, answers, scored)
+    numbers = counts | {"temperature": temperature, "round": read.round}
+    if scorer.scores_anything:
+        numbers |= _measure_gain(job, options, answers, scored)
     write_figures(job, sampling, f"{job.name}, {len(read.prompts):,} prompts")
     return numbers
 
@@ -169,7 +181,7 @@ def _read(job: Job, options: SampleOptions, scorer: AnswerScorer) -> _Read:
 
 
 def _make_scorer(job: Job, options: SampleOptions) -> AnswerScorer:
-    if not any(options.rewards.values()) and not job.inputs:
+    if options.write != "all" and not any(options.rewards.values()) and not job.inputs:
         fix = "Write `inputs: {helpful: $reward}`, or `sample: {rewards: {answer: 1.0}}`."
         raise fail(job.where, "nothing scores the answers", fix)
     return AnswerScorer(

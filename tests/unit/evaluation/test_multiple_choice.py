@@ -111,7 +111,16 @@ def test_answers_are_read_one_a_line(reply: str):
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "1: C", "1: C\n2: F", "2: C\n1: A", "1: C\n2: A\n3: A", "1: C\n2: unsure, I think A", "C\nA", "1: C or D\n2: A"],
+    [
+        "",
+        "1: C",
+        "1: C\n2: F",
+        "2: C\n1: A",
+        "1: C\n2: A\n3: A",
+        "1: C\n2: Unsure, perhaps A",
+        "C\nA",
+        "1: C or D\n2: A",
+    ],
 )
 def test_answers_in_another_form_are_refused(reply: str):
     with pytest.raises(UnreadableReply, match="not_the_answers"):

@@ -232,11 +232,11 @@ def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
 
 
 def _rename_columns(row: Row, columns: dict[str, str]) -> Row:
-    found = {ours: _value_at(row, theirs) for ours, theirs in columns.items()}
+    found = {ours: value_at(row, theirs) for ours, theirs in columns.items()}
     return {name: value for name, value in row.items() if name not in columns.values()} | found
 
 
-def _value_at(row: Row, path: str) -> Any:
+def value_at(row: Row, path: str) -> Any:
     """The value at a dotted path (`meta.question`, `answers.0.text`); a column with that very name comes first."""
     if path in row:
         return row[path]
