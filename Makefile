@@ -46,6 +46,10 @@ sample: RECIPE = recipes/tiny/sample.yaml
 sample: $(STAMP) ## rejection sampling: the best of eight answers by a reward model, SFT on these, and what it gained
 	$(FT) run "$(RECIPE)" --to best-sft $(ARGS)
 
+summarize: RECIPE = recipes/tiny/summarize.yaml
+summarize: $(STAMP) ## summaries: questions, a judge, preference pairs, DPO, and the table before and after, twice
+	$(FT) run "$(RECIPE)" $(ARGS)
+
 ppo: RECIPE = recipes/tiny/ppo.yaml
 ppo: $(STAMP) ## a reward model, its report card, PPO against it, and what a program says of the answers
 	$(FT) run "$(RECIPE)" --to ppo $(ARGS)

@@ -72,17 +72,47 @@ def judging(setting: Setting) -> Estimate:
     """Both models answer one after the other; then the judge reads both answers, and replies in words or by a score."""
     options, inputs = answer_options(setting), setting.stage.inputs
     length, note = row_length(setting)
-    rows, new, reply = (int(options[name]) for name in ("batch_size", "max_new_tokens", "reply_tokens"))
+    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
     models = [finished_model(setting, name) for name in (setting.stage.init, inputs.get("other"))]
     moments, notes = [generation(model, rows, length, new, setting) for model in models], [note]
     if "scorer" in inputs:
         moments.append(_scoring_moment(setting, finished_model(setting, inputs["scorer"]), rows, length + new))
     elif options["prompt"]:  # a model or a server replies in words
-        judge = ModelSource(options["model"], options["revision"]) if options["model"] else None
-        model = model_as_loaded(setting, judge) if judge else finished_model(setting, inputs.get("judge"))
-        judge_moments, judge_notes = _by_backend(setting, model, rows, length + 2 * new, reply)
+        _, judge_moments, judge_notes = _replying(setting, "judge", length + 2 * new)
         moments, notes = [*moments, *judge_moments], [*notes, *judge_notes]
     return models[0], moments, notes
+
+
+def replying(setting: Setting) -> Estimate:
+    """A model that replies in words to what a stage asks, if not a server or a program does."""
+    length, note = row_length(setting)
+    role = next(iter(setting.stage.kind.inputs))
+    model, moments, notes = _replying(setting, role, length)
+    return model, moments, [*([note] if moments else []), *notes]
+
+
+def _replying(setting: Setting, role: str, length: int) -> Estimate:
+    options = answer_options(setting)
+    if options["kind"] == "program":
+        return None, [], ["a program replies: it needs no memory of a GPU"]
+    if setting.block("backend")["kind"] == "server":
+        return None, [], ["a server answers: its memory is not this GPU's"]
+    source = ModelSource(options["model"], options["revision"]) if options["model"] else None
+    model = model_as_loaded(setting, source) if source else finished_model(setting, setting.stage.inputs.get(role))
+    rows, reply = int(options["batch_size"]), int(options["reply_tokens"])
+    return model, *_by_backend(setting, model, rows, length, reply)
+
+
+def summarizing(setting: Setting) -> Estimate:
+    """Each model writes its summaries, one after the other; then the judge reads them."""
+    options, inputs = answer_options(setting), setting.stage.inputs
+    length, note = row_length(setting)
+    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    names = [setting.stage.init, inputs.get("baseline"), *([inputs["other"]] if "other" in inputs else [])]
+    models = [finished_model(setting, name) for name in names]
+    moments = [generation(model, rows, length, new, setting) for model in models]
+    _, judge_moments, judge_notes = _replying(setting, "judge", new)
+    return models[0], [*moments, *judge_moments], [note, *judge_notes]
 
 
 def asking(setting: Setting) -> Estimate:

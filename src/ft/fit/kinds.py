@@ -127,8 +127,8 @@ def _notes(setting: Setting) -> list[str]:
     return notes
 
 
-def scratch(setting: Setting) -> Estimate:
-    """An untrained model is made in main memory."""
+def in_main_memory(setting: Setting) -> Estimate:
+    """Of a kind that uses no GPU: an untrained model, or rows made of rows."""
     return None, [], ["made in main memory"]
 
 

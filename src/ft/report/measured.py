@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,27 @@ def sampling(files: ResultFiles) -> list[Section]:
 def win_rates(files: ResultFiles) -> list[Section]:
     """How often a judge prefers the model, of all pairs, by what they are about, and by which answer is longer."""
     return _section("Win rate", files, win_rate_figures.win_rates(files))
+
+
+def summaries(files: ResultFiles) -> list[Section]:
+    """A line a model: accuracy by quiz, compression, and how often its summary is preferred to the baseline's."""
+    metrics = files.mapping(artifacts.NUMBERS)
+    shares = ["compression_median", "compression_mean", "invalid_characters", "too_long"]
+    levels = [name for name in metrics if re.fullmatch(r"at_least_\d+", name)]
+    rows = []
+    for side in ("", "baseline_", "other_"):
+        if f"{side}compression_mean" in metrics:
+            cells = [_share(metrics.get(f"{side}{name}")) for name in (*levels, *shares, *RATES)]
+            rows.append((side.rstrip("_") or "model", *cells))
+    names = ("summaries", *(name.replace("_", " ") for name in (*levels, *shares, *RATES)))
+    return [Section("Summaries", (Table(names, tuple(rows)),))] if rows else []
+
+
+def _share(value: object) -> str:
+    return f"{value:.1%}" if isinstance(value, (int, float)) else "·"
+
+
+RATES = ("win_rate", "win_rate_low", "win_rate_high", "length_controlled_win_rate")
 
 
 # The report card of a reward model
