@@ -15,7 +15,8 @@ KEY = "a-key-of-the-test"
 class Scripted(ThreadingHTTPServer):
     """Answers the question back in capitals, or what `answer` makes of a request.
 
-    `failures` are (status, headers) it answers with first; after `fails_after` answers it answers with 503.
+    `failures` are (status, headers) it answers with first; after `fails_after` answers it answers with 503. `raw` gives
+    the bytes that are sent in the place of an answer, if any.
     """
 
     daemon_threads = True
@@ -24,6 +25,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.refuses = ""
+        self.raw: Callable[[dict[str, Any]], bytes | None] | None = None
         self.answer: Callable[[dict[str, Any]], str] | None = None
         self.fails_after: int | None = None
         self.seen: list[dict[str, Any]] = []
@@ -68,7 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.fails_after is not None and len(self.server.seen) > self.server.fails_after:
                 failure = (503, {})
         text = asked["messages"][-1]["content"]
-        if failure:
+        raw = self.server.raw(asked) if self.server.raw else None
+        if raw is not None:
+            self.wfile.write(raw)
+            self.close_connection = True
+        elif failure:
             self.reply(failure[0], {"error": {"message": "too busy"}}, failure[1])
         elif text == self.server.refuses:
             self.reply(400, {"error": {"message": "it is too long"}})

@@ -41,6 +41,7 @@ SMALL = {  # a decoder of random weights, where nothing is learnt
 }
 ROOT = Path(__file__).parents[1]
 TRANSCRIPTS = Path(os.environ.get("HH_RLHF_HARMLESS_TEST", "no such file"))  # the harmless test.jsonl.gz of hh-rlhf
+WEB_DOCUMENTS = Path(os.environ.get("C4_DOCUMENTS", "no such file"))  # documents of C4, {"text": …} in .jsonl.gz
 CPU_2 = ROOT / "recipes" / "accelerate" / "cpu-2.yaml"
 TRAIN = {
     "max_length": 64,

@@ -16,7 +16,7 @@ ALIKE = 0.1
 
 
 @dataclass(frozen=True)
-class ScoredAnswer:
+class RatedAnswer:
     """What a preference looks at: how good an answer is, and how long, in words."""
 
     score: float
@@ -36,42 +36,42 @@ class PreferenceLimits:
 
 
 Sign = Literal[-1, 0, 1]
-Preference = Callable[[ScoredAnswer, ScoredAnswer, PreferenceLimits], Sign]
+Preference = Callable[[RatedAnswer, RatedAnswer, PreferenceLimits], Sign]
 
 
-def text(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def text(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """As the document's text: good is a score above the threshold; below it equal scores prefer neither."""
     good = min(first.score, second.score) > limits.threshold
     return _shorter(first, second, limits.min_difference) if good else _higher_score(first, second)
 
 
-def figure(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def figure(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """As its figure: good is a score at the threshold; below it the shorter of equal scores is preferred."""
     if _are_good(first, second, limits):
         return _shorter(first, second, limits.min_difference)
     return _higher_score(first, second) or _shorter(first, second, limits.min_difference)
 
 
-def code(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def code(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """As the code that makes its pairs: good is a score at the threshold; below it equal scores prefer neither."""
     if _are_good(first, second, limits):
         return _shorter(first, second, limits.min_difference)
     return _higher_score(first, second)
 
 
-def evaluation(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def evaluation(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """As the code that evaluates: one word less is enough, and below the threshold too the shorter of equal scores."""
     if _are_good(first, second, limits):
         return _shorter(first, second, 1)
     return _higher_score(first, second) or _shorter(first, second, 1)
 
 
-def margin(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def margin(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """The higher score, of any sort, where it is higher by the margin; length plays no part."""
     return _higher_score(first, second) if abs(first.score - second.score) >= limits.margin else 0
 
 
-def length_controlled(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> Sign:
+def length_controlled(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
     """The higher score of two answers of like length, so that nothing is won by being short or long."""
     return _higher_score(first, second) if of_like_length(first.words, second.words) else 0
 
@@ -80,15 +80,15 @@ def of_like_length(first: int, second: int) -> bool:
     return abs(first - second) <= ALIKE * max(first, second)
 
 
-def _are_good(first: ScoredAnswer, second: ScoredAnswer, limits: PreferenceLimits) -> bool:
+def _are_good(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> bool:
     return min(first.score, second.score) >= limits.threshold
 
 
-def _higher_score(first: ScoredAnswer, second: ScoredAnswer) -> Sign:
+def _higher_score(first: RatedAnswer, second: RatedAnswer) -> Sign:
     return _sign(first.score - second.score)
 
 
-def _shorter(first: ScoredAnswer, second: ScoredAnswer, min_difference: int) -> Sign:
+def _shorter(first: RatedAnswer, second: RatedAnswer, min_difference: int) -> Sign:
     difference = second.words - first.words
     return _sign(difference) if abs(difference) >= min_difference else 0
 

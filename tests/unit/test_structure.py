@@ -130,6 +130,11 @@ def test_every_function_and_class_that_a_kind_names_is_there(name):
 OTHER_MEANINGS = {
     ("cli", "judge"): "a module and its command, `ft judge`",
     ("cli", "reward"): "who judges: a reward model",
+    ("data", "summaries"): "the name of a format, that of OpenAI's comparisons, and its column",
+    ("evaluation", "questions"): "a column of rows, and a value that a prompt shows",
+    ("evaluation", "quiz"): "a column of rows",
+    ("fit", "questions"): "a moment of the harness",
+    ("report", "preferences"): "a group of curves",
     ("evaluation", "consistency"): "a number: how often a judge said the same in both orders",
     ("figures", "reward"): "a number that is logged",
     ("figures", "consistency"): "the name of a file, consistency.svg",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ft.evaluation.statistics import of_shares, wilson
 from ft.evaluation.win_rate import PairOutcome, rate
-from ft.preferences import PREFERENCES, PreferenceLimits, ScoredAnswer, of_like_length
+from ft.preferences import PREFERENCES, PreferenceLimits, RatedAnswer, of_like_length
 
 ARTICLE = "article"
 """The column of a row with the text that is summarized."""
@@ -102,7 +102,7 @@ def compare(own: Summary, other: Summary, preference: str, limits: PreferenceLim
         return PairOutcome(None, "length", lengths)
     if (own.words == 0) != (other.words == 0):
         return PairOutcome("win" if own.words else "loss", "empty", lengths)
-    sign = PREFERENCES[preference](ScoredAnswer(own.right, own.words), ScoredAnswer(other.right, other.words), limits)
+    sign = PREFERENCES[preference](RatedAnswer(own.right, own.words), RatedAnswer(other.right, other.words), limits)
     return PairOutcome("win" if sign > 0 else "loss" if sign < 0 else "tie", "", lengths)
 
 

@@ -203,7 +203,7 @@ def suggest(word: str, words: list[str]) -> str:
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"
-    return f"There are: {', '.join(words)}." if len(words) <= 16 else ""
+    return f"There are: {', '.join(words)}." if len(words) <= 32 else ""
 
 
 def _verdict_key(owner: Owner, values: Block) -> str:

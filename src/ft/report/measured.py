@@ -97,7 +97,7 @@ def summaries(files: ResultFiles) -> list[Section]:
         if f"{side}compression_mean" in metrics:
             cells = [_share(metrics.get(f"{side}{name}")) for name in (*levels, *shares, *RATES)]
             rows.append((side.rstrip("_") or "model", *cells))
-    names = ("summaries", *(name.replace("_", " ") for name in (*levels, *shares, *RATES)))
+    names = ("model", *(name.replace("_", " ") for name in (*levels, *shares, *RATES)))
     return [Section("Summaries", (Table(names, tuple(rows)),))] if rows else []
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.formats import value_at
+from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import SIDES, Prompt, prompt_in
@@ -19,7 +20,7 @@ from ft.errors import fail
 from ft.evaluation.quiz import answer_of
 from ft.evaluation.summaries import count_words, why_invalid
 from ft.files import write_lines
-from ft.preferences import PREFERENCES, PreferenceLimits, ScoredAnswer
+from ft.preferences import PREFERENCES, PreferenceLimits, RatedAnswer
 from ft.recipe.job import Job
 
 
@@ -62,7 +63,7 @@ class PreferenceOptions:
 @dataclass(frozen=True)
 class _Candidate:
     text: str
-    scored: ScoredAnswer
+    scored: RatedAnswer
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -97,19 +98,19 @@ def _read(
             bad.add(*source_row, bad_row)
             continue
         answers = candidates.setdefault(prompts.setdefault(prompt.key, prompt).key, [])
-        why = why_invalid(text, options.least_words, options.most_words)
+        why: str = why_invalid(text, options.least_words, options.most_words)
         if not why and text in [answer.text for answer in answers]:
             why = "repeated"
         counts[why or "valid"] += 1
         if not why:
-            answers.append(_Candidate(text, ScoredAnswer(score, count_words(text))))
+            answers.append(_Candidate(text, RatedAnswer(score, count_words(text))))
     bad.finish()
     names = ("valid", "repeated", "too_few_words", "too_many_words", "characters")
     numbers = {"answers": counts.total(), **{name: counts[name] for name in names}}
     return prompts, candidates, {**numbers, "rejected": bad.count, "prompts": len(prompts)}
 
 
-def _score(row: Mapping[str, Any], options: PreferenceOptions) -> float:
+def _score(row: Row, options: PreferenceOptions) -> float:
     score = value_at(row, options.score)
     if isinstance(score, bool) or not isinstance(score, (int, float)):
         raise BadRow(f"{options.score} is {score!r}, which is no score", "Name the column with `preferences.score`.")

@@ -6,14 +6,14 @@ import itertools
 
 import pytest
 
-from ft.preferences import PREFERENCES, PreferenceLimits, ScoredAnswer
+from ft.preferences import PREFERENCES, PreferenceLimits, RatedAnswer
 
 LIMITS = PreferenceLimits()
 Pair = tuple[float, int]
 
 
 def preferred(name: str, first: Pair, second: Pair, limits: PreferenceLimits = LIMITS) -> int:
-    return PREFERENCES[name](ScoredAnswer(*first), ScoredAnswer(*second), limits)
+    return PREFERENCES[name](RatedAnswer(*first), RatedAnswer(*second), limits)
 
 
 @pytest.mark.parametrize(
