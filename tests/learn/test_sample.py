@@ -341,20 +341,24 @@ def test_what_is_required_of_a_judge_stands_before_the_sampling(tmp_path, ending
 def test_a_server_answers_and_what_it_answered_is_kept(tmp_path, ending):
     with serving() as server:
         backend = {"kind": "server", "base_url": server.url, "model": "chat", "wait": 0.0, "retries": 0}
-        server.refuses = "3 black?"
+        backend["concurrency"] = 1
+        server.refuses, server.fails_after = "3 black?", 2
         data = tmp_path / "prompts.jsonl"
         rows = [{"prompt": f"{n} {colour}?", "answer": colour} for n, colour in enumerate(tiny.COLOURS[:4])]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        file = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(ending))
-        with pytest.raises(UserError, match="HTTP 400"):
+        file = tiny.recipe(tmp_path, [stage(data, samples=4) | {"backend": backend}], model=str(ending))
+        with pytest.raises(UserError, match="HTTP 503"):
             tiny.make(tiny.planned(file, tmp_path / "runs"), "sample")
-        server.refuses, before = "", len(server.seen)
+        server.fails_after, before = None, len(server.seen)
         found = tiny.make(tiny.planned(file, tmp_path / "runs"), "sample")
-        assert 0 < len(server.seen) - before <= 8
+        refused = sum(asked["messages"][-1]["content"] == "3 black?" for asked in server.seen[:2])
+        assert len(server.seen) - before == 14 + refused
+        numbers = found.done["numbers"]
+        assert (numbers["answers"], numbers["failed"]) == (12, 4)
         assert [row["completion"][0]["content"] for row in lines(found)][:2] == ["0 BLUE?", "1 GREEN?"]
         assert {row["sampled"]["policy"] for row in lines(found)} == {"chat"}
         backend["base_url"] = "http://elsewhere.example/v1"
-        moved = tiny.recipe(tmp_path, [stage(data, samples=2) | {"backend": backend}], model=str(ending))
+        moved = tiny.recipe(tmp_path, [stage(data, samples=4) | {"backend": backend}], model=str(ending))
         assert tiny.planned(moved, tmp_path / "runs").stage("sample").state == "done"
 
 

@@ -229,3 +229,30 @@ def test_a_prompt_that_shows_no_article_is_found_before_anything_is_asked(tmp_pa
     there = tiny.planned(tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs")
     with pytest.raises(UserError, match=r"p\.yaml: the prompt never shows the text"):
         preflight(there.stages, None)
+
+
+def held_out(file: Path, count: int = 12) -> Path:
+    """Short articles with two questions each."""
+    with file.open("w", encoding="utf-8") as out:
+        for n in range(count):
+            asked = [{"question": f"{n}{k}?", "choices": list("vwxyz"), "answer": "A"} for k in range(2)]
+            row = {"prompt": f"Sum up.\n\nv {n}", "article": f"v {n}", "questions": asked}
+            out.write(json.dumps(row) + "\n")
+    return file
+
+
+def test_a_model_against_itself_wins_half_and_the_table_has_a_line_for_each(tmp_path: Path, base: Path):
+    options = {"kind": "program", "program": "whole_words", "max_new_tokens": 6, "levels": [1, 2]}
+    stage = {"kind": "summaries", "data": [{"path": str(held_out(tmp_path / "rows.jsonl"))}], "summaries": options}
+    stage["rows"] = {"eval_fraction": 0.5}
+    file, runs = tiny.recipe(tmp_path, [stage], model=str(base)), tmp_path / "runs"
+    found = tiny.make(tiny.planned(file, runs), "summaries")
+    numbers = found.done["numbers"]
+    assert 0 < numbers["articles"] < 12
+    assert (numbers["win_rate"], numbers["ties"]) == (0.5, numbers["articles"])
+    assert numbers["at_least_1"] == numbers["baseline_at_least_1"]
+    assert len(lines(found, "answers.jsonl")) == numbers["articles"]
+    [shown] = gather_report(of_plan(tiny.planned(file, runs))).stages
+    assert shown.number is not None
+    assert shown.number.name == "win_rate"
+    assert "Summaries" in [section.title for section in shown.sections]
