@@ -70,7 +70,7 @@ def test_what_a_stage_is_given_can_be_written_and_read_back(file: Path, tmp_path
 def test_a_recipe_for_a_real_model_holds_rows_out_and_never_packs_more_than_one_row_a_batch(file: Path):
     for stage in read(file, STAGES).stages:
         if "train" in stage.blocks:
-            assert stage.eval_data
+            assert stage.eval_data or stage.blocks["rows"].get("eval_fraction")
             train = stage.blocks["train"]
             assert not train.get("packing") or train["per_device_train_batch_size"] == 1
 
@@ -195,3 +195,25 @@ NOTEBOOK = {
     "fp16": True,
     "bf16": False,
 }
+
+
+def test_recipes_for_summaries_hold_the_published_numbers():
+    recipe = shipped("mistral-7b/summarize-dpo.yaml")
+    blocks = {stage.name: stage.blocks for stage in recipe.stages}
+    assert blocks["questions"]["questions"].items() >= {"count": 5, "reply_tokens": 4096}.items()
+    assert blocks["drafts"]["sample"].items() >= {"samples": 10, "temperature": 0.8, "top_p": 0.95}.items()
+    published = {"function": "code", "threshold": 3, "min_difference": 3, "least_words": 5, "most_words": 200}
+    assert blocks["pairs"]["preferences"].items() >= {**published, "pairs": 3}.items()
+    lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
+    for name in ("summarize-dpo", "summarize-dpo-qlora"):
+        policy = shipped(f"mistral-7b/{name}.yaml").stage("policy").blocks
+        train = policy["train"]
+        assert train.items() >= {"beta": 0.01, "num_train_epochs": 3, "max_length": 4096}.items()
+        assert train["learning_rate"] == 5e-6
+        assert train["per_device_train_batch_size"] * train["gradient_accumulation_steps"] == 24
+        assert policy["lora"].items() >= lora.items()
+        assert len(policy["lora"]["target_modules"]) == 7
+    chain = shipped("mistral-7b/summarize-iterative.yaml")
+    qlora = shipped("mistral-7b/summarize-dpo-qlora.yaml")
+    for block in ("train", "lora", "quantization"):
+        assert chain.stage("newest-2").blocks[block] == qlora.stage("policy").blocks[block]
