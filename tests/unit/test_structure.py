@@ -131,6 +131,7 @@ OTHER_MEANINGS = {
     ("cli", "judge"): "a module and its command, `ft judge`",
     ("cli", "reward"): "who judges: a reward model",
     ("data", "summaries"): "the name of a format, that of OpenAI's comparisons, and its column",
+    ("data", "questions"): "rows by what they ask: those without an answer of their own",
     ("evaluation", "questions"): "a column of rows, and a value that a prompt shows",
     ("evaluation", "quiz"): "a column of rows",
     ("fit", "questions"): "a moment of the harness",
