@@ -148,6 +148,7 @@ OTHER_MEANINGS = {
     ("rl", "reward"): "a number that is logged, and the block of options",
     ("rl", "ppo"): "a tag of the saved model, and where an error says it is from",
     ("training", "sft"): "one of the losses of TRL's DPOTrainer",
+    ("tools", "questions"): "rows by what they ask: those without an answer of their own",
     ("tools", "judge"): "`ft judge` makes a stage of this kind outside of any recipe",
     ("tools", "reward"): "who judges: a reward model",
 }
