@@ -60,7 +60,7 @@ class Unroller:
             self.problems.add(item.where("rounds"), "rounds is a mapping", "Write `rounds: {times: 3, stages: […]}`.")
             return []
         values, until, stages = self._keys(block), self._until(block), self._stages(block)
-        if len(self.problems) > before:
+        if len(self.problems) > before or not stages:  # a recipe that extends this one may skip every stage of a round
             return []
         rounds = Rounds(item.where("rounds"), values["times"], tuple(map(stage_name, stages)), until)
         self._check_names(rounds, block)

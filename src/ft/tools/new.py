@@ -116,7 +116,7 @@ def _place(recipe: Recipe, options: ForkOptions) -> Path:
 def _stage(recipe: Recipe, name: str | None, source: Source) -> Stage:
     """The stage that gets the rows: by name, or the first on such rows, or the first that trains on any."""
     if name is None:
-        trained = [s for s in recipe.stages if s.kind.rows]
+        trained = [s for s in recipe.stages if s.kind.rows and not _rounds_of(recipe, s.name)]
         found = next((s for s in trained if s.kind.rows == rows_of(source.format or "")), None)
         found = found or next((s for s in trained if s.kind.rows in CONVERSATIONS), next(iter(trained), None))
         if found is None:
@@ -127,6 +127,8 @@ def _stage(recipe: Recipe, name: str | None, source: Source) -> Stage:
         raise fail("--stage", f"no stage '{name}'", f"There are: {', '.join(s.name for s in recipe.stages)}.")
     if not found.kind.reads_data:
         raise fail("--stage", f"'{name}' reads no data", "Name another.")
+    if _rounds_of(recipe, name):
+        raise fail("--stage", f"'{name}' is made in rounds, on rows that these make", "Name a stage outside of rounds.")
     return found
 
 
@@ -137,22 +139,23 @@ def _skipped(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
         sources = [reference(source["path"]) for source in (*later.data, *later.eval_data)]
         if None in sources or set(later.parents) & {*skipped}:
             skipped.append(later.name)
-    return tuple(dict.fromkeys(_as_written(recipe, name) for name in skipped))
+    # Rounds are whole or not at all, and the file has the names of their stages without the number of the round
+    names = [name for stage in skipped for name in _rounds_of(recipe, stage) or [stage]]
+    return tuple(dict.fromkeys(names))
 
 
-def _as_written(recipe: Recipe, stage: str) -> str:
-    """The name of a stage in the file: of one that rounds repeat, without the number of the round."""
-    in_rounds = any(one.number(stage) for one in recipe.rounds)
-    return stage.rpartition("-")[0] if in_rounds else stage
+def _rounds_of(recipe: Recipe, stage: str) -> Sequence[str]:
+    """The stages, as they are written, of the rounds that this one is made in; () outside of rounds."""
+    return next((one.names for one in recipe.rounds if one.number(stage)), ())
 
 
 def _settings(recipe: Recipe, stage: Stage, options: ForkOptions) -> Block:
     """What `--set` and `--max-length` say, for the new recipe to say it."""
-    name, sets = _as_written(recipe, stage.name), [*options.sets]
+    sets = [*options.sets]
     if options.max_length is not None:
         if "train" not in stage.kind.blocks:
             raise fail("--max-length", f"'{stage.name}' does not train", "Leave it out.")
-        sets.append(f"{name}.train.max_length={options.max_length}")
+        sets.append(f"{stage.name}.train.max_length={options.max_length}")
     return read_sets(recipe.file, sets)
 
 
@@ -283,7 +286,7 @@ def _yaml(
     settings: Block,
 ) -> str:
     """The recipe's text: what it extends, and only what differs."""
-    folder, name = path.parent.resolve(), _as_written(recipe, stage.name)
+    folder, name = path.parent.resolve(), stage.name
     parent = recipe.argument if recipe.argument in bundled_recipes() else relative_path(recipe.file, folder)
     blocks = {one["name"]: {key: value for key, value in one.items() if key != "name"} for one in settings["stages"]}
     own = blocks.pop(name, {})

@@ -399,3 +399,32 @@ def test_prompts_are_checked_as_prompts(forks: Forks) -> None:
     ]
     with_tools = [{"prompt": "snow?", "tools": [{"function": {"name": "look"}}]}]
     assert "Answers are sampled without any" in refused(lambda: forks(with_tools, name="b", stage="score"))
+
+
+def test_rounds_that_read_rows_of_the_parent_are_left_out_whole(base: Path, data: Path, tmp_path: Path) -> None:
+    again = {**tiny.sft(data), "name": "again", "init": "$again"}
+    score = {"kind": "evaluate", "name": "score", "init": "$again", "data": again["data"], "evaluate": {"loss": True}}
+    rounds = {"times": 2, "init": {"again": "$sft"}, "stages": [again, score]}
+    parent = tiny.recipe(tmp_path / "parent", [tiny.sft(data), {"rounds": rounds}], model=str(base))
+    own = written(tmp_path / "own.jsonl", ALPACA)
+    there = tiny.planned(parent, tmp_path / "runs")
+    made = fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
+    assert made.skipped == ("again", "score")
+    assert [stage.name for stage in tiny.checked(made.path).stages] == ["sft"]
+    options = ForkOptions(str(tmp_path / "b.yaml"), str(own), stage="again-1")
+    assert "made in rounds" in refused(lambda: fork(there, options, tiny.checked))
+
+
+def test_a_data_set_of_a_hub_that_does_not_answer_is_one_line(forks: Forks) -> None:
+    said = refused(lambda: forks("nobody/nothing", split="test"))
+    assert said == Like("nobody/nothing[test]: cannot be loaded: … The Hub does not answer: …")
+
+
+def test_a_data_set_of_the_hub_keeps_its_id_and_its_split(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What load_dataset returns is stood in for: tests have no network."""
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **how: ALPACA)
+    made = forks("nobody/nothing", split="train_sft", subset="de")
+    assert "data: [{path: nobody/nothing, format: alpaca, name: de, split: train_sft}]" in made.path.read_text(
+        encoding="utf-8"
+    )
+    assert made.summary.good == 40
