@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
 from ft.data.formats.fields import UnreadFields
 from ft.data.formats.messages import BadRow, Message, words
+from ft.data.reasons import Reasons
 from ft.data.sources.files import Report, SourceRow, count_characters
 from ft.data.sources.read import Source, read
 from ft.errors import Problem, UserError, fail
@@ -23,7 +24,7 @@ from ft.files import finite_or_none
 log = logging.getLogger(__name__)
 
 SHOWN = 20
-"""Problems named in full; a file of the wrong format has one a line, and the first few tell why."""
+"""Problems named in full; a file of the wrong format has one a line, so more are named by reason."""
 
 BATCH_CHARACTERS = 4 * 2**20
 
@@ -50,6 +51,7 @@ class BadRows:
         self.rejects = rejects
         self.count = 0
         self.first: list[Problem] = []
+        self.reasons = Reasons()
         self.last: Problem | None = None
         self._file: TextIO | None = None
 
@@ -57,6 +59,7 @@ class BadRows:
         """Take note of a row that is left out (a `Report` for `read`)."""
         self.count += 1
         self.last = Problem(where, bad.what, bad.fix)
+        self.reasons.add(where, bad)
         if len(self.first) < SHOWN:
             self.first.append(self.last)
         if self.on_bad_row == "reject":
@@ -75,16 +78,11 @@ class BadRows:
         """Close the rejects; where bad rows are errors, raise one `UserError` for all of them."""
         if self._file is not None:
             self._file.close()
+        if self.on_bad_row == "error" and self.count > SHOWN:
+            total = Problem(self.first[0].where.rpartition(":")[0], f"{self.count:,} bad rows in all", REJECT_FIX)
+            raise UserError([*self.reasons.problems(SHOWN), total])
         if self.on_bad_row == "error" and self.count:
-            raise UserError(_first_problems(self.first, self.count, "bad rows", REJECT_FIX))
-
-
-def _first_problems(first: list[Problem], count: int, of_what: str, fix: str = "") -> list[Problem]:
-    """The first problems, and a line that counts the rest."""
-    if count <= SHOWN:
-        return first
-    where = first[-1].where.rpartition(":")[0]
-    return [*first, Problem(where, f"and {count - SHOWN:,} more {of_what}, {count:,} in all", fix)]
+            raise UserError(self.first)
 
 
 def format_rows(source: Source, report: Report) -> Iterator[SourceRow]:
@@ -314,8 +312,13 @@ class Leakage:
     def raise_any(self) -> None:
         """Raise one `UserError` that names the first leaking rows and counts the others."""
         problems = self.problems()
-        if problems:
-            raise UserError(_first_problems(problems[:SHOWN], len(problems), "rows that leak"))
+        if not problems:
+            return
+        shown, hidden = problems[:SHOWN], len(problems) - SHOWN
+        if hidden > 0:
+            what = f"and {hidden:,} more rows that leak, {len(problems):,} in all"
+            shown.append(Problem(shown[-1].where.rpartition(":")[0], what))
+        raise UserError(shown)
 
 
 class _Prompts:
