@@ -16,6 +16,7 @@ from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_r
 from ft.columns import Column, print_table
 from ft.console import out, talk
 from ft.errors import fail
+from ft.progress import clock_time
 from ft.recipe.find import is_recipe, recipe_file
 from ft.result import Result
 from ft.stages import STAGES
@@ -97,10 +98,7 @@ def _show_results(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "·"
-    minutes, rest_seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest_seconds:02}" if minutes >= 60 else f"{minutes}:{rest_seconds:02}"
+    return "·" if seconds is None else clock_time(seconds)
 
 
 def _size(count: float) -> str:

@@ -7,7 +7,7 @@ import logging
 import random
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -16,8 +16,9 @@ from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
 from ft.data.formats.fields import UnreadFields
 from ft.data.formats.messages import BadRow, Message, words
 from ft.data.reasons import Reasons
+from ft.data.sources.bytes import METER
 from ft.data.sources.files import Report, SourceRow, count_characters
-from ft.data.sources.read import Source, read
+from ft.data.sources.read import Source, bytes_by_line, read
 from ft.errors import Problem, UserError, fail
 from ft.files import finite_or_none
 
@@ -142,6 +143,19 @@ def _mix(sources: tuple[Source, ...], seed: int, bad: BadRows) -> Iterator[Sourc
             yield from _take_all(source, bad)
         else:
             yield from _choose(source, _count_good(source, bad), seed)
+
+
+def share_read(sources: Sequence[Source]) -> Callable[[], float] | None:
+    """How much of these sources has been read since now, from 0 to 1; None where it does not show in bytes of files."""
+    total = 0
+    shared = any(source.share is not None for source in sources)
+    for source in sources:
+        size = bytes_by_line(source)
+        if size is None:
+            return None
+        total += size * (2 if shared or source.weight != 1 or source.rows is not None else 1)
+    before = METER.count
+    return (lambda: (METER.count - before) / total) if total else None
 
 
 def in_batches(rows: Iterator[SourceRow], most: int) -> Iterator[list[SourceRow]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,17 @@ def device_arguments(train: Mapping[str, Any], where: str) -> dict[str, Any]:
 def compute_dtype(config: TrainingArguments) -> str:
     """The dtype that arguments which are built compute in: what a frozen base is held in."""
     return dtype_of_arguments({"bf16": bool(config.bf16), "fp16": config.fp16})
+
+
+def peak_memory() -> int:
+    """Bytes that tensors took at most on this process's GPU; without one, what the process took of main memory."""
+    import torch
+
+    if has_gpu() and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe() -> str:

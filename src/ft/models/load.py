@@ -15,6 +15,7 @@ from ft.models.finite import refuse_broken_weights
 from ft.models.lineage import base_of, is_adapter, is_reward, parts
 from ft.models.processor import library_errors, load_config
 from ft.notices import quiet_bars
+from ft.progress import waiting
 from ft.recipe import ModelSource
 
 HEAD = "score.weight"
@@ -154,7 +155,7 @@ def _read(
             options["device_map"] = {"": _local_device()}
     config = load_config(source)
     auto = family_of(config, source.path).auto_class(scores)
-    with library_errors(source, "the model"), _quiet_loading():
+    with library_errors(source, "the model"), _quiet_loading(), waiting(f"loading {source.path}"):
         model, report = auto.from_pretrained(source.path, revision=source.revision, **options)
     if quantization:
         _keep_cpu_4bit_differentiable(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ft import artifacts
 from ft.console import talk
+from ft.data.mix import share_read
 from ft.disk import disk_problem
 from ft.encode.prepare import prepare, rows_damage, rows_folder
 from ft.encode.truncation import long_rows_words
@@ -61,11 +62,13 @@ def _prepare(plan: Plan, planned: PlannedStage, folder: Path) -> None:
     encoder = encoder_of(model, init, planned.key.get("chat_template"), options, max_length)
     if model and init is None:  # what was just read names the rows
         refuse_changed(model, {"tokenizer": planned.rows_key["tokenizer"]}, artifacts.hash_cache(plan.runs))
-    with Progress(f"{planned.name}: preparing rows", unit="rows") as progress:
+    sources, eval_sources = plan.sources(planned, "data"), plan.sources(planned, "eval_data")
+    share = share_read([*sources, *eval_sources])
+    with Progress(f"{planned.name}: preparing rows", unit="rows", share=share) as progress:
         stats = prepare(
             folder,
-            plan.sources(planned, "data"),
-            plan.sources(planned, "eval_data"),
+            sources,
+            eval_sources,
             encoder,
             rows=options,
             max_length=max_length,

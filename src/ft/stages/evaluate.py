@@ -307,7 +307,7 @@ def _evaluate_side(
     sampling = _sampling(side, options)
     origin: dict[str, str | int] = {"policy": name, "round": 0}
     spec = replace(WorkerSpec.of(side, options.batch_size), special_tokens=options.calls)
-    sampler = Sampler(side.name, spec, ids, origin, sampling, 1)
+    sampler = Sampler(f"{side.name}, {name}", spec, ids, origin, sampling, 1)
     prompts_by_key = {question.prompt.key: question.prompt for question in questions}
     sampled = sampler.answers(list(prompts_by_key.values()), options.temperature, _answers_file(side, name))
     long = [question for question in sampled if not question.fits]

@@ -196,7 +196,9 @@ def _draw_answers(
     file = side.folder / f"answers-{digest(decided)}.jsonl"
     copy_earlier(file)
     origin: dict[str, str | int] = {"policy": policy, "round": 0}
-    sampler = Sampler(side.name, WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1)
+    sampler = Sampler(
+        f"{side.name}, {model_name(side)}", WorkerSpec.of(side, options.batch_size), ids, origin, sampling, 1
+    )
     answers = sampler.answers(prompts, options.temperature, file)
     long = [one for one in answers if not one.fits]
     if long:

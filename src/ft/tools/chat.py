@@ -21,6 +21,7 @@ from ft.models.generation.chat_model import NF4, ChatModel
 from ft.models.generation.sampling import PRESETS, Sampling
 from ft.models.token_budget import prompt_budget
 from ft.printable import escape
+from ft.progress import waiting
 from ft.recipe import ModelSource
 from ft.result import Result
 from ft.results.store import NEW, Plan
@@ -372,12 +373,12 @@ def chat(
     options.sampling(None)  # what was typed is checked before anything is loaded
     notes = Terminal(stderr=True)
     template = chat_template or target.chat_template
-    chat_model = _load(target, template, load_4bit, notes)
+    chat_model = _load(target, template, load_4bit)
     before = target.before()
 
     def load_before() -> tuple[str, ChatModel]:
         assert before is not None
-        return before.label, _load(before, before.chat_template, load_4bit, notes)
+        return before.label, _load(before, before.chat_template, load_4bit)
 
     session = ChatSession(
         chat_model, options.sampling(chat_model.positions), sys.stdout, notes, load_before if before else None
@@ -392,7 +393,7 @@ def chat(
     return run(session, sys.stdin)
 
 
-def _load(target: ChatTarget, chat_template: str | None, load_4bit: bool, notes: Console) -> ChatModel:
+def _load(target: ChatTarget, chat_template: str | None, load_4bit: bool) -> ChatModel:
     """The model, with a word while it loads, which takes seconds."""
-    with notes.status(f"loading {target.label}"):
+    with waiting(f"loading {target.label}"):
         return ChatModel(target.model, target.folder, chat_template, NF4 if load_4bit else None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ft.files import append_lines, finite_or_none, write_lines
+from ft.models.device import peak_memory
 from ft.progress import Progress
 
 LOSSES = {"loss": "loss", "eval_loss": "eval loss", "mean_token_accuracy": "token accuracy"}
@@ -102,12 +104,15 @@ class ChosenFalls(TrainerCallback):
 class ShownProgress(TrainerCallback):
     """The steps trained, with what is logged. Where there is no terminal each log is a line.
 
-    `shown` says what is shown of the log, and under which names.
+    `shown` says which measures are shown of the log, and under which names; behind them stand epoch, learning rate,
+    tokens a second and the most memory there was. A measure stays until it is measured again.
     """
 
     def __init__(self, name: str, shown: Mapping[str, str] = LOSSES):
         self.name, self.shown = name, shown
         self.progress: Progress | None = None
+        self.measures: dict[str, str] = {}
+        self.speed = _Speed()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -115,8 +120,15 @@ class ShownProgress(TrainerCallback):
         quiet = not state.is_world_process_zero
         self.progress = Progress(f"{self.name}: step", state.max_steps, state.global_step, quiet=quiet)
         self.progress.__enter__()
+        self.speed = _Speed(0 if state.global_step == 0 else None)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.speed.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.speed.end()
         if self.progress:
             self.progress.reach(state.global_step)
 
@@ -129,13 +141,47 @@ class ShownProgress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         values = logs or {}
-        shown = {name: values[key] for key, name in self.shown.items() if values.get(key) is not None}
+        shown = {name: f"{name} {values[key]:.3f}" for key, name in self.shown.items() if values.get(key) is not None}
         if shown and self.progress:
-            note = "  ".join(f"{name} {float(value):.3f}" for name, value in shown.items())
-            self.progress.reach(state.global_step, note, line=True)
+            self.measures |= shown
+            self.progress.reach(state.global_step, [*self.measures.values(), *self._circumstances(values)], line=True)
+
+    def _circumstances(self, values: Mapping[str, Any]) -> Iterator[str]:
+        if values.get("epoch") is not None:
+            yield f"epoch {values['epoch']:.2f}"
+        if values.get("learning_rate") is not None:
+            yield f"lr {values['learning_rate']:.1e}"
+        if rate := self.speed.tokens_a_second(values.get("num_tokens")):
+            yield f"{rate:,.0f} tokens/s"
+        if memory := peak_memory():
+            yield f"{memory / 2**30:.1f} GiB"
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.progress:
             self.progress.__exit__(None, None, None)
+
+
+class _Speed:
+    """Tokens a second of the steps themselves, without evaluations and checkpoints between them.
+
+    `tokens` is what was counted when it began; None where a run goes on, whose first log tells.
+    """
+
+    def __init__(self, tokens: float | None = None) -> None:
+        self.tokens, self.seconds, self.started = tokens, 0.0, 0.0
+
+    def begin(self) -> None:
+        self.started = time.monotonic()
+
+    def end(self) -> None:
+        self.seconds += time.monotonic() - self.started
+
+    def tokens_a_second(self, tokens: float | None) -> float | None:
+        """Since the last call; `tokens` is how many there were in all, where that is logged."""
+        before, seconds = self.tokens, self.seconds
+        if tokens is None or not seconds:
+            return None
+        self.tokens, self.seconds = tokens, 0.0
+        return (tokens - before) / seconds if before is not None else None

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerControl, TrainerS
 from ft import artifacts
 from ft.files import read_lines
 from ft.recipe.job import Job
+from ft.training import callbacks
 from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
 from ft.training.checkpoints import latest
 from ft.training.loop import add_callbacks
@@ -73,7 +74,26 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(arguments, capsys)
     shown.on_log(arguments, state, TrainerControl(), logs={"loss": 1.5, "mean_token_accuracy": 0.25, "epoch": 1})
     shown.on_log(arguments, state, TrainerControl(), logs={"train_runtime": 3.0})
     told = capsys.readouterr().err.splitlines()
-    assert told == ["sft: step 0/4  eval loss 2.000", "sft: step 4/4  loss 1.500  token accuracy 0.250"]
+    assert [line.rpartition("  ")[0] for line in told] == [  # the memory of this process stands last
+        "sft: step 0/4  eval loss 2.000",
+        "sft: step 4/4  eval loss 2.000  loss 1.500  token accuracy 0.250  epoch 1.00",
+    ]
+
+
+def test_the_speed_is_of_the_steps_alone(arguments, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    shown, state = ShownProgress("sft"), TrainerState(global_step=0, max_steps=4)
+    shown.on_train_begin(arguments, state, TrainerControl())
+    for step in (1, 2):
+        shown.on_step_begin(arguments, state, TrainerControl())
+        now[0] += 2  # and as long an evaluation behind it
+        shown.on_step_end(arguments, state, TrainerControl())
+        now[0] += 2
+        state.global_step = step
+        logs = {"loss": 1.0, "num_tokens": 100.0 * step, "learning_rate": 8e-4}
+        shown.on_log(arguments, state, TrainerControl(), logs=logs)
+    assert ["lr 8.0e-04  50 tokens/s" in line for line in capsys.readouterr().err.splitlines()] == [True, True]
 
 
 def chosen_answers(*seen: tuple[float, float]) -> None:

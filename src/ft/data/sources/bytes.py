@@ -84,6 +84,15 @@ def _stamp(file: IO[bytes]) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
+class Meter:
+    """How many bytes of files this process has read, which tells how far it has come with them."""
+
+    count = 0
+
+
+METER = Meter()
+
+
 class HashingReader(io.RawIOBase):
     """Bytes that are hashed as they pass, so that a file is read once."""
 
@@ -97,6 +106,7 @@ class HashingReader(io.RawIOBase):
         count = self.raw.readinto(buffer) or 0
         self.digest.update(buffer[:count])
         self.count += count
+        METER.count += count
         return count
 
 

@@ -76,12 +76,13 @@ def answer_dialogues(
     sampling: Sampling,
     *,
     batch_size: int = 64,
-    tick: Callable[[int, int], None] = lambda finished, tokens: None,
+    tick: Callable[[int, int], None] = lambda turns, tokens: None,
 ) -> Iterator[Transcript]:
     """Transcripts in the order they finish; the longest dialogues are begun first.
 
     A transcript depends on its dialogue alone, up to the rounding of a batch's arithmetic. So after a break, leave out
-    the dialogues that are done, by key. `tick` hears of dialogues finished and tokens generated since it last did.
+    the dialogues that are done, by key. `tick` hears of turns that were answered, or will not be, and of tokens
+    generated since it last did.
     """
     if twice := [key for key, count in Counter(d.key for d in dialogues).items() if count > 1]:
         raise ValueError(f"dialogues share the key {twice[0]!r}")
@@ -97,6 +98,7 @@ def answer_dialogues(
     def next_request(one: _Progress) -> Request | None:
         request = one.next_request()
         if request is None:
+            tick(sum(turn.ask for turn in one.dialogue.turns[len(one.answers) :]), 0)
             finished.append(Transcript(one.dialogue, one.answers, one.stopped))
         return request
 
@@ -107,10 +109,9 @@ def answer_dialogues(
 
     first_requests = (request for one in progress.values() if (request := next_request(one)))
     for completion in engine.generate(first_requests, sampling, batch_size=batch_size, follow=follow):
-        tick(len(finished), len(completion.completion_ids))
+        tick(1, len(completion.completion_ids))
         yield from finished
         finished.clear()
-    tick(len(finished), 0)
     yield from finished
 
 

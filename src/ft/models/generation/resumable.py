@@ -36,7 +36,7 @@ def dialogue_answers(
             yield one.dialogue.key, {"answers": _texts(one)}
 
     ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
-    entries = compute_entries(ordered, work, file, REFILLS * batch_size, f"{name}: dialogues")
+    entries = compute_entries(ordered, work, file, REFILLS * batch_size, f"{name}: answers", _turns_asked)
     return {key: list(entry["answers"]) for key, entry in entries.items()}
 
 
@@ -46,14 +46,16 @@ def compute_entries(
     file: Path,
     batch_size: int | None,
     name: str,
+    size: Callable[[Item], int] = lambda item: 1,
 ) -> dict[str, Entry]:
     """Key → the entry that `work` makes of each item, in JSON's types.
 
     `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
     in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
-    `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with the items'
-    name in the plural; `tick` is to hear of items finished and tokens made. An entry that says why it `failed` is not
-    written, so a run that goes on tries it again.
+    `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with what
+    is counted, in the plural: the items, or the parts of which each has `size`. `tick` is to hear of how many of them
+    are finished, and of tokens made. An entry that says why it `failed` is not written, so a run that goes on
+    tries it again.
     """
     done = _read(file)
     if batch_size is None:
@@ -66,7 +68,8 @@ def compute_entries(
     done = {item.key: done[item.key] for item in items if item.key not in again}
     # without the batch that the kill cut, and without half a line
     write_lines(file, ({"key": key, **entry} for key, entry in done.items()))
-    progress = Progress(name, len(items), len(done), unit=name.rpartition(" ")[2])
+    counts = sum(map(size, items)), sum(size(item) for item in items if item.key in done)
+    progress = Progress(name, *counts, unit=name.rpartition(" ")[2])
     with file.open("a", encoding="utf-8") as out, progress:
         for batch in todo:
             entries = work(batch, progress.advance)
@@ -82,6 +85,10 @@ def compute_entries(
                     out.flush()
             out.flush()
     return done
+
+
+def _turns_asked(dialogue: Dialogue) -> int:
+    return sum(turn.ask for turn in dialogue.turns)
 
 
 def _characters(dialogue: Dialogue) -> int:

@@ -69,9 +69,10 @@ class Sampler:
             rows = ((one.key, one.prompt.messages, self.prompt_ids[one.prompt.key]) for one in batch)
             return answers_by_key(self._loaded_worker(), requests(rows), sampling, tick)
 
+        name = f"{self.name}: answers at temperature {temperature:g}" if self.samples > 1 else f"{self.name}: answers"
         samples = [_Sample(prompt, k) for prompt in prompts for k in range(self.samples)]
         longest_first = sorted(samples, key=lambda one: (-len(self.prompt_ids[one.prompt.key]), one.prompt.key, one.k))
-        entries = compute_entries(longest_first, work, file, self.spec.requests_per_batch, f"{self.name}: answers")
+        entries = compute_entries(longest_first, work, file, self.spec.requests_per_batch, name)
         return [self._answer(one, entries[one.key], sampling) for one in samples]
 
     def _answer(self, one: _Sample, entry: Entry, sampling: Sampling) -> SampledAnswer:

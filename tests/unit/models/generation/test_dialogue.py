@@ -284,13 +284,13 @@ def test_a_message_the_template_cannot_hold_stops_its_dialogue_alone() -> None:
     assert [len(found[key].answers) for key in ("forged", "honest")] == [1, 2]
 
 
-def test_every_finished_dialogue_and_every_token_is_ticked() -> None:
+def test_every_turn_and_every_token_is_ticked() -> None:
     ticks: list[tuple[int, int]] = []
 
     found = transcripts(llama(), DIALOGUES, SAMPLED, batch_size=4, tick=lambda *ticked: ticks.append(ticked))
 
     answers = [answer for transcript in found.values() for answer in transcript.answers if answer]
-    assert sum(finished for finished, _ in ticks) == 6
+    assert sum(turns for turns, _ in ticks) == sum(turn.ask for dialogue in DIALOGUES for turn in dialogue.turns)
     assert sum(tokens for _, tokens in ticks) == sum(len(answer.ids) + answer.ended for answer in answers)
 
 
