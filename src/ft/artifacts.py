@@ -37,6 +37,9 @@ REFERENCE = "reference.json"
 ROLLOUTS = "rollouts.jsonl"
 """Answers a policy was trained on, with rewards."""
 
+TRACKER_RUN = "tracker-run"
+"""The id of a tracker's run, in which a stage goes on after an interruption."""
+
 # Of a model
 
 CONFIG = "config.json"

@@ -10,7 +10,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ft.cli.app import AsJson, LaunchFile, RecipeFile, Runs, Sets, app, print_json, read_launch_file, read_recipe
+from ft.cli.app import (
+    AsJson,
+    LaunchFile,
+    RecipeFile,
+    Runs,
+    Sets,
+    app,
+    print_json,
+    print_notice,
+    read_launch_file,
+    read_recipe,
+)
 from ft.cli.reports import write_report_after
 from ft.console import out, talk
 from ft.errors import Problems, fail
@@ -39,6 +50,7 @@ def plan_command(
     from ft.report.terminal import plan_rows, show_plan
     from ft.results.store import plan
     from ft.run.accelerate_config import objections
+    from ft.run.preflight import tracker_problems
 
     if diff:
         return _diff(recipe, set_, as_json)
@@ -47,6 +59,8 @@ def plan_command(
     way = read_launch_file(launch, runs).on_gpus(gpus)
     planned_run = plan(read_recipe(recipe, set_, runs), runs, way.processes)
     objections([p.stage for p in planned_run.stages], way).raise_any()
+    for problem in tracker_problems(p.stage for p in planned_run.stages if not p.done):
+        print_notice(str(problem))
     if prepare:
         from ft.run.rows import prepare_rows
 

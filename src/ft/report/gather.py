@@ -20,6 +20,7 @@ from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
+from ft.training.trackers import places_to_look
 
 STATES = {"done": "done", "unfinished": "unfinished", "absent": "pending"}
 MOST_CARDS, FEW_CARDS = 6, 3
@@ -216,6 +217,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("time", f"{duration(took)}; a stage that was interrupted counts from its last start" if took else ""),
         ("energy", energy(run.results)),
         ("skipped by the recipe", ", ".join(run.skipped)),
+        ("curves in a tracker", "; ".join(dict.fromkeys(p for one in run.results for p in places_to_look(one)))),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -29,6 +29,7 @@ NEVER_SHOWN = {
     artifacts.NUMBERS,
     artifacts.REJECTS,
     artifacts.SCORE_TABLE,
+    artifacts.TRACKER_RUN,
 }
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -23,6 +23,7 @@ from ft.report.parts import Answers, PromptAnswers, Sentences
 from ft.report.rounds import list_measures, version_table
 from ft.report.run import of_plan
 from ft.results.store import Plan, PlannedStage
+from ft.training.trackers import places_to_look
 
 STATES = {"unfinished": "resume"}  # what `ft run` would do, in the word that `ft plan` has always had
 SHOWN_STATES = {"absent": "pending"}  # to people; programs read what they always have
@@ -89,6 +90,8 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
     console.print()
     for planned in models:
         console.print(f"{planned.stage.kind.leaves_words.removeprefix('a ')} {planned.name}: {planned.folder}")
+    for place in dict.fromkeys(place for planned in finished for place in places_to_look(planned.result)):
+        console.print(f"curves: {place}")
     for planned in [planned for planned in models if "model" in planned.stage.kind.leaves][-1:]:
         console.print(f"talk to {planned.name}: ft chat {planned.folder}")
 

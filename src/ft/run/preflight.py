@@ -6,23 +6,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ft.errors import Problems, UserError
 from ft.models.device import device_arguments, gpus
+from ft.recipe import Stage
 from ft.recipe.kind import function_at
 from ft.results.store import PlannedStage
 from ft.run.accelerate_config import ONE_PROCESS, Launch, objections
 from ft.secret_files import refuse
-
-TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
+from ft.training.trackers import TRACKERS, is_installed, named_trackers
 
 
 def preflight(todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS) -> None:
     """Raises UserError with everything that would stop one of these stages later."""
     problems = objections([planned.stage for planned in todo], launch)
+    problems += tracker_problems(planned.stage for planned in todo)
     if any(planned.stage.kind.trains for planned in todo):
         _machine(launch, problems)
     for planned in todo:
@@ -32,8 +32,6 @@ def preflight(todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS) -> Non
         train = planned.stage.blocks.get("train")
         if train is None:
             continue
-        for tracker in _trackers(train.get("report_to")):
-            _tracker(tracker, planned.stage.where, problems)
         _same_processes(planned, launch, problems)
         _add_refusals(problems, device_arguments, train, planned.stage.where)
     problems.raise_any()
@@ -75,16 +73,20 @@ def _add_refusals(problems: Problems, check: Callable[..., object], *values: obj
         problems += error.problems
 
 
-def _trackers(report_to: Any) -> list[str]:
-    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
-    return [name for name in names if name != "none"]
+def tracker_problems(stages: Iterable[Stage]) -> Problems:
+    """Trackers that are none, that are not installed, or that have no key."""
+    problems = Problems()
+    for stage in stages:
+        for name in named_trackers(stage.blocks.get("train", {}).get("report_to")):
+            _add_tracker(name, stage.where, problems)
+    return problems
 
 
-def _tracker(name: str, where: str, problems: Problems) -> None:
+def _add_tracker(name: str, where: str, problems: Problems) -> None:
     if name not in TRACKERS:
         problems.add(where, f"train.report_to: '{name}'", f"There are: none, {', '.join(TRACKERS)}.")
-    elif importlib.util.find_spec(TRACKERS[name]) is None:
-        problems.add(where, f"train.report_to: {name} is not installed", f"pip install 'ft[{name}]'")
+    elif not is_installed(name):
+        problems.add(where, f"train.report_to: {name} is not installed", f"pip install {TRACKERS[name].package}")
     elif name == "wandb" and not _wandb_can_log():
         fix = "Set WANDB_API_KEY, or WANDB_MODE=offline to keep the run on this machine."
         problems.add(where, "train.report_to: wandb has no key", fix)

@@ -26,6 +26,7 @@ from ft.recipe.kind import function_at
 from ft.run.executor import ENDS_WITH_PARENT
 from ft.secret_files import clean, in_rows, refuse
 from ft.stages import STAGES
+from ft.training.trackers import finish as finish_trackers
 from ft.versions import versions
 
 
@@ -46,6 +47,7 @@ def make_stage(job_file: Path) -> None:
         if problem := disk_problem(error, job.folder):
             raise UserError([problem]) from error
         raise
+    finish_trackers()
     check_files(job)
     check_model_bytes(job)
     if os.environ.get("RANK", "0") != "0":

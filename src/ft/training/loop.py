@@ -18,6 +18,7 @@ from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
 from ft.training.stage_trainer import StageTrainer
+from ft.training.trackers import tracker_arguments
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -33,6 +34,7 @@ def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
     train = job.block("train")
     places = {"output_dir": str(job.checkpoints), "seed": job.seed, "disable_tqdm": True}
+    places |= tracker_arguments(job.folder, train)
     places["logging_nan_inf_filter"] = False  # which puts an average in the place of a loss that is NaN
     if job.global_batch:
         given["gradient_accumulation_steps"] = accumulation(job.global_batch, train[A_DEVICE], job.processes)

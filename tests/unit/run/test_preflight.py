@@ -60,10 +60,8 @@ def test_wandb_logged_in_by_netrc_passes(problems, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is not None, reason="trackio is installed")
-def test_a_tracker_that_is_not_installed_is_named_with_its_extra(problems):
-    assert problems({"report_to": "trackio"}) == [
-        "train.report_to: trackio is not installed. pip install 'ft[trackio]'"
-    ]
+def test_a_tracker_that_is_not_installed_is_named_with_its_package(problems):
+    assert problems({"report_to": "trackio"}) == ["train.report_to: trackio is not installed. pip install trackio"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
