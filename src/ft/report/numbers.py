@@ -153,8 +153,8 @@ def _is_number(value: object) -> bool:
 
 def _number(name: str, metrics: Mapping[str, Any]) -> Number:
     was = metrics.get(f"baseline_{name}", metrics.get(f"{name}_first"))
-    intervals = (*_interval(name, metrics), *_interval(f"baseline_{name}", metrics))
-    return Number(name, metrics[name], was, *intervals, was_step=metrics.get(f"{name}_first_step"))
+    (low, high), (was_low, was_high) = _interval(name, metrics), _interval(f"baseline_{name}", metrics)
+    return Number(name, metrics[name], was, low, high, was_low, was_high, metrics.get(f"{name}_first_step"))
 
 
 def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tuple[None, None]:

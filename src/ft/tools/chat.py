@@ -150,7 +150,8 @@ class ChatSession:
         load_before: Callable[[], tuple[str, ChatModel]] | None = None,
     ):
         self.chat_model, self.sampling, self.out, self.notes = chat_model, sampling, out, notes
-        self.load_before, self.before = load_before, None
+        self.load_before = load_before
+        self.before: tuple[str, ChatModel] | None = None
         self.system: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.refused = 0

@@ -189,7 +189,7 @@ def shown_row(
         length = len(row.ids)
         shown = min(most or length, length)
         parts.append(ShownPart(name, _tokens(row.part(0, shown), tokenizer), length, length - shown))
-    rating = columns.get("rating")
+    rating: int | None = columns.get("rating")
     notes = [f"rating {rating} ({RATINGS[rating - 1]})"] if rating else []
     notes += [f"margin {margins[rating]:g}"] if margins and rating in margins else []
     return ShownRow(columns["where"], tuple(parts), sum(row_tokens(columns).trained), ", ".join(notes))
