@@ -191,7 +191,8 @@ def shown_row(
         parts.append(ShownPart(name, _tokens(row.part(0, shown), tokenizer), length, length - shown))
     rating: int | None = columns.get("rating")
     notes = [f"rating {rating} ({RATINGS[rating - 1]})"] if rating else []
-    notes += [f"margin {margins[rating]:g}"] if margins and rating in margins else []
+    margin = (margins or {}).get(rating or 0)
+    notes += [f"margin {margin:g}"] if margin is not None else []
     return ShownRow(columns["where"], tuple(parts), sum(row_tokens(columns).trained), ", ".join(notes))
 
 
