@@ -31,9 +31,10 @@ class Panel:
     level: float | None = None
 
 
+LOSS = "Loss"
 KL = Panel("Distance to the reference (KL)", "nats an answer", {"answers": "answers/kl", "trainer": "kl"}, level=0.0)
 PANELS = (
-    Panel("Loss", "nats", {"": "loss"}),
+    Panel(LOSS, "nats", {"": "loss"}),
     Panel("Reward margin (chosen − rejected)", "reward", {"": "rewards/margins"}),
     Panel("Reward accuracy", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
     Panel("Log-probability of answers", "nats", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
@@ -110,9 +111,15 @@ def _chart(panel: Panel, values: Values) -> Lines | None:
             series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out)))
     if not series:
         return None
-    return Lines(
-        panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=_thinning_note(panel, values)
-    )
+    note = " ".join(filter(None, (_best_note(panel, values), _thinning_note(panel, values))))
+    return Lines(panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=note)
+
+
+def _best_note(panel: Panel, values: Values) -> str:
+    """Where the eval loss was lowest: a run that went on past that step has overfitted."""
+    points = [point for point in values.get("eval_loss", ()) if point.is_finite] if panel.title == LOSS else []
+    best = min(points, key=lambda point: point.y, default=None)
+    return f"Lowest eval loss: {best.y:.3f} at step {best.x:,g}." if best and len(points) > 1 else ""
 
 
 def _thinning_note(panel: Panel, values: Values) -> str:

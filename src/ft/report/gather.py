@@ -20,6 +20,7 @@ from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
+from ft.results.ledger import status
 from ft.training.trackers import places_to_look
 
 STATES = {"done": "done", "unfinished": "unfinished", "absent": "pending"}
@@ -136,7 +137,8 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     settings_warning = safely(files, "settings", stage.settings_warning) or []
     overfits = [warning] if (warning := rise(stage.result.numbers)) else []
     damage = [f"{where} is not as a stage writes it and was left out." for where in stage.result.damage]
-    warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *_unfinished_warning(stage), *overfits]
+    unfinished = _unfinished_warning(stage, files)
+    warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *unfinished, *overfits]
     return StageView(
         result=stage,
         number=main_number(stage.display.headline, numbers),
@@ -149,10 +151,15 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     )
 
 
-def _unfinished_warning(stage: ReportedStage) -> list[str]:
-    if stage.state == "unfinished":
-        return ["This stage was begun and is not finished: it runs now, was interrupted, or failed."]
-    return []
+def _unfinished_warning(stage: ReportedStage, files: ResultFiles) -> list[str]:
+    """Whether it runs now, and how far it has come."""
+    if stage.state != "unfinished":
+        return []
+    steps = [line["step"] for line in files.lines(artifacts.METRICS) if isinstance(line.get("step"), int)]
+    at = f" at step {steps[-1]:,}" if steps else ""
+    if status(stage.result) == "running":
+        return [f"This stage is running{at}."]
+    return [f"This stage was interrupted, or failed,{at or ' before its first log'}. The same `ft run` continues it."]
 
 
 def _sections(stage: ReportedStage, files: ResultFiles, run: Run) -> tuple[list[Section], list[float]]:

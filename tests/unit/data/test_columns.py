@@ -94,4 +94,4 @@ def test_an_unknown_row_names_its_columns_and_the_formats() -> None:
     with pytest.raises(BadRow) as bad:
         detect({"question": "a", "answer": "b"})
 
-    assert str(bad.value) == Like("no format … question, answer … columns: {ours: theirs} …")
+    assert str(bad.value) == Like("cannot tell the format … question, answer … columns: {ours: theirs} …")

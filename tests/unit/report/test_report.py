@@ -206,6 +206,7 @@ def test_a_stage_that_was_interrupted_shows_what_it_has(run):
     (run().results[0].folder / "done.json").unlink()
     report = gather_report(run())
     assert report.stages[0].state == "unfinished"
+    assert "interrupted, or failed, at step 3. The same `ft run` continues it." in report.stages[0].warnings[0]
     assert "was interrupted" in report.stages[0].warnings[0]
     assert any(chart.title == "Loss" for chart in parts(run(), 0, Lines))
 
