@@ -73,10 +73,10 @@ tools: RECIPE = recipes/tiny/tools.yaml
 tools: $(STAMP) ## teach the embedded model calls of two tools, and count which are right
 	$(FT) run "$(RECIPE)" $(ARGS)
 
-run: $(STAMP) ## make every stage of RECIPE
+run: $(STAMP) ## run every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)
 
-plan: $(STAMP) ## say what RECIPE has made, what would run, and why
+plan: $(STAMP) ## say what of RECIPE is done, what is pending, and why
 	$(FT) plan "$(RECIPE)" $(ARGS)
 
 stats: $(STAMP) ## count RECIPE's rows: turns, lengths, grades, ties and what is broken; DATA=FILE for any rows

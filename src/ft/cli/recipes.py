@@ -46,7 +46,7 @@ def plan_command(
     probe: Annotated[bool, typer.Option("--probe", help="measure a worst-case step per stage on this GPU")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is made, what would run, and why; with --gpu, whether it fits."""
+    """What is done, what is pending, and why; with --gpu, whether it fits."""
     from ft.report.terminal import plan_rows, show_plan
     from ft.results.store import plan
     from ft.run.accelerate_config import objections
@@ -112,7 +112,9 @@ def run_command(
     recipe: RecipeFile,
     to: Annotated[str | None, typer.Option(metavar="STAGE", help="as far as STAGE, with its evaluations")] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage alone")] = None,
-    force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="make STAGE anew, and what needs it")] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="re-run STAGE, and what needs it")
+    ] = None,
     launch: LaunchFile = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=1, help="make up to N stages at once that need no other")
@@ -121,7 +123,7 @@ def run_command(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Make what is not made yet. Interrupted? The same command continues."""
+    """Run the stages that are pending. Interrupted? The same command continues."""
     from ft.report.terminal import result_rows, show_results, show_rounds
     from ft.run.distributed import follows
     from ft.run.executor import follow_leader

@@ -94,6 +94,19 @@ class Report:
     problems: tuple[tuple[str, str], ...] = field(default=())
 
     @property
+    def finished(self) -> str:
+        """When the last of its stages was, or nothing."""
+        results = [stage.result.result for stage in self.stages if stage.result.result.done]
+        return max(results, key=lambda result: result.timestamp).finished if results else ""
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What to do with the newest model that answers."""
+        models = [stage.result for stage in self.stages if stage.result.leaves == "model" and stage.result.result.done]
+        folder = "/".join(models[-1].result.folder.parts[-3:]) if models else ""
+        return (f"ft chat {folder}", f"ft export {folder}") if models else ()
+
+    @property
     def stages_made(self) -> int:
         return sum(stage.result.state == "done" and not stage.result.other_settings for stage in self.stages)
 

@@ -44,7 +44,7 @@ def _machine(launch: Launch, problems: Problems) -> None:
         command = f"accelerate launch --config_file {launch.file} --machine_rank N -m ft run …"
         problems.add(launch.where("num_machines"), "several machines", f"Say on each of them: {command}")
     if launch.way.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        problems.add(launch.where("distributed_type"), "DeepSpeed is not installed", "pip install 'ft[deepspeed]'")
+        problems.add(launch.where("distributed_type"), "DeepSpeed is not installed", "pip install deepspeed")
     if launch.way in ("fsdp", "zero2", "zero3") and not gpus():
         fix = "Use recipes/accelerate/cpu-2.yaml to try out several processes here."
         problems.add(launch.where("distributed_type"), f"{launch.way} needs GPUs, and this machine has none", fix)

@@ -56,7 +56,7 @@ class HarnessOptions:
 def check_installed(stage: Stage) -> None:
     """UserError where the harness, an extra of ft, is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise fail(stage.where, "lm-evaluation-harness is not installed", "pip install 'ft[lm_eval]'")
+        raise fail(stage.where, "lm-evaluation-harness is not installed", "pip install lm_eval==0.4.13")
 
 
 def make(job: Job) -> dict[str, Any]:

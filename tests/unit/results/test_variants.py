@@ -99,8 +99,8 @@ def test_the_report_of_a_recipe_keeps_what_a_run_with_other_settings_has_made(ma
         for sets in (["--set", "sft.train.max_steps=1"], [])
     ]
     assert ["max_steps=1 (the recipe: 5)" in page for page in pages] == [False, True]
-    assert ["1 of 3 stages</b> made" in page for page in pages] == [True, False]
-    assert "0 of 3 stages</b> made, 1 with other settings" in pages[1]
+    assert ["1 of 3 stages</b> done" in page for page in pages] == [True, False]
+    assert "0 of 3 stages</b> done, 1 with other settings" in pages[1]
 
 
 def test_numbers_of_other_settings_do_not_stand_for_a_run_that_has_its_own(make: Make):

@@ -291,6 +291,6 @@ def test_a_run_goes_on_with_the_rows_a_step_it_began_with(stopped):
 @pytest.mark.skipif(gpus() > 0, reason="there are GPUs")
 def test_slices_without_gpus_several_machines_and_a_missing_deepspeed_are_told_before_work(stopped):
     assert stopped("fsdp.yaml", 8)[0].startswith("fsdp.yaml:6: fsdp needs GPUs, and this machine has none. Use recipes")
-    assert stopped("zero2.yaml", 8)[0] == "zero2.yaml:7: DeepSpeed is not installed. pip install 'ft[deepspeed]'"
+    assert stopped("zero2.yaml", 8)[0] == "zero2.yaml:7: DeepSpeed is not installed. pip install deepspeed"
     (found,) = stopped("multinode.yaml", 16)
     assert found.startswith("multinode.yaml:9: several machines. Say on each of them: accelerate launch --config_fil")
