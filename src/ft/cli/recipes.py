@@ -112,9 +112,7 @@ def run_command(
     recipe: RecipeFile,
     to: Annotated[str | None, typer.Option(metavar="STAGE", help="as far as STAGE, with its evaluations")] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage alone")] = None,
-    force: Annotated[
-        list[str] | None, typer.Option(metavar="STAGE", help="re-run STAGE, and what needs it")
-    ] = None,
+    force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="re-run STAGE, and what needs it")] = None,
     launch: LaunchFile = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=1, help="make up to N stages at once that need no other")
