@@ -47,6 +47,18 @@ _QWEN = {"max_position_embeddings": 32768}
 _QWEN25_05B = _shape("qwen2", 896, 4864, 24, 14, 2, 151936, tie_word_embeddings=True, **_QWEN)
 _QWEN25_15B = _shape("qwen2", 1536, 8960, 28, 12, 2, 151936, tie_word_embeddings=True, **_QWEN)
 _QWEN25_7B = _shape("qwen2", 3584, 18944, 28, 28, 4, 152064, **_QWEN)
+_QWEN3 = {"head_dim": 128, "max_position_embeddings": 40960}
+_QWEN3_17B = _shape("qwen3", 2048, 6144, 28, 16, 8, 151936, tie_word_embeddings=True, **_QWEN3)
+_QWEN3_8B = _shape("qwen3", 4096, 12288, 36, 32, 8, 151936, **_QWEN3)
+_SMOLLM3_3B = _shape("smollm3", 2048, 11008, 36, 16, 4, 128256, max_position_embeddings=65536, tie_word_embeddings=True)
+_PHI4 = {"pad_token_id": 199999, "bos_token_id": 199999, "eos_token_id": 199999, "tie_word_embeddings": True}
+_PHI4_MINI = _shape("phi3", 3072, 8192, 32, 24, 8, 200064, max_position_embeddings=131072, **_PHI4)
+_GEMMA3_4B_TEXT = _shape(
+    "gemma3_text", 2560, 10240, 34, 8, 4, 262208, head_dim=256, sliding_window=1024, max_position_embeddings=131072
+)
+_SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+_SIGLIP |= {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14, "vision_use_head": False}
+_GEMMA3_4B = {"model_type": "gemma3", "text_config": _GEMMA3_4B_TEXT, "vision_config": _SIGLIP}
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"meta-llama/Llama-2-7b{chat}-hf": _LLAMA2_7B for chat in ("", "-chat")},
@@ -69,4 +81,9 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"Qwen/Qwen2.5-0.5B{chat}": _QWEN25_05B for chat in ("", "-Instruct")},
     **{f"Qwen/Qwen2.5-1.5B{chat}": _QWEN25_15B for chat in ("", "-Instruct")},
     **{f"Qwen/Qwen2.5-7B{chat}": _QWEN25_7B for chat in ("", "-Instruct")},
+    **{f"Qwen/Qwen3-1.7B{base}": _QWEN3_17B for base in ("", "-Base")},
+    **{f"Qwen/Qwen3-8B{base}": _QWEN3_8B for base in ("", "-Base")},
+    **{f"google/gemma-3-4b-{base}": _GEMMA3_4B for base in ("it", "pt")},
+    **{f"HuggingFaceTB/SmolLM3-3B{base}": _SMOLLM3_3B for base in ("", "-Base")},
+    "microsoft/Phi-4-mini-instruct": _PHI4_MINI,
 }
