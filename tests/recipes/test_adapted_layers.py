@@ -1,4 +1,4 @@
-"""Adapters of the recipes for models of today are on every linear layer of the decoder, fused ones too, and on no other:
+"""Adapters of the recipes for models of today are on every linear layer of the decoder, fused ones too, and no other:
 not on the output layer, which is the embedding where the two are tied, and not on what sees pictures."""
 
 from pathlib import Path
@@ -50,7 +50,5 @@ def test_every_linear_layer_of_the_decoder_is_adapted_and_no_other(family: str) 
 def test_both_stages_fit_on_the_card_that_the_recipe_names(family: str, tmp_path: Path) -> None:
     file = tiny.ROOT / "recipes" / family / "dpo-qlora.yaml"
     assert f"one GPU of {FITS_ON[family]} GB" in (file.parent / "sft-qlora.yaml").read_text(encoding="utf-8")
-    for card in (8, 12, 16, 24):
-        table = fit_plan(plan(read(file, STAGES), tmp_path), gpu(str(card)), Sharding())
-        fits = [row.fit.fits(table.gpu) for row in table.rows]
-        assert fits == [card >= FITS_ON[family]] * 2 or card >= FITS_ON[family]
+    table = fit_plan(plan(read(file, STAGES), tmp_path), gpu(str(FITS_ON[family])), Sharding())
+    assert [row.fit.stage for row in table.rows if row.fit.fits(table.gpu)] == ["sft", "dpo"]

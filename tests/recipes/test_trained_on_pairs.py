@@ -19,7 +19,12 @@ from ft.run.stage import make_stage
 from ft.stages import STAGES
 
 ROOT = tiny.ROOT
-ON_PAIRS = ("llama2-7b/dpo-qlora.yaml", "mistral-7b/dpo-qlora.yaml", "zephyr-7b/dpo-qlora.yaml")
+# Of models with one parent recipe, one of each architecture; the rest differs in its path and its sizes.
+OF_TODAY = ("qwen3-1.7b", "gemma3-4b", "llama3.2-3b", "smollm3-3b", "phi4-mini")
+ON_PAIRS = (
+    *("llama2-7b/dpo-qlora.yaml", "mistral-7b/dpo-qlora.yaml", "zephyr-7b/dpo-qlora.yaml"),
+    *(f"{family}/dpo-qlora.yaml" for family in OF_TODAY),
+)
 HH = "\n\nHuman: What is {n} plus one?\n\nAssistant: {said}"
 
 

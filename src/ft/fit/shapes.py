@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -288,7 +289,9 @@ def _count_by_peft(shape: Shape, lora: Mapping[str, Any], where: str, scores: bo
     task = family_of(shape.config, where).peft_task(scores)
     config = LoraConfig(**{**lora, "init_lora_weights": False, "task_type": task})
     try:
-        model = get_peft_model(build_on_meta(shape.config, scores, layers), config, low_cpu_mem_usage=True)
+        with warnings.catch_warnings():  # a shape is the decoder alone: a vision tower that is excluded is not in it
+            warnings.filterwarnings("ignore", "You have passed exclude_modules")
+            model = get_peft_model(build_on_meta(shape.config, scores, layers), config, low_cpu_mem_usage=True)
     except (ValueError, TypeError) as error:
         raise fail(where, f"PEFT cannot put `lora:` on this model: {str(error).splitlines()[0]}", "Mend it.") from error
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

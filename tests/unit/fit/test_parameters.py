@@ -21,6 +21,11 @@ PUBLISHED = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
     "Qwen/Qwen2.5-0.5B": 494_032_768,
     "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
+    "microsoft/Phi-4-mini-instruct": 3_836_021_760,
+    "google/gemma-3-4b-it": 3_880_263_168,  # its decoder, which is what a shape is of
 }
 
 
@@ -30,7 +35,7 @@ def test_a_known_model_has_its_published_number_of_parameters(path):
 
 
 def test_every_known_shape_builds():
-    assert all(known_config(path).hidden_size for path in KNOWN)
+    assert all(known_config(path).get_text_config().hidden_size for path in KNOWN)
 
 
 def test_a_gpt3_shape_has_the_parameters_of_its_paper():
