@@ -329,7 +329,7 @@ class Renderer:
     def _bare(self, message: Message) -> Message:
         """What the template may read of a message; a thinking that stands in its content goes into the field of its own
         where only that is rendered (Qwen 3.8), since the template would put an empty block before it."""
-        if message.get(DEVELOPER) and self._chat().has_developer:
+        if message.get(DEVELOPER) and self.chat.has_developer:
             message = {**message, "role": DEVELOPER}
         message = bare(message)
         if message["role"] != "assistant" or "</think>" not in message["content"] or REASONING in message:

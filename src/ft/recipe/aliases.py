@@ -206,7 +206,7 @@ _GONE_AT_TOP: Mapping[Gone, tuple[str, ...]] = {
         ),
     ),
     Gone("Write `weight:` or `share:` at the sources."): ("mix_strategy", "interleave_probs", "stopping_strategy"),
-    Gone("Write `rows: {on_too_long: error | drop | drop_turns}` in the stage."): (
+    Gone("Write `rows: {on_too_long: error | drop | drop_turns | split}` in the stage."): (
         *("excess_length_strategy", "truncation_strategy", "truncation_side", "min_sample_len"),
     ),
     Gone("Write the fields of the loss in `train:`: `loss_type:` and `loss_weights:`."): (

@@ -28,7 +28,7 @@ SFT_KEYS = TRAINER_KEYS | {
     "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
     "completion_only_loss": "Write `rows: {train_on: completion}`.",
     "assistant_only_loss": "Write `rows: {train_on: assistant}`.",
-    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns}`; nothing is cut inside a turn.",
+    "truncation_mode": "Write `rows: {on_too_long: error | drop | drop_turns | split}`; no turn is cut.",
     "eos_token": "The template decides which token ends a turn; write `chat_template:` at the top.",
     "pad_token": "Remove it: labels are by position, so the pad token hides nothing.",
     "padding_free": "Write `packing: true`, which is padding-free.",

@@ -206,7 +206,7 @@ def _fit_format(source: Source, notes: list[str], stage: Stage, recipe: Recipe) 
     if stage.kind.rows in CONVERSATIONS and source.format == "hh_pairs":
         note = "A pair holds two transcripts; the chosen one is trained on: format hh."
         return replace(source, format="hh"), [*notes, note]
-    if stage.kind.rows in CONVERSATIONS and rows != "conversations":
+    if stage.kind.rows in CONVERSATIONS and rows not in CONVERSATIONS:
         raise _not_conversations(source, rows, stage, recipe)
     if stage.kind.rows == "pairs" and rows != "pairs":
         what = f"its rows are no pairs of answers, and '{stage.name}' trains on pairs"

@@ -428,3 +428,13 @@ def test_a_data_set_of_the_hub_keeps_its_id_and_its_split(forks: Forks, monkeypa
         encoding="utf-8"
     )
     assert made.summary.good == 40
+
+
+def test_documents_go_to_the_stage_that_trains_on_documents(base: Path, data: Path, tmp_path: Path) -> None:
+    texts = {**tiny.sft(data), "kind": "pretrain"}
+    parent = tiny.recipe(tmp_path / "parent", [tiny.sft(data), {**texts, "init": "$sft"}], model=str(base))
+    own = tmp_path / "own.txt"
+    own.write_text("".join(f"document {n}\n" for n in range(30)), encoding="utf-8")
+    there = tiny.planned(parent, tmp_path / "runs")
+    made = fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
+    assert (made.stage.name, made.source.format, made.summary.good) == ("pretrain", "text", 30)

@@ -132,6 +132,12 @@ def test_what_is_not_read_is_named_by_each_command_that_reads_rows_made_before_t
         assert "sft: Not read: timestamp (10 rows), url (10 rows)." in capsys.readouterr().err
 
 
+def test_pieces_and_short_documents_fill_rows_together(forks: Forks, tmp_path: Path) -> None:
+    train = shown(forks("documents.jsonl", too_long="split", sets=["sft.train.packing=true"]), tmp_path).stats["train"]
+    assert train["trainer_rows"] == -(-train["tokens"] // 1024) < train["rows"]
+    assert train["fill"] == round(train["tokens"] / 1024 / train["trainer_rows"], 4)
+
+
 def test_documents_in_pieces_hold_every_token_and_name_their_other_columns(forks: Forks, tmp_path: Path) -> None:
     view = shown(forks("documents.jsonl", too_long="split"), tmp_path)
     assert view.stats["notes"] == ["Not read: timestamp (10 rows), url (10 rows)."]

@@ -196,9 +196,9 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
 
 
 def rows_of(name: str) -> str:
-    """What a kind of stage calls rows in this format (`Kind.rows`): pairs, or conversations; or questions, which none
-    trains on."""
-    sorts = {"pairs": PAIRS, "questions": QUESTIONS}
+    """What a kind of stage calls rows in this format (`Kind.rows`): pairs, documents or conversations; or questions,
+    which none trains on."""
+    sorts = {"pairs": PAIRS, "questions": QUESTIONS, "documents": ("text",)}
     return next((rows for rows, formats in sorts.items() if name in formats), "conversations")
 
 
