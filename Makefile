@@ -38,6 +38,10 @@ dpo: RECIPE = recipes/tiny/dpo.yaml
 dpo: $(STAMP) ## train the embedded chat model on preferences, its SFT first, and show what it learnt
 	$(FT) run "$(RECIPE)" --to dpo $(ARGS)
 
+kto: RECIPE = recipes/tiny/kto.yaml
+kto: $(STAMP) ## train the embedded chat model on labels alone, its SFT first, and show what it learnt
+	$(FT) run "$(RECIPE)" --to kto $(ARGS)
+
 reward: RECIPE = recipes/tiny/reward.yaml
 reward: $(STAMP) ## train two reward models on graded pairs, helpful and safe, and show what they rank right
 	$(FT) run "$(RECIPE)" $(ARGS)

@@ -50,7 +50,8 @@ Nothing is downloaded or opened on the Hub.
 Data sets are read in the format that the config names (`type: alpaca`, `dataset_info.json`, `conversation_style`, …).
 Of well-known data sets of the Hub the format is known; of others ft tells it from the first row.
 
-Methods without a kind of their own become the kind that is nearest by meaning, and the recipe and the terminal say so:
+Methods without a kind of their name become one of a kind's losses, or the kind that is nearest by meaning, and the
+recipe and the terminal say so. An unknown `kind:` in a recipe is answered with the same table:
 
 | method | becomes | |
 |---|---|---|
@@ -65,8 +66,9 @@ def page() -> str:
 def _stand_ins() -> Iterator[str]:
     for name, kind in STAGES.items():
         for method, stand_in in kind.stands_in_for.items():
-            values = ", ".join(f"`{key}: {value}`".replace("'", "") for key, value in stand_in.train.items())
-            yield f"| {method} | `kind: {name}`{', ' if values else ''}{values} | {stand_in.why} |"
+            if stand_in.why or stand_in.train:  # else another word for the kind
+                values = f", {stand_in.values_text}" if stand_in.train else ""
+                yield f"| {method} | `kind: {name}`{values} | {stand_in.why or 'the same'} |"
 
 
 def _differences() -> Iterator[str]:

@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have begun is warned of
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",  # TRL is pinned, and tests compare with the experimental parts that are used
 }
 LOGGED = {
     # On CPUs with AVX512-BF16, at every import. ft switches the kernel it would speed up off (models/load.py).

@@ -26,7 +26,10 @@ from ft.models.load import load
 from ft.models.logprobs import completion_logprobs
 from ft.results.store import Plan, PlannedStage
 from ft.stages import dpo
+from ft.training.dpo import against_reference
 from ft.training.dpo.reference import check_start
+from ft.training.loop import train_and_save
+from ft.training.trl_compat import measure_rows
 from wording import Like
 
 # Nothing stands behind the end token, so that TRL's rows are ours token for token.
@@ -159,7 +162,7 @@ def assert_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], most:
 @pytest.mark.parametrize("start", STARTS)
 def test_before_the_first_step_the_loss_is_ln_2_and_every_log_ratio_0(start, house):
     trainer = house.trainer(start)
-    metrics = trainer.measure_pairs(first_rows(trainer))
+    metrics = measure_rows(trainer, first_rows(trainer))
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
@@ -188,7 +191,7 @@ def test_under_autocast_policy_and_reference_compute_alike(start, house, monkeyp
     """As on a GPU, where bfloat16 is the default; CPUs have the same autocast."""
     monkeypatch.setattr("ft.training.loop.device_arguments", lambda train, where: {"use_cpu": True, "bf16": True})
     trainer = house.trainer(start)
-    metrics = trainer.measure_pairs(first_rows(trainer))
+    metrics = measure_rows(trainer, first_rows(trainer))
     assert [metrics[f"rewards/{side}"] for side in ("chosen", "rejected")] == pytest.approx([0, 0], abs=1e-6)
 
 
@@ -261,7 +264,7 @@ def test_a_named_reference_is_the_model_of_that_stage(start, house):
     expected = chosen_logps(load(there.stage("sft").folder, "float32", True, quantization), rows)
     assert torch.tensor([row["ref_chosen_logps"] for row in rows]) == pytest.approx(expected, abs=1e-4)
     own = chosen_logps(trainer.model, rows)
-    rewards = torch.tensor([trainer.measure_pairs([row])["rewards/chosen"] for row in rows])
+    rewards = torch.tensor([measure_rows(trainer, [row])["rewards/chosen"] for row in rows])
     assert rewards == pytest.approx(TRAIN["beta"] * (own - expected), abs=1e-3)
     assert rewards.abs().max() > 0.01  # and it is not the policy as it begins
 
@@ -416,7 +419,7 @@ def test_the_folder_holds_the_policy_alone_and_opens_without_ft(start, house):
     train = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
     job = tiny.job(house.plan(start, train), "dpo")
     trainer = dpo.trainer_of(job)
-    dpo.train_and_save(trainer, job)
+    train_and_save(trainer, job)
     rows = first_rows(trainer)
     after = chosen_logps(trainer.model, rows)
     assert (chosen_logps(load(job.folder, "float32", use_cpu=True), rows) - after).abs().max() < 1e-4
@@ -441,7 +444,7 @@ def test_adapters_on_a_4_bit_base_are_float32_and_move_at_a_learning_rate_of_1e_
 
 
 def test_without_our_care_trl_rounds_what_the_parent_has_learnt_and_stalls(house, monkeypatch):
-    monkeypatch.setattr(dpo, "adapters_kept", lambda model: nullcontext())
+    monkeypatch.setattr(against_reference, "adapters_kept", lambda model: nullcontext())
     stalled = house.made("qlora on sft", {"learning_rate": 1e-6, "max_steps": 8})
     rounded = {name: value.bfloat16() for name, value in tiny.weights(house.sft("qlora on sft")).items()}
     now = tiny.weights(stalled.folder)

@@ -21,10 +21,15 @@ from ft.stages import STAGES
 ROOT = tiny.ROOT
 # Of models with one parent recipe, one of each architecture; the rest differs in its path and its sizes.
 OF_TODAY = ("qwen3-1.7b", "gemma3-4b", "llama3.2-3b", "smollm3-3b", "phi4-mini")
-ON_PAIRS = (
-    *("llama2-7b/dpo-qlora.yaml", "mistral-7b/dpo-qlora.yaml", "zephyr-7b/dpo-qlora.yaml"),
-    *(f"{family}/dpo-qlora.yaml" for family in OF_TODAY),
-)
+ON_PAIRS = {  # recipe → its last stage's learning rate, and its first loss where that is known beforehand
+    "llama2-7b/dpo-qlora.yaml": (5e-6, math.log(2)),
+    "mistral-7b/dpo-qlora.yaml": (5e-6, math.log(2)),
+    "zephyr-7b/dpo-qlora.yaml": (5e-6, math.log(2)),
+    "mistral-7b/kto-qlora.yaml": (5e-6, 0.5),
+    "mistral-7b/orpo-qlora.yaml": (5e-5, None),
+    "mistral-7b/simpo-qlora.yaml": (5e-6, None),
+    **{f"{family}/dpo-qlora.yaml": (5e-6, math.log(2)) for family in OF_TODAY},
+}
 HH = "\n\nHuman: What is {n} plus one?\n\nAssistant: {said}"
 
 
@@ -44,14 +49,28 @@ def pairs(file: Path, first: int, count: int, transcripts: bool) -> Path:
     return file
 
 
+def labelled(file: Path, first: int, count: int) -> Path:
+    """Answers one by one, each with whether it is wanted, as kto-mix-14k has them."""
+    with file.open("w", encoding="utf-8") as out:
+        for n in range(first, first + count):
+            said = "I do not know." if n % 2 else f"It is {n + 1}."
+            turns = [{"role": "user", "content": f"What is {n} plus one?"}, {"role": "assistant", "content": said}]
+            out.write(json.dumps({"prompt": turns[:1], "completion": turns[1:], "label": n % 2 == 0}) + "\n")
+    return file
+
+
 def made(name: str, folder: Path) -> tuple[PlannedStage, float]:
-    """The recipe's dpo stage, made from a tiny model in two steps, and the learning rate it is for."""
+    """The recipe's last stage, made from a tiny model in two steps, and the learning rate it is for."""
     family, file = name.split("/")[0], ROOT / "recipes" / name
     sets = [f"model.path={model(family, folder / 'model')}"]
-    if family == "mistral-7b":
+    if family == "mistral-7b" and not read(file, STAGES).chat_template:
         sets.append("chat_template=llama2")  # the real model brings its own
     for stage in read(file, STAGES).stages:
-        write = rows if stage.kind is STAGES["sft"] else lambda f, a, b: pairs(f, a, b, family == "llama2-7b")
+        write = {
+            "conversations": rows,
+            "pairs": lambda f, a, b: pairs(f, a, b, family == "llama2-7b"),
+            "labelled answers": labelled,
+        }[stage.kind.rows]
         sources = {"data": (0, 32), "eval_data": (100, 4)}
         for side, (first, count) in sources.items():
             path = write(folder / f"{stage.name}-{side}.jsonl", first, count)
@@ -65,7 +84,7 @@ def made(name: str, folder: Path) -> tuple[PlannedStage, float]:
         prepare_rows(there, there.stage(name))
         there.stage(name).folder.mkdir(parents=True)
         make_stage(there.job(there.stage(name)).write())
-    return there.stage("dpo"), read(file, STAGES).stage("dpo").blocks["train"]["learning_rate"]
+    return there.stages[-1], read(file, STAGES).stages[-1].blocks["train"]["learning_rate"]
 
 
 @pytest.mark.parametrize("name", ON_PAIRS)
@@ -75,9 +94,11 @@ def test_a_recipe_on_pairs_runs_on_a_tiny_model_of_its_family(name, tmp_path):
     stage, rate = made(name, tmp_path)
     numbers = stage.done["numbers"]
     assert numbers["steps"] == 2
-    assert numbers["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
+    expected_rate, first_loss = ON_PAIRS[name]
+    assert first_loss is None or numbers["loss_first"] == pytest.approx(first_loss, abs=1e-3)
     assert math.isfinite(numbers["eval_loss"])
-    assert rate == 5e-6
+    assert {"accuracies", "margins"} <= numbers.keys()
+    assert rate == expected_rate
     adapter = load_file(stage.folder / "adapter_model.safetensors")
     assert {value.dtype for value in adapter.values()} == {torch.float32}
     assert min(value.abs().max() for name, value in adapter.items() if "lora_B" in name) > 0

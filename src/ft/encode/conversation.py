@@ -12,7 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft.data.formats.fields import CALLS, DEVELOPER, REASONING, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
+from ft.data.formats.fields import (
+    CALLS,
+    DEVELOPER,
+    LABELS,
+    REASONING,
+    TOOLS,
+    VARIABLES,
+    BadRow,
+    Message,
+    Row,
+    check_columns,
+    read_columns,
+)
 from ft.encode.chat_template import ChatTemplate, Tools, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
@@ -408,5 +420,6 @@ def _messages(row: Row) -> tuple[list[Message], int | None]:
     if row.get("messages"):
         return row["messages"], None
     if row.get("prompt") and row.get("completion"):
+        check_columns(row, LABELS)  # the format alone lets an unwanted answer pass
         return [*row["prompt"], *row["completion"]], len(row["prompt"])
     raise BadRow("it has no messages, no prompt and completion, and no text", f"It has: {', '.join(row)}.")

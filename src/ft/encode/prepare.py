@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
-from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
+from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, UNPAIRED_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import BadRows, Leakage, eval_side, in_batches, mix_rows
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import ROLES
 from ft.encode.encoder import EncodedRow, Encoder, row_tokens
-from ft.encode.pairs import PairOptions
+from ft.encode.pairs import PairOptions, UnpairedOptions, take_apart
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
 from ft.manifest import find_damage, has_manifest, write_manifest
@@ -220,6 +220,12 @@ def _schema(encoder: Encoder) -> pa.Schema:
     return pa.schema([("where", pa.string()), ("length", pa.int32()), *encoder.arrow_columns()])
 
 
+def _columns_read(rows: RowOptions | PairOptions) -> frozenset[str]:
+    if isinstance(rows, UnpairedOptions):
+        return UNPAIRED_COLUMNS
+    return PAIR_COLUMNS if isinstance(rows, PairOptions) else CONVERSATION_COLUMNS
+
+
 class _RowMaker:
     """Reads, renders and writes both sides of the rows."""
 
@@ -236,7 +242,7 @@ class _RowMaker:
         self.bad = BadRows(rows.on_bad_row, folder / artifacts.REJECTS)
         self.leakage = Leakage()
         self.watch = RowWatch()
-        self.unread = UnreadFields(PAIR_COLUMNS if isinstance(rows, PairOptions) else CONVERSATION_COLUMNS)
+        self.unread = UnreadFields(_columns_read(rows))
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
         train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
@@ -266,6 +272,8 @@ class _RowMaker:
     ) -> Iterator[list[tuple[SourceRow, EncodedRow]]]:
         """Good rows in batches; bad ones go to `self.bad`, dropped ones are counted by the encoder."""
         source_rows = mix_rows(sources, seed=self.seed, bad=self.bad)
+        if isinstance(self.rows, UnpairedOptions):
+            source_rows = take_apart(source_rows)
         for batch in in_batches(source_rows, BATCH):
             good = []
             for item in batch:

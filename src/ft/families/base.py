@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from ft.encode.conversation import OnTooLong
 from ft.encode.encoder import EncodedRow, Encoder
 from ft.encode.loss_mask import TrainOn
-from ft.encode.pairs import PairEncoder, PairOptions
+from ft.encode.pairs import PairOptions, preference_encoder
 from ft.encode.prepare import RowOptions
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Family(ABC):
     def encoder(self, processor: Processor, options: RowOptions | PairOptions, max_length: int | None) -> Encoder:
         """What encodes the rows of a stage with this `rows:` block."""
         if isinstance(options, PairOptions):
-            return PairEncoder(self.row_encoder(processor, "completion"), options, max_length)
+            return preference_encoder(self.row_encoder(processor, "completion"), options, max_length)
         return self.row_encoder(processor, options.train_on, max_length, options.on_too_long)
 
     # Classes

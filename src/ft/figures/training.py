@@ -37,6 +37,7 @@ PANELS = (
     Panel(LOSS, "nats", {"": "loss"}),
     Panel("Reward margin (chosen − rejected)", "reward", {"": "rewards/margins"}),
     Panel("Reward accuracy", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
+    Panel("Label accuracy", "share", {"": "labels/accuracies"}, share=True, level=0.5),
     Panel("Log-probability of answers", "nats", {"chosen": "logps/chosen", "rejected": "logps/rejected"}),
     Panel("Pair accuracy", "share", {"": "accuracy"}, share=True, level=0.5),
     Panel("Score", "score", {"mean": "mean_reward", "score margin (chosen − rejected)": "margin"}),

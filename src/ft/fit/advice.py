@@ -98,17 +98,23 @@ def _checkpointing(setting: Setting) -> Change | None:
 def _batch(setting: Setting) -> Change | None:
     """Half as many rows side by side, twice as many times: the same rows a step."""
     rows = int(setting.train.get("per_device_train_batch_size", 0))
-    if rows < 2 or rows % 2:
+    if rows < 2 * _least_rows(setting) or rows % 2:
         return None
     keys = {"per_device_train_batch_size": rows // 2}
     if not setting.stage.global_batch:
         keys |= {"gradient_accumulation_steps": setting.accumulation * 2}
-    return Change("train", keys, "the same global batch size, some time")
+    reads_fewer = ", and the loss reads fewer rows as one" if setting.stage.kind.loss_over_batch else ""
+    return Change("train", keys, f"the same global batch size{reads_fewer}, some time")
+
+
+def _least_rows(setting: Setting) -> int:
+    """Rows that a batch must have."""
+    return 2 if setting.stage.kind.loss_over_batch else 1
 
 
 def _eval_batch(setting: Setting) -> Change | None:
     rows = int(setting.train.get("per_device_eval_batch_size", 0))
-    if rows < 2:
+    if rows < 2 * _least_rows(setting):
         return None
     return Change("train", {"per_device_eval_batch_size": rows // 2}, "evaluation takes longer")
 

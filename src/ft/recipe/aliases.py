@@ -306,6 +306,8 @@ ALIASES: Mapping[str, Mapping[str, Renamed | Gone]] = {
         "no_cuda": Renamed("use_cpu"),
         "pref_beta": Renamed("beta"),
         "pref_loss": Renamed("loss_type"),
+        **dict.fromkeys(("kto_desirable_weight", "kto_chosen_weight"), Renamed("desirable_weight")),
+        **dict.fromkeys(("kto_undesirable_weight", "kto_rejected_weight"), Renamed("undesirable_weight")),
         "rl_beta": Renamed("beta"),
         "kl_coef": Renamed("beta"),
         "init_kl_coef": Renamed("beta"),

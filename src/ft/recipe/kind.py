@@ -96,18 +96,28 @@ class Reference:
 
 @dataclass(frozen=True)
 class StandIn:
-    """In place of a method that ft has no kind for: values of `train:`, in how far the two are alike, and the keys of
-    the method that mean something else here, or nothing."""
+    """In place of a method that has no kind of its name: values of `train:`, in how far the two are alike ("": they are
+    the same), and the keys of the method that mean something else here, or nothing."""
 
-    why: str
+    why: str = ""
     train: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
 
+    @property
+    def values_text(self) -> str:
+        """`loss_type: [sigmoid, sft]`, in the marks of Markdown."""
+        return ", ".join(f"`{key}: {_yaml_text(value)}`" for key, value in self.train.items())
+
     def fix(self, kind: str) -> str:
         """What to write, and in how far it is the same."""
-        values = {key: f"[{', '.join(map(str, value))}]" for key, value in self.train.items()}
-        written = "".join(f" with `{key}: {value}`" for key, value in values.items())
-        return f"The nearest is `kind: {kind}`{written}: {self.why}."
+        written = f"`kind: {kind}`" + (f" with {self.values_text}" if self.train else "")
+        return f"The nearest is {written}: {self.why}." if self.why else f"Write {written}, which is the same."
+
+
+def _yaml_text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,8 @@ class Kind:
     required         blocks, or keys "block.key", that must be written
     defaults         block → values where the recipe writes none, other than the class's own; {} for an optional block
     cosmetic         patterns "block.key" that do not change what the stage leaves
-    stands_in_for    methods without a kind of their own that this one is nearest to by meaning
+    stands_in_for    other names of its method, and methods without a kind that this one is nearest to by meaning
+    loss_over_batch  whether its loss reads a batch as a whole, so that rows at once on a GPU decide what is learnt
     preflight        called with the Stage before any work; raises UserError with what would stop it an hour in
     """
 
@@ -149,7 +160,7 @@ class Kind:
     init: Artifact | None = "model"
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
-    rows: Literal["", "documents", "conversations", "pairs"] = ""
+    rows: Literal["", "documents", "conversations", "pairs", "labelled answers"] = ""
     reads_data: bool = True
     reads_eval_data: bool = False
     reference: Reference | None = None
@@ -157,6 +168,7 @@ class Kind:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cosmetic: tuple[str, ...] = ()
     stands_in_for: Mapping[str, StandIn] = field(default_factory=dict)
+    loss_over_batch: bool = False
     preflight: str = ""
     check_row: str = ""
 
@@ -189,6 +201,15 @@ class Kind:
     def affects_result(self, block: str, key: str) -> bool:
         """Does `block.key` change what the stage leaves?"""
         return not any(fnmatch(f"{block}.{key}", pattern) for pattern in self.cosmetic)
+
+
+def find_stand_in(kinds: Mapping[str, Kind], name: str) -> tuple[str, StandIn] | None:
+    """The kind that a method of this name is, or is nearest to, and in how far; None for what nobody knows."""
+    word = name.strip().lower().replace("_", "-").replace(" ", "-")
+    if word in kinds:
+        return word, StandIn()
+    found = ((kind, kinds[kind].stands_in_for.get(word)) for kind in kinds)
+    return next(((kind, stand_in) for kind, stand_in in found if stand_in), None)
 
 
 def function_at(path: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from ft.errors import Problems, UserError
 from ft.hub import exists, expand, is_folder, local_path
 from ft.recipe.aliases import ALIASES
 from ft.recipe.check import Owner, Verdicts, check, check_secrets, choose, rename_old_keys, suggest, value_text
-from ft.recipe.kind import ARTIFACTS, Artifact, Kind
+from ft.recipe.kind import ARTIFACTS, Artifact, Kind, find_stand_in
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.place import TOP, Place, place_of
 from ft.recipe.rules import (
@@ -227,10 +227,10 @@ class RecipeReader:
 
     def kind(self, name: Any, where: str) -> Kind | None:
         """The kind of that name; for a method without one, the problem names the kind nearest to it by meaning."""
-        for nearest, kind in self.kinds.items():
-            if isinstance(name, str) and name not in self.kinds and name in kind.stands_in_for:
-                self.problems.add(where, f"no stage kind '{name}'", kind.stands_in_for[name].fix(nearest))
-                return None
+        if isinstance(name, str) and name not in self.kinds and (found := find_stand_in(self.kinds, name)):
+            nearest, stand_in = found
+            self.problems.add(where, f"no stage kind '{name}'", stand_in.fix(nearest))
+            return None
         return choose(self.kinds, name, "stage kind", where, self.problems)
 
     def base_of(self, model: ModelSource | None, init: str | None, above: list[Stage]) -> ModelSource | None:

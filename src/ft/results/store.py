@@ -242,9 +242,10 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes
         key[block] = {k: v for k, v in values.items() if _decides(stage, block, k)}
         files = {k: file_hash(Path(values[k]), hashes) for k in stage.kind.blocks[block].files if k in values}
         key[block] |= files
-    if stage.global_batch:  # rows at once on one GPU are then a matter of memory, and so is how often they add up
+    if stage.global_batch:
         key["global_batch"] = stage.global_batch
-        del key["train"][A_DEVICE]
+        if not stage.kind.loss_over_batch:  # rows at once on one GPU are then a matter of memory alone
+            del key["train"][A_DEVICE]
     if model and model.dtype:
         key["dtype"] = model.dtype
     return key
@@ -279,6 +280,7 @@ def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mappi
         "seed": recipe.seed,
         # other pairs are refused where every token of an answer is trained than where one score is
         **({"scored": True} if "reward_model" in stage.kind.leaves else {}),
+        **({"labelled answers": True} if stage.kind.rows == "labelled answers" else {}),
     }
 
 

@@ -6,14 +6,15 @@ Naming a kind imports neither torch nor TRL; its function is imported in the sta
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft import artifacts
 from ft.data.axes import AXES
 from ft.recipe import Kind, Owner
-from ft.recipe.kind import Artifact, Display, LaunchOptions, Reference, Refused, StandIn
+from ft.recipe.kind import Artifact, Display, LaunchOptions, Reference, Refused
 from ft.stages import reserved
-from ft.stages.methods import LIKE_DPO
+from ft.stages.methods import STAND_INS
 
 if TYPE_CHECKING:
     from ft.recipe import Stage
@@ -29,6 +30,7 @@ _REWARD_MODELS: Mapping[str, Artifact] = dict.fromkeys(AXES, "reward_model")
 
 _USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model does not fit one GPU."
 _PAIRS_REFUSED = Refused("ft compares the policy with its reference before the model is cut", _USE_DDP)
+_PAIRS_APART = Refused("ft tries the shared prompts out before the model is cut", _USE_DDP)
 _SAMPLES_REFUSED = Refused("it samples answers as it learns, which was not tried with a model cut in slices", _USE_DDP)
 _ADAPTERS_REFUSED = Refused("its adapters take turns on one base, which a model cut in slices does not allow", _USE_DDP)
 
@@ -53,11 +55,15 @@ _REWARD_UNSUPPORTED = {
 }
 
 
+# Held-out answers that are drawn batch by batch, and losses that read a batch as a whole
+_BY_BATCH = tuple(key for key in reserved.COSMETIC if key != "train.per_device_eval_batch_size")
+
+
 def _training_kind(
     about: str,
     module: str,
     train: Owner,
-    rows: Literal["documents", "conversations", "pairs"],
+    rows: Literal["documents", "conversations", "pairs", "labelled answers"],
     memory: str,
     unsupported: Mapping[str, Refused],
     leaves: frozenset[Artifact] = _MODEL,
@@ -65,7 +71,7 @@ def _training_kind(
     front_curves: int | None = None,
     row_defaults: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
-    stands_in_for: Mapping[str, StandIn] | None = None,
+    train_defaults: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Artifact] | None = None,
     summary: tuple[str, ...] = ("steps",),
 ) -> Kind:
@@ -75,8 +81,9 @@ def _training_kind(
     they have their defaults. `summary`: the numbers that a run ends with, behind the loss.
     """
     blocks = blocks or {}
-    pair_options = "ScoredPairOptions" if "reward_model" in leaves else "PairOptions"
-    options = Owner(f"ft.encode.pairs:{pair_options}") if rows == "pairs" else _ROWS
+    pair_options = {"pairs": "ScoredPairOptions" if "reward_model" in leaves else "PairOptions"}
+    pair_options["labelled answers"] = "UnpairedOptions"
+    options = Owner(f"ft.encode.pairs:{pair_options[rows]}") if rows in pair_options else _ROWS
     return Kind(
         about=about,
         make=f"{module}:make",
@@ -91,9 +98,12 @@ def _training_kind(
         reference=reference,
         inputs=inputs or {},
         required=("train.max_length",),
-        defaults={"rows": row_defaults or {}, **{name: {} for name in blocks}},
+        defaults={
+            **({"train": train_defaults} if train_defaults else {}),
+            "rows": row_defaults or {},
+            **{name: {} for name in blocks},
+        },
         cosmetic=reserved.COSMETIC,
-        stands_in_for=stands_in_for or {},
     )
 
 
@@ -108,8 +118,6 @@ def _rl_kind(
     reward_keys: Mapping[str, str] | None = None,
 ) -> Kind:
     """A kind that samples answers to prompts and learns from what they are worth."""
-    # Held-out answers, whose reward chooses the checkpoint, are drawn batch by batch.
-    logged = tuple(key for key in reserved.COSMETIC if key != "train.per_device_eval_batch_size")
     best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
     blocks = {
         "rows": Owner("ft.rl.prompts:PromptOptions"),
@@ -135,7 +143,7 @@ def _rl_kind(
             "train": {"eval_strategy": "steps", "eval_on_start": True, "disable_dropout": True, **best},
             **{name: {} for name in blocks},
         },
-        cosmetic=(*logged, *(f"guard.{key}" for key in ("cut", "empty", "longer", "repetition", "shown", "kept"))),
+        cosmetic=(*_BY_BATCH, *(f"guard.{key}" for key in ("cut", "empty", "longer", "repetition", "shown", "kept"))),
     )
 
 
@@ -168,7 +176,7 @@ _SERVER_KEYS = tuple(
     )
 )
 
-STAGES: dict[str, Kind] = {
+_KINDS: dict[str, Kind] = {
     "scratch": Kind(
         about="makes an untrained model, and a tokenizer trained on the rows",
         make="ft.stages.scratch:make",
@@ -209,9 +217,39 @@ STAGES: dict[str, Kind] = {
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_REFUSED),
         reference=Reference(model_unless={"precompute_ref_log_probs": True}),
-        stands_in_for=LIKE_DPO,
         inputs={"reference": "model"},
         summary=("accuracies", "margins"),
+    ),
+    "kto": replace(
+        _training_kind(
+            "a model trained on answers labelled one by one, to give those that are wanted and not the others",
+            "ft.stages.kto",
+            train=replace(_trainer_block("trl:KTOConfig", reserved.KTO_KEYS), trial=reserved.KTO_TRIAL),
+            rows="labelled answers",
+            memory="ft.fit.kinds:sft",
+            unsupported=_in_slices(_PAIRS_REFUSED),
+            reference=Reference(model_unless={"precompute_ref_log_probs": True}),
+            inputs={"reference": "model"},
+        ),
+        cosmetic=_BY_BATCH,
+        loss_over_batch=True,
+    ),
+    "orpo": _training_kind(
+        "a model trained on the chosen answer of each pair, and to prefer it, without a reference",
+        "ft.stages.orpo",
+        train=_trainer_block("trl.experimental.orpo:ORPOConfig", reserved.ORPO_KEYS),
+        rows="pairs",
+        memory="ft.fit.kinds:pairs",
+        unsupported=_in_slices(_PAIRS_APART),
+    ),
+    "simpo": _training_kind(
+        "a model trained to prefer the chosen answer of each pair by its likelihood a token, without a reference",
+        "ft.stages.simpo",
+        train=_trainer_block("trl.experimental.cpo:CPOConfig", reserved.SIMPO_KEYS),
+        rows="pairs",
+        memory="ft.fit.kinds:pairs",
+        unsupported=_in_slices(_PAIRS_APART),
+        train_defaults={"cpo_alpha": 0.0},  # of the class's losses CPO alone has it by default
     ),
     "reward": _training_kind(
         "trains a reward model to score the chosen answer of each pair above the rejected one",
@@ -449,3 +487,5 @@ STAGES: dict[str, Kind] = {
         preflight="ft.stages.gatt:check_bank",
     ),
 }
+
+STAGES = {name: replace(kind, stands_in_for=STAND_INS.get(name, {})) for name, kind in _KINDS.items()}

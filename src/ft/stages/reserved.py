@@ -58,6 +58,23 @@ DPO_KEYS = TRAINER_KEYS | {
     "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
 }
 
+KTO_KEYS = TRAINER_KEYS | {
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "sync_ref_model": "Remove it: the reference is the policy as the stage began.",
+    "train_sampling_strategy": "Remove it: rows come in one order, drawn by the seed; each prompt is also read with "
+    "the answer before it in its batch.",
+}
+ORPO_KEYS = TRAINER_KEYS | {
+    "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
+    "max_completion_length": "Remove it: `max_length` bounds prompt and answer together, and no answer is cut.",
+    "generate_during_eval": "Remove it; add a stage of kind `evaluate`.",
+    "is_encoder_decoder": "Remove it: the model says what it is.",
+    "padding_value": "Remove it: answers are told from padding by position.",
+}
+SIMPO_KEYS = ORPO_KEYS | {
+    "loss_type": "Remove it: `kind: simpo` is one of this class's losses; others are `loss_type:` of `kind: dpo`.",
+}
+
 REWARD_KEYS = TRAINER_KEYS | {
     "chat_template_path": "Write `chat_template:` at the top of the recipe.",
     "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",
@@ -99,6 +116,7 @@ COSMETIC = tuple(
 
 # Tries out what the classes take and the library refuses when a run begins.
 TRIAL = "ft.training.scheduler:try_scheduler"
+KTO_TRIAL = "ft.training.dpo.unpaired:try_block"
 
 # The classes take any number here, and a run would end hours later with nothing learnt.
 MINIMUM = {

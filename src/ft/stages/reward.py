@@ -6,7 +6,6 @@ must give the scores the trained model gave.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from ft.models.load import start
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, train_and_save
-
-log = logging.getLogger(__name__)
 
 ENDS = {name: name for name in ("accuracy", "margin", "mean_reward", "safety_loss")}
 
@@ -133,6 +130,7 @@ def add_margins(rows: Any, options: RewardOptions, where: str) -> Any:
 def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     from transformers import set_seed
 
+    from ft.training.dpo.shared_prefix import share_prompts, share_scores
     from ft.training.reward import PairCollator
     from ft.training.trl_compat import ScoreTrainer
 
@@ -155,7 +153,7 @@ def _trainer(job: Job, config: Any, rows: Any, held_out: Any) -> Any:
     if not has_pad_token:
         # Then transformers refuses batches, and is right. The Trainer writes a tokenizer's pad token into the config.
         trainer.processing_class.pad_token = trainer.model.config.get_text_config().pad_token_id = None
-    _share(trainer)
+    share_prompts(trainer, share_scores)
     return trainer
 
 
@@ -168,17 +166,6 @@ def _pad_apart(tokenizer: Any) -> bool:
     if tokenizer.pad_token_id in stops and tokenizer.unk_token_id not in (None, *stops):
         tokenizer.pad_token = tokenizer.unk_token
     return tokenizer.pad_token_id not in stops
-
-
-def _share(trainer: Any) -> None:
-    """Let a pair's prompt go through the model once, if that is proven to change nothing on this model."""
-    from ft.training.dpo.shared_prefix import objection, share_scores
-
-    share_scores(trainer.model)
-    against = objection(trainer.model)
-    trainer.shares = against is None
-    if against and trainer.is_world_process_zero():
-        log.warning("prompts are not shared by their two answers: %s", against)
 
 
 def _checked_rows(trainer: Any) -> list[tuple[str, list[int]]]:

@@ -211,12 +211,16 @@ def _fit_format(source: Source, notes: list[str], stage: Stage, recipe: Recipe) 
     if stage.kind.rows == "pairs" and rows != "pairs":
         what = f"its rows are no pairs of answers, and '{stage.name}' trains on pairs"
         raise fail(source.path, what, "Name another stage: --stage.")
+    if stage.kind.rows == "labelled answers" and rows not in ("labelled answers", "pairs"):
+        what = f"its rows have no labels and are no pairs of answers, and '{stage.name}' trains on these"
+        raise fail(source.path, what, "Give each row `label: true` or `false`, or name another stage: --stage.")
     return source, notes
 
 
 def _not_conversations(source: Source, rows: str, stage: Stage, recipe: Recipe) -> UserError:
     name = source.format or ""
-    what = {"prompt": "prompts without answers", "user_turns": "turns without answers"}.get(name, f"{rows} of answers")
+    others = {"prompt": "prompts without answers", "user_turns": "turns without answers"}
+    what = others.get(name, rows if "answers" in rows else f"{rows} of answers")
     fix = {
         "prompt": "Map the column with the answers: --format prompt_completion --columns completion=answer.",
         "user_turns": "Let a stage of kind `gatt` answer them first.",

@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, UnreadFields
+from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, UNPAIRED_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import eval_side, format_rows, in_batches
 from ft.data.reasons import Reasons
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
 from ft.encode.encoder import Encoded, EncodedRow, Encoder, row_tokens
+from ft.encode.pairs import take_apart
 from ft.errors import UserError
 from ft.models.limits import positions
 from ft.models.processor import encoder_of, load_config
@@ -78,10 +79,11 @@ def summarize(
     plan: Plan, stage: Stage, source: Source, max_length: int | None, tick: Callable[[int], None]
 ) -> RowSummary:
     """Read every row as the stage would: format, template, masks and length, against `max_length`."""
-    columns = PAIR_COLUMNS if stage.kind.rows == "pairs" else CONVERSATION_COLUMNS
+    columns = {"pairs": PAIR_COLUMNS, "labelled answers": UNPAIRED_COLUMNS}.get(stage.kind.rows, CONVERSATION_COLUMNS)
     summary = RowSummary(unread=UnreadFields(columns) if stage.kind.rows else None)
     rows = _Rows(plan, stage, summary, max_length)
-    for batch in in_batches(format_rows(source, summary.refuse), BATCH):
+    formatted = format_rows(source, summary.refuse)
+    for batch in in_batches(take_apart(formatted) if stage.kind.rows == "labelled answers" else formatted, BATCH):
         rows.add(batch)
         tick(len(batch))
     return summary

@@ -19,6 +19,7 @@ PREFERENCES = {  # of pairs the accuracy of tokens says nothing
     "loss": "loss",
     "eval_loss": "eval loss",
     "rewards/accuracies": "reward accuracy",
+    "labels/accuracies": "label accuracy",
     "rewards/margins": "reward margin",
 }
 SCORES = {"loss": "loss", "eval_loss": "eval loss", "accuracy": "pair accuracy", "margin": "score margin"}
@@ -75,11 +76,11 @@ class ChosenFalls(TrainerCallback):
     get worse.
 
     The mark is half of the reference's log-probability again, at least 10 nats an answer. The same rows are compared:
-    answers of another batch may be less likely for being longer.
+    answers of another batch may be less likely for being longer. `advice` is what to change then.
     """
 
-    def __init__(self, beta: float) -> None:
-        self.beta = beta or 1.0
+    def __init__(self, beta: float, advice: str) -> None:
+        self.beta, self.advice = beta or 1.0, advice
         self.said = False
 
     def on_log(
@@ -90,15 +91,15 @@ class ChosenFalls(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.said or not state.is_world_process_zero or "logps/chosen" not in (logs or {}):
-            return
+        if self.said or not state.is_world_process_zero or not (logs or {}).get("logps/chosen"):
+            return  # nothing chosen was read since the last log
         assert logs is not None
         now, gained = logs["logps/chosen"], logs["rewards/chosen"] / self.beta
         before = now - gained
         if gained < -max(10.0, abs(before) / 2):
             self.said = True
             text = f"step {state.global_step}: chosen answers fell from {before:.1f} to {now:.1f} nats"
-            print(f"{text}. Lower the learning rate, raise beta, or add the loss 'sft'.", file=sys.stderr)
+            print(f"{text}. {self.advice}", file=sys.stderr)
 
 
 class ShownProgress(TrainerCallback):

@@ -26,17 +26,20 @@ BY_BATCH = {"sft", "aot", "aot_unpaired"}  # losses that see a batch as a whole:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Over how many things the means of one batch were taken. Of rows that are no pairs all tokens are chosen ones."""
+    """Over how many things the means of one batch were taken. Of conversations all tokens are chosen ones."""
 
     loss: int
     rows: int
     tokens: int = 0
     chosen_tokens: int = 0
     rejected_tokens: int = 0
+    chosen_rows: int = 0
+    rejected_rows: int = 0
 
 
 FIELDS = [field.name for field in fields(BatchSize)]
-OVER = {  # the metrics of TRL's trainers that are means over tokens; the others are over rows
+OVER = {  # the metrics of TRL's trainers that are means over something else than rows
+    **{f"{name}/{side}": f"{side}_rows" for name in ("rewards", "logps") for side in ("chosen", "rejected")},
     "entropy": "tokens",
     "mean_token_accuracy": "chosen_tokens",
     "logits/chosen": "chosen_tokens",
@@ -51,11 +54,19 @@ def batch_size(inputs: Mapping[str, Any]) -> BatchSize:
         return BatchSize(tokens, len(inputs["labels"]), tokens, tokens)
     if "completion_ids" in inputs:
         return BatchSize(*[len(inputs["completion_ids"])] * 2)
+    if "label" in inputs:
+        chosen_mask, rejected_mask = (inputs["completion_mask"][inputs["label"] == label] for label in (True, False))
+        return _of_sides(len(inputs["label"]), chosen_mask, rejected_mask)
     pairs = len(inputs["input_ids"]) // 2
     if "completion_mask" in inputs:
-        chosen, rejected = (int(side[:, 1:].sum()) for side in inputs["completion_mask"].chunk(2))
-        return BatchSize(pairs, pairs, chosen + rejected, chosen, rejected)
-    return BatchSize(pairs, pairs)
+        return _of_sides(pairs, *inputs["completion_mask"].chunk(2))
+    return BatchSize(pairs, pairs, chosen_rows=pairs, rejected_rows=pairs)
+
+
+def _of_sides(rows: int, chosen_mask: Tensor, rejected_mask: Tensor) -> BatchSize:
+    """By the masks of answers, (C, L) and (R, L)."""
+    chosen, rejected = (int(mask[:, 1:].sum()) for mask in (chosen_mask, rejected_mask))
+    return BatchSize(rows, rows, chosen + rejected, chosen, rejected, len(chosen_mask), len(rejected_mask))
 
 
 class HeldOutBatches(Sampler[list[int]]):
@@ -139,11 +150,13 @@ class ExactMeans:
             for name, values in metrics.items():
                 if len(values) == len(self.sizes[mode]):
                     metrics[name] = [_mean(name, values, weights[OVER.get(name, "rows")])]
+            if "rewards/margins" in metrics:  # a batch may have answers of one side alone
+                metrics["rewards/margins"] = [metrics["rewards/chosen"][0] - metrics["rewards/rejected"][0]]
         self.sizes[mode], self.losses = [], []
         self.log_of(logs, start_time)
 
     def sizes_here(self, mode: str) -> Tensor:
-        """(N, 5) float64, of N batches: this process's part of what is counted."""
+        """(N, 7) float64, of N batches: this process's part of what is counted."""
         rows = [astuple(size) for size in self.sizes[mode]]
         sizes = torch.tensor(rows, dtype=torch.float64, device=self.accelerator.device)
         if self.batches and mode == "eval":

@@ -30,6 +30,15 @@ KEPT_STATE = (
 """What a finished trainer's state holds that its last checkpoint knows."""
 
 
+MARGINS = {  # log-probabilities in nats
+    "rewards/accuracies": "accuracies",
+    "labels/accuracies": "accuracies",
+    "rewards/margins": "margins",
+    "logps/chosen": "logps_chosen",
+    "logps/rejected": "logps_rejected",
+}
+
+
 def arguments(job: Job, config: type, **given: Any) -> Any:
     """The trainer's arguments: the recipe's, what the machine asks for, and what the stage gives."""
     train = job.block("train")
@@ -94,6 +103,16 @@ def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
         lines = read_lines(job.folder / artifacts.METRICS)
         draw_curves(job)
         numbers |= _first_and_last(lines)
+    return numbers
+
+
+def train_on_preferences(trainer: StageTrainer, job: Job) -> dict[str, Any]:
+    """The same, with where the margins of preferences ended."""
+    from ft.files import read_lines
+
+    numbers = train_and_save(trainer, job)
+    if trainer.is_world_process_zero():
+        numbers |= last_values(read_lines(job.folder / artifacts.METRICS), MARGINS)
     return numbers
 
 

@@ -6,14 +6,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
+from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from trl import DPOTrainer, RewardTrainer
+from trl import DPOTrainer, KTOTrainer, RewardTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.kernels.chunked_logprob import _use_triton
 from trl.trainer import utils
 from trl.trainer.base_trainer import _BaseTrainer
@@ -90,6 +94,10 @@ def held_metrics(trainer: Any, mode: str) -> dict[str, list[float]]:
     return known.get(mode, {})
 
 
+BaseTrainer = _BaseTrainer
+"""What all of TRL's trainers inherit from."""
+
+
 def _is_from_trl(trainer: object) -> bool:
     return isinstance(trainer, _BaseTrainer)
 
@@ -158,10 +166,8 @@ class PairTrainer(DPOTrainer):
         return with_reference(self, dataset, name, batch_size)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The policy alone: a reference that no file holds comes anew from what the stage starts from, always."""
         super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            shutil.rmtree(Path(output_dir or str(self.args.output_dir)) / "ref", ignore_errors=True)
+        _drop_saved_reference(self, output_dir)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         return super()._compute_loss(model, self._mark_pairs(inputs), return_outputs)
@@ -172,23 +178,90 @@ class PairTrainer(DPOTrainer):
     def _mark_pairs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**inputs, "pairs": True} if self.shares else inputs
 
-    def read_reference_from_rows(self) -> None:
-        """From now on the reference is the rows' own columns, and no forward of it happens."""
-        self.precompute_ref_logps = True
 
-    def measure_pairs(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """TRL's own metrics and `loss` of these pairs, without a gradient and without entering the log."""
-        inputs = self._prepare_inputs(self.data_collator(rows))
-        model: Any = self.model
-        was_training = model.training
-        model.eval()
-        # before training nothing has wrapped the policy in autocast, which the reference computes in already
-        with torch.no_grad(), self.accelerator.autocast():
-            loss = self._compute_loss(model, inputs, return_outputs=False).item()
-        model.train(was_training)
-        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
-        self._metrics["eval"].clear()
-        return {**metrics, "loss": loss}
+class UnpairedTrainer(KTOTrainer):
+    """TRL's KTOTrainer on rows that are ids already.
+
+    The reference's log-probabilities enter every batch before the loss, from the rows or computed for it, so that
+    `labels/accuracies` can be measured: the share of rows whose implied reward is above the KL term (z0 of
+    arXiv:2402.01306, eq. 7) where their answer is wanted, and below it where it is not.
+    """
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset  # prepared before the trainer: TRL would render anew, and drop long prompts in silence
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        from ft.training.dpo.reference import with_reference
+
+        return with_reference(self, dataset, name, batch_size)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        _drop_saved_reference(self, output_dir)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        if "ref_logps" not in inputs:
+            reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+            inputs = {**inputs, **dict(zip(("ref_logps", "ref_KL_logps"), reference, strict=True))}
+        self.precompute_ref_logps = True  # TRL then reads the two columns, wherever they come from
+        passes: list[Any] = []
+
+        def remembered(**arguments: Any) -> Any:
+            passes.append(model(**arguments))
+            return passes[-1]
+
+        result = super()._compute_loss(remembered, inputs, return_outputs)
+        policy = passes[int(self.calculate_KL)]  # behind that of the KL term
+        metrics = self._metrics["train" if self.model.training else "eval"]  # type: ignore[union-attr]
+        rewards = policy.log_probs.detach().sum(1) - inputs["ref_logps"] - metrics["kl"][-1]
+        right = (torch.where(inputs["label"], rewards, -rewards) > 0).float()
+        metrics["labels/accuracies"].append(self.accelerator.gather_for_metrics(right).mean().item())
+        for side in ("chosen", "rejected"):  # a batch without such rows counts as none of them: see held_out.py
+            for name in (f"rewards/{side}", f"logps/{side}", f"logits/{side}", "rewards/margins"):
+                metrics[name] += [0.0] * (len(metrics["kl"]) - len(metrics[name]))
+        return result
+
+
+def orpo_losses(args: ORPOConfig, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """The loss of each pair (P,) by the mean log-probabilities a token of its answers, (P,) each, in nats.
+
+    The odds ratio is TRL's function. The likelihood of the chosen answer is that of its own tokens, each pair alike, as
+    arXiv:2403.07691 writes it (eq. 2 and 6); TRL's trainer counts the prompt's too, and longer answers more.
+    """
+    return -chosen - ORPOTrainer.odds_ratio_loss(_as_trainer(args), chosen, rejected)[0]
+
+
+def simpo_losses(args: CPOConfig, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """The loss of each pair, as above, by TRL's function (arXiv:2405.14734, eq. 6)."""
+    return CPOTrainer.cpo_loss(_as_trainer(args), chosen, rejected)[0] - args.cpo_alpha * chosen
+
+
+def _as_trainer(args: ORPOConfig | CPOConfig) -> Any:
+    """What TRL's losses ask of their trainer: its settings, and where it computes."""
+    names = ("beta", "alpha", "label_smoothing", "loss_type", "simpo_gamma")
+    settings = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return SimpleNamespace(**settings, accelerator=SimpleNamespace(device=args.device))
+
+
+def _drop_saved_reference(trainer: Any, output_dir: str | None) -> None:
+    """The policy alone is saved: a reference that no file holds comes anew from what the stage starts from, always."""
+    if trainer.args.should_save:
+        shutil.rmtree(Path(output_dir or str(trainer.args.output_dir)) / "ref", ignore_errors=True)
+
+
+def measure_rows(trainer: PairTrainer | UnpairedTrainer, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """TRL's own metrics and `loss` of these rows, without a gradient and without entering the log."""
+    inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+    model: Any = trainer.model
+    was_training = model.training
+    model.eval()
+    # before training nothing has wrapped the policy in autocast, which the reference computes in already
+    with torch.no_grad(), trainer.accelerator.autocast():
+        loss = trainer._compute_loss(model, inputs, return_outputs=False).item()
+    model.train(was_training)
+    metrics = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    trainer._metrics["eval"].clear()
+    return {**metrics, "loss": loss}
 
 
 class ScoreTrainer(RewardTrainer):

@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 import tiny
 from ft.data.formats import BadRow, preference
-from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, ScoredPairOptions, tokens_of_longer_side
+from ft.encode.pairs import REFERENCE, PairEncoder, PairOptions, ScoredPairOptions
 from ft.encode.prepare import rows_folder, train_rows
 from ft.errors import UserError
 from ft.families import CAUSAL
@@ -39,6 +39,10 @@ def rendered(*rows: dict[str, Any], max_length: int = 1000, **options: Any) -> t
     encoder = CAUSAL.encoder(tiny.tokenizer(), PairOptions(**options), max_length)
     assert isinstance(encoder, PairEncoder)
     return encoder, encoder.encode_batch(rows)
+
+
+def tokens_of_longer_side(pair: dict[str, Any]) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
 def text(ids: list[int]) -> str:

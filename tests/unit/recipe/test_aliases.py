@@ -182,8 +182,22 @@ def test_a_key_beside_the_blocks_of_a_stage_is_shown_its_block_under_its_present
     assert messages_of(GOOD + "    lora_r: 8\n").endswith("has no key 'lora_r'. Write `r: …` in `lora:`.")
 
 
-def test_an_unknown_method_is_answered_with_the_kind_nearest_by_meaning(messages_of: Messages):
-    text = GOOD + "  - kind: orpo\n    data: [rows.jsonl]\n    train: {max_length: 64}\n"
-    assert messages_of(text).startswith(
-        "x.yaml:6: no stage kind 'orpo'. The nearest is `kind: dpo` with `loss_type: [sigmoid, sft]`: it too learns"
-    )
+@pytest.mark.parametrize(
+    ("method", "nearest"),
+    [
+        ("cpo", "nearest … `kind: dpo` … `loss_type: [sigmoid, sft]`"),
+        ("IPO", "`kind: dpo` … `loss_type: [ipo]` … the same"),
+        ("rdpo", "`kind: dpo` … `loss_type: [robust]` … the same"),
+        ("wpo", "`kind: dpo` … `use_weighting: true` … the same"),
+        ("rejection_sampling", "`kind: sample` … the same"),
+        ("rlhf", "`kind: ppo` … the same"),
+        ("bco", "nearest … `kind: kto`"),
+        ("rm", "`kind: reward` … the same"),
+        ("lm-eval", "`kind: harness` … the same"),
+    ],
+)
+def test_an_unknown_method_is_answered_with_the_kind_nearest_by_meaning(
+    messages_of: Messages, method: str, nearest: str
+):
+    text = GOOD + f"  - kind: {method}\n    data: [rows.jsonl]\n    train: {{max_length: 64}}\n"
+    assert messages_of(text) == Like(f"x.yaml:6: … '{method}' … {nearest} …")

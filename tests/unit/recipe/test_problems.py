@@ -179,8 +179,8 @@ DATA = {
     "an unknown format": (
         "{path: rows.jsonl, format: chta}",
         "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
-        "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, prompt, user_turns, "
-        "every_answer.",
+        "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, unpaired_preference, "
+        "prompt, user_turns, every_answer.",
     ),
     "a key misspelt": (
         "{path: rows.jsonl, weigth: 2}",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ft.stages
 import tiny
 from ft.data.formats import FORMATS
-from ft.errors import UserError
+from ft.errors import Problems, UserError
 from ft.fit.gpus import GIB, Gpu
 from ft.fit.kinds import stage_fit
 from ft.fit.setting import Setting
 from ft.fit.sharding import Sharding
 from ft.recipe import Kind, Owner
+from ft.recipe.check import check
 from ft.recipe.kind import Display, Refused
+from ft.recipe.yaml import Block, Items, Mark
 from ft.report.gather import gather_report
 from ft.report.run import of_plan
 from ft.run.accelerate_config import Launch, support_table
@@ -26,6 +30,7 @@ from ft.stages import STAGES
 
 NEW_STAGE = """
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ft.encode.prepare import train_rows
@@ -160,3 +165,23 @@ def test_no_kind_is_without_what_every_other_room_asks_for(name):
     given = {key: value for key, value in vars(COUNT).items() if key != name}
     with pytest.raises(TypeError, match=name):
         Kind(**given)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_stands_in_for_a_method_is_a_block_that_the_kind_takes(name: str):
+    for method, stand_in in STAGES[name].stands_in_for.items():
+        assert method not in STAGES, "it has a kind of its own"
+        problems = Problems()
+        if stand_in.train:
+            check(STAGES[name].blocks["train"], _block(stand_in.train), "train", problems, [])
+        assert list(problems) == [], method
+
+
+def _block(values: Mapping[str, Any]) -> Block:
+    """As a recipe's, of lists that know their lines."""
+    mark = Mark("x", 1)
+    lists = {
+        key: Items(value, [mark] * len(value), mark) if isinstance(value, list) else value
+        for key, value in values.items()
+    }
+    return Block(lists, dict.fromkeys(lists, mark), mark)

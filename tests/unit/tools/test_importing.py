@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -304,12 +305,45 @@ def test_a_file_is_found_from_the_folder_its_trainer_was_started_in(imports: Imp
 
 
 def test_a_method_without_a_kind_becomes_the_nearest_and_is_said_so(imports: Imports):
-    recipe = imports(TRL_DPO, names=("orpo.yaml",))
-    assert recipe.drafts[0].nearest.startswith("ft has no kind 'orpo'. The nearest is `kind: dpo` with `loss_type:")
+    recipe = imports(TRL_DPO + "cpo_alpha: 0.5\n", names=("cpo.yaml",))
+    assert recipe.drafts[0].nearest.startswith("ft has no kind 'cpo'. The nearest is `kind: dpo` with `loss_type:")
     stage = parse_yaml(recipe.text, "mine.yaml", Problems())["stages"][0]
     assert (stage["kind"], stage["train"]["loss_type"]) == ("dpo", ["sigmoid", "sft"])
-    assert "beta" not in stage["train"]  # another number in ORPO
-    assert "beta" in [omission.key for omission in recipe.omissions]
+    assert "cpo_alpha" in [omission.key for omission in recipe.omissions]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "train"),
+    [
+        ("alignment-handbook/mistral-7b/simpo/config_full.yaml", "simpo", {"beta": 2.0, "simpo_gamma": 1.6}),
+        ("alignment-handbook/mistral-capybara/orpo/config_full.yaml", "orpo", {"beta": 0.05}),
+        ("axolotl/kto.yml", "kto", {"desirable_weight": 0.2, "undesirable_weight": 1.0, "beta": 0.1}),
+        ("axolotl/orpo.yml", "orpo", {"beta": 0.1}),
+        ("llama-factory/llama3_lora_kto.yaml", "kto", {"beta": 0.1, "desirable_weight": 1.0}),
+        ("llama-factory/llama3_lora_simpo.yaml", "simpo", {"beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
+        ("llama-factory/llama3_lora_orpo.yaml", "orpo", {"beta": 0.1}),
+        ("ms-swift/kto.sh", "kto", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
+        ("ms-swift/simpo.sh", "simpo", {"beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 1.0}),
+        ("ms-swift/orpo.sh", "orpo", {"beta": 0.1}),
+    ],
+)
+def test_methods_of_preferences_keep_their_numbers(file: str, kind: str, train: dict[str, Any], tmp_path: Path):
+    """A KTO batch of one row becomes two, half as often."""
+    import_recipe([PEERS / file], tmp_path / "mine.yaml", check)
+    (stage,) = read(tmp_path / "mine.yaml", STAGES, (), VERDICTS).stages
+    assert stage.kind_name == kind
+    assert {key: stage.complete("train")[key] for key in train} == train
+    if kind == "kto":
+        assert [source["format"] for source in stage.data] == ["unpaired_preference"]
+
+
+def test_simpo_is_one_of_trls_losses_of_cpo_and_a_loss_of_torchtune(tree: Callable[..., Any]):
+    (stage,) = tree(TRL_DPO + "loss_type: simpo\n", names=("cpo.yaml",))["stages"]
+    assert (stage["kind"], stage["train"]["cpo_alpha"]) == ("simpo", 1.0)
+    config = (PEERS / "torchtune" / "llama3_1_8B_lora_dpo.yaml").read_text(encoding="utf-8")
+    assert "DPOLoss" in config
+    (stage,) = tree(re.sub(r"[\w.]*DPOLoss", "torchtune.rlhf.loss.SimPOLoss", config))["stages"]
+    assert (stage["kind"], stage["train"]["simpo_gamma"]) == ("simpo", 0.5)
 
 
 # What is refused

@@ -98,7 +98,7 @@ def test_the_speed_is_of_the_steps_alone(arguments, capsys, monkeypatch):
 
 def chosen_answers(*seen: tuple[float, float]) -> None:
     """Logs of log-probabilities under policy and reference, step by step."""
-    callback = ChosenFalls(beta=0.1)
+    callback = ChosenFalls(beta=0.1, advice="Lower the learning rate, or add the loss 'sft'.")
     for step, (policy, reference) in enumerate(seen):
         logs = {"logps/chosen": policy, "rewards/chosen": 0.1 * (policy - reference)}
         callback.on_log(TrainingArguments(use_cpu=True), TrainerState(global_step=step), TrainerControl(), logs=logs)

@@ -1,8 +1,9 @@
 """What a row may look like: each format is a pure function from a row as read to a row as trained on.
 
-Inside, everything is conversational: `messages`; `prompt` + `completion`; `prompt` + `chosen` + `rejected`; `prompt`;
-or plain `text`. Columns a format does not know are kept, except the names just listed: a row of one kind that carried
-another kind's column (a preference row with a copy of its dialogue in `messages`) could be taken for either.
+Inside, everything is conversational: `messages`; `prompt` + `completion`, or with a `label` too; `prompt` + `chosen` +
+`rejected`; `prompt`; or plain `text`. Columns a format does not know are kept, except the names just listed: a row of
+one kind that carried another kind's column (a preference row with a copy of its dialogue in `messages`) could be taken
+for either.
 
 Pairs of answers are read in `preferences.py`. To add a format: one function and one line in `FORMATS`; if its columns
 give it away, one line in `detect`.
@@ -25,11 +26,13 @@ from ft.data.formats.columns import (
 )
 from ft.data.formats.columns import Row as Row
 from ft.data.formats.fields import (
+    LABEL_COLUMNS,
     REASONING,
     REFUSED,
     REFUSED_WHERE_ANSWERS_ARE_TRAINED,
     Message,
     check_columns,
+    is_label,
     kind_of,
     read_columns,
 )
@@ -38,6 +41,7 @@ from ft.data.formats.messages import (
     dialogue,
     either,
     is_unicode,
+    label_of,
     make_message,
     require_answer,
     require_question,
@@ -167,6 +171,24 @@ def hh(row: Row) -> Row:
     return {**extras(row, "transcript", "system"), "messages": require_answer(turns, column)}
 
 
+def unpaired_preference(row: Row) -> Row:
+    """An answer and whether it is wanted, `label` (or `kto_tag`): `prompt` and `completion`, or what else ends with an
+    answer (`messages`, `conversations`, `instruction` and `output`)."""
+    label = first_of(row, *LABEL_COLUMNS)
+    wanted = label_of(row[label], label)
+    whole = {name: value for name, value in row.items() if name not in LABEL_COLUMNS}
+    name = detect(whole)
+    if name not in ANSWERED:
+        raise BadRow(f"no answer is known for its {label}", "Write `prompt` and `completion`, or `messages`.")
+    found = format_row(name, whole, {})
+    if turns := found.pop("messages", None):
+        found |= {
+            "prompt": require_question(turns[:-1], "what stands before the answer ends"),
+            "completion": turns[-1:],
+        }
+    return {**found, "label": wanted}
+
+
 PAIRS: dict[str, Callable[[Row], Row]] = {
     "preference": preference,
     "hh_pairs": hh_pairs,
@@ -182,23 +204,32 @@ PAIRS: dict[str, Callable[[Row], Row]] = {
 QUESTIONS: dict[str, Callable[[Row], Row]] = {"prompt": prompt, "user_turns": user_turns}
 """Those of what users ask, without answers of their own to train on."""
 
-FORMATS: dict[str, Callable[[Row], Row]] = {
+ANSWERED: dict[str, Callable[[Row], Row]] = {
     "messages": messages,
     "sharegpt": sharegpt,
     "alpaca": alpaca,
     "prompt_completion": prompt_completion,
+}
+"""Those of dialogues that end with an answer, told by their columns."""
+
+UNPAIRED: dict[str, Callable[[Row], Row]] = {"unpaired_preference": unpaired_preference}
+"""Those of one answer, and whether it is wanted."""
+
+FORMATS: dict[str, Callable[[Row], Row]] = {
+    **ANSWERED,
     "text": text,
     "hh": hh,
     **PAIRS,
+    **UNPAIRED,
     **QUESTIONS,
     "every_answer": every_answer,
 }
 
 
 def rows_of(name: str) -> str:
-    """What a kind of stage calls rows in this format (`Kind.rows`): pairs, documents or conversations; or questions,
-    which none trains on."""
-    sorts = {"pairs": PAIRS, "questions": QUESTIONS, "documents": ("text",)}
+    """What a kind of stage calls rows in this format (`Kind.rows`): pairs, labelled answers, documents or
+    conversations; or questions, which none trains on."""
+    sorts = {"pairs": PAIRS, "labelled answers": UNPAIRED, "questions": QUESTIONS, "documents": ("text",)}
     return next((rows for rows, formats in sorts.items() if name in formats), "conversations")
 
 
@@ -226,8 +257,9 @@ SIGNATURES = (
 def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
     """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names."""
     row = read_columns(_rename_columns(row, columns) if columns else row)
-    tables = (REFUSED,) if name in PAIRS or name in QUESTIONS else (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED)
-    check_columns(row, *tables, reads=HEEDED.get(name, ()))
+    if name not in UNPAIRED:  # whose rows are checked as what they are without their label
+        tables = (REFUSED,) if name in (*PAIRS, *QUESTIONS) else (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED)
+        check_columns(row, *tables, reads=HEEDED.get(name, ()))
     return FORMATS[name](row)
 
 
@@ -275,7 +307,8 @@ def detect(row: Row, columns: dict[str, str] | None = None) -> str:
         elif not found and _are_texts(row.get("turns")):
             found.append("user_turns")
     if len(found) == 1:
-        return found[0]
+        has_label = found[0] in ANSWERED and any(is_label(row.get(name)) for name in LABEL_COLUMNS)
+        return "unpaired_preference" if has_label else found[0]
     if found:
         raise BadRow(f"the row could be {either(found)}", "Say which one with format: ….")
     fix = f"Say it with format: … (one of {', '.join(FORMATS)}) and columns: {{ours: theirs}}."

@@ -44,6 +44,7 @@ PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # LLaVA's, at an end of what t
 CONVERSATION_COLUMNS = frozenset(("messages", "prompt", "completion", "text", TOOLS, VARIABLES))
 _PAIR = ("prompt", "chosen", "rejected", "rating", "safety_chosen", "safety_rejected")
 PAIR_COLUMNS = frozenset((*_PAIR, TOOLS, VARIABLES, "ref_chosen_logps", "ref_rejected_logps"))
+UNPAIRED_COLUMNS = frozenset(("prompt", "completion", "label", TOOLS, VARIABLES))
 
 
 class BadRow(ValueError):
@@ -67,10 +68,19 @@ class Refusal(NamedTuple):
 
 
 _MEDIA = Refusal(bool, "holds {name}, and text is all that is read", "Drop the row, or rename the column.")
+LABEL_COLUMNS = ("label", "kto_tag")  # whether an answer is wanted; the second is LLaMA-Factory's word
+
+
+def is_label(value: object) -> bool:
+    """Whether the value says yes or no; other things are called labels too."""
+    return isinstance(value, bool) or value in ("true", "false")
+
+
 _KTO_LABEL = Refusal(
-    lambda value: isinstance(value, bool) or value in ("true", "false"),
+    is_label,
     "says by {name} whether its answer is wanted (KTO), and here every answer is trained",
-    "Keep the rows whose {name} is true and drop the column, or make pairs of them.",
+    "Keep the rows whose {name} is true and drop the column, or read them with format: unpaired_preference in a stage "
+    "that learns from labels.",
 )
 _WEIGHT = Refusal(
     lambda value: _number(value) not in (None, 1),
@@ -98,11 +108,8 @@ REFUSED: dict[str, Refusal] = {
     **dict.fromkeys(("weight", "loss_weight", "sample_weight"), _WEIGHT),
     "history": _HISTORY,
 }
-REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {
-    "label": _KTO_LABEL,
-    "kto_tag": _KTO_LABEL,
-    REASONING: _REASONING_COLUMN,
-}
+LABELS: dict[str, Refusal] = dict.fromkeys(LABEL_COLUMNS, _KTO_LABEL)
+REFUSED_WHERE_ANSWERS_ARE_TRAINED: dict[str, Refusal] = {**LABELS, REASONING: _REASONING_COLUMN}
 REFUSED_WHERE_PAIRS_ARE_SCORED: dict[str, Refusal] = {
     "margin": Refusal(
         lambda value: _number(value) is not None,

@@ -118,6 +118,17 @@ def either(words: Sequence[str]) -> str:
     return " or ".join(words)
 
 
+def label_of(value: object, name: str) -> bool:
+    """Whether the answer is wanted."""
+    label = _LABELS.get(str(value).strip().lower()) if isinstance(value, str | bool | int) else None
+    if label is None:
+        raise BadRow(f"{name} is {value!r}", "It is true (the answer is wanted) or false.")
+    return label
+
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def make_message(role: str, text: object) -> Message:
     return {"role": role, "content": text}
 

@@ -8,15 +8,19 @@ from typing import Any
 from ft.recipe.yaml import Block, Items
 from ft.tools.importing.config import TrainingConfig
 from ft.tools.importing.data_sets import format_of
-from ft.tools.importing.draft import StageDraft, sequence
+from ft.tools.importing.draft import StageDraft
 
 NAME = "axolotl"
 
 DIFFERENCES = {
     "dropped": "axolotl drops rows longer than sequence_len without a word; here whole oldest turns leave, and what "
     "is still too long is dropped and counted.",
-    "pairs_dropped": "axolotl drops or cuts pairs longer than sequence_len without a word; here they are dropped and "
-    "counted.",
+    "pairs_dropped": "axolotl drops or cuts rows of preferences longer than sequence_len without a word; here they are "
+    "dropped and counted.",
+    "orpo": "axolotl's ORPO is TRL's, which counts the likelihood of the prompt too, and longer answers more; here "
+    "that of the chosen answer's own tokens, each pair alike, as the paper has it.",
+    "simpo": "axolotl's SimPO is TRL's, which adds the likelihood of the chosen answers where `cpo_alpha: 0` does not "
+    "switch it off; the paper has none.",
     "prompts": "axolotl writes rows of the type alpaca with a prompt of its own (### Instruction:); here every row is "
     "a conversation, written by the chat template.",
     "format": "axolotl writes these rows by the `format` of the config; here they are conversations, written by the "
@@ -34,8 +38,7 @@ DIFFERENCES = {
 }
 
 TEMPLATES = {"chatml": "chatml", "llama3": "llama3"}
-LOSSES = {"ipo": "ipo"}
-BETAS = {"beta": 0.1}
+BETA = {"beta": 0.1}
 MESSAGES = {"role": "role", "content": "content"}
 
 
@@ -50,17 +53,19 @@ def read(draft: StageDraft) -> None:
     preference = "reward_model" if draft.take("reward_model") else rl
     documents = draft.remaining.get("pretraining_dataset") is not None or _all_completion(draft)
     draft.choose_kind(preference or ("pt" if documents else "sft"), "rl" if rl else "base_model")
-    if rl in LOSSES:
-        draft.put("train", "loss_type", sequence([LOSSES[rl]], draft.mark_of("rl")), mark=draft.mark_of("rl"))
+    if rl == "orpo" and (share := draft.take("orpo_alpha")) is not None:
+        draft.put("train", "beta", share, "from orpo_alpha", draft.mark_of("orpo_alpha"))
     _read_template(draft)
     _read_data(draft)
     _read_adapter(draft)
     _read_steps(draft)
     draft.place_remaining()
     draft.defaults("train", {"max_length": 512, "per_device_train_batch_size": 1, "lr_scheduler_type": "cosine"})
-    if draft.kind.reference:
-        draft.defaults("train", BETAS)
-    draft.differ({"pairs": "pairs_dropped", "documents": "documents"}.get(draft.kind.rows, "dropped"))
+    draft.defaults("train", {**BETA, "simpo_gamma": 0.5, "cpo_alpha": 1.0})
+    preferences = dict.fromkeys(("pairs", "labelled answers"), "pairs_dropped")
+    draft.differ({**preferences, "documents": "documents"}.get(draft.kind.rows, "dropped"))
+    if draft.kind_name in DIFFERENCES:
+        draft.differ(draft.kind_name)
 
 
 def _all_completion(draft: StageDraft) -> bool:
@@ -174,7 +179,8 @@ def _format(draft: StageDraft, entry: Block) -> tuple[str | None, Mapping[str, s
         if name.startswith(prefix):
             if row_format == "alpaca":
                 draft.differ("prompts")
-            return row_format, columns(entry)
+            labelled = row_format == "preference" and draft.kind.rows == "labelled answers"
+            return "unpaired_preference" if labelled else row_format, columns(entry)
     if name and name != "None":
         draft.problems.add(entry.where("type"), f"the type '{name}' is not known", f"Known are: {', '.join(TYPES)}.")
     return None, {}
@@ -213,9 +219,13 @@ def _unless(columns: Mapping[str, str]) -> Mapping[str, str]:
 
 def _own_format(draft: StageDraft, row_type: Block) -> tuple[str, Mapping[str, str]]:
     """A type written out: which column is the instruction, the input, the answer, and how they are put together."""
-    if draft.kind.rows == "pairs":
+    row_format = {"pairs": "preference", "labelled answers": "unpaired_preference"}.get(draft.kind.rows, "alpaca")
+    if row_format == "preference":
         keys = {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"}
         formats = ("prompt_format", "chosen_format", "rejected_format")
+    elif row_format == "unpaired_preference":
+        keys = {"prompt": "field_prompt", "completion": "field_completion", "label": "field_label"}
+        formats = ("prompt_format", "completion_format")
     else:
         keys = {"instruction": "field_instruction", "input": "field_input", "output": "field_output"}
         formats = ("format", "no_input_format", "system_format")
@@ -224,9 +234,7 @@ def _own_format(draft: StageDraft, row_type: Block) -> tuple[str, Mapping[str, s
         draft.differ("format")
     draft.unread(row_type, (*keys.values(), *formats), "datasets.type")
     columns = {field: row_type.get(key) for field, key in keys.items()}
-    return ("preference" if draft.kind.rows == "pairs" else "alpaca"), {
-        field: column for field, column in columns.items() if column and column != field
-    }
+    return row_format, {field: column for field, column in columns.items() if column and column != field}
 
 
 def _no_columns(entry: Block) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from ft.errors import Problems, UserError
 from ft.files import atomic, create, refuse_existing
 from ft.recipe import Kind, Recipe
+from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.write import OVERWRITE
 from ft.recipe.yaml import Block, Items, in_file_order
 from ft.tools.importing.config import TrainingConfig, read_configs
@@ -95,7 +96,7 @@ def _draft(config: TrainingConfig, problems: Problems) -> StageDraft | None:
 
 def _rank(kind: Kind) -> int:
     """Where a stage stands in a chain: documents, conversations, the reward model, pairs, what learns from rewards."""
-    by_rows = {"documents": 0, "conversations": 1, "pairs": 3}
+    by_rows = {"documents": 0, "conversations": 1, "pairs": 3, "labelled answers": 3}
     return 2 if "reward_model" in kind.leaves else by_rows.get(kind.rows, 4)
 
 
@@ -106,6 +107,21 @@ def _complete(draft: StageDraft) -> None:
     _complete_adapter(draft)
     _complete_rows(draft)
     _complete_evaluation(draft)
+    _complete_batch(draft)
+
+
+def _complete_batch(draft: StageDraft) -> None:
+    """Two rows at once, half as often, for a loss that reads a batch as a whole."""
+    train = draft.block("train")
+    if not draft.kind.loss_over_batch:
+        return
+    for key in (A_DEVICE, "per_device_eval_batch_size"):
+        if train.get(key) == 1:
+            train[key] = 2
+            draft.comments["train", key] = "1 there; the loss reads a batch as a whole"
+            if key == A_DEVICE and (times := train.get(ACCUMULATED, 1)) % 2 == 0:
+                train[ACCUMULATED] = times // 2
+                draft.comments["train", ACCUMULATED] = f"{times} there: as many rows a step"
 
 
 def _complete_adapter(draft: StageDraft) -> None:

@@ -23,6 +23,9 @@ FORMAT_OF: Mapping[str, tuple[str, ...]] = {
         *("teknium/OpenHermes-2.5", "Open-Orca/SlimOrca", "Open-Orca/SlimOrca-Dedup", "mlabonne/FineTome-100k"),
         *("LDJnr/Capybara", "cognitivecomputations/dolphin", "winglian/pirate-ultrachat-10k"),
     ),
+    "unpaired_preference": (
+        *("trl-lib/kto-mix-14k", "argilla/kto-mix-15k", "argilla/ultrafeedback-binarized-preferences-cleaned-kto"),
+    ),
     "sharegpt_pairs": ("llamafactory/DPO-En-Zh-20k", "hiyouga/DPO-En-Zh-20k"),
     "alpaca": (
         *("tatsu-lab/alpaca", "yahma/alpaca-cleaned", "vicgalle/alpaca-gpt4", "teknium/GPT4-LLM-Cleaned"),
@@ -42,6 +45,9 @@ MIRRORS: Mapping[str, str] = {
     "AI-ModelScope/hh-rlhf": "Anthropic/hh-rlhf",
     "AI-ModelScope/ultrachat_200k": "HuggingFaceH4/ultrachat_200k",
     "AI-ModelScope/orca_dpo_pairs": "HuggingFaceH4/orca_dpo_pairs",
+    "AI-ModelScope/ultrafeedback-binarized-preferences-cleaned-kto": (
+        "argilla/ultrafeedback-binarized-preferences-cleaned-kto"
+    ),
     "hjh0119/shareAI-Llama3-DPO-zh-en-emoji": "shareAI/DPO-zh-en-emoji",
     "swift/self-cognition": "modelscope/self-cognition",
     "LLM-Research/Meta-Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from ft.data.formats import PAIRS
+from ft.data.formats import ANSWERED, UNPAIRED
 from ft.errors import Problems
 from ft.hub import local_path
 from ft.recipe import Kind
 from ft.recipe.check import suggest, value_text
+from ft.recipe.kind import StandIn, find_stand_in
 from ft.recipe.place import MODEL_BLOCK, TOP, Place, place_of
 from ft.recipe.yaml import Block, Items, Mark
 from ft.secrets import look
 from ft.stages import STAGES
-from ft.stages.methods import METHODS
 from ft.tools.importing.config import TrainingConfig
 
 UNKNOWN = "Nothing is known of this key."
@@ -123,21 +123,18 @@ class StageDraft:
 
     def choose_kind(self, word: Any, key: str) -> None:
         """The kind of the stage by the peer's word for its method; where ft has none, the nearest by meaning."""
-        name = METHODS.get(str(word).lower())
-        if name is None:
-            hint = suggest(str(word), [*METHODS])
+        found = find_stand_in(STAGES, str(word))
+        if found is None:
+            hint = suggest(str(word), [*STAGES])
             self.problems.add(self.where(key), f"'{word}' is a method that ft has no kind for", hint)
-            name = METHODS["pt"]
-        if name not in STAGES:
-            self.kind_name = next(kind for kind in STAGES if name in STAGES[kind].stands_in_for)
-            stand_in = self.kind.stands_in_for[name]
-            self.nearest = f"ft has no kind '{name}'. {stand_in.fix(self.kind_name)}"
-            for dropped in stand_in.without:
-                self.omit(dropped, f"It belongs to {name}.")
-            for train_key, value in stand_in.train.items():
-                self.put("train", train_key, value, f"in place of {name}")
-        else:
-            self.kind_name = name
+            found = next(iter(STAGES)), StandIn()
+        self.kind_name, stand_in = found
+        if stand_in.why:
+            self.nearest = f"ft has no kind '{word}'. {stand_in.fix(self.kind_name)}"
+        for dropped in stand_in.without:
+            self.omit(dropped, f"It belongs to {word}.")
+        for train_key, value in stand_in.train.items():
+            self.put("train", train_key, value, f"in place of {word}" if stand_in.why else f"from {key}")
 
     def take(self, *keys: str) -> Any:
         """The value of the first of `keys` that is written and not empty; all of them are done with."""
@@ -163,6 +160,10 @@ class StageDraft:
         """The limit of a row is that of a prompt where the answers are yet to be made."""
         if not self.kind.rows and (length := self.take(key)) is not None:
             self.put("rows", "max_prompt_length", length, f"from {key}", self.mark_of(key))
+
+    def has(self, key: str) -> bool:
+        """Whether the `train:` block of the kind takes the key."""
+        return self.kind.blocks["train"].has(key)
 
     def hold_out(self, size: Any, mark: Mark, key: str) -> None:
         """A share of the rows, or a number of them, that the peer splits off at random."""
@@ -201,8 +202,8 @@ class StageDraft:
     def source(self, values: Mapping[str, Any], mark: Mark, *, held_out: bool = False) -> None:
         """A source of rows; keys without a value are left out."""
         block = Block({}, {}, mark)
-        if self.nearest and self.kind.rows == "pairs" and values.get("format") not in (None, *PAIRS):
-            values = {**values, "format": "preference", "columns": None}  # of rows that have yet to be made
+        if self.kind.rows == "labelled answers" and values.get("format") in ANSWERED:
+            values = {**values, "format": next(iter(UNPAIRED))}  # the answers are those rows', and labels stand beside
         for key, value in values.items():
             if value not in (None, "", {}, []):
                 block.put(key, self.path(value, mark) if key == "path" else value, mark)

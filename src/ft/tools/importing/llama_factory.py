@@ -17,8 +17,8 @@ NAME = "LLaMA-Factory"
 DIFFERENCES = {
     "cut": "LLaMA-Factory cuts prompts and answers at cutoff_len without a word; here whole oldest turns leave, and "
     "what is still too long is dropped and counted.",
-    "pairs_cut": "LLaMA-Factory cuts pairs at cutoff_len without a word; here a pair that is too long is dropped and "
-    "counted.",
+    "pairs_cut": "LLaMA-Factory cuts rows of preferences at cutoff_len without a word; here one that is too long is "
+    "dropped and counted.",
     "template": "LLaMA-Factory writes rows by a template of its own of this name; here the model's own chat template "
     "is used. Write `chat_template:` at the top where the model has none.",
     "system": "LLaMA-Factory's template of this name begins with a system message where the row has none; here there "
@@ -40,8 +40,8 @@ TEMPLATES = {"llama2": "llama2", "llama3": "llama3", "chatml": "chatml", "qwen":
 WITH_SYSTEM = ("qwen", "llama2")
 LORA = {"r": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
 TRAIN = {"max_length": 2048, "learning_rate": 5e-5, "gradient_checkpointing": True}
-PREFERENCE = {"beta": 0.1}
-OTHER_LOSSES = {"orpo": "orpo", "simpo": "simpo"}
+PREFERENCE = {"beta": 0.1, "simpo_gamma": 0.5}
+METHOD_OF_LOSS = ("orpo", "simpo")
 
 
 def matches(config: TrainingConfig) -> bool:
@@ -54,8 +54,8 @@ def matches(config: TrainingConfig) -> bool:
 def read(draft: StageDraft) -> None:
     """Fill the draft."""
     loss, stage = draft.take("pref_loss"), draft.take("stage") or "sft"
-    draft.choose_kind(OTHER_LOSSES.get(str(loss), stage), "pref_loss" if loss in OTHER_LOSSES else "stage")
-    if loss and loss not in OTHER_LOSSES:
+    draft.choose_kind(loss if loss in METHOD_OF_LOSS else stage, "pref_loss" if loss in METHOD_OF_LOSS else "stage")
+    if loss and draft.has("loss_weights"):
         draft.put("train", "loss_type", sequence([loss], draft.mark_of("pref_loss")), mark=draft.mark_of("pref_loss"))
     _read_sft_loss(draft)
     _read_template(draft)
@@ -72,17 +72,21 @@ def read(draft: StageDraft) -> None:
             draft.omit(key, "Answers are sampled from the distribution whose log-probabilities are trained on.")
     draft.place_remaining()
     draft.defaults("train", {**TRAIN, "max_completion_length": 1024})
-    if draft.kind.reference:
-        draft.defaults("train", PREFERENCE)
-        if draft.trains_adapter:
-            draft.differ("reference")
-    draft.differ({"pairs": "pairs_cut", "documents": "documents"}.get(draft.kind.rows, "cut"))
+    draft.defaults("train", PREFERENCE)
+    if draft.kind.reference and draft.trains_adapter:
+        draft.differ("reference")
+    preferences = dict.fromkeys(("pairs", "labelled answers"), "pairs_cut")
+    draft.differ({**preferences, "documents": "documents"}.get(draft.kind.rows, "cut"))
 
 
 def _read_sft_loss(draft: StageDraft) -> None:
     """`pref_ftx` adds the loss of the chosen answers."""
-    share, mark = draft.take("pref_ftx"), draft.mark_of("pref_ftx")
-    if share and draft.kind.rows == "pairs":
+    share, mark = draft.remaining.get("pref_ftx"), draft.mark_of("pref_ftx")
+    if share and draft.has("cpo_alpha"):
+        draft.put("train", "cpo_alpha", draft.take("pref_ftx"), "from pref_ftx", mark)
+    elif share and draft.kind.rows == "pairs" and not draft.has("loss_weights"):
+        draft.omit("pref_ftx", "ORPO learns the chosen answers with a weight of 1 already.")
+    elif draft.take("pref_ftx") and draft.has("loss_weights"):
         value = draft.block("train").pop("loss_type", None) or ["sigmoid"]
         losses = [*dict.fromkeys([*value, "sft"])]
         weights = [share if name == "sft" else 1.0 for name in losses]
@@ -207,6 +211,8 @@ def _format(
     else:
         row_format, renamed = _instructions(draft, info, columns)
     same = {name: columns[name] for name in ("system", "history", "chosen", "rejected") if columns.get(name)}
+    if draft.kind.rows == "labelled answers" and columns.get("kto_tag"):
+        same["label"] = columns["kto_tag"]
     return row_format, {name: column for name, column in {**renamed, **same}.items() if name != column}
 
 

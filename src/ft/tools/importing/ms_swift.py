@@ -16,7 +16,12 @@ NAME = "ms-swift"
 DIFFERENCES = {
     "dropped": "ms-swift drops rows longer than max_length and says no more than a count, or cuts them where "
     "truncation_strategy says so; here whole oldest turns leave, and what is still too long is dropped and counted.",
-    "pairs_dropped": "ms-swift drops pairs longer than max_length, or cuts them; here they are dropped and counted.",
+    "pairs_dropped": "ms-swift drops rows of preferences longer than max_length, or cuts them; here they are dropped "
+    "and counted.",
+    "orpo": "ms-swift's ORPO is TRL's, which counts the likelihood of the prompt too, and longer answers more; here "
+    "that of the chosen answer's own tokens, each pair alike, as the paper has it.",
+    "simpo": "ms-swift's SimPO is TRL's, which adds the likelihood of the chosen answers where `cpo_alpha: 0` does not "
+    "switch it off; the paper has none.",
     "length": "max_length is the model's whole window there where none is written; ft needs one.",
     "hub": "ms-swift reads names from ModelScope unless --use_hf is given; ft reads the Hugging Face Hub, where known "
     "ones were renamed: check the others.",
@@ -76,11 +81,13 @@ def read(draft: StageDraft) -> None:
         draft.put("train", "max_length", DEFAULT_LENGTH, "the model's window there")
         draft.differ("length")
     draft.defaults("train", {"learning_rate": 1e-4 if draft.trains_adapter else 1e-5, **TRAIN})
-    if draft.kind.reference:
-        draft.defaults("train", {"beta": 0.1})
-        if draft.trains_adapter:
-            draft.differ("reference")
-    draft.differ({"pairs": "pairs_dropped", "documents": "documents"}.get(draft.kind.rows, "dropped"))
+    draft.defaults("train", {"beta": 2.0 if draft.kind_name == "simpo" else 0.1, "simpo_gamma": 1.0, "cpo_alpha": 1.0})
+    if draft.kind.reference and draft.trains_adapter:
+        draft.differ("reference")
+    preferences = dict.fromkeys(("pairs", "labelled answers"), "pairs_dropped")
+    draft.differ({**preferences, "documents": "documents"}.get(draft.kind.rows, "dropped"))
+    if draft.kind_name in DIFFERENCES:
+        draft.differ(draft.kind_name)
 
 
 def _read_names(draft: StageDraft) -> None:
@@ -145,13 +152,13 @@ def _read_losses(draft: StageDraft) -> None:
     loss, mark = draft.take("loss_type"), draft.mark_of("loss_type")
     share = draft.take("rpo_alpha")
     losses = [str(name) for name, _ in items_of(loss, mark)]
-    if share and draft.kind.rows == "pairs":
+    if share and draft.has("loss_weights"):
         mark = draft.mark_of("rpo_alpha")
         losses = losses or ["sigmoid"]
         draft.put("train", "loss_weights", sequence([1.0] * len(losses) + [share], mark), "from rpo_alpha", mark)
         losses.append("sft")
-    if losses:
-        value = sequence(losses, mark) if draft.kind.rows == "pairs" else losses[0]
+    if losses and draft.has("loss_type"):
+        value = sequence(losses, mark) if draft.has("loss_weights") else losses[0]
         draft.put("train", "loss_type", value, mark=mark)
     kwargs, mark = draft.take("lr_scheduler_kwargs"), draft.mark_of("lr_scheduler_kwargs")
     if isinstance(kwargs, Block):

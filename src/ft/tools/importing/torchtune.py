@@ -33,7 +33,7 @@ DIFFERENCES = {
 }
 
 PREFERENCE_LOSSES = {"DPOLoss": "sigmoid", "RSOLoss": "hinge", "IPOLoss": "ipo"}
-REFUSED_LOSSES = {"PPOLoss": "ppo", "GRPOLoss": "grpo", "GRPOSimpleLoss": "grpo", "SimPOLoss": "simpo"}
+METHODS_OF_LOSSES = {"PPOLoss": "ppo", "GRPOLoss": "grpo", "GRPOSimpleLoss": "grpo", "SimPOLoss": "simpo"}
 SCHEDULERS = {
     "get_cosine_schedule_with_warmup": "cosine",
     "get_linear_schedule_with_warmup": "linear",
@@ -73,16 +73,15 @@ def read(draft: StageDraft) -> None:
     """Fill the draft."""
     _resolve(draft.remaining, draft.remaining)
     loss = _component(draft.remaining.get("loss"))
-    method = REFUSED_LOSSES.get(loss, "dpo" if loss in PREFERENCE_LOSSES else "sft")
+    method = METHODS_OF_LOSSES.get(loss, "dpo" if loss in PREFERENCE_LOSSES else "sft")
     draft.choose_kind(method, "loss")
     if loss in PREFERENCE_LOSSES:
         mark = draft.mark_of("loss")
         draft.put("train", "loss_type", sequence([PREFERENCE_LOSSES[loss]], mark), f"from {loss}", mark)
-        for keys, names_of_ft in (("beta", "beta"), ("label_smoothing", "label_smoothing")):
-            if keys in draft.remaining["loss"]:
-                draft.put("train", names_of_ft, draft.remaining["loss"][keys], mark=draft.remaining["loss"].marks[keys])
-        draft.defaults("train", {"beta": 0.1})
+        _read_loss(draft, {"beta": 0.1})
         draft.differ("reference")
+    elif method == "simpo":
+        _read_loss(draft, {"beta": 2.0, "simpo_gamma": 0.5})
     draft.take("loss")
     _read_model(draft)
     _read_tokenizer(draft)
@@ -110,6 +109,15 @@ INNER = ("metric_logger", "profiler", "output_dir", "save_every_n_steps", "run_v
 def _component(value: Any) -> str:
     """The last word of a component's path."""
     return str(value.get("_component_", "")).rpartition(".")[2] if isinstance(value, Block) else ""
+
+
+def _read_loss(draft: StageDraft, defaults: Mapping[str, Any]) -> None:
+    """The numbers of a loss of preferences."""
+    loss = draft.remaining["loss"]
+    for key, name in (("beta", "beta"), ("label_smoothing", "label_smoothing"), ("gamma", "simpo_gamma")):
+        if key in loss:
+            draft.put("train", name, loss[key], mark=loss.marks[key])
+    draft.defaults("train", defaults)
 
 
 def _resolve(value: Any, root: Block) -> None:

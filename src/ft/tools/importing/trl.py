@@ -16,7 +16,9 @@ NAME = "TRL"
 DIFFERENCES = {
     "cut": "TRL cuts rows at max_length without a word, in the middle of an answer; here whole oldest turns leave, "
     "and what is still too long is dropped and counted.",
-    "pairs_cut": "TRL cuts prompts and answers without a word; here a pair that is too long is dropped and counted.",
+    "pairs_cut": "TRL cuts prompts and answers without a word; here a row that is too long is dropped and counted.",
+    "orpo": "TRL's ORPO counts the likelihood of the prompt too, and longer answers more; here that of the chosen "
+    "answer's own tokens, each pair alike, as the paper has it.",
     "questions": "TRL trains on the questions too, and so does `train_on: all`; `assistant` trains on answers alone.",
     "test_split": "TRL splits rows off at random, without a seed of its own; here whole conversations are held out by "
     "how they begin, so that no held-out question is trained on.",
@@ -53,12 +55,12 @@ def read(draft: StageDraft) -> None:
         draft.peer = "alignment-handbook"
         draft.differ("pad")
     if "rl" not in draft.remaining:
-        draft.choose_kind(method_of(draft.config), "model_name_or_path")
+        _choose_kind(draft)
     _read_data(draft)
     draft.trains_adapter = is_on(draft.take("use_peft")) or is_on(draft.remaining.get("load_in_4bit"))
     _read_packing(draft)
-    loss_type = draft.take("loss_type")
-    if isinstance(loss_type, str) and draft.kind.rows == "pairs":
+    loss_type = draft.take("loss_type") if draft.has("loss_type") else None
+    if isinstance(loss_type, str) and draft.has("loss_weights"):
         loss_type = sequence([loss_type], draft.mark_of("loss_type"))
     if loss_type is not None:
         draft.put("train", "loss_type", loss_type, mark=draft.mark_of("loss_type"))
@@ -74,7 +76,26 @@ def read(draft: StageDraft) -> None:
         draft.defaults("rows", {"train_on": "completion" if prompts_apart else "all"})
         if draft.blocks["rows"]["train_on"] == "all":
             draft.differ("questions")
-    draft.differ({"pairs": "pairs_cut", "documents": "documents"}.get(draft.kind.rows, "cut"))
+    preferences = dict.fromkeys(("pairs", "labelled answers"), "pairs_cut")
+    draft.differ({**preferences, "documents": "documents"}.get(draft.kind.rows, "cut"))
+    if draft.kind_name in DIFFERENCES:
+        draft.differ(draft.kind_name)
+
+
+def _choose_kind(draft: StageDraft) -> None:
+    """TRL trains SimPO by its CPO script, and adds the likelihood of the chosen answers; SimPO's authors have a script
+    of their own, which does not, and name the target margin as a part of beta."""
+    method = method_of(draft.config)
+    is_simpo = method == "cpo" and draft.remaining.get("loss_type") == "simpo"
+    draft.choose_kind("simpo" if is_simpo else method, "model_name_or_path")
+    if is_simpo and draft.remaining.get("cpo_alpha") is None:
+        draft.put("train", "cpo_alpha", 1.0, f"{NAME}'s default")
+    ratio, mark = draft.take("gamma_beta_ratio"), draft.mark_of("gamma_beta_ratio")
+    if draft.has("simpo_gamma") and not is_simpo:
+        beta = draft.remaining.get("beta", 2.0)
+        draft.put("train", "beta", beta)
+        if all(isinstance(value, int | float) for value in (ratio, beta)):
+            draft.put("train", "simpo_gamma", round(ratio * beta, 6), "from gamma_beta_ratio", mark)
 
 
 def method_of(config: TrainingConfig) -> str:

@@ -1,8 +1,9 @@
 """The reference of preference training: kept as log-probabilities, and proven to be the policy it began as.
 
-At the first step policy and reference are the same model, so every log-ratio is 0 and the sigmoid loss is ln 2
-(arXiv:2305.18290, eq. 7). A run where they are not has the wrong reference, and would train towards it in silence.
-The log-ratios are what is checked: other parts of a loss (a router's, another loss type) say nothing of the reference.
+At the first step policy and reference are the same model, so every log-ratio is 0: DPO's sigmoid loss is ln 2
+(arXiv:2305.18290, eq. 7), KTO's half the weight of a row (arXiv:2402.01306, eq. 7). A run where they are not has the
+wrong reference, and would train towards it in silence. The log-ratios are what is checked, and KTO's KL term, which is
+made of such: other parts of a loss (a router's, another loss type) say nothing of the reference.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ from ft.models.load import load
 from ft.models.logprobs import completion_logprobs
 from ft.progress import Progress
 from ft.recipe.job import Job
+from ft.training.trl_compat import measure_rows
 
 if TYPE_CHECKING:
-    from trl import DPOConfig
+    from trl import DPOConfig, KTOConfig
 
+ANSWER_OF = {  # TRL's names
+    **dict(zip(REFERENCE, ("chosen_ids", "rejected_ids"), strict=True)),
+    "ref_logps": "completion_ids",
+    "ref_KL_logps": "KL_completion_ids",
+}
 REFERENCE_ADAPTER = "ref"  # TRL's name for it
 CHECKED = 4  # pairs looked at before training
 EXACT = 1e-3  # nats a sequence, float32
@@ -53,14 +60,24 @@ def check_start(trainer: Any, folder: Path, where: str, exact: bool, is_policy: 
     beta = trainer.beta or 1.0
     seen = []
     for row in rows:
-        metrics = trainer.measure_pairs([row])
-        for side in ("chosen", "rejected"):
+        metrics = measure_rows(trainer, [row])
+        for side in _sides(row):
             ratio, logps = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
             if is_policy and not is_at_most(abs(ratio), EXACT if exact else ROUGH * abs(logps) + ROUGH):
-                raise _wrong(where, f"{row.get('where', 'the first pair')}: log-probability of {side}", ratio)
+                raise _wrong(where, f"{row.get('where', 'the first row')}: log-probability of {side}", ratio)
             seen.append(logps - ratio)
+        kl = metrics.get("kl", 0.0)  # KTO's: of one row a log-ratio too, at another answer, where it is positive
+        if is_policy and exact and not is_at_most(kl, EXACT):
+            raise _wrong(where, f"{row.get('where', 'the first row')}: its KL term", kl)
     if trainer.is_world_process_zero():
         _know_again(folder / artifacts.REFERENCE, seen, where, exact)
+
+
+def _sides(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What TRL calls the answers of a row: a pair has both, a labelled answer is one of them."""
+    if "label" not in row:
+        return ("chosen", "rejected")
+    return ("chosen",) if row["label"] else ("rejected",)
 
 
 def _wrong(where: str, what: str, difference: float) -> Exception:
@@ -83,13 +100,14 @@ def _know_again(file: Path, seen: list[float], where: str, exact: bool) -> None:
 
 def brings_reference(rows: Any) -> bool:
     """Whether every row has its reference's log-probabilities; UserError when only some have."""
-    if not set(REFERENCE) <= set(rows.column_names):
+    names = [*reference_columns(rows)]
+    if not set(names) <= set(rows.column_names):
         return False
-    missing = sum(chunk.null_count for name in REFERENCE for chunk in rows.data.column(name).chunks)
-    if 0 < missing < 2 * len(rows):
-        lacking = next(n for n, value in enumerate(rows[REFERENCE[0]]) if value is None)
+    missing = sum(chunk.null_count for name in names for chunk in rows.data.column(name).chunks)
+    if 0 < missing < len(names) * len(rows):
+        lacking = next(n for n, value in enumerate(rows[names[0]]) if value is None)
         fix = "Give every row both, or none."
-        raise fail(rows[lacking]["where"], f"the row lacks {' and '.join(REFERENCE)}, which other rows have", fix)
+        raise fail(rows[lacking]["where"], f"the row lacks {' and '.join(names)}, which other rows have", fix)
     return not missing
 
 
@@ -98,11 +116,21 @@ def pairs_of(rows: Any) -> Any:
     return rows if rows is None or brings_reference(rows) else _bare(rows)
 
 
+def pairs_without_reference(rows: Any) -> Any:
+    """The same for a loss that has no reference."""
+    return rows if rows is None else _bare(rows)
+
+
 def _bare(rows: Any) -> Any:
     return rows.remove_columns([column for column in REFERENCE if column in rows.column_names])
 
 
-def with_named_reference(job: Job, rows: Any, name: str, config: DPOConfig) -> Any:
+def reference_columns(rows: Any) -> Mapping[str, str]:
+    """Column of the reference's log-probabilities → column with the ids that they are of."""
+    return {name: ids for name, ids in ANSWER_OF.items() if ids in rows.column_names}
+
+
+def with_named_reference(job: Job, rows: Any, name: str, config: DPOConfig | KTOConfig) -> Any:
     """The rows with the log-probabilities (nats, summed over the answer) of the model that `inputs: {reference: …}`
     names, computed once and kept as `reference-<name>` in the stage's folder.
 
@@ -120,13 +148,13 @@ def with_named_reference(job: Job, rows: Any, name: str, config: DPOConfig) -> A
     return _with_columns(rows, file)
 
 
-def _named_logprobs(job: Job, rows: Any, config: DPOConfig) -> Mapping[str, list[float]]:
+def _named_logprobs(job: Job, rows: Any, config: DPOConfig | KTOConfig) -> Mapping[str, list[float]]:
     model = load(job.inputs["reference"], compute_dtype(config), config.use_cpu, job.blocks.get("quantization"))
-    columns = {}
-    for name, side in zip(REFERENCE, ("chosen_ids", "rejected_ids"), strict=True):
-        batch_size = config.precompute_ref_batch_size or config.per_device_train_batch_size
-        columns[name] = completion_logprobs(model, rows["prompt_ids"], rows[side], batch_size=batch_size)
-    return columns
+    batch_size = config.precompute_ref_batch_size or config.per_device_train_batch_size
+    return {
+        name: completion_logprobs(model, rows["prompt_ids"], rows[ids], batch_size=batch_size)
+        for name, ids in reference_columns(rows).items()
+    }
 
 
 def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
@@ -153,19 +181,21 @@ def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[flo
     import torch
     from torch.utils.data import DataLoader
 
-    ids = rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+    columns = reference_columns(rows)
+    read = ("prompt_ids", *columns.values(), "label")
+    ids = rows.select_columns([name for name in read if name in rows.column_names])
     loader = DataLoader(ids, batch_size=batch_size, collate_fn=trainer.data_collator)
     batches = trainer.accelerator.prepare(loader)
-    sides: tuple[list[Any], list[Any]] = ([], [])
+    computed: list[list[Any]] = []
     quiet = not trainer.is_world_process_zero()
-    with Progress("reference: pairs", len(rows), unit="pairs", quiet=quiet) as progress:
+    with Progress("reference: rows", len(rows), unit="rows", quiet=quiet) as progress:
         for batch in batches:
             logps = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
-            gathered = [values.float().cpu() for values in trainer.accelerator.gather_for_metrics(logps)]
-            for side, values in zip(sides, gathered, strict=True):
-                side.append(values)
-            progress.advance(len(gathered[0]))
-    return {name: torch.cat(side).tolist() for name, side in zip(REFERENCE, sides, strict=True)}
+            logps = [values for values in logps if values is not None]  # a loss without a KL term has none of it
+            computed.append([values.float().cpu() for values in trainer.accelerator.gather_for_metrics(logps)])
+            progress.advance(len(computed[-1][0]))
+    by_column = zip(columns, zip(*computed, strict=True), strict=True)
+    return {name: torch.cat(values).tolist() for name, values in by_column}
 
 
 def _write(file: Path, columns: Mapping[str, list[float]]) -> None:

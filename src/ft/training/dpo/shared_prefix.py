@@ -9,6 +9,7 @@ collators, losses and metrics stay as they are, and a batch that cannot be share
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -19,6 +20,8 @@ from ft.encode.loss_mask import IGNORE_INDEX
 from ft.models.hidden_states import inner_of, let_select, window
 from ft.models.reward_head import ends
 from ft.training.trl_compat import attention_of
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +128,17 @@ def cost(rows: int, length: int, width: int) -> int:
     """Relative time of a forward: per slot and layer about 24 width^2 operations in matrix products and
     4 length width in attention, which a dense mask does not shorten; divided by 4 width."""
     return rows * length * (6 * width + length)
+
+
+def share_prompts(trainer: Any, share: Callable[[Any], None], others: Sequence[Any] = ()) -> None:
+    """Let a pair's prompt go once through the trainer's model and the others (`share` is one of the two below), if that
+    is proven to change nothing on this model."""
+    for model in (trainer.model, *others):
+        share(model)
+    against = objection(trainer.model)
+    trainer.shares = against is None
+    if against and trainer.is_world_process_zero():
+        log.warning("prompts are not shared by their two answers: %s", against)
 
 
 def share_logps(model: Any) -> None:
