@@ -58,6 +58,8 @@ def plan_command(
         _only_for("a plan with --gpu", {"--gpus": gpus})
     way = read_launch_file(launch, runs).on_gpus(gpus)
     planned_run = plan(read_recipe(recipe, set_, runs), runs, way.processes)
+    for notice in planned_run.notices:
+        print_notice(notice)
     objections([p.stage for p in planned_run.stages], way).raise_any()
     for problem in tracker_problems(p.stage for p in planned_run.stages if not p.done):
         print_notice(str(problem))

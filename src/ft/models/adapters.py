@@ -14,7 +14,7 @@ from ft import artifacts
 from ft.errors import Problems, fail
 from ft.families import family_of
 from ft.models.folder import check_model_folder
-from ft.models.limits import lora_problems
+from ft.models.limits import lora_problems, target_problems
 
 
 def load_adapter(base: Any, folder: Path, **options: Any) -> Any:
@@ -41,10 +41,16 @@ def with_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> An
         model = load_adapter(base, adapter, is_trainable=True, config=config)
     else:
         Problems(lora_problems("lora", lora, base.config.to_dict())).raise_any()
+        _refuse_unknown_targets(base, lora)
         with _peft_errors():
             model = get_peft_model(base, config)
     adapters_in_float32(model)
     return model
+
+
+def _refuse_unknown_targets(base: Any, lora: Mapping[str, Any]) -> None:
+    modules = [name for name, _ in base.named_modules() if name]
+    Problems(target_problems("lora", lora.get("target_modules"), modules)).raise_any()
 
 
 @contextmanager
@@ -63,6 +69,7 @@ def with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any
     from peft.utils.save_and_load import load_peft_weights
 
     task = family_of(base.config, "model").peft_task(scores=True)  # which trains and saves the head as well
+    _refuse_unknown_targets(base, lora)
     with _peft_errors():
         model = get_peft_model(base, LoraConfig(**lora, task_type=task))
     if adapter is not None:

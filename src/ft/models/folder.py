@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ft import artifacts
 from ft.errors import Problem, Problems
+from ft.recipe import ModelSource
 
 SETTINGS = (
     *(artifacts.CONFIG, artifacts.GENERATION_CONFIG, artifacts.ADAPTER_CONFIG, artifacts.LINEAGE),
@@ -126,3 +128,32 @@ def config_values(folder: Path) -> dict[str, Any]:
     """config.json as it is written; {} where there is none or it is broken. Class defaults are left out there."""
     file = folder / artifacts.CONFIG
     return (_object(file.read_bytes()) if file.is_file() else None) or {}
+
+
+def known_folder(model: ModelSource | None) -> Path | None:
+    """The model's folder, or what the Hub's cache on this machine holds of it; None where nothing is here."""
+    if model is None or model.folder is not None:
+        return model.folder if model else None
+    from huggingface_hub import try_to_load_from_cache
+
+    with suppress(ValueError):  # no id of the Hub
+        file = try_to_load_from_cache(model.path, artifacts.CONFIG, revision=model.revision)
+        return Path(file).parent if isinstance(file, str) else None
+    return None
+
+
+def module_names(folder: Path) -> set[str]:
+    """Modules of the model by the names of its tensors, each with those it is part of; none where these are not here,
+    or where experts are held in other modules than the file's names say."""
+    tensors = {
+        tensor
+        for file in folder.glob("*.safetensors.index.json")
+        for tensor in (_object(file.read_bytes()) or {}).get("weight_map", ())
+    }
+    for file in () if tensors else folder.glob("*.safetensors"):
+        with file.open("rb") as opened:
+            tensors |= (_object(opened.read(int.from_bytes(opened.read(8), "little"))) or {}).keys() - {"__metadata__"}
+    parts = [tensor.split(".") for tensor in tensors]
+    if any("experts" in names for names in parts):
+        return set()
+    return {".".join(names[:end]) for names in parts for end in range(1, len(names))}

@@ -7,34 +7,51 @@ defaults of its class.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ft import artifacts
-from ft.errors import Problem, fail
+from ft.errors import Problem, UserError, fail
 from ft.files import read_mapping
+from ft.recipe.check import suggest
 
 log = logging.getLogger(__name__)
 
-NEED_DATA = ("corda", "eva", "lora_ga")
-"""Values of init_lora_weights for which PEFT must first be shown activations or gradients: without them corda fails,
-and eva is a plain initialisation."""
+HEAD = "lm_head"
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output
+
+LEARNT = ("opt", "gpt_neo", "biogpt")
+"""Values of model_type with a learnt vector for each position of max_position_embeddings."""
 
 
 def lora_problems(where: str, lora: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
     """What of a `lora:` block cannot be trained on this model. TRL multiplies hidden states by the output embedding's
     matrix itself, so nothing that PEFT wraps around it takes part."""
-    init, targets = lora.get("init_lora_weights"), lora.get("target_modules")
-    if init in NEED_DATA:
-        what = f"init_lora_weights: {init} needs data to begin with, which ft does not show it"
-        yield Problem(where, what, "Write pissa, olora, gaussian or true.")
-    if isinstance(targets, list) and "lm_head" in targets:
-        what = "an adapter on lm_head is not trained: the loss reads its matrix directly"
-        yield Problem(where, what, "Take it out of target_modules; `modules_to_save: [lm_head]` trains it whole.")
+    if HEAD in _matched(lora.get("target_modules"), [HEAD]):
+        what = f"an adapter on {HEAD} is not trained: the loss reads its matrix directly"
+        yield Problem(where, what, f"Take it out of target_modules; `modules_to_save: [{HEAD}]` trains it whole.")
     if lora.get("trainable_token_indices") and config.get("tie_word_embeddings"):
         what = "trainable_token_indices, and the model's embeddings are its output too, which the loss reads directly"
         yield Problem(where, what, "Leave the key out, or name a model whose embeddings are not tied.")
+
+
+def target_problems(where: str, targets: Any, modules: Collection[str]) -> Iterator[Problem]:
+    """Each name in target_modules that is none of the model's modules. PEFT passes over it without a word where another
+    one of the list is."""
+    names = [targets] if isinstance(targets, str) else targets or []
+    for name in names:
+        if name != ALL_LINEAR and not _matched(targets if isinstance(targets, str) else [name], modules):
+            last = sorted({module.rpartition(".")[2] for module in modules if not module[-1].isdigit()})
+            yield Problem(where, f"target_modules: the model has no module '{name}'", suggest(name, last))
+
+
+def _matched(targets: Any, modules: Collection[str]) -> list[str]:
+    """The modules that target_modules means: a pattern for whole names, or a list of their ends."""
+    if isinstance(targets, str):
+        return [module for module in modules if targets != ALL_LINEAR and re.fullmatch(targets, module)]
+    return [module for module in modules if any(f".{module}".endswith(f".{name}") for name in targets or ())]
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
@@ -45,9 +62,19 @@ def positions(config: Mapping[str, Any]) -> int | None:
 
 def position_problems(where: str, max_length: int, config: Mapping[str, Any]) -> Iterator[Problem]:
     """A model that has learnt a vector for each position has none behind the last. `n_positions` is GPT-2's."""
-    if "n_positions" in config and max_length > (limit := positions(config) or max_length):
+    learnt = "n_positions" in config or config.get("model_type") in LEARNT
+    if learnt and max_length > (limit := positions(config) or max_length):
         what = f"train.max_length is {max_length:,}, and the model has {limit:,} positions"
         yield Problem(where, what, f"Write max_length: {limit}.")
+
+
+def position_notices(where: str, max_length: int, config: Mapping[str, Any]) -> Iterator[str]:
+    """Rotary positions go on behind those that were trained, unlike what the model knows, unless they are scaled."""
+    limit, rope = positions(config), config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaled = rope.get("rope_type", rope.get("type", "default")) != "default" or "full_attention" in rope
+    if limit and max_length > limit and not scaled and not [*position_problems(where, max_length, config)]:
+        what = f"train.max_length is {max_length:,}, and the model knows {limit:,} positions (max_position_embeddings)"
+        yield f"{where}: {what}. What stands behind them may be learnt badly."
 
 
 def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
@@ -58,8 +85,7 @@ def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
     rows_of_embedding = model.get_input_embeddings().weight.shape[0]
     largest = max((side.get("largest_id", 0) for side in sides), default=0)
     if largest >= rows_of_embedding:
-        what = f"rows hold the token {largest}, and the model has embeddings of {rows_of_embedding:,}"
-        raise fail(where, what, "Its tokenizer is of another model: take both from one place.")
+        raise _unknown_id(where, largest, rows_of_embedding)
     config = model.config.get_text_config(decoder=True).to_dict()
     longest = max((side["lengths"]["quantiles"].get("longest", 0) for side in sides), default=0)
     limit = positions(config)
@@ -71,3 +97,19 @@ def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
         raise fail(where, words, f"Write `train: {{max_length: {limit}}}`.")
     if rope.get("rope_type", "default") == "default":
         log.warning("%s: %s (max_position_embeddings); what stands behind them may be learnt badly", where, words)
+
+
+def refuse_unknown_ids(model: Any, where: str) -> None:
+    """Let the model raise UserError for a token that it has no embedding for, whoever gives it: on a GPU nothing else
+    would say which. A tokenizer may have more tokens than the model, which text never holds (Gemma 3's for images)."""
+
+    def check(embedding: Any, inputs: tuple[Any, ...]) -> None:
+        if inputs and inputs[0].numel() and (largest := int(inputs[0].max())) >= embedding.num_embeddings:
+            raise _unknown_id(where, largest, embedding.num_embeddings)
+
+    model.get_input_embeddings().register_forward_pre_hook(check)
+
+
+def _unknown_id(where: str, largest: int, embeddings: int) -> UserError:
+    what = f"rows hold the token {largest}, and the model has embeddings of {embeddings:,}"
+    return fail(where, what, "Its tokenizer is of another model: take both from one place.")

@@ -24,7 +24,6 @@ from ft.recipe.place import TOP, Place, place_of
 from ft.recipe.rules import (
     check_global_batch,
     check_shares,
-    check_target_modules,
     notice_compute_dtype,
     notice_untested_reward_models,
 )
@@ -220,8 +219,6 @@ class RecipeReader:
             return []
         self.keys(block, kind)
         blocks = self.blocks(block, kind)
-        if "lora" in blocks:
-            check_target_modules(block["lora"], self.base_of(read["model"], read["init"], above), self.problems)
         self.notices += notice_compute_dtype(block, kind, blocks)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
 
@@ -232,15 +229,6 @@ class RecipeReader:
             self.problems.add(where, f"no stage kind '{name}'", stand_in.fix(nearest))
             return None
         return choose(self.kinds, name, "stage kind", where, self.problems)
-
-    def base_of(self, model: ModelSource | None, init: str | None, above: list[Stage]) -> ModelSource | None:
-        """The weights at the bottom of a stage's chain; None where they are made from nothing."""
-        for stage in reversed(above):
-            if stage.name == init:
-                if stage.kind.init is None:
-                    return None
-                model, init = stage.model, stage.init
-        return model or self.base
 
     def drop_repeats(self, start: int) -> None:
         """Of the problems from `start` on, drop those at a place that has one already."""

@@ -5,11 +5,7 @@ To add one: a function that adds to `problems`, or returns notices, and its call
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems
@@ -17,11 +13,8 @@ from ft.recipe.batch import A_DEVICE, ACCUMULATED, not_divisible
 from ft.recipe.check import rename_old_keys
 from ft.recipe.kind import Kind
 from ft.recipe.precision import dtype_to_advise
-from ft.recipe.types import ModelSource, Stage
+from ft.recipe.types import Stage
 from ft.recipe.yaml import Block
-
-HEADER_LIMIT = 100_000_000
-"""Bytes of a safetensors header, at most: the format's own limit."""
 
 WHOLE = 1e-3
 """How far from 1 the shares may add up: three times 0.3333 is meant as a third each."""
@@ -82,33 +75,6 @@ def check_global_batch(block: Block, trains: bool, problems: Problems) -> int | 
     elif isinstance(a_device, int) and a_device > 0 and rows % a_device:
         problems.add(where, not_divisible(rows, a_device, 1))
     return rows
-
-
-def check_target_modules(lora: Any, base: ModelSource | None, problems: Problems) -> None:
-    """Add a problem where an adapter's target modules match nothing in a base whose weights are on this machine."""
-    targets = lora.get("target_modules") if isinstance(lora, Block) else None
-    if not isinstance(targets, (str, list)) or targets == "all-linear" or lora.get("target_parameters"):
-        return
-    names = _module_names(base.folder) if base and base.folder else set()
-    if isinstance(targets, str):  # a pattern, as PEFT matches it
-        matches = any(re.fullmatch(targets, name) for name in names)
-    else:
-        matches = any(name == target or name.endswith(f".{target}") for name in names for target in targets)
-    if names and not matches:
-        leaves = sorted({name.rpartition(".")[2] for name in names if re.search(r"\.\d+\.", name)})
-        what = f"lora.target_modules matches no module of {base.path if base else ''}"
-        problems.add(lora.where("target_modules"), what, f"There are: {', '.join(leaves)}.")
-
-
-def _module_names(folder: Path) -> set[str]:
-    """Modules with weights, by the headers of a model's safetensors files; none where these cannot be read."""
-    names: set[str] = set()
-    for file in folder.glob("model*.safetensors"):
-        with suppress(OSError, ValueError, AttributeError), file.open("rb") as weights:
-            length = int.from_bytes(weights.read(8), "little")
-            header = json.loads(weights.read(min(length, HEADER_LIMIT)))
-            names |= {name.rpartition(".")[0] for name in header.keys() - {"__metadata__"}}
-    return names
 
 
 def notice_compute_dtype(stage: Block, kind: Kind, blocks: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -18,9 +18,9 @@ from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
 from ft.files import digest
-from ft.models.folder import config_values, folder_problems
+from ft.models.folder import config_values, folder_problems, known_folder, module_names
 from ft.models.identity import model_fingerprint
-from ft.models.limits import lora_problems, position_problems
+from ft.models.limits import HEAD, lora_problems, position_notices, position_problems, target_problems
 from ft.recipe import Recipe, Stage, steps
 from ft.recipe.batch import A_DEVICE, ACCUMULATED
 from ft.recipe.job import Job
@@ -89,6 +89,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     processes: int = 1  # that a stage which trains runs on
     not_needed: Mapping[str, str] = field(default_factory=dict)  # stage of a later round → why it is not made
+    notices: tuple[str, ...] = ()  # of models, for people
 
     def stage(self, name: str) -> PlannedStage:
         """By its name; one that rounds make, by its name without a number, is that of the last round."""
@@ -180,7 +181,7 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
     """Every stage with folder and state. Reads files' hashes (remembered), never rows. Raises UserError."""
     _adapters_fit(recipe)
     _models_are_whole(recipe)
-    _models_can(recipe)
+    notices = _models_can(recipe)
     planned: dict[str, PlannedStage] = {}
     stops: list[Stop] = []
     for stage in recipe.stages:
@@ -195,7 +196,7 @@ def plan(recipe: Recipe, runs: Path, processes: int = 1) -> Plan:
         stops += [stop for stop in new_stops if stop]
     needed = replace(recipe, stages=tuple(one.stage for one in planned.values()))
     not_needed = {name: stop.reason for stop in stops for name in stop.not_needed}
-    return Plan(needed, runs, tuple(planned.values()), processes, not_needed)
+    return Plan(needed, runs, tuple(planned.values()), processes, not_needed, notices)
 
 
 def _plan_stage(
@@ -347,19 +348,25 @@ def _models_are_whole(recipe: Recipe) -> None:
     problems.raise_any()
 
 
-def _models_can(recipe: Recipe) -> None:
-    """What the models' config.json tells of stages that train: adapters and lengths that cannot be."""
-    problems = Problems()
+def _models_can(recipe: Recipe) -> tuple[str, ...]:
+    """What the files of a model tell of stages that train it, as far as they are on this machine: adapters and lengths
+    that cannot be are refused; the notices are of those that may not be meant."""
+    problems, notices = Problems(), []
     for stage in recipe.stages:
-        if not stage.kind.trains:
-            continue
-        model, where = recipe.model_of(stage), f"{stage.where} '{stage.name}'"
-        config = config_values(model.folder) if model and model.folder else {}
-        if "lora" in stage.blocks and "model" in stage.kind.leaves:
-            problems += lora_problems(where, stage.blocks["lora"], config)
-        if isinstance(length := stage.blocks["train"].get("max_length"), int):
+        folder = known_folder(recipe.model_of(stage)) if stage.kind.trains else None
+        config, where = config_values(folder) if folder else {}, f"{stage.where} '{stage.name}'"
+        lora = stage.blocks.get("lora", {})
+        if lora and "model" in stage.kind.leaves:
+            problems += lora_problems(where, lora, config)
+        targets = lora.get("target_modules")
+        modules = module_names(folder) if folder and targets else set()
+        if modules and (isinstance(targets, list) or "model" in modules):  # else a file's names lack the first part
+            problems += target_problems(where, targets, modules | {HEAD})
+        if isinstance(length := stage.blocks.get("train", {}).get("max_length"), int):
             problems += position_problems(where, length, config)
+            notices += position_notices(where, length, config)
     problems.raise_any()
+    return tuple(notices)
 
 
 def _adapters_fit(recipe: Recipe) -> None:

@@ -72,6 +72,8 @@ def run(
     """Make the chosen stages, in order; finished ones are skipped. Of those that need nothing of each other, up to
     `jobs` are made at the same time. Returns the plan as it stands at the end."""
     plan = store.plan(recipe, runs, launch.processes)
+    for notice in plan.notices:
+        talk.print(notice, style="yellow")
     names = [p.name for p in choose_stages(plan, to, only)]
     forced = _made_from(plan, force)
     missing = [p for p in plan.stages if p.name in names and (p.state != "done" or p in forced)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
 _PROMPT, _DIALOGUE = "ft.data.prompts:check_prompt", "ft.gatt.dialogues:row_answers"
-_LORA = Owner("peft:LoraConfig", _TASK, minimum={"r": 1, "lora_alpha": 1})
+_LORA = Owner("peft:LoraConfig", _TASK, refused=reserved.LORA_VALUES, minimum={"r": 1, "lora_alpha": 1})
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 
 _MODEL: frozenset[Artifact] = frozenset({"model"})

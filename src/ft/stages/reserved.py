@@ -49,6 +49,15 @@ SFT_VALUES = TRAINER_VALUES | {
     ("packing_strategy", "bfd_split"): "it cuts rows, and the second half of an answer is trained without its question",
 }
 
+# Values of a `lora:` block that PEFT takes and ft does not.
+LORA_VALUES: dict[tuple[str, str | bool], str] = {
+    **dict.fromkeys(
+        (("init_lora_weights", name) for name in ("corda", "eva", "lora_ga")),
+        "it needs data to begin with, which ft does not show it; pissa, olora, orthogonal and gaussian need none",
+    ),
+    ("init_lora_weights", "loftq"): "it changes the base, and a result holds the adapter alone; pissa keeps the base",
+}
+
 DPO_KEYS = TRAINER_KEYS | {
     "chat_template_path": "Write `chat_template:` at the top of the recipe.",
     "dataset_num_proc": "Remove it: ft prepares the rows before the trainer starts.",

@@ -14,6 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfi
 import tiny
 from ft.errors import UserError
 from ft.files import read_json, write_json
+from ft.models.adapters import with_adapter, with_scoring_adapter
+from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.sampling import Sampling
+from ft.models.load import load_base, load_scorer_base
+from ft.recipe import ModelSource
 from ft.stages.sft import trainer_of
 
 LAST_ONLY = """{%- for m in messages -%}{{- ('User: ' if m.role == 'user' else 'Reply: ') + m.content + '\\n' -}}
@@ -50,18 +55,57 @@ def tied(tmp_path: Path, base: Path) -> Path:
 
 def test_adapters_that_cannot_be_trained_are_refused_by_the_plan_all_at_once(tmp_path, tied, data):
     blocks = {
-        "first": {"init_lora_weights": "corda"},
-        "second": {"init_lora_weights": "eva"},
-        "third": {"target_modules": ["q_proj", "lm_head"]},
-        "fourth": {"trainable_token_indices": [1, 2]},
+        "first": ({"target_modules": ["q_proj", "lm_head"]}, "lm_head is not trained"),
+        "second": ({"target_modules": ".*"}, "lm_head is not trained"),
+        "third": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+        "fourth": ({"target_modules": ["q_proj", "v_porj"]}, "no module 'v_porj'. Did you mean 'v_proj'?"),
+        "fifth": (
+            {"target_modules": "model.nothing"},
+            "no module 'model.nothing'. There are: down_proj, embed_tokens, ",
+        ),
     }
-    lines = problems(tmp_path, tied, data, *(tiny.sft(data, name=n, lora=tiny.LORA | b) for n, b in blocks.items()))
-    words = ("corda needs data", "eva needs data", "lm_head is not trained", "trainable_token_indices")
-    assert len(lines) == 4
-    for line, name, word in zip(lines, blocks, words, strict=True):
+    stages = (tiny.sft(data, name=name, lora=tiny.LORA | block) for name, (block, _) in blocks.items())
+    lines = problems(tmp_path, tied, data, *stages)
+    assert len(lines) == len(blocks)
+    for line, (name, (_, words)) in zip(lines, blocks.items(), strict=True):
         assert "tiny.yaml:" in line
         assert f"'{name}'" in line
-        assert word in line
+        assert words in line
+
+
+@pytest.mark.parametrize("init", ["corda", "eva", "lora_ga", "loftq"])
+def test_initialisations_that_ft_cannot_make_are_refused_whatever_the_model(init, tmp_path, data):
+    stage = tiny.sft(data, lora=tiny.LORA | {"init_lora_weights": init})
+    with pytest.raises(UserError, match=rf"tiny\.yaml:\d+: lora\.init_lora_weights '?{init}'? is refused"):
+        tiny.checked(tiny.recipe(tmp_path, [stage], model="owner/name"))
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_a_name_that_matches_no_module_is_refused_where_files_do_not_tell(kind, base):
+    model = (load_scorer_base if kind == "reward" else load_base)(ModelSource(str(base)), "float32", None, True)
+    put = with_scoring_adapter if kind == "reward" else with_adapter
+    with pytest.raises(UserError, match="lora: target_modules: the model has no module 'v_porj'"):
+        put(model, None, tiny.LORA | {"target_modules": ["q_proj", "v_porj"]})
+
+
+def test_a_model_of_the_hub_is_looked_at_as_far_as_its_cache_goes(tmp_path, tied, data, monkeypatch):
+    """The config alone lies there, as after `ft plan --gpu`."""
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc", encoding="utf-8")
+    shutil.copy(tied / "config.json", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(snapshot.parents[2]))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(snapshot.parents[2]), raising=False)
+    stage = tiny.sft(data, {"max_length": 500}, lora=tiny.LORA | {"trainable_token_indices": [1]})
+    recipe = tiny.recipe(tmp_path, [stage], model="owner/name")
+    with pytest.raises(UserError, match="trainable_token_indices, and the model's embeddings are its output too"):
+        tiny.planned(recipe, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "layers.1.mlp.up_proj"], r".*\.1\..*_proj"])
+def test_target_modules_that_are_there_are_taken(targets, tmp_path, base, data):
+    planned(tmp_path, base, data, tiny.sft(data, lora=tiny.LORA | {"target_modules": targets}))
 
 
 def test_untied_embeddings_take_trainable_token_indices(tmp_path, base, data):
@@ -90,12 +134,11 @@ def test_rows_longer_than_learnt_positions_are_refused_by_the_plan(tmp_path, dat
     assert "train.max_length is 64, and the model has 48 positions. Write max_length: 48." in line
 
 
-def test_learnt_positions_that_the_file_does_not_tell_apart_are_refused_before_training(tmp_path, data):
+def test_other_models_with_learnt_positions_are_known(tmp_path, data):
     size = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 259}
     model = OPTForCausalLM(OPTConfig(**size, max_position_embeddings=20, word_embed_proj_dim=32, pad_token_id=0))
-    there = planned(tmp_path, saved(model, tmp_path / "opt"), data)
-    with pytest.raises(UserError, match=r"a row has \d+ tokens, and the model 20 positions"):
-        trainer_of(tiny.job(there, "sft"))
+    (line,) = problems(tmp_path, saved(model, tmp_path / "opt"), data)
+    assert "train.max_length is 64, and the model has 20 positions. Write max_length: 20." in line
 
 
 @pytest.mark.parametrize(("scaling", "warned"), [({}, True), ({"rope_type": "yarn", "factor": 4.0}, False)])
@@ -106,6 +149,8 @@ def test_rows_longer_than_rotary_positions_are_warned_of_unless_they_are_scaled(
     config.max_position_embeddings = 20
     config.rope_parameters = {**config.rope_parameters, **scaling}
     there = planned(tmp_path, saved(LlamaForCausalLM(config), tmp_path / "llama"), data)
+    words = "train.max_length is 64, and the model knows 20 positions (max_position_embeddings)"
+    assert [words in notice for notice in there.notices] == [True] * warned
     with caplog.at_level(logging.WARNING):
         trainer_of(tiny.job(there, "sft"))
     assert ("and the model 20 positions" in caplog.text) is warned
@@ -128,3 +173,19 @@ def test_a_template_that_ends_only_the_last_answer_trains_the_last(tmp_path, bas
     every = planned(tmp_path, base, data, tiny.sft(data), **template)
     with pytest.raises(UserError, match="Set train_on: last"):
         tiny.job(every, "sft")
+
+
+def test_a_token_without_an_embedding_is_refused_whoever_gives_it(tmp_path):
+    """In chat, evaluation, sampling, judging and training on rewards: wherever a model was loaded."""
+    torch.manual_seed(0)
+    config = tiny.config(tiny.tokenizer())
+    config.vocab_size, config.pad_token_id, config.eos_token_id = 257, 0, 256
+    folder = saved(LlamaForCausalLM(config), tmp_path / "small")
+    chat = ChatModel(None, folder)
+    with pytest.raises(UserError, match=r"small: rows hold the token 258, and the model has embeddings of 257"):
+        chat.answer([[{"role": "user", "content": "hi"}]], Sampling(max_new_tokens=2))
+    base = ModelSource(str(folder))
+    for model in (load_base(base, "float32", None, True), load_scorer_base(base, "float32", None, True)):
+        assert model(input_ids=torch.tensor([[1, 256]])).logits.isfinite().all()
+        with pytest.raises(UserError, match="rows hold the token 257"):
+            model(input_ids=torch.tensor([[1, 257]]))

@@ -91,20 +91,6 @@ def test_what_fits_a_scheduler_is_taken(tmp_path, base, data):
     tiny.checked(tiny.recipe(tmp_path, [tiny.sft(data, train)], model=str(base)))
 
 
-@pytest.mark.parametrize("targets", [["nothing"], "nothing", ["proj"]])
-def test_target_modules_that_match_nothing_are_refused_with_those_there_are(targets, tmp_path, base, data):
-    stage = {"kind": "sft", "train": tiny.TRAIN, "lora": {"r": 4, "target_modules": targets}}
-    told = refusal(tmp_path, base, data, stage)
-    assert "lora.target_modules matches no module of" in told
-    assert "There are: down_proj, gate_proj, " in told
-
-
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "nothing"], r".*\.1\..*_proj"])
-def test_target_modules_that_match_something_are_taken(targets, tmp_path, base, data):
-    stage = {"lora": {"r": 4, "target_modules": targets}}
-    tiny.checked(tiny.recipe(tmp_path, [tiny.sft(data, **stage)], model=str(base)))
-
-
 def test_a_key_inside_a_nested_configuration_is_one_of_its_class(tmp_path, base, data):
     architecture = {"hidden_size": 64, "rope_parameters": {"rope_type": "default", "rope_thetta": 1e4}}
     told = refusal(tmp_path, base, data, {"kind": "scratch", "architecture": architecture, "tokenizer": {}})
