@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, gather_object, send_to_device
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -56,8 +56,8 @@ class FiniteCheck(TrainerCallback):
         """`norm` is the gradient's before the optimizer's step, None where the engine keeps it to itself."""
         if norm is None or is_finite(float(norm)) or self.uses_scaler:
             return
-        names = self.find_gradients()
-        raise self.error(f"the gradient is {float(norm):.3g}", f"it arises in {names[-1]}" if names else "")
+        places = [f"it arises in {name}{self.process}" for name in self.find_gradients()[-1:]]
+        raise self.error(f"the gradient is {float(norm):.3g}", "".join(gather_object(places)[:1]))
 
     def on_log(
         self,
@@ -80,15 +80,25 @@ class FiniteCheck(TrainerCallback):
         when = f"after {steps} {'step' if steps == 1 else 'steps'}"
         return fail(self.where, f"{what} {when}" + (f"; {place}" if place else ""), FIX)
 
-    # Where it arises. Not with several processes: the others are not where this one is, and would be waited for.
+    # Where it arises. One of several processes looks by itself: the others are not where it is, and end with it.
+
+    @property
+    def process(self) -> str:
+        accelerator = self.trainer.accelerator
+        return f" of process {accelerator.process_index}" if accelerator.num_processes > 1 else ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a process holds a slice of the model, with which it can compute nothing by itself."""
+        return self.trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     def find_origin(self) -> str:
         """The first module whose output is not finite, and the rows that make it so, where it is not all of them."""
-        if self.trainer.accelerator.num_processes > 1:
+        if self.is_cut:
             return ""
         with _watch(self.trainer.model) as modules:
             self.loss_again(self.newest)
-        place = f"it arises in {modules[0]}" if modules else "the output of every module is finite"
+        place = f"it arises in {modules[0]}{self.process}" if modules else "the output of every module is finite"
         rows = self.find_rows()
         broken = [row["where"] for row in rows if not self.is_finite_alone(row)]
         return f"{place}, at row {broken[0]}" if 0 < len(broken) < len(rows) else place
@@ -110,20 +120,36 @@ class FiniteCheck(TrainerCallback):
         return bool(self.loss_again(inputs).isfinite().all())
 
     def loss_again(self, inputs: Any) -> Tensor:
-        result = self.loss_of(self.trainer.model, dict(inputs) if isinstance(inputs, Mapping) else inputs)
+        with _by_itself(self.trainer.accelerator):
+            result = self.loss_of(self.trainer.model, dict(inputs) if isinstance(inputs, Mapping) else inputs)
         loss: Tensor = result[0] if isinstance(result, tuple) else result
         return loss
 
     def find_gradients(self) -> list[str]:
         """Parameters whose gradient from the newest micro-batch is not finite, in the order of the forward pass; the
         backward pass meets the last of them first."""
-        if self.trainer.accelerator.num_processes > 1:
+        if self.is_cut:
             return []
         model = self.trainer.model
         model.zero_grad()  # what was clipped by a norm of NaN is NaN everywhere
         self.loss_again(self.newest).backward()
         gradients = ((name, value.grad) for name, value in model.named_parameters())
         return [name for name, gradient in gradients if gradient is not None and not bool(gradient.isfinite().all())]
+
+
+@contextmanager
+def _by_itself(accelerator: Any) -> Iterator[None]:
+    """Without waiting for other processes, from which a trainer of TRL gathers its metrics."""
+    if accelerator.num_processes == 1:
+        yield
+        return
+    gathers = ("gather", "gather_for_metrics")
+    accelerator.__dict__.update(dict.fromkeys(gathers, lambda values, *options: values))
+    try:
+        yield
+    finally:
+        for name in gathers:
+            del accelerator.__dict__[name]
 
 
 @contextmanager

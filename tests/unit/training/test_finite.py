@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,36 @@ def test_the_row_and_the_module_are_named_where_a_loss_arises(tmp_path, base):
     norm.register_forward_hook(overflow)
     with pytest.raises(UserError, match=r"model\.layers\.0\.input_layernorm, at row .*rows\.jsonl:3"):
         sft.train_and_save(stopping, job)
+
+
+def stop_as_one_of_two(job: Any, where: str, folder: Path) -> None:
+    """Process 1 meets what is not finite; each writes how it ended."""
+    rank = os.environ["RANK"]
+    stopping = sft.trainer_of(job)
+    module = stopping.model.model.layers[0].mlp.up_proj
+    if rank == "1" and where == "loss":
+        module.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    if rank == "1" and where == "gradient":
+        module.weight.register_hook(lambda gradient: gradient * float("nan"))
+    ended = "trained"
+    try:
+        sft.train_and_save(stopping, job)
+    except (UserError, RuntimeError) as error:  # gloo's, of a process that is gone
+        ended = f"{type(error).__name__}: {error}"
+    (folder / f"{where}-{rank}").write_text(ended, encoding="utf-8")
+    os._exit(0)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the processes would take GPUs")
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_of_several_processes_the_one_that_has_it_says_where_and_all_end(where, tmp_path, base, data):
+    plan = tiny.planned(tiny.recipe(tmp_path, [tiny.sft(data)], model=str(base)), tmp_path / "runs", processes=2)
+    tiny.by_two(stop_as_one_of_two, tiny.job(plan, "sft"), where, tmp_path)
+    ends = [(tmp_path / f"{where}-{rank}").read_text(encoding="utf-8") for rank in range(2)]
+    assert f"UserError: {plan.stage('sft').stage.where}: the {where} is nan" in ends[1]
+    assert "it arises in model.layers.0.mlp.up_proj" in ends[1]
+    assert "of process 1" in ends[1]
+    assert ends[0] == ends[1] if where == "gradient" else ends[0].startswith("RuntimeError")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path, base, data):
