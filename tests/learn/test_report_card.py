@@ -128,7 +128,7 @@ def test_every_part_of_a_card_is_drawn(carded):
     figures = report_card(ResultFiles(carded.folder))
     titles = [chart.title for chart in figures["card"]]
     assert titles == [
-        "helpful: pairs ranked right",
+        "helpful: pair accuracy",
         "Calibration",
         "helpful: scores",
         "helpful: score margin",

@@ -56,7 +56,7 @@ def accuracies(metrics: Row, models: Sequence[str]) -> Iterator[Dots]:
                 dot = Dot(axis, cell["accuracy"], cell["low"], cell["high"], cell["pairs"])
                 rows.setdefault(RATINGS.get(column, column), []).append(dot)
         lines = tuple((label, tuple(dots)) for label, dots in rows.items())
-        yield Dots(f"{model}: pairs ranked right", "share of pairs", lines, share=True, level=0.5, note="Line: chance.")
+        yield Dots(f"{model}: pair accuracy", "share of pairs", lines, share=True, level=0.5, note="Line: chance.")
 
 
 def calibrations(metrics: Row, models: Sequence[str]) -> Iterator[Lines]:

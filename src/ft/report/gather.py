@@ -260,13 +260,13 @@ def _card(stage: StageView) -> NumberCard:
 
 
 def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | DialogueText]]:
-    """What the newest evaluation of the newest model answered, before and after: three prompts, and a dialogue where
+    """What the first evaluation of the newest model answered, before and after: three prompts, and a dialogue where
     one was held. Of another model only where nothing asks the newest one."""
     models = [stage.result for stage in stages if stage.result.leaves == "model" and stage.result.state == "done"]
     asked = [stage for stage in reversed(stages) if stage.result.display.shows_answers]
     newest = [stage for stage in asked if models and (models[-1].name, "init") in stage.result.links]
     samples: list[tuple[str, Answers | DialogueText]] = []
-    for stage in newest or asked:
+    for stage in newest[::-1] or asked:
         for section in stage.sections:
             for part in section.parts:
                 if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in samples):

@@ -54,7 +54,7 @@ def plan_rows(planned_run: Plan) -> list[dict[str, Any]]:
 def show_plan(planned_run: Plan, console: Console) -> None:
     columns = (
         *(Column("stage"), Column("kind", rank=5), Column("state")),
-        *(Column("rows", rank=1, right=True), Column("trained tokens", rank=2, right=True)),
+        *(Column("rows", rank=1, right=True), Column("tokens in the loss", rank=2, right=True)),
         *(Column("global batch size", rank=4, right=True), Column("steps", rank=3, right=True)),
         *(Column("folder", rank=6), Column("why", wraps=True)),
     )

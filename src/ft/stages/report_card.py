@@ -239,7 +239,7 @@ def _columns(rows: Sequence[SourceRow], card: ReportCard) -> list[dict[str, Any]
 def show(card: ReportCard) -> None:
     """The grid, in percent with 95 % intervals, and what else to know of each model, on stderr."""
     console = Terminal(file=sys.stderr, width=140, soft_wrap=False)
-    table = Table("ranked right, %", "axis", "pairs", *card.columns, AVERAGE, box=None, pad_edge=False)
+    table = Table("pair accuracy, %", "axis", "pairs", *card.columns, AVERAGE, box=None, pad_edge=False)
     for model, axes in card.grid().items():
         for axis, row in axes.items():
             cells = [_percent(row[column]) if column in row else "·" for column in (*card.columns, AVERAGE)]

@@ -238,7 +238,7 @@ def test_the_table_has_a_row_a_model_and_axis_and_the_baseline(capfd):
     show(card(pairs))
     shown = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
     assert shown[:7] == [
-        "ranked right, % axis pairs significantly better slightly negligibly none average",
+        "pair accuracy, % axis pairs significantly better slightly negligibly none average",
         "m helpful 2 100.0 (21–100) · · 0.0 (0–79) · 50.0 (9–91)",
         "m safety 1 · · · · 100.0 (21–100) 100.0 (21–100)",
         "m all 3 100.0 (21–100) · · 0.0 (0–79) 100.0 (21–100) 66.7 (21–94)",
