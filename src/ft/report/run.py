@@ -191,9 +191,10 @@ def _parents(result: Result) -> list[tuple[Result, str]]:
 
 
 def _beside(folder: Path, place: Path) -> Path:
-    """A folder as the job names it, or, when all of them were moved together, the one of its name beside this one."""
-    moved = folder.parent / place.name
-    return place if place.is_dir() or not moved.is_dir() else moved
+    """The folder of that name beside this one, where all of them were moved or copied together, else as the job names
+    it."""
+    beside = folder.parent / place.name
+    return beside if beside.is_dir() else place
 
 
 def _with_parents(result: Result, descendants: tuple[Result, ...] = ()) -> list[Result]:

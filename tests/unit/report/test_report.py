@@ -445,6 +445,18 @@ def test_a_folder_tells_the_same_of_its_stages_as_the_recipe_does(run):
     assert found.result.numbers == planned.result.numbers != {}
 
 
+def test_a_copy_of_a_run_has_each_stage_once_though_the_original_is_still_there(run, tmp_path):
+    original = run().results[0].folder.parent
+    write_json(
+        original / "next-0123456789ab" / "job.json",
+        {"name": "next", "kind": "sft", "init": str(run().results[0].folder)},
+    )
+    shutil.copytree(original, tmp_path / "copy")
+    stages = of_folder(tmp_path / "copy").stages
+    assert sorted(stage.name for stage in stages) == ["next", "sft"]
+    assert {stage.result.folder.parent for stage in stages} == {tmp_path / "copy"}
+
+
 # Several runs
 
 
