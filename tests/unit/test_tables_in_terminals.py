@@ -88,7 +88,7 @@ def test_a_plan_in_a_terminal_loses_no_word_and_no_number(tmp_path: Path):
     for width, lines in zip(WIDTHS, re.split(r"terminal of \d+\n", text)[1:], strict=True):
         assert max(cell_len(line) for line in lines.splitlines() if str(runs) not in line) <= width
         for planned in plan.stages:
-            assert re.search(rf"^{planned.name} +.*absent +.*new", lines, re.MULTILINE)
+            assert re.search(rf"^{planned.name} +.*pending +.*not run yet", lines, re.MULTILINE)
             assert str(planned.folder) in lines
     assert "…" not in text
 
