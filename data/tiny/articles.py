@@ -18,7 +18,7 @@ import world
 import writing
 
 Row = dict[str, Any]
-ARTICLES, SUMMARIES = 1_400, 6_000
+ARTICLES, SUMMARIES = 700, 6_000
 WRONG = 4  # choices of a question beside the right one
 INSTRUCTION = "sum it up."
 """What a summary is asked for with; the recipe's `questions.instruction` is the same."""
