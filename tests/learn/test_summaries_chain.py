@@ -198,7 +198,7 @@ def test_the_price_is_told_and_a_limit_stops_before_the_first_request(tmp_path: 
     there = tiny.planned(tiny.recipe(tmp_path, [asked], model=str(base)), tmp_path / "runs")
     with pytest.raises(UserError) as refused:
         tiny.make(there, "questions")
-    assert str(refused.value) == Like("backend.max_requests: 1 requests with about … cost at most 0.00 are more than …")
+    assert str(refused.value) == Like("backend.max_requests: 1 request with about … cost at most 0.00 are more than …")
     assert server.seen == []
 
 

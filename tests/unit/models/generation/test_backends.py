@@ -89,11 +89,10 @@ def test_a_server_that_answers_nothing_any_more_ends_the_work(server):
     assert len(server.seen) < 20
 
 
-def test_what_will_be_asked_is_told_and_limited_before_the_first_request(server, caplog):
-    caplog.set_level("INFO")
+def test_what_will_be_asked_is_told_and_limited_before_the_first_request(server, capsys):
     answers(options(server, price=[1000.0, 10_000.0]), "abcd" * 25, "abcd" * 25)
     told = "2 requests with about 58 tokens of prompts and at most 18 of answers, which cost at most 0.24"
-    assert told in caplog.text
+    assert told in " ".join(capsys.readouterr().err.split())
     server.seen.clear()
     with pytest.raises(UserError, match=r"backend.max_requests: 2 requests .* are more than max_requests: 1"):
         answers(options(server, max_requests=1), "a", "b")

@@ -41,4 +41,4 @@ class Estimate:
     def describe(self, options: BackendOptions) -> str:
         cost = f", which cost at most {self.cost(options.price):.2f}" if options.price else ""
         tokens = f"about {self.prompt_tokens:,} tokens of prompts and at most {self.answer_tokens:,} of answers"
-        return f"{self.requests:,} requests with {tokens}{cost}"
+        return f"{self.requests:,} {'request' if self.requests == 1 else 'requests'} with {tokens}{cost}"

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,6 +16,7 @@ from contextlib import suppress
 from email.message import Message as Headers
 from typing import Any
 
+from ft.console import Terminal
 from ft.data.formats.messages import Message
 from ft.errors import Problem, UserError, fail
 from ft.models.generation.backends import Columns, WorkerSpec, answer, failure, request_seed
@@ -98,7 +100,7 @@ class ServerWorker:
     def _limit(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> None:
         """Say what is about to be asked, before the first request. Raises UserError where it is more than allowed."""
         self.estimate = self.estimate.with_requests(prompts, sampling.max_new_tokens)
-        log.info("%s: %s", self.url, self.estimate.describe(self.options))
+        Terminal(file=sys.stderr).print(f"{self.url}: {self.estimate.describe(self.options)}")
         for name, most, count in (
             ("max_requests", self.options.max_requests, self.estimate.requests),
             ("max_tokens", self.options.max_tokens, self.estimate.tokens),
