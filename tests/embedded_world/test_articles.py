@@ -1,4 +1,4 @@
-"""The embedded articles: as made, answerable from the text alone, and with room between a good summary and a bad one."""
+"""The embedded articles: as made, answerable from the text alone, with room between good summaries and bad ones."""
 
 import gzip
 import importlib

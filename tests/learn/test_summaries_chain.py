@@ -162,13 +162,13 @@ def test_from_documents_to_pairs_with_counts_that_add_up(tmp_path: Path, base: P
         == len(lines(made["questions"], "unreadable.jsonl"))
     )
     assert counts["unreadable_because"]["failed"] > 0
-    assert {"no_question", "missing_choice"} & {*counts["unreadable_because"]}
     sample = numbers["sample"]
     assert sample["prompts"] == counts["rows"]
     assert SAMPLES * sample["prompts"] == sample["answers"] + sample["failed"] + sample["too_long"]
     assert sample["rows"] == sample["answers"] - sample["unfinished"] - sample["empty"]
     quiz, pairs = numbers["quiz"], numbers["preferences"]
     assert sample["rows"] == quiz["rows"] + quiz["unreadable"]
+    assert {"failed", "not_the_answers"} <= {*quiz["unreadable_because"]}
     left_out = sum(pairs[name] for name in ("repeated", "too_few_words", "too_many_words", "characters"))
     assert pairs["answers"] == quiz["rows"] == pairs["valid"] + left_out
     assert pairs["pairs"] == pairs["no_preference"] + pairs["not_drawn"] + pairs["rows"]
