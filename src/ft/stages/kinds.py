@@ -222,12 +222,13 @@ _KINDS: dict[str, Kind] = {
     ),
     "kto": replace(
         _training_kind(
-            "a model trained on answers labelled one by one, to give those that are wanted and not the others",
+            "trains the model on answers labelled one by one, to give those that are wanted and not the others (KTO)",
             "ft.stages.kto",
             train=replace(_trainer_block("trl:KTOConfig", reserved.KTO_KEYS), trial=reserved.KTO_TRIAL),
             rows="labelled answers",
             memory="ft.fit.kinds:sft",
             unsupported=_in_slices(_PAIRS_REFUSED),
+            summary=("accuracies", "margins"),
             reference=Reference(model_unless={"precompute_ref_log_probs": True}),
             inputs={"reference": "model"},
         ),
@@ -235,20 +236,22 @@ _KINDS: dict[str, Kind] = {
         loss_over_batch=True,
     ),
     "orpo": _training_kind(
-        "a model trained on the chosen answer of each pair, and to prefer it, without a reference",
+        "trains the model on the chosen answer of each pair, and to prefer it, without a reference (ORPO)",
         "ft.stages.orpo",
         train=_trainer_block("trl.experimental.orpo:ORPOConfig", reserved.ORPO_KEYS),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_APART),
+        summary=("accuracies", "margins"),
     ),
     "simpo": _training_kind(
-        "a model trained to prefer the chosen answer of each pair by its likelihood a token, without a reference",
+        "trains the model to prefer the chosen answer of each pair by its likelihood per token (SimPO)",
         "ft.stages.simpo",
         train=_trainer_block("trl.experimental.cpo:CPOConfig", reserved.SIMPO_KEYS),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_in_slices(_PAIRS_APART),
+        summary=("accuracies", "margins"),
         train_defaults={"cpo_alpha": 0.0},  # of the class's losses CPO alone has it by default
     ),
     "reward": _training_kind(
