@@ -24,18 +24,15 @@ RIGHT = {
     "corpus.txt": {},
     "documents.jsonl": {"too_long": "split"},
     "ranking.json": {},
+    "labels.json": {},
     "parts.jsonl": {},
     "parts-ranking.jsonl": {},
     "toolcalls.json": {},
     "parts-toolcalls.jsonl": {},
 }
-KTO = Like(
-    "…:1: … whether its answer is wanted (KTO) … (10 rows like it: …). Keep the rows whose label is true …\n"
-    "…: all 10 rows are bad …"
-)
 PICTURES = Like("…:1: … holds images … (10 rows like it: …). Drop the row …\n…: all 10 rows are bad …")
 PARTS = Like("…:1: … type 'image_url' (10 rows like it: …). Text is all … drop the row …\n…: all 10 rows are bad …")
-REFUSED = {"labels.json": KTO, "pictures.json": PICTURES, "parts-pictures.jsonl": PARTS}
+REFUSED = {"pictures.json": PICTURES, "parts-pictures.jsonl": PARTS}
 WITHOUT_TOOLS = {
     "toolcalls.json": Like(
         "…:1: … writes no tool calls (4 rows like it: 1, 4, 7, 10). Use a template that does …\n"
@@ -50,9 +47,10 @@ Forks = Callable[..., Fork]
 
 @pytest.fixture
 def forks(base: Path, data: Path, tmp_path: Path) -> Forks:
-    """New recipes out of one that fine-tunes and then learns preferences."""
+    """New recipes out of one that fine-tunes and then learns preferences, from pairs and from labels."""
     train = {"max_length": 1024}
-    stages = [tiny.sft(data, train), {**tiny.sft(data, train), "kind": "dpo", "init": "$sft"}]
+    after = [{**tiny.sft(data, train), "kind": kind, "init": "$sft"} for kind in ("dpo", "kto")]
+    stages = [tiny.sft(data, train), *after]
 
     def made(shape: str, template: str | None = None, **options: Any) -> Fork:
         top = {"model": str(base)} | ({"chat_template": template} if template else {})
@@ -108,6 +106,16 @@ def test_rows_of_another_task_are_refused_with_the_way_out(shape: str, forks: Fo
     with pytest.raises(UserError) as error:
         forks(shape)
     assert str(error.value) == REFUSED[shape]
+
+
+def test_labels_and_pairs_name_recipes_that_train_on_them_where_this_one_does_not(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    there = tiny.planned(tiny.recipe(tmp_path / "parent", [tiny.sft(data)], model=str(base)), tmp_path / "runs")
+    for shape, name in (("labels.json", "tiny/kto"), ("ranking.json", "tiny/dpo")):
+        with pytest.raises(UserError) as error:
+            fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(SHAPES / shape)), tiny.checked)
+        assert str(error.value) == Like(f"… 'sft' trains on conversations. Start … --from {name} …")
 
 
 @pytest.mark.parametrize("shape", WITHOUT_TOOLS)
