@@ -28,6 +28,10 @@ def chat_command(
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="the same seed and messages, the same answers")] = 1,
     chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
+    tools: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="your own .py file of functions to call; .json: only show calls")
+    ] = None,
+    run_tools: Annotated[bool, typer.Option("--run-tools", help="run each call without asking")] = False,
     set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -36,7 +40,7 @@ def chat_command(
 
     target = _find_model(path, set_, runs)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
-    raise typer.Exit(chat(target, options, system, load_4bit, chat_template))
+    raise typer.Exit(chat(target, options, system, load_4bit, chat_template, tools, run_tools))
 
 
 @app.command("gatt-bank")

@@ -56,7 +56,7 @@ _PHI4_MINI = _shape("phi3", 3072, 8192, 32, 24, 8, 200064, max_position_embeddin
 _GEMMA3_4B_TEXT = _shape(
     "gemma3_text", 2560, 10240, 34, 8, 4, 262208, head_dim=256, sliding_window=1024, max_position_embeddings=131072
 )
-_SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+_SIGLIP: Shape = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 _SIGLIP |= {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14, "vision_use_head": False}
 _GEMMA3_4B = {"model_type": "gemma3", "text_config": _GEMMA3_4B_TEXT, "vision_config": _SIGLIP}
 

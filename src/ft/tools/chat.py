@@ -12,7 +12,9 @@ from rich.console import Console
 
 from ft import artifacts
 from ft.console import Terminal
+from ft.data.formats.fields import CALLS, TOOLS, Message
 from ft.data.formats.messages import BadRow, is_unicode, make_message
+from ft.encode.tool_calls import CallReader
 from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
 from ft.errors import Problem, fail
 from ft.files import append_lines
@@ -26,8 +28,10 @@ from ft.recipe import ModelSource
 from ft.result import Result
 from ft.results.store import NEW, Plan
 from ft.results.variants import find_finished
+from ft.tools.chat_tools import ChatTools, call_text, read_tools
 
 DEFAULT_MAX_NEW_TOKENS = 512
+CALL_ROUNDS = 8  # answers with calls to one message: a model that never stops calling is stopped
 HELP = """\
 /retry         answer the last message again
 /undo          forget the last message and its answer
@@ -139,6 +143,7 @@ class ChatSession:
 
     load_before  loads the model before, and says what it is called; None: there is none to compare with
     refused      how many lines were refused: commands that are none, messages the model could not be asked
+    tools        what the model may call. Raises UserError where calls of its chat template cannot be read
     """
 
     def __init__(
@@ -148,6 +153,7 @@ class ChatSession:
         out: TextIO,
         notes: Console,
         load_before: Callable[[], tuple[str, ChatModel]] | None = None,
+        tools: ChatTools | None = None,
     ):
         self.chat_model, self.sampling, self.out, self.notes = chat_model, sampling, out, notes
         self.load_before = load_before
@@ -155,6 +161,8 @@ class ChatSession:
         self.system: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.refused = 0
+        self.tools = tools
+        self.reader = CallReader(chat_model.renderer.chat) if tools else None
 
     def handle(self, line: str) -> bool:
         """One line of the user: a command or a message. False: leave."""
@@ -191,14 +199,15 @@ class ChatSession:
         if not self.messages:
             self.refuse("There is no message to answer again.")
             return
-        *self.messages, question, _ = self.messages
+        place = turn_starts(self.messages)[-1]
+        question, self.messages = self.messages[place], self.messages[:place]
         self.send(question["content"])
 
     def undo(self) -> None:
         if not self.messages:
             self.refuse("There is no message to forget.")
             return
-        self.messages = self.messages[:-2]
+        self.messages = self.messages[: turn_starts(self.messages)[-1]]
         self.note("The last message and its answer are forgotten.")
 
     def compare(self) -> None:
@@ -211,7 +220,7 @@ class ChatSession:
             self.before = self.before or self.load_before()
             name, chat_model = self.before
             try:
-                prompt = chat_model.renderer.prompt([*self.system, *self.messages[:-1]])
+                prompt = chat_model.renderer.prompt([*self.system, *self.messages[:-1]], self._schemas)
             except BadRow as refused:
                 self.refuse(str(Problem(f"not sent to {name}", refused.what, refused.fix)))
                 return
@@ -223,7 +232,8 @@ class ChatSession:
             self.refuse("Write /save FILE." if self.messages else "There is no dialogue to save.")
             return
         try:
-            append_lines(Path(file).expanduser(), [{"messages": [*self.system, *self.messages]}])
+            row = {"messages": [*self.system, *self.messages], **({TOOLS: self._schemas} if self._schemas else {})}
+            append_lines(Path(file).expanduser(), [row])
         except OSError as error:
             self.refuse(f"{file}: not saved: {error.strerror}")
         else:
@@ -259,32 +269,71 @@ class ChatSession:
         self.note(f"{preset}: temperature {self.sampling.temperature:g}, top_p {self.sampling.top_p:g}")
 
     def send(self, text: str) -> None:
-        """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was."""
+        """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was. Calls are run,
+        and what they find is answered in turn."""
         messages = [*self.messages, make_message("user", text)]
-        try:
-            messages, prompt = self._fit(messages)
-        except BadRow as refused:
-            self.refuse(str(Problem("not sent", refused.what, refused.fix)))
-            return
-        answer = self._answer(prompt)
-        self.messages = messages[:-1]
-        if not answer:
-            self.refuse("There is no answer; the message is forgotten.")
-            return
-        turn = [messages[-1], make_message("assistant", answer)]
-        try:
-            self._prompt([*self.system, *self.messages, *turn, make_message("user", "go on")])
-        except BadRow as refused:
-            self.note(f"the answer is not remembered: {refused.what}")
-            return
-        self.messages += turn
+        for _ in range(CALL_ROUNDS):
+            try:
+                messages, prompt = self._fit(messages)
+            except BadRow as refused:
+                self.refuse(str(Problem("not sent", refused.what, refused.fix)))
+                return
+            answer = self._as_message(*self._answer(prompt), prompt)
+            if messages[-1]["role"] == "user":
+                self.messages = messages[:-1]  # less the turns for which there was no room
+            if answer is None:
+                self.refuse("There is no answer; the message is forgotten.")
+                return
+            messages = [*messages, answer]
+            try:
+                self._prompt([*self.system, *messages, make_message("user", "go on")])
+            except BadRow as refused:
+                self.note(f"the answer is not remembered: {refused.what}")
+                return
+            results = self._run_calls(answer)
+            messages += results
+            if not results:
+                self.messages = messages
+                return
+        self.refuse(f"The model called tools {CALL_ROUNDS} times and did not answer; the message is forgotten.")
+
+    def _as_message(self, text: str, raw: str, prompt: list[int]) -> Message | None:
+        """An answer and the calls in it; `raw` is all that was written, special tokens too. None where it is empty."""
+        calls: list[Any] = []
+        if self.reader and raw:
+            try:
+                content, calls = self.reader.read(str(self.chat_model.tokenizer.decode(prompt)), raw, self._schemas)
+                text = content if calls else text
+            except BadRow as broken:
+                self.note(broken.what)
+        if calls:
+            return {**make_message("assistant", text), CALLS: calls}
+        return make_message("assistant", text) if text else None
+
+    def _run_calls(self, answer: Message) -> list[Message]:
+        """What the tools found, a message for each call; none where nothing is called, or nothing can be run."""
+        results: list[Message] = []
+        for call in answer.get(CALLS, ()):
+            if not self.tools or not self.tools.functions:
+                self.note(f"not run, since --tools only describes it: {escape(call_text(call))}")
+                continue
+            result = self.tools.result(call)
+            self.note(f"{escape(call_text(call))} → {escape(result)}")
+            results.append({**make_message("tool", result or "nothing"), "name": call["function"]["name"]})
+        return results
 
     def note(self, text: str) -> None:
         self.notes.print(text, style="dim")
 
-    def _answer(self, prompt: list[int], chat_model: ChatModel | None = None, name: str = "assistant") -> str:
-        """Print the answer piece by piece; Ctrl-C ends it where it is. One that is cut is marked."""
+    def _answer(
+        self, prompt: list[int], chat_model: ChatModel | None = None, name: str = "assistant"
+    ) -> tuple[str, str]:
+        """Print the answer piece by piece; Ctrl-C ends it where it is. One that is cut is marked.
+
+        Its text, and with special tokens all that was written; that is empty where the user stopped it.
+        """
         pieces: list[str] = []
+        chat_model, raw = chat_model or self.chat_model, ""
 
         def on_text(piece: str) -> None:
             text = piece if pieces else piece.lstrip()  # templates leave the first blank to the answer
@@ -294,24 +343,29 @@ class ChatSession:
 
         print(f"{escape(name)}: ", end="", file=self.out, flush=True)
         try:
-            completion = (chat_model or self.chat_model).stream(prompt, self.sampling, on_text)
+            completion = chat_model.stream(prompt, self.sampling, on_text)
         except KeyboardInterrupt:
             print(CUT, file=self.out, flush=True)
         else:
             cut = completion.finish_reason != "stop"
+            raw = chat_model.text(completion, special_tokens=True)
             print(CUT if cut else "", file=self.out, flush=True)
             if cut:
                 tokens = len(completion.completion_ids)
                 self.note(f"cut at {tokens:,} tokens; --max-new-tokens gives more room")
         # A question asked again may get another answer.
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
-        return "".join(pieces).strip()
+        return "".join(pieces).strip(), raw
 
     def _prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         for message in messages:
             if not is_unicode(message["content"]):
                 raise BadRow("the message is not UTF-8 text", "Look at the terminal's encoding.")
-        return self.chat_model.renderer.prompt(messages)
+        return self.chat_model.renderer.prompt(messages, self._schemas)
+
+    @property
+    def _schemas(self) -> list[Any] | None:
+        return self.tools.schemas if self.tools else None
 
     def _fit(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
         """The dialogue and its prompt, less as many whole oldest turns as the model has no room for."""
@@ -363,15 +417,29 @@ def _typed_lines(session: ChatSession) -> Iterator[str]:
             session.note("Ctrl-D leaves.")
 
 
+def _ask(call: str) -> bool:
+    """Whether the user lets a call run; Ctrl-C and Ctrl-D do not."""
+    try:
+        return input(f"run {escape(call)}? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
 def chat(
     target: ChatTarget,
     options: AnswerOptions,
     system: str | None = None,
     load_4bit: bool = False,
     chat_template: str | None = None,
+    tools: Path | None = None,
+    run_tools: bool = False,
 ) -> int:
-    """Load the model and talk, until /quit or the end of the input; the exit code."""
+    """Load the model and talk, until /quit or the end of the input; the exit code. `tools` is a file of the user's own;
+    each call is asked for unless `run_tools`."""
     options.sampling(None)  # what was typed is checked before anything is loaded
+    chat_tools = read_tools(tools, (lambda call: True) if run_tools else _ask) if tools else None
+    if chat_tools and chat_tools.functions and not run_tools and not sys.stdin.isatty():
+        raise fail("--tools", "nobody can be asked before a call: this is no terminal", "Add --run-tools to run each.")
     notes = Terminal(stderr=True)
     template = chat_template or target.chat_template
     chat_model = _load(target, template, load_4bit)
@@ -382,7 +450,12 @@ def chat(
         return before.label, _load(before, before.chat_template, load_4bit)
 
     session = ChatSession(
-        chat_model, options.sampling(chat_model.positions), sys.stdout, notes, load_before if before else None
+        chat_model,
+        options.sampling(chat_model.positions),
+        sys.stdout,
+        notes,
+        load_before if before else None,
+        chat_tools,
     )
     sampling = session.sampling
     how = f"preset {options.preset}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
