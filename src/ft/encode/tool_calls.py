@@ -137,15 +137,14 @@ class _Place(NamedTuple):
 def learn_response_templates(chat: ChatTemplate) -> Iterator[ResponseTemplate]:
     """For calls that are JSON as a whole, and for those whose arguments alone are; none where no call is."""
     written = _samples(chat)
-    anchor = written[0].prompt.rpartition(word(1))[2]  # from the question's end to where the answer begins
     said = [{"role": "user", "content": word(1)}, {"role": "assistant", "content": word(2)}]
     end = chat.text(said).rpartition(word(2))[2].strip()
     content = {"content": "text", **({"close": end} if end else {})}
     for locate in (_whole_call, _name_and_arguments):
         places = [[locate(sample.answer, call["function"]) for call in sample.calls] for sample in written]
         field = _field([sample.answer for sample in written], [[one for one in found if one] for found in places])
-        if anchor and field:
-            yield {"start_anchor": anchor, "fields": {CALLS: field, "content": content}}
+        if field:  # the answer begins behind the prompt's end, whatever that is: a question, or what a tool found
+            yield {"start_anchor_pattern": r"\Z", "fields": {CALLS: field, "content": content}}
 
 
 def _whole_call(answer: str, function: Row) -> _Place | None:

@@ -101,7 +101,7 @@ def test_what_is_learnt_reads_as_trls_own_response_template_does(name: str) -> N
 
 def test_the_tokenizers_own_response_template_is_heeded_first() -> None:
     tokenizer = embedded()
-    own = {**CallReader(Renderer(embedded()).chat).response_template, "start_anchor": "<|assistant|>"}
+    own = {**CallReader(Renderer(embedded()).chat).response_template, "defaults": {"role": "assistant"}}
     tokenizer.response_template = own
     assert CallReader(Renderer(tokenizer).chat).response_template is own
 
@@ -129,6 +129,13 @@ def test_blanks_and_the_order_of_keys_are_the_models_own() -> None:
         renderer.prompt_text([QUESTION], TOOLS), f"let me see. <tool_call> {text}</tool_call></s>", TOOLS
     )
     assert read == ("let me see.", [OTHER])
+
+
+def test_the_calls_before_a_prompt_that_ends_otherwise_are_not_read_again() -> None:
+    renderer = Renderer(mistral())
+    prompt, called = written(renderer, ONE)
+    read = CallReader(renderer.chat).read(f"{prompt}{called}[TOOL_RESULTS] green[/TOOL_RESULTS]", "green.</s>", TOOLS)
+    assert read == ("green.", [])
 
 
 def test_a_template_without_calls_is_refused_in_words() -> None:
