@@ -260,7 +260,7 @@ def _join_answers(answers: Sequence[str], sides: Sequence[Encoded]) -> EncodedRo
     for name, side in zip(answers, sides, strict=True):
         if isinstance(side, BadRow):
             raise BadRow(f"{name}: {side.what}", side.fix)
-        assert side is not None, "without a budget no row is dropped"
+        assert isinstance(side, dict), "without a budget no row is dropped or split"
         tokens = row_tokens(side)
         start, end = tokens.completion()
         prompt_ids = tokens.ids[:start]

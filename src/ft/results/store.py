@@ -351,7 +351,8 @@ def _models_are_whole(recipe: Recipe) -> None:
 def _models_can(recipe: Recipe) -> tuple[str, ...]:
     """What the files of a model tell of stages that train it, as far as they are on this machine: adapters and lengths
     that cannot be are refused; the notices are of those that may not be meant."""
-    problems, notices = Problems(), []
+    problems = Problems()
+    notices: list[str] = []
     for stage in recipe.stages:
         folder = known_folder(recipe.model_of(stage)) if stage.kind.trains else None
         config, where = config_values(folder) if folder else {}, f"{stage.where} '{stage.name}'"

@@ -228,12 +228,12 @@ def orpo_losses(args: ORPOConfig, chosen: Tensor, rejected: Tensor) -> Tensor:
     The odds ratio is TRL's function. The likelihood of the chosen answer is that of its own tokens, each pair alike, as
     arXiv:2403.07691 writes it (eq. 2 and 6); TRL's trainer counts the prompt's too, and longer answers more.
     """
-    return -chosen - ORPOTrainer.odds_ratio_loss(_as_trainer(args), chosen, rejected)[0]
+    return -chosen - ORPOTrainer.odds_ratio_loss(_as_trainer(args), chosen, rejected)[0]  # type: ignore[arg-type]
 
 
 def simpo_losses(args: CPOConfig, chosen: Tensor, rejected: Tensor) -> Tensor:
     """The loss of each pair, as above, by TRL's function (arXiv:2405.14734, eq. 6)."""
-    return CPOTrainer.cpo_loss(_as_trainer(args), chosen, rejected)[0] - args.cpo_alpha * chosen
+    return CPOTrainer.cpo_loss(_as_trainer(args), chosen, rejected)[0] - args.cpo_alpha * chosen  # type: ignore[arg-type]
 
 
 def _as_trainer(args: ORPOConfig | CPOConfig) -> Any:

@@ -220,6 +220,7 @@ def _unless(columns: Mapping[str, str]) -> Mapping[str, str]:
 def _own_format(draft: StageDraft, row_type: Block) -> tuple[str, Mapping[str, str]]:
     """A type written out: which column is the instruction, the input, the answer, and how they are put together."""
     row_format = {"pairs": "preference", "labelled answers": "unpaired_preference"}.get(draft.kind.rows, "alpaca")
+    formats: tuple[str, ...]
     if row_format == "preference":
         keys = {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"}
         formats = ("prompt_format", "chosen_format", "rejected_format")

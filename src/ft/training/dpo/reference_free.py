@@ -40,7 +40,7 @@ def trainer_without_reference(job: Job, config_class: type, losses: PairLosses, 
     evaluation_has_rows(job, held_out)
     config = arguments(job, config_class, **given)
     model, tokenizer = policy(job, config)
-    trainer = ReferenceFreeTrainer(model, config, rows, held_out, tokenizer, losses)
+    trainer: Any = ReferenceFreeTrainer(model, config, rows, held_out, tokenizer, losses)
     share_prompts(trainer, share_logps)
     return add_callbacks(trainer, job, PREFERENCES)
 
@@ -52,7 +52,7 @@ class ReferenceFreeTrainer(BaseTrainer):
     Logged are TRL's rewards (beta x mean log-probability a token), and summed log-probabilities as DPO has them.
     """
 
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = False  # type: ignore[assignment]
     shares = False
 
     def __init__(self, model: Any, args: Any, rows: Any, held_out: Any, tokenizer: Any, losses: PairLosses):
@@ -64,7 +64,7 @@ class ReferenceFreeTrainer(BaseTrainer):
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
-        self.losses = losses
+        self.losses, self.beta = losses, args.beta
         if args.disable_dropout:
             disable_dropout_in_model(model)
         if args.gradient_checkpointing and model is not inner_of(model):  # else an adapter's input has no gradient
@@ -96,7 +96,7 @@ class ReferenceFreeTrainer(BaseTrainer):
 
     def _measure(self, attention_mask: Tensor, mask: Tensor, sums: Tensor, is_top1: Tensor) -> None:
         mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
-        rewards = self.args.beta * (sums / mask.sum(1))
+        rewards = self.beta * (sums / mask.sum(1))
         (chosen, rejected), (chosen_sums, rejected_sums) = rewards.chunk(2), sums.chunk(2)
         answers, right = mask.chunk(2)[0], is_top1.chunk(2)[0]
         values = {
