@@ -10,7 +10,7 @@ import typer
 from ft.cli.app import Runs, Sets, app, print_notice, read_recipe
 from ft.console import out
 from ft.errors import fail
-from ft.files import write_text
+from ft.files import create, refuse_existing, write_text
 from ft.recipe.find import is_recipe, recipe_file
 
 if TYPE_CHECKING:
@@ -62,15 +62,19 @@ def gatt_bank_command(
     from ft.models.generation.chat_model import ChatModel
     from ft.models.generation.sampling import Sampling
 
-    with_values(bank, kind, ["any"], [])  # the bank is right before a model is loaded
+    with_values(bank, kind, ["any"], [])  # the bank and the place are right before a model is loaded
+    refuse_existing(to, "Give another file.")
     target = _find_model(path, set_, runs)
     chat_model = ChatModel(target.model, target.folder, target.chat_template)
     sampling = Sampling(max_new_tokens=12 * count, temperature=1.0, top_p=0.95, seed=seed)
     values = listed_values(chat_model.answer, ask or f"{kind}s", count, sampling)
-    if len(values) < 2:
-        raise fail(path, f"the model lists no {ask or kind + 's'}", "Try other words with --ask, or a chat model.")
-    write_text(to, with_values(bank, kind, values, held_out_values(values, held_out)))
-    out.print(f"{to}: {len(values)} values of {kind}")
+    kept_back = held_out_values(values, held_out)
+    if len(values) < 2 or (len(values) < count and held_out and not kept_back):
+        what = f"the model lists {len(values)} of {count} {ask or kind + 's'}: too few"
+        raise fail(path, what, "Try other words with --ask, or a chat model.")
+    with create(to, "Give another file.") as beside:
+        write_text(beside, with_values(bank, kind, values, kept_back))
+    out.print(f"{to}: {len(values)} values of {kind} ({count} asked for), {len(kept_back)} of them held out")
 
 
 def _find_model(path: str, sets: list[str] | None, runs: Path) -> ChatTarget:

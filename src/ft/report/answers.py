@@ -27,10 +27,18 @@ def cut(text: str) -> str:
 
 
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    value = row.get("prompt", row.get("question", ""))
+    value = row.get("prompt", row.get("question", _before_last_answer(row.get("messages"))))
     if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
         return tuple(Message(str(one.get("role", "user")), cut(text_of(one))) for one in value)
     return (Message("user", cut(text_of(value))),)
+
+
+def _before_last_answer(messages: object) -> list[Mapping[str, Any]] | str:
+    """What was asked in a row of whole dialogues; its last answer is the reference."""
+    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
+        return ""
+    answers = [place for place, one in enumerate(messages) if one.get("role") == "assistant"]
+    return messages[: answers[-1]] if answers else messages
 
 
 def before_and_after(files: ResultFiles) -> list[Section]:

@@ -76,3 +76,23 @@ def test_the_command_writes_a_bank_the_same_again_for_the_same_seed(tmp_path: Pa
 
     assert made("one.yaml") == made("two.yaml")
     assert len(Bank.read(tmp_path / "one.yaml").kinds["hobby"].values) == 2
+
+
+def test_the_command_overwrites_nothing_and_says_so_before_a_model_is_loaded(tmp_path: Path):
+    for name in ("bank.yaml", "mine.yaml"):
+        (tmp_path / name).write_text(BANK, encoding="utf-8")
+    asked = ["gatt-bank", "no/model", "--bank", str(tmp_path / "bank.yaml"), "--kind", "hobby", "--to"]
+    refused = CliRunner().invoke(app, [*asked, str(tmp_path / "mine.yaml")]).exception
+    assert isinstance(refused, UserError)
+    assert str(refused).startswith(f"{tmp_path / 'mine.yaml'}: is there already")
+    assert (tmp_path / "mine.yaml").read_text(encoding="utf-8") == BANK
+
+
+def test_the_command_refuses_a_list_too_short_to_hold_values_out(tmp_path: Path, base: Path, monkeypatch):
+    monkeypatch.setattr("ft.gatt.value_lists.listed_values", lambda *_: ["golf", "judo"])
+    (tmp_path / "bank.yaml").write_text(BANK, encoding="utf-8")
+    asked = ["gatt-bank", str(base), "--bank", str(tmp_path / "bank.yaml"), "--kind", "hobby", "--count", "50", "--to"]
+    refused = CliRunner().invoke(app, [*asked, str(tmp_path / "mine.yaml")]).exception
+    assert isinstance(refused, UserError)
+    assert "2 of 50" in str(refused)
+    assert not (tmp_path / "mine.yaml").exists()
