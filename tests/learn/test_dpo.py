@@ -411,7 +411,7 @@ def test_held_out_pairs_are_ranked_right_and_the_margin_grows(start, house):
     held_out = [(line["step"], line["eval_rewards/margins"]) for line in lines if "eval_rewards/margins" in line]
     assert [(point.x, point.y) for point in margins.series[0].points] == held_out
     drawn = tiny.drawn_words(stage.folder / "curves.svg")
-    assert {"dpo", "Loss", margins.title, "Pair accuracy", "Log-probability of answers", "nats"} <= set(drawn)
+    assert {"dpo", "Loss", margins.title, "Reward accuracy", "Log-probability of answers", "nats"} <= set(drawn)
 
 
 @pytest.mark.parametrize("start", ["full on sft", "lora", "lora on sft", "qlora on sft"])

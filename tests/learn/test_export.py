@@ -246,7 +246,7 @@ def test_the_card_tells_where_the_model_comes_from(merged_chat: Path, chat: Trai
     assert f"Result `{chat.fingerprint}`" in body
     assert "learning_rate: 0.01" in body
     assert "| sft | `rows.jsonl` | all | not stated |" in body
-    assert "| questions | evaluate | answer 50.0% (95% interval 40.0% to 60.0%) |" in body
+    assert "| questions | evaluate | accuracy 50.0% (95% interval 40.0% to 60.0%) |" in body
     assert "- questions: answer is 0.5, required was 0.9" in body
     assert str(there.runs.parent) not in text
 

@@ -72,7 +72,7 @@ def test_an_id_of_the_hub_is_one_for_every_reader(name: str):
     assert complaint(recipe(name, data=name)) == ""
     assert model_at(name).model == ModelSource(name)
     assert complaint(lambda: JudgeOptions(kind="model", prompt="x.yaml", model=name)) == ""
-    assert f"'{name}' is no local file" in new(name)
+    assert f"Couldn't reach '{name}' on the Hub" in new(name)
 
 
 @pytest.mark.parametrize("name", ABSENT)

@@ -86,27 +86,30 @@ def test_names_of_columns_are_printed_without_their_escapes(tmp_path: Path):
     assert max(map(len, text.splitlines())) < 3_000
 
 
-def test_the_dialogue_at_the_end_of_a_run_moves_no_cursor(tmp_path: Path, base: Path, data: Path):
-    plan = tiny.planned(tiny.recipe(tmp_path, [tiny.sft(data)], model=str(base)), tmp_path / "runs")
-    folder = plan.stage("sft").folder
-    write_json(folder / "done.json", {"stage": "sft", "numbers": {"steps": 3}})
-    write_json(folder / "dialogue.json", [{"role": "user", "content": f"hi {SECRET}"}, {"role": ESC, "content": ESC}])
+def shown_at_the_end(tmp_path: Path, base: Path, data: Path, dialogue: object) -> str:
+    """What a run prints at its end whose evaluation left this dialogue."""
+    asked = {"data": [{"path": str(data), "format": "prompt"}], "evaluate": {"max_new_tokens": 4}}
+    stages = [tiny.sft(data), {"kind": "evaluate", "init": "$sft", **asked}]
+    file, runs = tiny.recipe(tmp_path, stages, model=str(base)), tmp_path / "runs"
+    for stage in tiny.planned(file, runs).stages:
+        write_json(stage.folder / "done.json", {"stage": stage.name, "numbers": {"steps": 3}})
+        write_json(stage.folder / "dialogue.json", dialogue)
     text = io.StringIO()
-    show_results([tiny.planned(plan.recipe.file, tmp_path / "runs").stage("sft")], Terminal(file=text))
-    assert "\x1b" not in text.getvalue()
-    assert SECRET not in text.getvalue()
-    assert "hi hf_…(29 characters)" in text.getvalue()
+    show_results(tiny.planned(file, runs).stages, Terminal(file=text))
+    return text.getvalue()
+
+
+def test_the_dialogue_at_the_end_of_a_run_moves_no_cursor(tmp_path: Path, base: Path, data: Path):
+    dialogue = [{"role": "user", "content": f"hi {SECRET}"}, {"role": ESC, "content": ESC}]
+    text = shown_at_the_end(tmp_path, base, data, dialogue)
+    assert "\x1b" not in text
+    assert SECRET not in text
+    assert "hi hf_…(29 characters)" in text
 
 
 @pytest.mark.parametrize("value", [5, "x", [1, "a", None], {"role": "user"}, [{}], [{"role": 5, "content": [1, {}]}]])
 def test_a_damaged_dialogue_does_not_end_a_good_run_badly(tmp_path: Path, base: Path, data: Path, value: object):
-    plan = tiny.planned(tiny.recipe(tmp_path, [tiny.sft(data)], model=str(base)), tmp_path / "runs")
-    folder = plan.stage("sft").folder
-    write_json(folder / "done.json", {"stage": "sft", "numbers": {"steps": 3}})
-    write_json(folder / "dialogue.json", value)
-    text = io.StringIO()
-    show_results([tiny.planned(plan.recipe.file, tmp_path / "runs").stage("sft")], Terminal(file=text))
-    assert "sft steps 3" in text.getvalue()
+    assert "sft: 3 steps" in shown_at_the_end(tmp_path, base, data, value)
 
 
 SECRETS_IN_A_RECIPE = {
