@@ -33,6 +33,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 PICTURE = re.compile(r"(data:image/(?:png|svg\+xml);base64,[A-Za-z0-9+/=]+)")
 SHORT = 12  # characters that never need to break
+_JOINT = re.compile(r"[_/]|\.(?!\d)|(?<!\d)\.")
 
 
 @cache
@@ -70,11 +71,9 @@ def _marks(text: str) -> Markup:
 
 
 def _breakable(text: str) -> Markup:
-    """Names of settings and files break at their joints, where a phone is narrower than they are."""
+    """Names of settings and files break at their joints, where a phone is narrower than they are; numbers do not."""
     escaped = escape(text)
-    for sign in "_./":
-        escaped = escaped.replace(sign, Markup(f"{sign}<wbr>"))
-    return escaped if len(text) > SHORT else escape(text)
+    return Markup(_JOINT.sub(r"\g<0><wbr>", escaped)) if len(text) > SHORT else escaped
 
 
 def report_page(run: Run) -> str:

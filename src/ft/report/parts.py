@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from ft.figures.charts import Chart
 
+HALF_PAGE = 64  # characters, the space between columns not counted
+
 
 @dataclass(frozen=True)
 class Table:
@@ -21,6 +23,11 @@ class Table:
     numeric: bool = True
     note: str = ""
     shape: ClassVar[str] = "table"
+
+    @property
+    def wide(self) -> bool:
+        """Whether half a page is too narrow for its rows."""
+        return len(self.head) > 5 or sum(max(map(len, column)) for column in zip(*self.rows, strict=False)) > HALF_PAGE
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ft.figures.charts import Lines
 from ft.figures.draw import draw
 from ft.files import write_json
 from ft.recipe import read
+from ft.report.page import report_page
 from ft.report.parts import Charts, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import of_plan
@@ -128,3 +130,15 @@ def test_a_run_ends_with_the_table_of_versions(measured: Plan):
 
 def test_rounds_that_have_measured_nothing_have_no_section(measured: Plan, tmp_path: Path):
     assert rounds_sections(of_plan(plan(measured.recipe, tmp_path / "other"))) == []
+
+
+def test_the_numbers_of_the_page_are_never_broken(measured: Plan):
+    page = report_page(of_plan(measured))
+    assert "55.0% (50.0% to 60.0%)" in page
+    assert not re.search(r"\d\.<wbr>\d", page)
+
+
+@pytest.mark.parametrize(("measures", "wide"), [(1, False), (4, True)])
+def test_a_table_of_many_numbers_has_the_whole_page(measures: int, wide: bool):
+    table = Table(("version", *"abcd"[:measures]), (("round 1", *["55.0% (50.0% to 60.0%)"] * measures),))
+    assert table.wide == wide
