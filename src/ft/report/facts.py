@@ -52,13 +52,13 @@ def watt_hours(result: Result) -> float | None:
 
 
 def energy(results: Sequence[Result]) -> str:
-    """'about 2.1 Wh (an estimate: CPU, 1 threads at 10 W × 12 min 4 s)'; nothing where nothing is made."""
+    """'about 2.1 Wh (an estimate: CPU, 1 thread at 10 W × 12 min 4 s)'; nothing where nothing is made."""
     finished = [result for result in results if seconds(result) is not None]
     if not finished:
         return ""
     whole = sum(watt_hours(result) or 0.0 for result in finished)
     devices = dict.fromkeys(str(result.done.get("device", "an unknown device")) for result in finished)
-    reckoned = ", ".join(f"{device} at {power(device)} W" for device in devices)
+    reckoned = ", ".join(f"{_in_words(device)} at {power(device)} W" for device in devices)
     took = duration(sum((seconds(r) or 0.0) * int(r.done.get("processes", 1)) for r in finished))
     amount = f"{whole / 1000:.2f} kWh" if whole >= 1000 else f"{whole:.2g} Wh"
     return f"about {amount}, an estimate: {reckoned} × {took}, without cooling and the rest of the machine"
@@ -66,12 +66,17 @@ def energy(results: Sequence[Result]) -> str:
 
 def hardware(results: Sequence[Result]) -> str:
     devices = dict.fromkeys(_device(result) for result in results if result.done.get("device"))
-    return ", ".join(devices)
+    return " and ".join(devices)
 
 
 def _device(result: Result) -> str:
     count = result.processes
-    return (f"{count} × " if count > 1 else "") + str(result.done["device"])
+    return (f"{count} × " if count > 1 else "") + _in_words(str(result.done["device"]))
+
+
+def _in_words(device: str) -> str:
+    """A result says '1 threads'."""
+    return re.sub(r"\b1 threads", "1 thread", device)
 
 
 def versions(results: Sequence[Result]) -> Table | None:
