@@ -151,16 +151,14 @@ class TokenCount(TrainerCallback, ExportableState):
         restore_token_count(self.trainer, state)
 
 
-class PairTrainer(DPOTrainer):
-    """TRL's DPOTrainer on pairs that are ids already; `shares` lets a pair's prompt go through the model once."""
-
-    shares = False
+class PreparedPreferences(BaseTrainer):
+    """What TRL's trainers of preferences do with rows that are ids already, and with their reference."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset  # prepared before the trainer: TRL would render anew, and drop long prompts in silence
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """Columns `ref_chosen_logps`, `ref_rejected_logps`, computed once and kept in the stage's folder."""
+        """The rows with columns of the reference's log-probabilities, computed once and kept in the stage's folder."""
         from ft.training.dpo.reference import with_reference
 
         return with_reference(self, dataset, name, batch_size)
@@ -168,6 +166,12 @@ class PairTrainer(DPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         _drop_saved_reference(self, output_dir)
+
+
+class PairTrainer(PreparedPreferences, DPOTrainer):
+    """TRL's DPOTrainer on pairs that are ids already; `shares` lets a pair's prompt go through the model once."""
+
+    shares = False
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         return super()._compute_loss(model, self._mark_pairs(inputs), return_outputs)
@@ -179,25 +183,13 @@ class PairTrainer(DPOTrainer):
         return {**inputs, "pairs": True} if self.shares else inputs
 
 
-class UnpairedTrainer(KTOTrainer):
+class UnpairedTrainer(PreparedPreferences, KTOTrainer):
     """TRL's KTOTrainer on rows that are ids already.
 
     The reference's log-probabilities enter every batch before the loss, from the rows or computed for it, so that
     `labels/accuracies` can be measured: the share of rows whose implied reward is above the KL term (z0 of
     arXiv:2402.01306, eq. 7) where their answer is wanted, and below it where it is not.
     """
-
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return dataset  # prepared before the trainer: TRL would render anew, and drop long prompts in silence
-
-    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        from ft.training.dpo.reference import with_reference
-
-        return with_reference(self, dataset, name, batch_size)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        _drop_saved_reference(self, output_dir)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         if "ref_logps" not in inputs:
