@@ -162,5 +162,9 @@ def test_held_out_numbers_are_means_over_rows_of_each_label(tmp_path, base, labe
         of_side = [metrics[f"rewards/{side}"] for wanted, metrics in one_by_one if wanted is label]
         assert len(of_side) > 1
         assert measured[f"eval_rewards/{side}"] == pytest.approx(sum(of_side) / len(of_side), rel=1e-4)
+    for wanted, metrics in one_by_one:
+        reward = metrics["rewards/chosen" if wanted else "rewards/rejected"] / TRAIN["beta"]
+        assert reward != metrics["kl"]
+        assert metrics["labels/accuracies"] == ((reward > metrics["kl"]) is wanted)
     margin = measured["eval_rewards/chosen"] - measured["eval_rewards/rejected"]
     assert measured["eval_rewards/margins"] == pytest.approx(margin)
