@@ -228,3 +228,18 @@ def made_by_two(file: Path, runs: Path, name: str) -> PlannedStage:
 def launched(file: Path, runs: Path, *more: str) -> list[str]:
     """`ft run` with its ranks started by the config of two processes on the CPU."""
     return [sys.executable, "-m", "ft", "run", str(file), "--runs", str(runs), "--launch", str(CPU_2), *more]
+
+
+def t5(folder: Path) -> Path:
+    """An untrained encoder-decoder with its tokenizer."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    words = tokenizer()
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    tokens = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
+    config = T5Config(vocab_size=len(words), **sizes, **tokens, decoder_start_token_id=words.pad_token_id)
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(str(folder))
+    words.save_pretrained(str(folder))
+    return folder

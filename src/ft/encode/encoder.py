@@ -20,8 +20,15 @@ EncodedRow = dict[str, Any]
 each token in the order they are read (an index into `conversation.ROLES`); what else a row holds is the family's."""
 
 Encoded = EncodedRow | list[EncodedRow] | BadRow | None
-"""What becomes of a row: its columns, or those of the pieces that a document is split into; what is wrong with it; or
-None where it is too long and to be dropped."""
+"""What becomes of a row: its columns, or those of the rows that it is taken apart into (a document that is split, an
+encoder-decoder's answers); what is wrong with it; or None where it is too long and to be dropped."""
+
+
+def encoded_rows(encoded: Encoded) -> list[EncodedRow]:
+    """The rows that one row became, none where it is refused or dropped."""
+    if isinstance(encoded, list):
+        return encoded
+    return [encoded] if isinstance(encoded, dict) else []
 
 
 class Encoder(Protocol):

@@ -19,7 +19,7 @@ from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, UNPAIRED_
 from ft.data.mix import BadRows, Leakage, eval_side, in_batches, mix_rows
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import ROLES
-from ft.encode.encoder import EncodedRow, Encoder, row_tokens
+from ft.encode.encoder import EncodedRow, Encoder, encoded_rows, row_tokens
 from ft.encode.pairs import PairOptions, UnpairedOptions, take_apart
 from ft.errors import fail
 from ft.files import atomic, digest, write_json
@@ -282,8 +282,8 @@ class _RowMaker:
             for item, row in zip(batch, self.encoder.encode_batch([item.row for item in batch]), strict=True):
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)
-                elif row is not None:
-                    good += [(item, piece) for piece in (row if isinstance(row, list) else [row])]
+                elif parts := encoded_rows(row):
+                    good += [(item, part) for part in parts]
                     if side:
                         self.leakage.add(side, item)
             self.tick(len(batch))

@@ -14,7 +14,7 @@ from ft.bounds import is_finite
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, eval_side
 from ft.data.sources.read import SourceRow
-from ft.encode.encoder import EncodedRow, row_tokens
+from ft.encode.encoder import EncodedRow, encoded_rows, row_tokens
 from ft.encode.prepare import RowOptions
 from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
@@ -39,6 +39,15 @@ class Loss:
 class _Item:
     key: str
     row: EncodedRow
+
+    @property
+    def number(self) -> int:
+        """Of the row that it is, or is a part of."""
+        return int(self.key.partition(".")[0])
+
+
+def _key(number: int, part: int) -> str:
+    return f"{number}.{part}" if part else str(number)
 
 
 def held_out_rows(rows: Sequence[SourceRow], options: RowOptions, seed: int) -> list[SourceRow]:
@@ -68,22 +77,26 @@ class Losses:
     def of(self, name: str, chat_model: ChatModel) -> None:
         """Measure one model; what an interrupted run has measured stands in a file."""
         encoded, tokenizer = self._encode(chat_model), chat_model.tokenizer
-        items = [_Item(str(number), row) for number, row in encoded.items()]
-        items.sort(key=lambda item: (-len(item.row["input_ids"]), int(item.key)))
+        items = [_Item(_key(number, n), part) for number, parts in encoded.items() for n, part in enumerate(parts)]
+        items.sort(key=lambda item: (-len(item.row["input_ids"]), item.number))
 
         def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
             logprobs = chat_model.row_logprobs([item.row for item in batch], self.batch_size)
             for item, value in zip(batch, logprobs, strict=True):
                 if not is_finite(value):
                     fix = "Activations overflow: measure it in another precision, or drop the row."
-                    raise fail(self.rows[int(item.key)].where, f"the loss of this row by {name} is {-value}", fix)
+                    raise fail(self.rows[item.number].where, f"the loss of this row by {name} is {-value}", fix)
             tick(len(batch), sum(len(item.row["input_ids"]) for item in batch))
             return ((item.key, {"nats": -value}) for item, value in zip(batch, logprobs, strict=True))
 
         entries = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
         self.losses[name] = {
-            number: Loss(entries[str(number)]["nats"], _count_trained(row), _count_bytes(row, tokenizer))
-            for number, row in encoded.items()
+            number: Loss(
+                sum(entries[_key(number, n)]["nats"] for n in range(len(parts))),
+                sum(map(_count_trained, parts)),
+                sum(_count_bytes(part, tokenizer) for part in parts),
+            )
+            for number, parts in encoded.items()
         }
 
     def numbers(self, prefixes: Mapping[str, str]) -> dict[str, Any]:
@@ -123,7 +136,8 @@ class Losses:
             raise fail(self.job.where, what, "Look at data and max_length.")
         return places
 
-    def _encode(self, chat_model: ChatModel) -> dict[int, EncodedRow]:
+    def _encode(self, chat_model: ChatModel) -> dict[int, list[EncodedRow]]:
+        """What can be read of each row: itself, or the parts that its family takes it apart into."""
         longest = min((limit for limit in (self.longest, chat_model.positions) if limit), default=None)
         train_on, on_too_long = self.options.train_on, self.options.on_too_long
         encoder = chat_model.family.row_encoder(chat_model.tokenizer, train_on, longest, on_too_long)
@@ -133,8 +147,8 @@ class Losses:
                 if number not in self.refused:
                     self.bad.add(*self.rows[number], row)
                 self.refused.add(number)
-            elif isinstance(row, dict) and _count_trained(row):
-                good[number] = row
+            elif parts := [part for part in encoded_rows(row) if _count_trained(part)]:
+                good[number] = parts
         if self.options.on_bad_row == "error":
             self.bad.finish()
         return good

@@ -6,15 +6,17 @@ transformers or a task type of PEFT.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ft.errors import fail
 from ft.families.base import Family
 from ft.families.causal import CAUSAL
+from ft.families.seq2seq import SEQ2SEQ
 
-__all__ = ["CAUSAL", "FAMILIES", "Family", "family_of"]
+__all__ = ["CAUSAL", "FAMILIES", "SEQ2SEQ", "Family", "family_of", "family_of_values"]
 
-FAMILIES = (CAUSAL,)
+FAMILIES: tuple[Family, ...] = (SEQ2SEQ, CAUSAL)
 
 
 def family_of(config: Any, where: str) -> Family:
@@ -24,3 +26,8 @@ def family_of(config: Any, where: str) -> Family:
             return family
     kinds = ", ".join(family.about for family in FAMILIES)
     raise fail(where, f"ft knows no models of type '{config.model_type}'", f"It trains {kinds}.")
+
+
+def family_of_values(config: Mapping[str, Any]) -> Family:
+    """The same by config.json as it is written ({}: nothing is known of it yet), for plans."""
+    return next((family for family in FAMILIES if family.takes_values(config)), CAUSAL)

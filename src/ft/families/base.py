@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ft.encode.conversation import OnTooLong
@@ -11,6 +11,7 @@ from ft.encode.encoder import EncodedRow, Encoder
 from ft.encode.loss_mask import TrainOn
 from ft.encode.pairs import PairOptions, preference_encoder
 from ft.encode.prepare import RowOptions
+from ft.errors import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,7 @@ class Processor(Protocol):
 class Family(ABC):
     """Classes, rows and answers of models of one architecture.
 
+    name              by which kinds of stages say what they work on (`Kind.families`)
     about             in messages, in the plural
     auto              transformers' auto class of a model that answers; `mapping` lists the configs that it takes
     auto_scorer       that of one with a scalar head
@@ -53,8 +55,11 @@ class Family(ABC):
     task_type         PEFT's name for an adapter on a model that answers
     task_type_scorer  for one on a model that scores
     engine            class that completes prompts, as "module:class": see `ft.models.generation.engine`
+    trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
+    unsupported       keys of `train:` that its trainer cannot do, with the reason
     """
 
+    name: ClassVar[str]
     about: ClassVar[str]
     auto: ClassVar[str]
     mapping: ClassVar[str]
@@ -63,6 +68,8 @@ class Family(ABC):
     task_type: ClassVar[str]
     task_type_scorer: ClassVar[str]
     engine: ClassVar[str]
+    trainer: ClassVar[str]
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     # Rows
 
@@ -84,6 +91,10 @@ class Family(ABC):
     def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What the model makes of a batch: logits (B, P, V), and the labels (B, P) they predict."""
 
+    @abstractmethod
+    def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The labels of a batch that something predicts, (B, P)."""
+
     def encoder(self, processor: Processor, options: RowOptions | PairOptions, max_length: int | None) -> Encoder:
         """What encodes the rows of a stage with this `rows:` block."""
         if isinstance(options, PairOptions):
@@ -101,6 +112,19 @@ class Family(ABC):
         import transformers
 
         return type(config) in getattr(transformers, self.mapping) and not getattr(config, "is_encoder_decoder", False)
+
+    def takes_values(self, config: Mapping[str, Any]) -> bool:
+        """The same by config.json as it is written, without importing what knows its class."""
+        return False
+
+    def problems(self, where: str, families: Sequence[str], train: Mapping[str, Any]) -> Iterator[Problem]:
+        """Why a stage that works on `families` (any, where none is named) with this `train:` block cannot have it."""
+        if families and self.name not in families:
+            others = " and ".join(families)
+            yield Problem(where, f"this kind of stage does not work with {self.about}", f"It works with: {others}.")
+        for key, reason in self.unsupported.items():
+            if train.get(key):
+                yield Problem(where, f"train.{key} does not work with {self.about}: {reason}", f"Take {key} out.")
 
     def load_processor(self, path: str, revision: str | None) -> Processor:
         import transformers

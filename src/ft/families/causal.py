@@ -43,6 +43,7 @@ class CausalEncoder:
 
 
 class CausalFamily(Family):
+    name = "causal"
     about = "causal language models"
     auto = "AutoModelForCausalLM"
     mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
@@ -50,6 +51,7 @@ class CausalFamily(Family):
     task_type = "CAUSAL_LM"
     task_type_scorer = "SEQ_CLS"
     engine = "ft.models.generation.engine:Engine"
+    trainer = "ft.training.causal:make_trainer"
 
     def row_encoder(
         self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
@@ -71,7 +73,10 @@ class CausalFamily(Family):
     def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The token at t + 1 is predicted at t, and a row's first token by nothing."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        return logits[:, :-1], batch["labels"][:, 1:]
+        return logits[:, :-1], self.predicted_labels(batch)
+
+    def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch["labels"][:, 1:]
 
 
 CAUSAL = CausalFamily()

@@ -55,7 +55,10 @@ def _matched(targets: Any, modules: Collection[str]) -> list[str]:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a row may have by the config; None: it does not say."""
+    """Tokens that a row may have by the config; None: it does not say. T5's distances have no last one, whatever length
+    its config remembers from training."""
+    if "relative_attention_num_buckets" in config:
+        return None
     value = config.get("max_position_embeddings", config.get("n_positions"))
     return value if isinstance(value, int) else None
 
@@ -107,7 +110,12 @@ def refuse_unknown_ids(model: Any, where: str) -> None:
         if inputs and inputs[0].numel() and (largest := int(inputs[0].max())) >= embedding.num_embeddings:
             raise _unknown_id(where, largest, embedding.num_embeddings)
 
-    model.get_input_embeddings().register_forward_pre_hook(check)
+    from torch.nn import Embedding
+
+    weight = model.get_input_embeddings().weight
+    for module in model.modules():  # encoder and decoder have modules of their own around one matrix
+        if isinstance(module, Embedding) and module.weight is weight:
+            module.register_forward_pre_hook(check)
 
 
 def _unknown_id(where: str, largest: int, embeddings: int) -> UserError:

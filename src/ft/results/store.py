@@ -17,6 +17,7 @@ from ft.data.sources.read import fingerprint as source_fingerprint
 from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
+from ft.families import family_of_values
 from ft.files import digest
 from ft.models.folder import config_values, folder_problems, known_folder, module_names
 from ft.models.identity import model_fingerprint
@@ -354,8 +355,12 @@ def _models_can(recipe: Recipe) -> tuple[str, ...]:
     problems = Problems()
     notices: list[str] = []
     for stage in recipe.stages:
-        folder = known_folder(recipe.model_of(stage)) if stage.kind.trains else None
+        folder = known_folder(recipe.model_of(stage)) if stage.kind.init else None
         config, where = config_values(folder) if folder else {}, f"{stage.where} '{stage.name}'"
+        train = stage.blocks.get("train", {})
+        problems += family_of_values(config).problems(where, stage.kind.families, train)
+        if not stage.kind.trains:
+            continue
         lora = stage.blocks.get("lora", {})
         if lora and "model" in stage.kind.leaves:
             problems += lora_problems(where, lora, config)
@@ -363,7 +368,7 @@ def _models_can(recipe: Recipe) -> tuple[str, ...]:
         modules = module_names(folder) if folder and targets else set()
         if modules and (isinstance(targets, list) or "model" in modules):  # else a file's names lack the first part
             problems += target_problems(where, targets, modules | {HEAD})
-        if isinstance(length := stage.blocks.get("train", {}).get("max_length"), int):
+        if isinstance(length := train.get("max_length"), int):
             problems += position_problems(where, length, config)
             notices += position_notices(where, length, config)
     problems.raise_any()

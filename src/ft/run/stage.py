@@ -19,6 +19,7 @@ from ft.files import sync_files, write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
 from ft.models.identity import check_model_bytes
+from ft.models.processor import family_at
 from ft.notices import quiet_bars
 from ft.recipe import Kind
 from ft.recipe.job import Job
@@ -41,6 +42,7 @@ def make_stage(job_file: Path) -> None:
     start = time.monotonic()
     check_files(job)
     check_model_bytes(job)
+    _check_family(job)
     try:
         numbers = function_at(STAGES[job.kind].make)(job)
     except Exception as error:
@@ -67,6 +69,14 @@ def make_stage(job_file: Path) -> None:
     }
     sync_files(job.folder)  # a loss of power may otherwise leave done.json, and weights that were never written
     write_json(job.folder / artifacts.DONE, done, durable=True)
+
+
+def _check_family(job: Job) -> None:
+    """A plan has asked the same of models whose config.json was there already."""
+    kind = STAGES[job.kind]
+    if (kind.families or kind.trains) and (job.init or job.model):
+        family = family_at(job.model, job.init)
+        Problems(family.problems(job.where, kind.families, job.blocks.get("train", {}))).raise_any()
 
 
 def check_files(job: Job) -> None:

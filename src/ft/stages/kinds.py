@@ -28,6 +28,8 @@ _MODEL: frozenset[Artifact] = frozenset({"model"})
 _METRICS: frozenset[Artifact] = frozenset({"metrics"})
 _REWARD_MODELS: Mapping[str, Artifact] = dict.fromkeys(AXES, "reward_model")
 
+_ONE_SEQUENCE = ("causal",)  # what TRL's trainers of preferences, rewards and rollouts read
+
 _USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model does not fit one GPU."
 _PAIRS_REFUSED = Refused("ft compares the policy with its reference before the model is cut", _USE_DDP)
 _PAIRS_APART = Refused("ft tries the shared prompts out before the model is cut", _USE_DDP)
@@ -74,6 +76,7 @@ def _training_kind(
     train_defaults: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Artifact] | None = None,
     summary: tuple[str, ...] = ("steps",),
+    families: tuple[str, ...] = _ONE_SEQUENCE,
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
@@ -94,6 +97,7 @@ def _training_kind(
         trainer=f"{module}:trainer_of",
         unsupported=unsupported,
         rows=rows,
+        families=families,
         reads_eval_data=True,
         reference=reference,
         inputs=inputs or {},
@@ -134,6 +138,7 @@ def _rl_kind(
         trainer=f"{module}:trainer_of",
         unsupported=unsupported,
         check_row=_PROMPT,
+        families=_ONE_SEQUENCE,
         inputs={**_REWARD_MODELS, **(inputs or {})},
         objectives=AXES,
         reads_eval_data=True,
@@ -199,6 +204,7 @@ _KINDS: dict[str, Kind] = {
         unsupported={},
         front_curves=1,
         row_defaults={"train_on": "all"},
+        families=(),
     ),
     "sft": _training_kind(
         "fine-tunes the model on conversations",
@@ -208,6 +214,7 @@ _KINDS: dict[str, Kind] = {
         memory="ft.fit.kinds:sft",
         unsupported={},
         front_curves=1,
+        families=(),
     ),
     "dpo": _training_kind(
         "trains the model to prefer the chosen answer of each pair (DPO)",
@@ -323,6 +330,7 @@ _KINDS: dict[str, Kind] = {
         about="runs tasks of lm-evaluation-harness with the model's own chat template",
         make="ft.stages.harness:make",
         blocks=_options("harness", "HarnessOptions", files=("file",)),
+        families=_ONE_SEQUENCE,
         leaves=_METRICS,
         memory="ft.fit.answering:asking",
         display=Display(sections=("ft.report.measured:tasks",)),
@@ -477,6 +485,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("attention", "AttentionOptions", files=("bank",)),
         leaves=_METRICS,
         check_row=_DIALOGUE,
+        families=_ONE_SEQUENCE,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.measured:attention",),

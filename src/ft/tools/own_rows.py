@@ -14,7 +14,7 @@ from ft.data.mix import eval_side, format_rows, in_batches
 from ft.data.reasons import Reasons
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
-from ft.encode.encoder import Encoded, EncodedRow, Encoder, row_tokens
+from ft.encode.encoder import Encoded, EncodedRow, Encoder, encoded_rows, row_tokens
 from ft.encode.pairs import take_apart
 from ft.errors import UserError
 from ft.models.limits import positions
@@ -119,13 +119,13 @@ class _Rows:
                 self.summary.refuse(*item, row)
                 continue
             self._count(item)
-            if isinstance(row, dict) and self._is_long(row):
+            if any([self._is_long(part) for part in encoded_rows(row)]):  # all of them are counted
                 long.append(item)
         if long and self.shortener:
             self.summary.first_long = self.summary.first_long or long[0].where
             self.summary.documents += sum("text" in item.row for item in long)
             shortened = self.shortener.encode_batch([item.row for item in long])
-            self.summary.stay_long += sum(not isinstance(row, dict) for row in shortened)
+            self.summary.stay_long += sum(not encoded_rows(row) for row in shortened)
 
     def _encode(self, batch: Sequence[SourceRow]) -> Sequence[Encoded]:
         if self.encoder:

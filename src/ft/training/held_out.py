@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ft.encode.loss_mask import IGNORE_INDEX
+from ft.families import CAUSAL, Family, family_of
 from ft.training.stage_trainer import StageTrainer
 from ft.training.trl_compat import PairTrainer, held_metrics, held_out_loader
 
@@ -47,10 +48,10 @@ OVER = {  # the metrics of TRL's trainers that are means over something else tha
 }
 
 
-def batch_size(inputs: Mapping[str, Any]) -> BatchSize:
+def batch_size(inputs: Mapping[str, Any], family: Family = CAUSAL) -> BatchSize:
     """Of a batch as a trainer gives it to the model: rows with labels, pairs, or sampled answers."""
     if "labels" in inputs:
-        tokens = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+        tokens = int((family.predicted_labels(inputs) != IGNORE_INDEX).sum())
         return BatchSize(tokens, len(inputs["labels"]), tokens, tokens)
     if "completion_ids" in inputs:
         return BatchSize(*[len(inputs["completion_ids"])] * 2)
@@ -112,6 +113,7 @@ class ExactMeans:
 
     def __init__(self, trainer: StageTrainer):
         self.trainer, self.accelerator = trainer, trainer.accelerator
+        self.family = family_of(trainer.model.config, "model")
         self.loss_of, self.log_of, self.loop_of = trainer.compute_loss, trainer.log, trainer.evaluation_loop
         self.batches: HeldOutBatches | None = None  # None: the trainer makes its own
         # of the batches since the last log of their mode: a run may be evaluated between two logs of training
@@ -120,7 +122,7 @@ class ExactMeans:
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         is_training = self.trainer.model.training
-        size = batch_size(inputs) if isinstance(inputs, Mapping) else None  # trainers take keys out
+        size = batch_size(inputs, self.family) if isinstance(inputs, Mapping) else None  # trainers take keys out
         result = self.loss_of(model, inputs, *args, **options)
         if size and not (is_training and "completion_ids" in inputs):  # sampled once, and learnt from several times
             self.sizes["train" if is_training else "eval"].append(size)

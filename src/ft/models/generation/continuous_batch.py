@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ft.models.generation.engine import Completion, Engine, Follow, OnToken, Request
-from ft.models.generation.kv_cache import BatchCache, NextTokenModel, SlotCache
+from ft.models.generation.kv_cache import BatchCache, SlotCache
 from ft.models.generation.sampling import Sampling, choose_tokens, token_logprobs, uniform_numbers
 
 
@@ -38,14 +38,14 @@ class ContinuousBatch:
         follow: Follow | None,
         on_token: OnToken | None,
     ):
-        model = NextTokenModel(engine.model)
+        self.cache = engine.new_cache(len(first))
+        device = self.cache.model.device
         self.queue, self.queue_is_empty = queue, False
-        self.follow, self.on_token, self.sampling, self.device = follow, on_token, sampling, model.device
-        self.cache = SlotCache(model, len(first)) if engine.reuses_cache else BatchCache(model)
+        self.follow, self.on_token, self.sampling, self.device = follow, on_token, sampling, device
         self.slots = [_Slot(request) for request in first]
         self.pending = dict(enumerate(first))
-        self.tokens = _Tokens(len(first), sampling, engine.stop_ids, model.device)
-        self.active = torch.zeros(len(first), dtype=torch.bool, device=model.device)
+        self.tokens = _Tokens(len(first), sampling, engine.stop_ids, device)
+        self.active = torch.zeros(len(first), dtype=torch.bool, device=device)
         self.logits = torch.zeros(0)
 
     def completions(self) -> Iterator[Completion]:

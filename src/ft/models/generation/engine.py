@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft.families import family_of
 from ft.models.generation.sampling import Sampling
 from ft.recipe.kind import function_at
+
+if TYPE_CHECKING:
+    from ft.models.generation.kv_cache import BatchCache, SlotCache
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,24 @@ class Engine:
     """
 
     def __init__(self, model: Any, stop_ids: Sequence[int], *, reuse_cache: bool = True):
-        from ft.models.generation.kv_cache import has_moving_rope, why_not_reusable
+        from ft.models.generation.kv_cache import has_moving_rope
 
         self.model, self.stop_ids = model, tuple(stop_ids)
-        self.why_slow = why_not_reusable(model)
+        self.why_slow = self.why_not_reusable()
         self.reuses_cache = reuse_cache and not self.why_slow
         self.one_by_one = has_moving_rope(model)  # its frequencies follow the longest row of a batch
+
+    def why_not_reusable(self) -> str:
+        """Why a row of the cache cannot be given to another request; empty where it can."""
+        from ft.models.generation.kv_cache import why_not_reusable
+
+        return why_not_reusable(self.model)
+
+    def new_cache(self, slots: int) -> SlotCache | BatchCache:
+        from ft.models.generation.kv_cache import BatchCache, NextTokenModel, SlotCache
+
+        model = NextTokenModel(self.model)
+        return SlotCache(model, slots) if self.reuses_cache else BatchCache(model)
 
     def generate(
         self,

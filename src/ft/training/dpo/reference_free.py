@@ -8,11 +8,9 @@ held-out means are those of every other stage on pairs.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
@@ -24,7 +22,7 @@ from ft.training.callbacks import PREFERENCES
 from ft.training.dpo.reference import pairs_without_reference
 from ft.training.dpo.shared_prefix import share_logps, share_prompts
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, policy
-from ft.training.trl_compat import BaseTrainer
+from ft.training.measured_trainer import MeasuredTrainer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +43,7 @@ def trainer_without_reference(job: Job, config_class: type, losses: PairLosses, 
     return add_callbacks(trainer, job, PREFERENCES)
 
 
-class ReferenceFreeTrainer(BaseTrainer):
+class ReferenceFreeTrainer(MeasuredTrainer):
     """Trains on pairs that are ids already; `shares` lets a pair's prompt go through the model once.
 
     Each pair has a loss of its own, so neither the batch nor the processes that share a step change what is learnt.
@@ -67,11 +65,7 @@ class ReferenceFreeTrainer(BaseTrainer):
         self.losses, self.beta = losses, args.beta
         if args.disable_dropout:
             disable_dropout_in_model(model)
-        if args.gradient_checkpointing and model is not inner_of(model):  # else an adapter's input has no gradient
-            model.enable_input_require_grads()
         add_fused_lm_head(inner_of(model), outputs=("log_probs", "is_top1"))
-        self._metrics: Mapping[str, Any] = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._total_train_tokens = 0
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "chosen_ids", "rejected_ids"]
@@ -91,45 +85,22 @@ class ReferenceFreeTrainer(BaseTrainer):
         sums = outputs.log_probs.sum(1)
         chosen, rejected = (sums / mask.sum(1)).chunk(2)
         loss = self.losses(self.args, chosen, rejected).mean()
-        self._measure(inputs["attention_mask"], mask, sums.detach(), outputs.is_top1)
+        self._measure_pairs(inputs["attention_mask"], mask, sums.detach(), outputs.is_top1)
         return (loss, outputs) if return_outputs else loss
 
-    def _measure(self, attention_mask: Tensor, mask: Tensor, sums: Tensor, is_top1: Tensor) -> None:
-        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+    def _measure_pairs(self, attention_mask: Tensor, mask: Tensor, sums: Tensor, is_top1: Tensor) -> None:
         rewards = self.beta * (sums / mask.sum(1))
         (chosen, rejected), (chosen_sums, rejected_sums) = rewards.chunk(2), sums.chunk(2)
         answers, right = mask.chunk(2)[0], is_top1.chunk(2)[0]
-        values = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-            "rewards/margins": chosen - rejected,
-            "logps/chosen": chosen_sums,
-            "logps/rejected": rejected_sums,
-        }
-        for name, value in values.items():
-            self._metrics[mode][name].append(self._gathered(value).mean().item())
-        tokens = self._gathered(answers.sum()[None]).sum()
-        correct = self._gathered((right & answers.bool()).sum()[None]).sum()
-        self._metrics[mode]["mean_token_accuracy"].append((correct / tokens).item())
-        if mode == "train":
-            self._total_train_tokens += int(self._gathered(attention_mask.sum()[None]).sum())
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-
-    def _gathered(self, values: Tensor) -> Tensor:
-        gathered: Tensor = self.accelerator.gather_for_metrics(values)
-        return gathered
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
-        prefix = "eval_" if mode == "eval" else ""
-        logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in self._metrics[mode].items()}
-        super().log(logs, start_time)
-        self._metrics[mode].clear()
-
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> Any:
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, inputs).detach(), None, None
+        self.measure(
+            {
+                "rewards/chosen": chosen,
+                "rewards/rejected": rejected,
+                "rewards/accuracies": (chosen > rejected).float(),
+                "rewards/margins": chosen - rejected,
+                "logps/chosen": chosen_sums,
+                "logps/rejected": rejected_sums,
+            },
+            tokens=attention_mask.sum(),
+        )
+        self.measure_share("mean_token_accuracy", (right & answers.bool()).sum(), answers.sum())

@@ -1,0 +1,56 @@
+"""Completions of encoder-decoders: a prompt is encoded once, and the decoder writes behind a start token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from ft.models.batching import pad
+from ft.models.generation.engine import Engine
+from ft.models.generation.kv_cache import BatchCache, NextTokenModel
+from ft.models.hidden_states import inner_of
+
+
+class Seq2SeqEngine(Engine):
+    """Completes batch by batch: a prompt that has grown is encoded anew, since each of its tokens sees all others."""
+
+    def why_not_reusable(self) -> str:
+        return "the encoder reads each prompt as a whole"
+
+    def new_cache(self, slots: int) -> BatchCache:
+        return EncodedPrompts(NextTokenModel(self.model))
+
+
+class EncodedPrompts(BatchCache):
+    """Prompts as the encoder left them, and what the decoder has written to them, from the same column on in all rows.
+
+    Rows that have ended are written on with tokens that nobody reads.
+    """
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        model = inner_of(self.model.model)
+        ids, own = pad(prompts, "right", self.model.device)  # learnt positions are counted from the first column
+        self.mask = own.long()
+        with torch.no_grad():
+            self.encoded: Any = model.get_encoder()(input_ids=ids, attention_mask=self.mask)
+        self.cache = EncoderDecoderCache(*(DynamicCache(config=self.model.config) for _ in range(2)))
+        return self._read(ids.new_full((len(ids), 1), model.config.decoder_start_token_id))
+
+    def decode(self, tokens: Tensor, active: Tensor) -> Tensor:
+        return self._read(tokens[:, None])
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """The logits (B, V) behind one more token (B, 1)."""
+        with torch.no_grad():
+            logits: Tensor = self.model.model(
+                encoder_outputs=self.encoded,
+                attention_mask=self.mask,
+                decoder_input_ids=ids,
+                past_key_values=self.cache,
+                use_cache=True,
+            ).logits
+        return logits[:, -1].float()
