@@ -15,10 +15,11 @@ from typing import Any, Literal, TextIO
 from ft.data.formats import FORMAT_COLUMNS, Row, detect, format_row
 from ft.data.formats.fields import UnreadFields
 from ft.data.formats.messages import BadRow, Message, words
+from ft.data.formats.pictures import locate_pictures
 from ft.data.reasons import Reasons
 from ft.data.sources.bytes import METER
 from ft.data.sources.files import Report, SourceRow, count_characters
-from ft.data.sources.read import Source, bytes_by_line, read
+from ft.data.sources.read import Source, bytes_by_line, picture_folder, read
 from ft.errors import Problem, UserError, fail
 from ft.files import finite_or_none
 
@@ -89,10 +90,13 @@ class BadRows:
 def format_rows(source: Source, report: Report) -> Iterator[SourceRow]:
     """The good rows of one source in file order, each in its format; the others go to `report`."""
     name, columns = source.format, source.columns
+    has_pictures, folder = source.images is not None, picture_folder(source)
     for source_row in read(source, report):
         try:
             name = name or _detect_format(source_row, columns)
-            row = format_row(name, source_row.row, columns)
+            row = format_row(name, source_row.row, columns, pictures=has_pictures)
+            if has_pictures:
+                locate_pictures(row, folder)
         except BadRow as bad:
             report(source_row.where, source_row.row, bad)
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft.data.formats.columns import KINDS
-from ft.data.formats.fields import CALLS, OF_A_TOOL, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
+from ft.data.formats.fields import CALLS, IMAGES, OF_A_TOOL, TOOLS, VARIABLES, BadRow, Message, Row, read_columns
 from ft.data.formats.messages import require_question, words
 from ft.data.selection import best, pair
 from ft.data.sources.files import SourceRow
@@ -81,7 +81,7 @@ def prompt_in(source_row: SourceRow, *, with_tools: bool = False) -> Prompt:
 
 
 def _as_asked(message: Message) -> Message:
-    keys = ("role", "content", *({"assistant": (CALLS,), "tool": OF_A_TOOL}.get(message["role"], ())))
+    keys = ("role", "content", *({"assistant": (CALLS,), "tool": OF_A_TOOL}.get(message["role"], (IMAGES,))))
     return {key: message[key] for key in keys if key in message}
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft.data.formats.fields import (
     CALLS,
     DEVELOPER,
+    IMAGES,
     LABELS,
     REASONING,
     TOOLS,
@@ -357,6 +358,11 @@ class Renderer:
         for n, message in enumerate(messages):
             if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
                 raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
+            if message.get(IMAGES):
+                fix = "Drop the row, or name a model that takes pictures."
+                raise BadRow(
+                    f"message {n + 1} ({message['role']}) holds a picture, and the model reads text alone", fix
+                )
             texts = [message["content"], message.get(REASONING, ""), *map(repr, message.get(CALLS, ()))]
             if found := next(filter(None, map(forging.search, texts)), None):
                 what = (

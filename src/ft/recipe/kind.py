@@ -140,6 +140,7 @@ class Kind:
     check_row        of a kind that prepares no rows: called with a formatted row, raises BadRow where it is of no use
     reads_data       whether it reads `data:`, which must then be written
     reads_eval_data  whether it reads `eval_data:`
+    reads_pictures   whether its rows may have pictures (`images:` at a source), where the model takes them
     reference        what it compares the policy with, where it does
     required         blocks, or keys "block.key", that must be written
     defaults         block → values where the recipe writes none, other than the class's own; {} for an optional block
@@ -164,6 +165,7 @@ class Kind:
     rows: Literal["", "documents", "conversations", "pairs", "labelled answers"] = ""
     reads_data: bool = True
     reads_eval_data: bool = False
+    reads_pictures: bool = False
     reference: Reference | None = None
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -268,6 +268,10 @@ class RecipeReader:
         ):
             if block.get(key) and not reads:
                 self.problems.add(block.where(key), f"kind '{block['kind']}' reads no {key}", "Remove the key.")
+        for entry in [entry for name in ("data", "eval_data") for entry in block.get(name) or ()]:
+            if isinstance(entry, Block) and entry.get("images") is not None and not kind.reads_pictures:
+                what = f"kind '{block['kind']}' reads text alone, and the source has pictures"
+                self.problems.add(entry.where("images"), what, "Name rows without pictures.")
         inputs = block.get("inputs")
         if isinstance(inputs, Block):
             for key in [k for k in inputs if k not in kind.inputs]:

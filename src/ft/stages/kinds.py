@@ -77,6 +77,7 @@ def _training_kind(
     inputs: Mapping[str, Artifact] | None = None,
     summary: tuple[str, ...] = ("steps",),
     families: tuple[str, ...] = _ONE_SEQUENCE,
+    reads_pictures: bool = False,
 ) -> Kind:
     """A kind that trains a model: whole, by LoRA or by QLoRA, on rows that are prepared before it starts.
 
@@ -99,6 +100,7 @@ def _training_kind(
         rows=rows,
         families=families,
         reads_eval_data=True,
+        reads_pictures=reads_pictures,
         reference=reference,
         inputs=inputs or {},
         required=("train.max_length",),
@@ -215,6 +217,7 @@ _KINDS: dict[str, Kind] = {
         unsupported={},
         front_curves=1,
         families=(),
+        reads_pictures=True,
     ),
     "dpo": _training_kind(
         "trains the model to prefer the chosen answer of each pair (DPO)",

@@ -154,10 +154,6 @@ def test_a_call_has_one_form(keys: dict[str, Any]) -> None:
             Like("messages: message 1 (user) … a number …"),
         ),
         (
-            [USER | {"content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}],
-            Like("messages: message 1 (user): part 2 … type 'image_url' … Text …"),
-        ),
-        (
             [USER | {"content": [{"type": "text"}]}],
             Like("messages: message 1 (user): part 1 … 'text', … no text …"),
         ),
@@ -180,7 +176,6 @@ def test_a_call_has_one_form(keys: dict[str, Any]) -> None:
             Like("messages: message 2 (assistant): a tool call is no JSON: …"),
         ),
         ([USER | {"reasoning": "hm"}], Like("messages: message 1 (user) has reasoning …")),
-        ([USER | {"content": "<image>What is it?"}], Like("messages: message 1 (user) asks about … <image> …")),
         ([USER | {"content": "What is it?\n<video>\n"}], Like("messages: message 1 (user) asks about … <video> …")),
         ([{"role": "developer", "content": "a"}, {"role": "system", "content": "b"}], Like("messages: message 2 …")),
         (

@@ -178,9 +178,9 @@ DATA = {
     "no path": ("{format: text}", Like("x.yaml:4: … 'path' … `path: …` …")),
     "an unknown format": (
         "{path: rows.jsonl, format: chta}",
-        "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, text, hh, preference, "
-        "hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, unpaired_preference, "
-        "prompt, user_turns, every_answer.",
+        "x.yaml:4: no format 'chta'. There are: messages, sharegpt, alpaca, prompt_completion, caption, vqa, text, hh, "
+        "preference, hh_pairs, sharegpt_pairs, ultrafeedback, stack_exchange, shp, webgpt, summaries, "
+        "unpaired_preference, prompt, user_turns, every_answer.",
     ),
     "a key misspelt": (
         "{path: rows.jsonl, weigth: 2}",

@@ -27,6 +27,7 @@ from ft.data.formats.columns import (
 from ft.data.formats.columns import Row as Row
 from ft.data.formats.fields import (
     LABEL_COLUMNS,
+    PICTURE_COLUMNS,
     REASONING,
     REFUSED,
     REFUSED_WHERE_ANSWERS_ARE_TRAINED,
@@ -47,6 +48,7 @@ from ft.data.formats.messages import (
     require_question,
     role_of,
 )
+from ft.data.formats.pictures import caption, place_pictures, question_answer, refuse_pictures
 from ft.data.formats.preferences import (
     hh_pairs,
     preference,
@@ -215,8 +217,12 @@ ANSWERED: dict[str, Callable[[Row], Row]] = {
 UNPAIRED: dict[str, Callable[[Row], Row]] = {"unpaired_preference": unpaired_preference}
 """Those of one answer, and whether it is wanted."""
 
+PICTURED: dict[str, Callable[[Row], Row]] = {"caption": caption, "vqa": question_answer}
+"""Those of what is said about a picture, told by their columns."""
+
 FORMATS: dict[str, Callable[[Row], Row]] = {
     **ANSWERED,
+    **PICTURED,
     "text": text,
     "hh": hh,
     **PAIRS,
@@ -250,17 +256,24 @@ SIGNATURES = (
     ("stack_exchange", {"question", "answers", "qid"}),
     ("ultrafeedback", {"instruction", "completions"}),
     ("summaries", {"info", "summaries", "choice"}),
+    ("caption", {"image", "caption"}),
+    *(("vqa", {"image", "question", name}) for name in ("answer", "answers")),
 )
 """Public data sets told by their own columns."""
 
 
-def format_row(name: str, row: Row, columns: dict[str, str]) -> Row:
-    """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names."""
+def format_row(name: str, row: Row, columns: dict[str, str], *, pictures: bool = False) -> Row:
+    """The row in the format `name`, after `columns` (ours: theirs) has given its columns our names. One with pictures
+    is refused unless `pictures` are read; then they stand in the messages that ask about them."""
     row = read_columns(_rename_columns(row, columns) if columns else row)
     if name not in UNPAIRED:  # whose rows are checked as what they are without their label
         tables = (REFUSED,) if name in (*PAIRS, *QUESTIONS) else (REFUSED, REFUSED_WHERE_ANSWERS_ARE_TRAINED)
-        check_columns(row, *tables, reads=HEEDED.get(name, ()))
-    return FORMATS[name](row)
+        check_columns(row, *tables, reads=(*HEEDED.get(name, ()), *(PICTURE_COLUMNS if pictures else ())))
+    found = FORMATS[name](row)
+    if pictures:
+        return place_pictures(found)
+    refuse_pictures(found)
+    return found
 
 
 def _rename_columns(row: Row, columns: dict[str, str]) -> Row:

@@ -26,7 +26,7 @@ REASONING_KEYS = (REASONING, "reasoning", "thinking")  # DeepSeek and Qwen, Open
 CALL_KEYS = (CALLS, "function_call")  # OpenAI's two ways, the second from before 2023-11
 OF_A_TOOL = ("name", "tool_call_id")  # which call a tool's message answers; some templates write them
 DEVELOPER = "developer"  # true in a system message that was written with OpenAI's newer role
-MESSAGE_KEYS = frozenset(("role", "content", "train", REASONING, CALLS, DEVELOPER))
+MESSAGE_KEYS = frozenset(("role", "content", "train", REASONING, CALLS, DEVELOPER, "images"))
 
 # Roles of other notations: OpenAI's and Gemma's, then Llama 3.1's and OpenAI's for what a tool has answered.
 OTHER_ROLES = {"developer": "system", "model": "assistant", "ipython": "tool", "function": "tool"}
@@ -38,7 +38,11 @@ PART_TYPES = {
     "tool_call": CALLS,  # LLaMA-Factory
 }
 IN_A_PART = ("text", "value", "thinking", "reasoning")  # where its text stands
-PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # LLaVA's, at an end of what the user says
+PICTURE_TYPES = frozenset(("image", "image_url", "input_image"))  # transformers, OpenAI, and its Responses
+PICTURE_TAG = "<image>"  # LLaVA's, at an end of what the user says
+PLACEHOLDERS = ("<video>", "<audio>")  # the same for what nothing here reads
+IMAGES = "images"  # the key of a message that has pictures (ft.data.pictures)
+PICTURE_COLUMNS = ("image", "images")
 
 # Columns that a trained row is made of, whatever format it came in.
 CONVERSATION_COLUMNS = frozenset(("messages", "prompt", "completion", "text", TOOLS, VARIABLES))
@@ -194,12 +198,16 @@ def _checked_tools(tools: object) -> list[Any]:
 
 def join_parts(message: Message, where: str) -> Message:
     """The message with its content as one text: its parts of text joined, those that think or call in fields of their
-    own. Raises BadRow for a part that is none of these."""
+    own, pictures as they are written under `images`. Raises BadRow for a part that is none of these."""
     values: dict[str, list[str]] = {key: [] for key in dict.fromkeys(PART_TYPES.values())}
     order = list(values)
     last = order[0]
+    pictures: list[object] = []
     for number, part in enumerate(message["content"], 1):
         kind, text = _part(part)
+        if kind in PICTURE_TYPES and message["role"] == "user":
+            pictures.append(part)
+            continue
         key = PART_TYPES.get(kind)
         if key is None or (key != "content" and message["role"] != "assistant"):
             what = f"{where}: part {number} of its content is of type {kind!r}"
@@ -212,7 +220,7 @@ def join_parts(message: Message, where: str) -> Message:
             raise BadRow(what, "First comes what the answer thought, then its text, then its tool calls.")
         last = key
         values[key].append(text)
-    found = {**message, "content": "".join(values["content"])}
+    found = {**message, "content": "".join(values["content"]), **({IMAGES: pictures} if pictures else {})}
     for key in (REASONING, CALLS):
         if values[key] and message.get(key):
             raise BadRow(f"{where}: {key} stands beside its content and in it", "Leave one of them.")

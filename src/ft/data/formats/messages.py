@@ -8,7 +8,9 @@ from typing import Any
 from ft.data.formats.fields import (
     CALLS,
     DEVELOPER,
+    IMAGES,
     OTHER_ROLES,
+    PICTURE_TAG,
     PLACEHOLDERS,
     REASONING,
     Message,
@@ -62,6 +64,11 @@ def dialogue(value: object, column: str, before: str = "") -> list[Message]:
             message = read_message(message, where)
         if CALLS in message and (content is None or content == ""):
             message["content"] = content = ""  # a call says enough
+        if isinstance(content, str) and role == "user" and PICTURE_TAG in content:
+            message = _take_tags(message)
+            content = message["content"]
+        if content == "" and (CALLS in message or message.get(IMAGES)):
+            pass  # a picture alone asks for its caption
         elif not isinstance(content, str) or not content.strip():
             raise _bad_content(where, role, content)
         if not content.isascii() and not is_unicode(content):
@@ -74,6 +81,15 @@ def dialogue(value: object, column: str, before: str = "") -> list[Message]:
         messages.append(message)
         before = role
     return messages
+
+
+def _take_tags(message: Message) -> Message:
+    """The message with a place for a picture (None) under `images` for each tag at an end of its text."""
+    text, tags = message["content"].strip(), 0
+    while text.startswith(PICTURE_TAG) or text.endswith(PICTURE_TAG):
+        text = (text.removeprefix(PICTURE_TAG) if text.startswith(PICTURE_TAG) else text[: -len(PICTURE_TAG)]).strip()
+        tags += 1
+    return {**message, "content": text, IMAGES: [*message.get(IMAGES, ()), *[None] * tags]} if tags else message
 
 
 def role_of(message: object) -> Any:
@@ -156,4 +172,5 @@ def words(messages: Sequence[Message]) -> list[tuple[str, ...]]:
 def _beside_content(message: Message) -> list[str]:
     if len(message) == 2:
         return []
-    return [message.get(REASONING, ""), repr(message.get(CALLS))] if {REASONING, CALLS} & message.keys() else []
+    texts = [message.get(REASONING, ""), repr(message.get(CALLS))] if {REASONING, CALLS} & message.keys() else []
+    return [*texts, *message.get(IMAGES, ())]

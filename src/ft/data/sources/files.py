@@ -238,11 +238,28 @@ def _the_list(value: object, how: Reading) -> list[Any]:
     if splits and how.split not in lists:
         what = f"holds rows of {', '.join(splits)}, and split is '{how.split}'"
         raise fail(how.where, what, f"Write `split: {splits[0]}` at its source, if these are meant.")
+    if {"images", "annotations"} <= lists.keys():
+        return _of_annotations(value, how)
     if splits or len(lists) == 1:
         rows: list[Any] = lists[how.split] if splits else next(iter(lists.values()))
         return rows
     what = f"holds {kind_of(value)}" + (f" with {len(lists)} lists" if isinstance(value, dict) else "")
     raise fail(how.where, f"{what}, not a list of rows", "Write an array of rows, or one object a line as .jsonl.")
+
+
+def _of_annotations(value: dict[str, Any], how: Reading) -> list[Any]:
+    """The rows of a file of COCO's captions: each annotation with the `file_name` of its picture as `image`."""
+    names = {one.get("id"): one.get("file_name") for one in value["images"] if isinstance(one, dict)}
+    rows = [
+        {**one, "image": names.get(one.get("image_id"))} if isinstance(one, dict) else one
+        for one in value["annotations"]
+    ]
+    lost = [row for row in rows if isinstance(row, dict) and not row["image"]]
+    if lost:
+        first = lost[0].get("image_id")
+        what = f"{len(lost):,} annotations name a picture that the file does not list, the first {first!r}"
+        raise fail(how.where, what, "Take pictures and annotations from one file.")
+    return rows
 
 
 def is_split(name: str) -> bool:

@@ -7,13 +7,14 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ft.data.formats import FORMATS
+from ft.data.formats.pictures import folder_digest, picture_files
 from ft.data.sources.bytes import CHANGED, check_is_file
 from ft.data.sources.files import (
     MIB,
@@ -69,6 +70,9 @@ class Source:
 
     sample_by: SampleBy = "line"
     """What of a .txt file is a row, by the name that `datasets` has for it: each line, each paragraph, or the file."""
+    images: str | None = None
+    """Rows have pictures, whose paths are below this folder; it is found from the folder of the file of rows. `.` where
+    rows bring the bytes themselves."""
     max_row_mib: float = 4.0
     """Longest row, in MiB of text; a longer one is a bad row. A million tokens are about 4 MiB."""
     sha256: list[str] = field(default_factory=list)
@@ -91,10 +95,22 @@ class Source:
             raise ValueError("a share belongs to a group. Write `group: NAME` too")
 
 
+def picture_folder(source: Source) -> Path | None:
+    """Where the source's pictures are looked for; None where it has none, or is of the Hub, whose rows bring bytes."""
+    path = local_path(source.path)
+    if source.images is None or path is None:
+        return None
+    path = path.expanduser()
+    return (path if path.is_dir() else path.parent) / Path(source.images).expanduser()
+
+
 def missing(source: Source, where: str) -> Problem | None:
     """The problem that a source which looks local is not there, with what is near it."""
     try:
         path = local_path(source.path)
+        pictures = picture_folder(source)
+        if pictures and path and path.exists() and not pictures.is_dir():
+            return Problem(where, f"images: there is no folder {pictures}", "It is found from the rows' own folder.")
         if path is None or path.exists():
             return None
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, with a NUL, of an unknown user
@@ -205,11 +221,24 @@ def hub(source: Source) -> Iterator[SourceRow]:
         if not online:
             fix = "The Hub does not answer: download it once while it does. A local path starts with ./"
         raise fail(where, f"cannot be loaded: {reason}", fix) from error
+    rows = _with_picture_bytes(rows) if source.images else rows
     number = 0
     for number, row in enumerate(rows, 1):
         yield SourceRow(f"{where}:{number}", without_absent(row))
     if not number:
         raise fail(where, "holds no rows")
+
+
+def _with_picture_bytes(rows: Any) -> Any:
+    """The data set with its pictures as the bytes they are, which `datasets` would decode and ft encode again."""
+    from datasets import Image, List
+
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            rows = rows.cast_column(name, List(Image(decode=False)))
+    return rows
 
 
 # Fingerprints
@@ -227,29 +256,53 @@ def fingerprint(source: Source, cache: Path | None) -> dict[str, Any]:
     mixture = {key: value for key in ("group", "share") if (value := how.pop(key)) is not None}
     if how["sample_by"] == "line":
         del how["sample_by"]  # what it was before there were others
+    if how["images"] is None:
+        del how["images"]  # the same
+    elif folder := picture_folder(source):
+        how["images"] = _pictures_hash(folder, cache)
     if local_path(source.path) is None:
         return how | mixture
     files = [[type_of(path), file_hash(path, cache)] for path in _files(source)]
     if source.sha256 and source.sha256 != [sha256 for _, sha256 in files]:
         raise fail(source.path, "is not the file that sha256 names", "Fetch it again, or write its own SHA-256.")
-    return {"files": files} | {key: how[key] for key in (*DECIDE, "sample_by") if key in how} | mixture
+    return {"files": files} | {key: how[key] for key in (*DECIDE, "sample_by", "images") if key in how} | mixture
 
 
 def file_hash(path: Path, cache: Path | None) -> str:
     """SHA-256 of a file's bytes, remembered in `cache` by path, size and time of change: gigabytes are read once."""
     check_is_file(path, str(path))
+
+    def digest() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     try:
         state = path.stat()
-        name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
-        known = read_json(cache) if cache else None
-        known = known if isinstance(known, dict) else {}  # a torn cache is made again
-        entry = known.get(name)
-        if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
-            return entry[-1]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return _remembered(path, [state.st_size, state.st_mtime_ns], digest, cache)
     except OSError as error:
         raise fail(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def _pictures_hash(folder: Path, cache: Path | None) -> str:
+    """What a folder's pictures are, remembered like a file's hash, by the path, size and time of each."""
+    try:
+        states = [(str(path), path.stat()) for path in picture_files(folder)]
+        listed = repr([(path, state.st_size, state.st_mtime_ns) for path, state in states]).encode()
+        stamp = [len(states), hashlib.sha256(listed).hexdigest()]
+        return _remembered(folder, stamp, lambda: folder_digest(folder), cache)
+    except OSError as error:
+        raise fail(str(folder), f"a picture cannot be read: {error.strerror}") from error
+
+
+def _remembered(path: Path, stamp: list[int | str], make: Callable[[], str], cache: Path | None) -> str:
+    """The digest of what stands at a path, made again where its stamp has changed."""
+    name = str(path.resolve())
+    known = read_json(cache) if cache else None
+    known = known if isinstance(known, dict) else {}  # a torn cache is made again
+    entry = known.get(name)
+    if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
+        return entry[-1]
+    digest = make()
     if cache:
         with suppress(OSError):  # a folder that cannot be written to: hashed again next time
             write_json(cache, known | {name: [*stamp, digest]})
