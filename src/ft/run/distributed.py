@@ -27,6 +27,7 @@ from ft.recipe.job import Job
 RANK_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=30)
 ENDED_BY_US = (signal.SIGTERM, signal.SIGINT)
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's words and NCCL's
 
 
 def is_launched() -> bool:
@@ -50,6 +51,11 @@ def rank_environment(environment: dict[str, str], port: int) -> dict[str, str]:
     """An environment for one of several processes of a stage: they meet at a port of their own, since the launcher's
     store still holds what the stage before wrote."""
     return environment | {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+
+
+def has_lost_another(error: Exception) -> bool:
+    """Whether a collective failed because another process of the stage has ended, which has said why or was killed."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in str(error) for words in LOST)
 
 
 class Leader:

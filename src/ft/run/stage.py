@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from ft.notices import quiet_bars
 from ft.recipe import Kind
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
+from ft.run.distributed import has_lost_another
 from ft.run.executor import ENDS_WITH_PARENT
 from ft.secret_files import clean, in_rows, refuse
 from ft.stages import STAGES
@@ -48,6 +50,9 @@ def make_stage(job_file: Path) -> None:
     except Exception as error:
         if problem := disk_problem(error, job.folder):
             raise UserError([problem]) from error
+        if has_lost_another(error):
+            talk.print(f"{job.name}: process {os.environ['RANK']} ends, because another one has ended")
+            sys.exit(1)
         raise
     finish_trackers()
     check_files(job)

@@ -15,6 +15,7 @@ from ft.run.distributed import (
     exit_code_of_ranks,
     follow,
     follows,
+    has_lost_another,
     is_launched,
     killed_by,
     leading,
@@ -105,3 +106,12 @@ def test_the_process_that_was_killed_is_named_and_those_ended_after_it_are_not(c
     assert exit_code_of_ranks({0: 2, 1: -signal.SIGTERM}, "sft") == 2  # what refuses has said why
     assert capsys.readouterr().err == ""
     assert killed_by(signal.SIGSEGV) == "its process was killed by SIGSEGV"
+
+
+def test_a_process_knows_that_another_one_has_ended(monkeypatch):
+    closed = RuntimeError("[…/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20878")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert has_lost_another(closed)
+    assert not has_lost_another(RuntimeError("out of range"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not has_lost_another(closed)  # what closed it was a server
