@@ -63,10 +63,15 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def learnt_positions(config: Mapping[str, Any]) -> int | None:
+    """How many of its positions a model has a vector of its own for, and none behind these; None: it computes them.
+    `n_positions` is GPT-2's word."""
+    return positions(config) if "n_positions" in config or config.get("model_type") in LEARNT else None
+
+
 def position_problems(where: str, max_length: int, config: Mapping[str, Any]) -> Iterator[Problem]:
-    """A model that has learnt a vector for each position has none behind the last. `n_positions` is GPT-2's."""
-    learnt = "n_positions" in config or config.get("model_type") in LEARNT
-    if learnt and max_length > (limit := positions(config) or max_length):
+    """A row may not be longer than the positions that a model has learnt."""
+    if (limit := learnt_positions(config)) and max_length > limit:
         what = f"train.max_length is {max_length:,}, and the model has {limit:,} positions"
         yield Problem(where, what, f"Write max_length: {limit}.")
 
@@ -102,20 +107,36 @@ def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
         log.warning("%s: %s (max_position_embeddings); what stands behind them may be learnt badly", where, words)
 
 
-def refuse_unknown_ids(model: Any, where: str) -> None:
-    """Let the model raise UserError for a token that it has no embedding for, whoever gives it: on a GPU nothing else
-    would say which. A tokenizer may have more tokens than the model, which text never holds (Gemma 3's for images)."""
+def refuse_unknown_inputs(model: Any, where: str) -> None:
+    """Let the model raise UserError for a token that it has no embedding for, and for a position that it has not
+    learnt, whoever gives it: on a GPU nothing else would say which. A tokenizer may have more tokens than the model,
+    which text never holds (Gemma 3's for images)."""
+    from torch.nn import Embedding
 
-    def check(embedding: Any, inputs: tuple[Any, ...]) -> None:
+    def check_ids(embedding: Any, inputs: tuple[Any, ...]) -> None:
         if inputs and inputs[0].numel() and (largest := int(inputs[0].max())) >= embedding.num_embeddings:
             raise _unknown_id(where, largest, embedding.num_embeddings)
 
-    from torch.nn import Embedding
+    def check_positions(decoder: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if limit and (length := _longest(inputs, options)) > limit:
+            raise fail(where, f"a row has {length:,} tokens, and the model {limit:,} positions", "Shorten it.")
 
     weight = model.get_input_embeddings().weight
     for module in model.modules():  # encoder and decoder have modules of their own around one matrix
         if isinstance(module, Embedding) and module.weight is weight:
-            module.register_forward_pre_hook(check)
+            module.register_forward_pre_hook(check_ids)
+    limit = learnt_positions(model.config.get_text_config(decoder=True).to_dict())
+    if limit:  # at the decoder: PEFT calls a whole model's `forward` past its hooks
+        model.base_model.register_forward_pre_hook(check_positions, with_kwargs=True)
+
+
+def _longest(inputs: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """Positions that a forward pass reads."""
+    if (given := options.get("position_ids")) is not None:
+        return int(given.max()) + 1
+    rows = next(rows for rows in (*inputs, options.get("input_ids"), options.get("inputs_embeds")) if rows is not None)
+    cache = options.get("past_key_values")
+    return int(rows.shape[1]) + (cache.get_seq_length() if cache is not None else 0)
 
 
 def _unknown_id(where: str, largest: int, embeddings: int) -> UserError:

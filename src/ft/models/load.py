@@ -12,7 +12,7 @@ from ft.families import family_of
 from ft.models.adapters import load_adapter, with_adapter, with_scoring_adapter
 from ft.models.both_versions import write_for_both
 from ft.models.finite import refuse_broken_weights
-from ft.models.limits import refuse_unknown_ids
+from ft.models.limits import refuse_unknown_inputs
 from ft.models.lineage import base_of, is_adapter, is_reward, parts
 from ft.models.processor import library_errors, load_config
 from ft.notices import quiet_bars
@@ -160,7 +160,7 @@ def _read(
         model, report = auto.from_pretrained(source.path, revision=source.revision, **options)
     if quantization:
         _keep_cpu_4bit_differentiable(model)
-    refuse_unknown_ids(model, source.path)
+    refuse_unknown_inputs(model, source.path)
     return model, report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from ft.errors import UserError
 from ft.files import read_json, write_json
 from ft.models.adapters import with_adapter, with_scoring_adapter
 from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.engine import Engine, Request
 from ft.models.generation.sampling import Sampling
 from ft.models.load import load_base, load_scorer_base
 from ft.recipe import ModelSource
@@ -44,6 +46,15 @@ def problems(*arguments: Any) -> list[str]:
     with pytest.raises(UserError) as refused:
         planned(*arguments)
     return str(refused.value).splitlines()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with fewer embeddings than its tokenizer has tokens."""
+    torch.manual_seed(0)
+    config = tiny.config(tiny.tokenizer())
+    config.vocab_size, config.pad_token_id, config.eos_token_id = 257, 0, 256
+    return saved(LlamaForCausalLM(config), tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture
@@ -156,11 +167,8 @@ def test_rows_longer_than_rotary_positions_are_warned_of_unless_they_are_scaled(
     assert ("and the model 20 positions" in caplog.text) is warned
 
 
-def test_ids_without_an_embedding_are_refused_before_training(tmp_path, data):
-    torch.manual_seed(0)
-    config = tiny.config(tiny.tokenizer())
-    config.vocab_size, config.pad_token_id, config.eos_token_id = 257, 0, 256
-    there = planned(tmp_path, saved(LlamaForCausalLM(config), tmp_path / "small"), data)
+def test_ids_without_an_embedding_are_refused_before_training(tmp_path, data, small):
+    there = planned(tmp_path, small, data)
     with pytest.raises(UserError, match="rows hold the token 258, and the model has embeddings of 257"):
         trainer_of(tiny.job(there, "sft"))
 
@@ -175,17 +183,73 @@ def test_a_template_that_ends_only_the_last_answer_trains_the_last(tmp_path, bas
         tiny.job(every, "sft")
 
 
-def test_a_token_without_an_embedding_is_refused_whoever_gives_it(tmp_path):
-    """In chat, evaluation, sampling, judging and training on rewards: wherever a model was loaded."""
-    torch.manual_seed(0)
-    config = tiny.config(tiny.tokenizer())
-    config.vocab_size, config.pad_token_id, config.eos_token_id = 257, 0, 256
-    folder = saved(LlamaForCausalLM(config), tmp_path / "small")
-    chat = ChatModel(None, folder)
+def test_a_token_without_an_embedding_is_refused_whoever_gives_it(small):
+    chat = ChatModel(None, small)
     with pytest.raises(UserError, match=r"small: rows hold the token 258, and the model has embeddings of 257"):
         chat.answer([[{"role": "user", "content": "hi"}]], Sampling(max_new_tokens=2))
-    base = ModelSource(str(folder))
+    base = ModelSource(str(small))
     for model in (load_base(base, "float32", None, True), load_scorer_base(base, "float32", None, True)):
         assert model(input_ids=torch.tensor([[1, 256]])).logits.isfinite().all()
         with pytest.raises(UserError, match="rows hold the token 257"):
             model(input_ids=torch.tensor([[1, 257]]))
+
+
+PROMPTS = [{"prompt": f"{n} {tiny.THINGS[n % 8]}?", "answer": tiny.COLOURS[n % 8]} for n in range(8)]
+ANSWERING: dict[str, dict[str, Any]] = {
+    "evaluate": {"evaluate": {"max_new_tokens": 4}},
+    "sample": {"sample": {"samples": 2, "rewards": {"answer": 1.0}, "max_new_tokens": 4}},
+    "judge": {"judge": {"kind": "function", "function": "answer", "max_new_tokens": 4}},
+    "ppo": {"train": {"generation_batch_size": 8}},
+    "rloo": {"train": {"num_generations": 2}},
+    "grpo": {"train": {"num_generations": 2}},
+}
+ON_REWARDS = {
+    "rows": {"eval_fraction": 0.0},
+    "reward": {"rewards": {"answer": 1.0}},
+    "guard": {"cut": 1.0, "kept": 0},
+}
+STEP = {
+    **{"max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 8, "gradient_checkpointing": False},
+    **{"eval_strategy": "no", "eval_on_start": False, "save_strategy": "no", "load_best_model_at_end": False},
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERING)
+def test_every_kind_that_answers_refuses_a_token_without_an_embedding(kind, tmp_path, data, small, base):
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS), encoding="utf-8")
+    stage: dict[str, Any] = {"kind": kind, "data": [{"path": str(tmp_path / "prompts.jsonl")}], **ANSWERING[kind]}
+    if "train" in stage:
+        stage |= {"train": STEP | stage["train"], **ON_REWARDS}
+    if kind == "judge":
+        stage["inputs"] = {"other": "$other"}
+    above = [tiny.sft(data, {"max_steps": 1}, name="other", model=str(base))] if kind == "judge" else []
+    file = tiny.recipe(tmp_path, [*above, stage], model=str(small))
+    for one in [*above, {"name": kind}]:
+        there = tiny.planned(file, tmp_path / "runs")
+        if one["name"] == "other":
+            tiny.make(there, "other")
+            continue
+        with pytest.raises(UserError, match=r"small: rows hold the token 258, and the model has embeddings of 257"):
+            tiny.make(there, kind)
+
+
+def test_what_lies_behind_learnt_positions_is_refused_whoever_reads_it(tmp_path):
+    """In a forward pass of any stage, and by the engine, which ends an answer where they end."""
+    model = load_base(ModelSource(str(small_gpt2(tmp_path / "gpt2"))), "float32", None, True).eval()
+
+    def read(length: int, cached: int) -> Any:
+        cache = model(input_ids=torch.ones(1, cached, dtype=torch.long)).past_key_values if cached else None
+        return model(input_ids=torch.ones(1, length, dtype=torch.long), past_key_values=cache)
+
+    for cached in (0, 47):
+        assert read(48 - cached, cached).logits.isfinite().all()
+        with pytest.raises(UserError, match="gpt2: a row has 49 tokens, and the model 48 positions"):
+            read(49 - cached, cached)
+    adapted = with_adapter(model, None, tiny.LORA | {"target_modules": ["c_attn"]})
+    with pytest.raises(UserError, match="a row has 49 tokens"):
+        adapted(input_ids=torch.ones(1, 49, dtype=torch.long))
+    engine = Engine(model, [])
+    (answer,) = engine.complete([Request([1] * 45, "key")], Sampling(max_new_tokens=9))
+    assert len(answer.completion_ids) == 3
+    with pytest.raises(UserError, match="gpt2: a prompt has 48 tokens, and the model 48 positions"):
+        engine.complete([Request([1] * 48, "key")], Sampling(max_new_tokens=9))

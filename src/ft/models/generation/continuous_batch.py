@@ -40,7 +40,7 @@ class ContinuousBatch:
     ):
         self.cache = engine.new_cache(len(first))
         device = self.cache.model.device
-        self.queue, self.queue_is_empty = queue, False
+        self.engine, self.queue, self.queue_is_empty = engine, queue, False
         self.follow, self.on_token, self.sampling, self.device = follow, on_token, sampling, device
         self.slots = [_Slot(request) for request in first]
         self.pending = dict(enumerate(first))
@@ -79,9 +79,7 @@ class ContinuousBatch:
         slots, requests = list(self.pending), list(self.pending.values())
         prompts = [request.prompt_ids for request in requests]
         self.pending = {}
-        limits = [
-            self.sampling.max_new_tokens if one.max_new_tokens is None else one.max_new_tokens for one in requests
-        ]
+        limits = [self.engine.limit_of(request, self.sampling) for request in requests]
         self.tokens.begin(slots, [request.key for request in requests], limits)
         if isinstance(self.cache, BatchCache):
             logits = self.cache.prefill(prompts)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft.errors import fail
 from ft.families import family_of
 from ft.models.generation.sampling import Sampling
+from ft.models.limits import learnt_positions
+from ft.models.token_budget import completion_budget
 from ft.recipe.kind import function_at
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ class Engine:
         from ft.models.generation.kv_cache import has_moving_rope
 
         self.model, self.stop_ids = model, tuple(stop_ids)
+        self.positions = learnt_positions(model.config.get_text_config(decoder=True).to_dict())
         self.why_slow = self.why_not_reusable()
         self.reuses_cache = reuse_cache and not self.why_slow
         self.one_by_one = has_moving_rope(model)  # its frequencies follow the longest row of a batch
@@ -110,6 +114,15 @@ class Engine:
         first = list(islice(queue, 1 if self.one_by_one else batch_size))
         if first:
             yield from ContinuousBatch(self, sampling, first, queue, follow, on_token).completions()
+
+    def limit_of(self, request: Request, sampling: Sampling) -> int:
+        """Tokens that its completion may have. Raises UserError where the prompt fills the learnt positions."""
+        asked = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        limit = completion_budget(self.positions, len(request.prompt_ids), asked)
+        if limit < 1:
+            what = f"a prompt has {len(request.prompt_ids):,} tokens, and the model {self.positions:,} positions"
+            raise fail(self.model.config.name_or_path, what, "Shorten it.")
+        return limit
 
     def complete(self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int = 64) -> list[Completion]:
         """The completion of each request, in their order. Raises ValueError where two share a key."""
