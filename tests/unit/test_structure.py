@@ -136,6 +136,8 @@ OTHER_MEANINGS = {
     ("evaluation", "questions"): "a column of rows, and a value that a prompt shows",
     ("evaluation", "quiz"): "a column of rows",
     ("fit", "questions"): "a moment of the harness",
+    ("fit", "attention"): "a part of a block",
+    ("tools", "attention"): "a part of a block",
     ("report", "preferences"): "a group of curves",
     ("evaluation", "consistency"): "a number: how often a judge said the same in both orders",
     ("figures", "reward"): "a number that is logged",

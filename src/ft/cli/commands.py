@@ -10,7 +10,10 @@ from typer.core import TyperGroup
 from ft.errors import fail
 from ft.stages import STAGES
 
-ORDER = ("recipes", "new", "import", "stats", "show", "plan", "run", "chat", "report", "judge", "export", "runs")
+ORDER = (
+    *("recipes", "new", "import", "stats", "show", "plan", "run", "chat", "report", "judge", "inspect", "export"),
+    "runs",
+)
 """As somebody who is new comes to them; the others stand behind."""
 RUN, RUN_STAGE = "ft run RECIPE", "ft run RECIPE --to STAGE"
 SUGGESTIONS = {
@@ -21,6 +24,7 @@ SUGGESTIONS = {
     **dict.fromkeys(("init", "create", "fork"), "ft new NAME --from RECIPE --data FILE"),
     **dict.fromkeys(("check", "validate", "status", "memory"), "ft plan RECIPE"),
     **dict.fromkeys(("preview", "data", "rows", "tokens"), "ft show RECIPE"),
+    **dict.fromkeys(("describe", "summary", "parameters", "architecture"), "ft inspect MODEL"),
     **dict.fromkeys(("list", "ls", "results"), "ft runs"),
     **dict.fromkeys(("rm", "remove", "delete", "clean"), "ft runs rm RESULT"),
     **dict.fromkeys(("diff", "compare"), "ft report RECIPE RECIPE"),

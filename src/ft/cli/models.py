@@ -1,4 +1,4 @@
-"""Commands about a model: chat, gatt-bank."""
+"""Commands about a model: chat, inspect, gatt-bank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft.cli.app import Runs, Sets, app, print_notice, read_recipe
+from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_recipe
 from ft.console import out
 from ft.errors import fail
 from ft.files import create, refuse_existing, write_text
@@ -41,6 +41,36 @@ def chat_command(
     target = _find_model(path, set_, runs)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
     raise typer.Exit(chat(target, options, system, load_4bit, chat_template, tools, run_tools))
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[
+        str, typer.Argument(metavar="MODEL|RECIPE", help="a model's folder, a Hub id or its last part, or a recipe")
+    ],
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="draw the stack of blocks there")] = None,
+    set_: Sets = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What a model is made of, by its config alone: blocks, shapes, parameters, bytes, positions, cache."""
+    from ft.figures.svg_file import figure_file
+    from ft.tools.inspect import inspect_path, inspect_recipe, inspection_values, show_inspection, stack_figures
+
+    if picture and picture.suffix != ".svg":
+        raise fail(f"--picture {picture}", "pictures are written as SVG", "Name a file that ends in .svg.")
+    if is_recipe(path):
+        found = inspect_recipe(read_recipe(recipe_file(path), set_, runs))
+    else:
+        _refuse_sets(path, set_)
+        found = inspect_path(path)
+    if picture:
+        with create(picture, "Give another file.") as beside:
+            write_text(beside, figure_file(path, stack_figures(found)))
+    if as_json:
+        print_json(inspection_values(found))
+    else:
+        show_inspection(path, found, out)
 
 
 @app.command("gatt-bank")
@@ -84,6 +114,10 @@ def _find_model(path: str, sets: list[str] | None, runs: Path) -> ChatTarget:
 
     if is_recipe(path):
         return newest_model(plan(read_recipe(recipe_file(path), sets, runs), runs), print_notice)
+    _refuse_sets(path, sets)
+    return model_at(path)
+
+
+def _refuse_sets(path: str, sets: list[str] | None) -> None:
     if sets:
         raise fail("--set", f"{path} is no recipe", "Leave it out.")
-    return model_at(path)

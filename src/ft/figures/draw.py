@@ -39,6 +39,7 @@ from ft.figures.axes import (
     text,
     value_scale,
 )
+from ft.figures.block_stack import BlockStack, draw_stack, stack_height
 from ft.figures.charts import Chart, Point, interval
 
 COLOURS = 6
@@ -72,6 +73,8 @@ def element(chart: Chart, name: str, attributes: Markup) -> Markup:
 
 def height(chart: Chart) -> float:
     """In the units of the drawing, which is WIDTH wide."""
+    if isinstance(chart, BlockStack):
+        return stack_height(chart)
     if isinstance(chart, charts.RowChart):
         return ROWS_TOP + ROW * len(chart.row_names) + BOTTOM
     return WIDTH - LEFT - RIGHT + TOP + BOTTOM if isinstance(chart, charts.HeatMap) else HEIGHT
@@ -237,6 +240,7 @@ _DRAWINGS: dict[type[Chart], Callable[[Any, str], Iterator[Markup]]] = {
     charts.Histogram: _histogram,
     charts.Scatter: _scatter,
     charts.HeatMap: _heat_map,
+    BlockStack: draw_stack,
 }
 
 

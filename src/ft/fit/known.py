@@ -59,6 +59,7 @@ _GEMMA3_4B_TEXT = _shape(
 _SIGLIP: Shape = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 _SIGLIP |= {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14, "vision_use_head": False}
 _GEMMA3_4B = {"model_type": "gemma3", "text_config": _GEMMA3_4B_TEXT, "vision_config": _SIGLIP}
+_GPT3: Shape = {"model_type": "gpt2", "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}  # table 2.1
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"meta-llama/Llama-2-7b{chat}-hf": _LLAMA2_7B for chat in ("", "-chat")},
@@ -86,4 +87,10 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"google/gemma-3-4b-{base}": _GEMMA3_4B for base in ("it", "pt")},
     **{f"HuggingFaceTB/SmolLM3-3B{base}": _SMOLLM3_3B for base in ("", "-Base")},
     "microsoft/Phi-4-mini-instruct": _PHI4_MINI,
+    "openai/gpt-3": _GPT3,  # arXiv:2005.14165; no such id is on the Hub
 }
+
+
+def known_id(name: str) -> str:
+    """The id of a known model of that name without its owner, whatever the case of its letters; else the name."""
+    return next((path for path in KNOWN if path.rpartition("/")[2].lower() == name.lower()), name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.errors import UserError, fail
 from ft.families import family_of
-from ft.fit.known import KNOWN
+from ft.fit.known import KNOWN, known_id
 from ft.models.processor import load_config
 from ft.recipe import ModelSource, Owner
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LORA = Owner("peft:LoraConfig")
 PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
 """Keys of a `lora:` block with which its parameters are rank times rows and columns."""
+
+BUILT_IN = "built-in sizes"
+"""Origin of a shape from KNOWN, which says what decides the sizes of tensors and nothing else."""
 
 CLOSING = ("o_proj", "out_proj", "down_proj", "fc2", "c_proj", "dense", "dense_4h_to_h", "wo", "w2")
 """Linear layers whose input is not the norm's output, and so is not shared with their neighbours."""
@@ -107,11 +110,16 @@ def config_of(source: ModelSource) -> tuple[Any, str]:
         return load_config(source), "its config"
     except UserError as error:
         if source.path in KNOWN:
-            return known_config(source.path), "built-in sizes"
+            return known_config(source.path), BUILT_IN
         if source.folder is not None:
             raise
         fix = "Check the name and HF_TOKEN, download its config.json once while online, or name a local folder."
         raise fail(source.path, error.problems[0].what, fix) from error
+
+
+def config_named(name: str) -> tuple[Any, str]:
+    """The same for what a user types: the id of a known model may lack its owner (Llama-2-7b-hf)."""
+    return config_of(ModelSource(known_id(name)))
 
 
 def known_config(path: str) -> Any:

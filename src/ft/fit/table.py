@@ -14,6 +14,7 @@ from ft.fit.gpus import GIB, Gpu
 from ft.fit.kinds import stage_fit
 from ft.fit.memory import PARTS, StageFit
 from ft.fit.setting import Setting
+from ft.fit.shapes import BUILT_IN
 from ft.fit.sharding import Sharding
 from ft.fit.speed import Pace, pace, seconds, tokens
 from ft.results.store import Plan, PlannedStage
@@ -124,7 +125,7 @@ def _below(fits: FitPlan) -> list[str]:
         if fit.problem:
             lines.append(f"{fit.stage}: {fit.problem}")
         lines += [f"{fit.stage}: {note}" for note in fit.notes if fit.moments]
-        if fit.shape == "built-in sizes":
+        if fit.shape == BUILT_IN:
             lines.append(f"{fit.stage}: {fit.shape}: the model's config was not reached")
         lines += _time(fits, row)
         if row.advice:
