@@ -103,3 +103,16 @@ def test_bytes_are_those_of_the_fit_plan():
     assert found.weight_bytes["float32"] == 2 * found.weight_bytes["bfloat16"] == 4 * found.shape.parameters
     assert found.weight_bytes["4 bits"] < found.weight_bytes["8 bits"] < found.weight_bytes["bfloat16"]
     assert found.cache_bytes(10) == 10 * 2 * 2 * (2 * 16) * 2  # tokens, keys and values, layers, features, bytes
+
+
+def test_an_encoder_decoder_has_two_stacks_and_its_decoder_reads_the_encoder():
+    found = inspection("T5Config", d_model=64, d_ff=128, d_kv=16, num_layers=2, num_heads=4, vocab_size=96)
+    attention, feed_forward = PRE_NORM
+    cross_attention = Sublayer("cross-attention", norm_before=True)
+    assert {one.name: (one.count, one.sublayers) for one in found.stacks} == {
+        "encoder": (2, (attention, feed_forward)),
+        "decoder": (2, (attention, cross_attention, feed_forward)),
+    }
+    assert (found.norm, found.positions) == ("RMSNorm", {"kind": "relative bias", "buckets": 32})
+    assert sum(one.parameters for one in found.modules) == found.shape.parameters
+    assert found.shape.head_dim == 16
