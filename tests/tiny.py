@@ -243,3 +243,50 @@ def t5(folder: Path) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(str(folder))
     words.save_pretrained(str(folder))
     return folder
+
+
+def blip2(folder: Path, language: str = "opt") -> Path:
+    """An untrained BLIP-2 with its processor, on a decoder (opt) or an encoder-decoder (t5)."""
+    import torch
+    from transformers import (
+        AddedToken,
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessorPil,
+        OPTConfig,
+        T5Config,
+    )
+
+    words = tokenizer()
+    words.chat_template = (ROOT / "src" / "ft" / "templates" / "blip2.jinja").read_text(encoding="utf-8")
+    if language == "opt":
+        words.bos_token = words.eos_token
+    words.add_tokens([AddedToken("<image>", special=True)])
+    ids = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
+    text: Any
+    if language == "opt":
+        sizes = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "max_position_embeddings": 256, "dropout": 0.0}
+        text = OPTConfig(vocab_size=len(words), **sizes, **heads, **ids, bos_token_id=words.eos_token_id)
+    else:
+        sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+        text = T5Config(vocab_size=len(words), **sizes, **ids, decoder_start_token_id=words.pad_token_id)
+    layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**layers, image_size=16, patch_size=8, initializer_range=0.02),
+        qformer_config=Blip2QFormerConfig(**layers, **dropout, encoder_hidden_size=64, vocab_size=len(words)),
+        text_config=text,
+        num_query_tokens=3,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(0)
+    model = Blip2ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens, std=0.5)  # made as zeros, which no picture would part
+    model.save_pretrained(str(folder))
+    reads = BlipImageProcessorPil(size={"height": 16, "width": 16})
+    Blip2Processor(reads, words, num_query_tokens=3).save_pretrained(str(folder))
+    return folder

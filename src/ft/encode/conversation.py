@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft.data.formats.fields import (
     CALLS,
     DEVELOPER,
-    IMAGES,
     LABELS,
     REASONING,
     TOOLS,
@@ -29,8 +28,9 @@ from ft.data.formats.fields import (
 from ft.encode.chat_template import ChatTemplate, Tools, bare, special_tokens, template
 from ft.encode.encoder import RowTokens, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn, token_range, trained_messages, without
+from ft.encode.pictures import asks_for_caption, picture_in, reader_of
 from ft.encode.segments import NO_INPUTS, Layout, Segmenter, TemplateInputs
-from ft.encode.truncation import Counts, fewest_dropped, messages_left, turn_starts
+from ft.encode.truncation import Counts, fewest_dropped, shortened, turn_starts
 from ft.errors import fail
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class RenderedRow:
     labels: list[int]
     roles: list[int]
     dropped_turns: int = 0
+    picture: str = ""  # that its picture tokens stand for
 
     @property
     def tokens(self) -> RowTokens:
@@ -94,6 +95,8 @@ class Renderer:
                 messages; under last and completion it never takes anything trained, else never the last answer trained.
                 split: a document stays whole here, and the encoder cuts it.
     stop_ids    the tokens that end an answer, for generation.
+    pictures    how the model reads them; None: it reads text alone, and rows with pictures are refused. A row's picture
+                stands in front of its text, whichever message asks about it.
     notes       what the template does that a person should know.
     """
 
@@ -108,6 +111,7 @@ class Renderer:
         self.tokenizer, self.train_on = tokenizer, train_on
         self.max_length, self.on_too_long = max_length, on_too_long
         self.counts = Counts()
+        self.pictures = reader_of(tokenizer)
         self.notes: tuple[str, ...] = ()
         self.special = special_tokens(tokenizer)
         one = tokenizer.bos_token_id != tokenizer.eos_token_id  # GPT-2 has one token for both, which may stand anywhere
@@ -132,15 +136,19 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The token ids up to where a model is to answer."""
+        picture_ids = self.pictures.ids if self.pictures and self._picture(messages) else []
+        if asks_for_caption(messages):
+            return [*picture_ids, *self._caption_start()]
         text = self.prompt_text(messages, tools)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         self._check_bos(ids, text)
-        return ids
+        return [*picture_ids, *ids]
 
     def prompt_text(self, messages: Sequence[Message], tools: Tools = None) -> str:
         """The text up to where a model is to answer. Raises BadRow."""
         if not messages or messages[-1]["role"] == "assistant":
             raise BadRow("a prompt ends before an answer", "End it with a user message.")
+        self._picture(messages)
         self._refuse_forged(messages)
         chat = self.chat
         written = [self._bare(message) for message in messages]
@@ -173,13 +181,17 @@ class Renderer:
             self._draft(conversation) for conversation in self._render_texts([self._read_row(row) for row in rows])
         ]
         encoded = self._tokenize([draft.layout.text for draft in drafts if isinstance(draft, _Draft)])
-        return [self._label(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
+        labelled = [self._label(draft, *next(encoded)) if isinstance(draft, _Draft) else draft for draft in drafts]
+        return [self._behind_picture(row, rendered) for row, rendered in zip(rows, labelled, strict=True)]
 
     def _read_row(self, row: Row) -> _Conversation | RenderedRow | BadRow:
         try:
             if _is_document(row):
                 return self._render_text(row["text"])
             messages, first = _messages(row)
+            self._picture(messages)
+            if asks_for_caption(messages[:-1]):
+                return self._render_caption(messages[-1]["content"])
             self._refuse_forged(messages)
             trained = trained_messages(messages, first, self.train_on)
             columns = read_columns(row)
@@ -279,6 +291,43 @@ class Renderer:
             ids.append(self.tokenizer.eos_token_id)
         return RenderedRow(ids, list(ids), [0] * len(ids))
 
+    # Pictures
+
+    def _picture(self, messages: Sequence[Message]) -> str | None:
+        """The one picture that the conversation is about, if any. Raises BadRow where the model does not read them."""
+        picture = picture_in(messages)
+        if picture and self.pictures is None:
+            what = "a message holds a picture, and the model reads text alone"
+            raise BadRow(what, "Drop the row, or name a model that takes pictures.")
+        return picture
+
+    def _behind_picture(self, row: Row, rendered: RenderedRow | BadRow) -> RenderedRow | BadRow:
+        """A rendered row with the tokens of its picture in front, which are read and never trained."""
+        if self.pictures is None or isinstance(rendered, BadRow):
+            return rendered
+        picture = picture_in(row.get("messages") or row.get("prompt") or ())
+        if not picture:
+            return rendered
+        ids = self.pictures.ids
+        return RenderedRow(
+            [*ids, *rendered.input_ids],
+            [*[IGNORE_INDEX] * len(ids), *rendered.labels],
+            [*[CODES["user"]] * len(ids), *rendered.roles],
+            picture=picture,
+        )
+
+    def _caption_start(self) -> list[int]:
+        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+
+    def _render_caption(self, text: str) -> RenderedRow:
+        """A picture's caption, with no turn around it: what a picture without a question is answered by."""
+        document, start = self._render_text(text), len(self._caption_start())
+        ids = document.input_ids
+        if ids[:start] != self._caption_start():  # a tokenizer that puts no BOS by itself
+            ids = [*self._caption_start(), *ids]
+        labels = [*[IGNORE_INDEX] * start, *ids[start:]]
+        return RenderedRow(ids, labels, [CODES["template"]] * start + [CODES["assistant"]] * (len(ids) - start))
+
     # Length
 
     def _fit(self, row: Row, rendered: RenderedRow | BadRow) -> RenderedRow | BadRow | None:
@@ -329,11 +378,11 @@ class Renderer:
     def _without_turns(self, row: Row, turns: int) -> RenderedRow | BadRow | None:
         """The row without its oldest turns, if it fits then."""
         messages, first = _messages(row)
-        numbers = messages_left(messages, turns)
+        left = shortened(messages, turns)
         if first is None:
-            shorter = {**row, "messages": [messages[n] for n in numbers]}
+            shorter = {**row, "messages": left}
         else:
-            shorter = {**row, "prompt": [messages[n] for n in numbers if n < first]}
+            shorter = {**row, "prompt": left[: len(left) - (len(messages) - first)]}
         rendered = self._render_whole([shorter])[0]
         return rendered if isinstance(rendered, BadRow) or self._fits(rendered) else None
 
@@ -358,11 +407,6 @@ class Renderer:
         for n, message in enumerate(messages):
             if not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
                 raise BadRow(f"message {n + 1} is not a role with text", 'Write {"role": "user", "content": "…"}.')
-            if message.get(IMAGES):
-                fix = "Drop the row, or name a model that takes pictures."
-                raise BadRow(
-                    f"message {n + 1} ({message['role']}) holds a picture, and the model reads text alone", fix
-                )
             texts = [message["content"], message.get(REASONING, ""), *map(repr, message.get(CALLS, ()))]
             if found := next(filter(None, map(forging.search, texts)), None):
                 what = (

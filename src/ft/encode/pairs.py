@@ -24,7 +24,7 @@ from ft.data.sources.files import SourceRow
 from ft.encode.conversation import RenderedRow, Renderer
 from ft.encode.encoder import ArrowColumn, Encoded, EncodedRow, Encoder, id_columns, roles_column, row_tokens
 from ft.encode.loss_mask import IGNORE_INDEX
-from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
+from ft.encode.truncation import fewest_dropped, shortened, turn_starts
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 SAFETY = ("safety_chosen", "safety_rejected")
@@ -154,7 +154,7 @@ class PreferenceEncoder(ABC):
         """How many of its oldest turns leave the prompt until the pair fits, and the pair then."""
 
         def fits(turns: int) -> EncodedRow | None:
-            prompt = [row["prompt"][n] for n in messages_left(row["prompt"], turns)]
+            prompt = shortened(row["prompt"], turns)
             pair = self._encode([{**row, "prompt": prompt}])[0]
             return None if isinstance(pair, BadRow) or self._excess(pair) else pair
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ft.data.formats.fields import IMAGES
 from ft.encode.chat_template import Message
 
 T = TypeVar("T")
@@ -59,6 +60,19 @@ def messages_left(messages: Sequence[Message], dropped: int) -> list[int]:
         return list(range(len(messages)))
     head = [n for n in range(starts[0]) if messages[n]["role"] == "system"]
     return [*head, *range(starts[dropped], len(messages))]
+
+
+def shortened(messages: Sequence[Message], dropped: int) -> list[Message]:
+    """The messages left when the `dropped` oldest turns leave. What they are about stays: pictures of turns that left
+    are those of the first one that is left."""
+    numbers = messages_left(messages, dropped)
+    left = [messages[n] for n in numbers]
+    gone = [message for n, message in enumerate(messages) if n not in numbers]
+    pictures = [one for message in gone for one in message.get(IMAGES) or ()]
+    first = next((n for n, message in enumerate(left) if message["role"] == "user"), None)
+    if pictures and first is not None:
+        left[first] = {**left[first], IMAGES: [*pictures, *(left[first].get(IMAGES) or ())]}
+    return left
 
 
 def fewest_dropped(most: int, fits: Callable[[int], T | None]) -> tuple[int, T] | None:

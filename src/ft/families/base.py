@@ -57,6 +57,7 @@ class Family(ABC):
     engine            class that completes prompts, as "module:class": see `ft.models.generation.engine`
     trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
     unsupported       keys of `train:` that its trainer cannot do, with the reason
+    has_parts         whether its models are made of parts, of which a recipe names those to train (`parts:`)
     """
 
     name: ClassVar[str]
@@ -70,6 +71,7 @@ class Family(ABC):
     engine: ClassVar[str]
     trainer: ClassVar[str]
     unsupported: ClassVar[Mapping[str, str]] = {}
+    has_parts: ClassVar[bool] = False
 
     # Rows
 
@@ -132,6 +134,10 @@ class Family(ABC):
         auto: AutoClass = getattr(transformers, self.auto_processor)
         processor: Processor = auto.from_pretrained(path, revision=revision, trust_remote_code=False)
         return processor
+
+    def save_processor(self, processor: Processor, folder: str) -> None:
+        """Leave what makes rows, as `load_processor` reads it."""
+        processor.save_pretrained(folder)
 
     def auto_name(self, scores: bool) -> str:
         return self.auto_scorer if scores else self.auto

@@ -113,6 +113,11 @@ def _training_kind(
     )
 
 
+def _with_parts(kind: Kind) -> Kind:
+    """The kind with `parts:`, for models that are made of several; where a recipe writes none, the family decides."""
+    return replace(kind, blocks={**kind.blocks, "parts": Owner("ft.families.image_text:PartOptions")})
+
+
 def _rl_kind(
     about: str,
     module: str,
@@ -208,16 +213,18 @@ _KINDS: dict[str, Kind] = {
         row_defaults={"train_on": "all"},
         families=(),
     ),
-    "sft": _training_kind(
-        "fine-tunes the model on conversations",
-        "ft.stages.sft",
-        train=_SFT,
-        rows="conversations",
-        memory="ft.fit.kinds:sft",
-        unsupported={},
-        front_curves=1,
-        families=(),
-        reads_pictures=True,
+    "sft": _with_parts(
+        _training_kind(
+            "fine-tunes the model on conversations",
+            "ft.stages.sft",
+            train=_SFT,
+            rows="conversations",
+            memory="ft.fit.kinds:sft",
+            unsupported={},
+            front_curves=1,
+            families=(),
+            reads_pictures=True,
+        )
     ),
     "dpo": _training_kind(
         "trains the model to prefer the chosen answer of each pair (DPO)",
@@ -327,6 +334,7 @@ _KINDS: dict[str, Kind] = {
             shows_answers=True,
         ),
         inputs={"baseline": "model"},
+        reads_pictures=True,
         required=("evaluate",),
     ),
     "harness": Kind(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ft.encode.prepare import eval_rows, train_rows
+from ft.errors import fail
 from ft.families import family_of
 from ft.recipe.job import Job
 from ft.recipe.kind import function_at
@@ -30,6 +31,10 @@ def trainer_of(job: Job, ends_turns: bool = True) -> Any:
     config = arguments(job, SFTConfig, dataset_kwargs={"skip_prepare_dataset": True})
     model, tokenizer = policy(job, config, ends_turns)
     family = family_of(model.config, job.where)
+    if "parts" in job.blocks and (not family.has_parts or "lora" in job.blocks):
+        what = f"`parts:` trains parts of a model whole, and {family.about} have none"
+        what = "`parts:` trains parts of a model whole, and `lora:` adapters alone" if family.has_parts else what
+        raise fail(job.where, what, "Leave `parts:` out, and name modules in `lora: {target_modules: …}`.")
     make_trainer = function_at(family.trainer)
     trainer = make_trainer(job, family, model, tokenizer, config, train_rows(job.rows), held_out)
     return add_callbacks(trainer, job)

@@ -15,7 +15,7 @@ from ft.console import Terminal
 from ft.data.formats.fields import CALLS, TOOLS, Message
 from ft.data.formats.messages import BadRow, is_unicode, make_message
 from ft.encode.tool_calls import CallReader
-from ft.encode.truncation import fewest_dropped, messages_left, turn_starts
+from ft.encode.truncation import fewest_dropped, shortened, turn_starts
 from ft.errors import Problem, fail
 from ft.files import append_lines
 from ft.hub import local_path
@@ -376,9 +376,9 @@ class ChatSession:
             return messages, prompt
 
         def fits(turns: int) -> tuple[list[dict[str, Any]], list[int]] | None:
-            shortened = [messages[place] for place in messages_left(messages, turns)]
-            shorter = self._prompt([*self.system, *shortened])
-            return (shortened, shorter) if len(shorter) <= room else None
+            left = shortened(messages, turns)
+            shorter = self._prompt([*self.system, *left])
+            return (left, shorter) if len(shorter) <= room else None
 
         dropped = fewest_dropped(len(turn_starts(messages)) - 1, fits)
         if dropped is None:

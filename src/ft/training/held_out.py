@@ -53,6 +53,8 @@ def batch_size(inputs: Mapping[str, Any], family: Family = CAUSAL) -> BatchSize:
     if "labels" in inputs:
         tokens = int((family.predicted_labels(inputs) != IGNORE_INDEX).sum())
         return BatchSize(tokens, len(inputs["labels"]), tokens, tokens)
+    if "pixel_values" in inputs:  # pictures and what is said of them
+        return BatchSize(*[len(inputs["pixel_values"])] * 2)
     if "completion_ids" in inputs:
         return BatchSize(*[len(inputs["completion_ids"])] * 2)
     if "label" in inputs:

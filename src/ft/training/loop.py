@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
+from ft.families import family_of
 from ft.figures.training import curve_files
 from ft.figures.write import write_figures
 from ft.models.device import compute_dtype, device_arguments
@@ -128,6 +129,7 @@ def save(trainer: StageTrainer, job: Job) -> None:
     refuse_broken_result(trainer.model, job.where, trainer.state.global_step)
     trainer.save_model(str(job.folder))
     if trainer.is_world_process_zero():
+        family_of(trainer.model.config, job.where).save_processor(trainer.processing_class, str(job.folder))
         (job.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; job.json says the same in words
         if "lora" in job.blocks:
             save_lineage(job.folder, job.model, job.init, job.blocks.get("quantization"))

@@ -90,7 +90,7 @@ def test_a_template_is_given_as_text():
 
 def test_an_unknown_template_lists_the_shipped_ones():
     with pytest.raises(
-        UserError, match=r"chat_template: no template 'chatlm'\. There are: chatml, llama2, llama3, plain"
+        UserError, match=r"chat_template: no template 'chatlm'\. There are: blip2, chatml, llama2, llama3, plain"
     ):
         template("chatlm")
 

@@ -197,5 +197,5 @@ def test_a_template_that_ends_answers_by_the_next_header_trains_that():
 
 
 def test_chat_rows_without_a_template_are_refused():
-    with pytest.raises(UserError, match=r"it has no chat template\. Name one in chat_template: chatml, llama2"):
+    with pytest.raises(UserError, match=r"it has no chat template\. Name one in chat_template: blip2, chatml, llama2"):
         Renderer(byte_level()).render({"messages": TWO})

@@ -9,6 +9,7 @@ from typing import Any
 from ft.encode.chat_template import Message
 from ft.encode.conversation import Renderer
 from ft.encode.encoder import EncodedRow
+from ft.encode.pictures import picture_in
 from ft.encode.token_text import IncrementalDecoder
 from ft.families import family_of
 from ft.models.device import has_gpu
@@ -56,20 +57,33 @@ class ChatModel:
             self.model.to("cuda")
         self.family = family_of(self.model.config, str(folder or model))
         self.positions = positions_of(self.model)
-        self.engine = engine_of(self.model, self.renderer.stop_ids)
+        self.engine = engine_of(self.model, self.renderer.stop_ids, self.tokenizer)
 
     def answer(self, conversations: Sequence[list[Message]], sampling: Sampling, batch_size: int = 64) -> list[str]:
         """One answer per conversation, in their order. The same conversation twice gets two samples."""
         prompts = [self.renderer.prompt(messages) for messages in conversations]
-        return [self.text(one) for one in self.complete(prompts, sampling, batch_size)]
+        pictures = [picture_in(messages) for messages in conversations]
+        return [self.text(one) for one in self.complete(prompts, sampling, batch_size, pictures)]
 
-    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 64) -> list[Completion]:
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        batch_size: int = 64,
+        pictures: Sequence[str | None] | None = None,
+    ) -> list[Completion]:
         """One completion per prompt, in their order. What is sampled depends on the seed, on the prompt and on how
         often it came before, not on the others."""
-        requests = [Request(prompt, key) for prompt, key in zip(prompts, prompt_keys(prompts), strict=True)]
+        keys = prompt_keys(prompts)
+        requests = [
+            Request(prompt, key, picture=picture)
+            for prompt, key, picture in zip(prompts, keys, pictures or [None] * len(prompts), strict=True)
+        ]
         return self.engine.complete(requests, sampling, batch_size=batch_size)
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None]) -> Completion:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, on_text: Callable[[str], None], picture: str | None = None
+    ) -> Completion:
         """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there.
         Returns the whole, with why it ended."""
         decoder = IncrementalDecoder(self.tokenizer, keep_special=False)
@@ -78,7 +92,7 @@ class ChatModel:
             if token not in self.renderer.stop_ids and (piece := decoder.add(token)):
                 on_text(piece.text)
 
-        request = Request(prompt, prompt_keys([prompt])[0])
+        request = Request(prompt, prompt_keys([prompt])[0], picture=picture)
         (completion,) = self.engine.generate([request], sampling, on_token=on_token)
         if rest := decoder.flush():
             on_text(rest.text)

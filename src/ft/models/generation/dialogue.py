@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ft.encode.chat_template import Message
 from ft.encode.conversation import BadRow, Renderer
+from ft.encode.pictures import picture_in
 from ft.models.generation.engine import Completion, Engine, Request
 from ft.models.generation.sampling import Sampling
 from ft.models.token_budget import completion_budget, positions_of
@@ -149,7 +150,7 @@ class _Progress:
         if self.limit < 1:
             self._stop(f"its prompt has {len(prompt)} tokens, and the model has {self.positions} positions")
             return None
-        return Request(prompt, f"{self.dialogue.key}\n{len(self.answers)}", self.limit)
+        return Request(prompt, f"{self.dialogue.key}\n{len(self.answers)}", self.limit, picture_in(self.messages))
 
     def take(self, completion: Completion) -> None:
         ended = completion.finish_reason == "stop"

@@ -32,6 +32,7 @@ class Request:
     prompt_ids: Sequence[int]
     key: str
     max_new_tokens: int | None = None
+    picture: str | None = None  # that its picture tokens stand for (ft.encode.pictures)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ OnToken = Callable[[str, int], None]
 """Hears the key of a request and each of its tokens as soon as it is chosen, the one that ends it included."""
 
 
-def engine_of(model: Any, stop_ids: Sequence[int]) -> Engine:
-    """What completes prompts with a model of this family."""
-    engine: Engine = function_at(family_of(model.config, "model").engine)(model, stop_ids)
+def engine_of(model: Any, stop_ids: Sequence[int], tokenizer: Any = None) -> Engine:
+    """What completes prompts with a model of this family; one that reads pictures does so by its tokenizer's reader."""
+    engine: Engine = function_at(family_of(model.config, "model").engine)(model, stop_ids, tokenizer=tokenizer)
     return engine
 
 
@@ -71,7 +72,7 @@ class Engine:
                  on (sliding windows, rope that moves with the length) are always read so, the latter one by one
     """
 
-    def __init__(self, model: Any, stop_ids: Sequence[int], *, reuse_cache: bool = True):
+    def __init__(self, model: Any, stop_ids: Sequence[int], *, reuse_cache: bool = True, tokenizer: Any = None):
         from ft.models.generation.kv_cache import has_moving_rope
 
         self.model, self.stop_ids = model, tuple(stop_ids)

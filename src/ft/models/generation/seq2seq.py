@@ -32,13 +32,17 @@ class EncodedPrompts(BatchCache):
     """
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        model = inner_of(self.model.model)
+        self.encoded: Any = self.encode(prompts)
+        self.cache = EncoderDecoderCache(*(DynamicCache(config=self.model.config) for _ in range(2)))
+        start = inner_of(self.model.model).config.decoder_start_token_id
+        return self._read(torch.full((len(prompts), 1), start, device=self.model.device))
+
+    def encode(self, prompts: Sequence[Sequence[int]]) -> Any:
+        """What the encoder makes of them; its mask is kept."""
         ids, own = pad(prompts, "right", self.model.device)  # learnt positions are counted from the first column
         self.mask = own.long()
         with torch.no_grad():
-            self.encoded: Any = model.get_encoder()(input_ids=ids, attention_mask=self.mask)
-        self.cache = EncoderDecoderCache(*(DynamicCache(config=self.model.config) for _ in range(2)))
-        return self._read(ids.new_full((len(ids), 1), model.config.decoder_start_token_id))
+            return inner_of(self.model.model).get_encoder()(input_ids=ids, attention_mask=self.mask)
 
     def decode(self, tokens: Tensor, active: Tensor) -> Tensor:
         return self._read(tokens[:, None])

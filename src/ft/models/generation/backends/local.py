@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ft.encode.pictures import picture_in
 from ft.models.generation.backends import Columns, WorkerSpec, answer
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.engine import Request
@@ -21,13 +22,13 @@ class LocalWorker:
 
     def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
         requests: dict[str, Request] = {}
-        for key, ids in zip(batch["key"], batch["prompt_ids"], strict=True):
+        for key, messages, ids in zip(batch["key"], batch["messages"], batch["prompt_ids"], strict=True):
             limit = completion_budget(self.chat_model.positions, len(ids), sampling.max_new_tokens)
             if limit < 1:
                 yield answer(key, None, 0, False)
             else:
                 # as the first turn of a dialogue (models/generation/dialogue.py), whose random numbers these are
-                requests[f"{key}\n0"] = Request(ids, f"{key}\n0", limit)
+                requests[f"{key}\n0"] = Request(ids, f"{key}\n0", limit, picture_in(messages))
         engine = self.chat_model.engine
         for completion in engine.generate(requests.values(), sampling, batch_size=self.batch_size):
             key, ended = completion.key.rpartition("\n")[0], completion.finish_reason == "stop"
