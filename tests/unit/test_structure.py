@@ -135,6 +135,8 @@ OTHER_MEANINGS = {
     ("data", "questions"): "rows by what they ask: those without an answer of their own",
     ("evaluation", "questions"): "a column of rows, and a value that a prompt shows",
     ("evaluation", "quiz"): "a column of rows",
+    ("families", "qformer"): "a part of a BLIP-2, as transformers calls it",
+    ("recipe", "qformer"): "what a stage leaves",
     ("fit", "questions"): "a moment of the harness",
     ("fit", "attention"): "a part of a block",
     ("tools", "attention"): "a part of a block",

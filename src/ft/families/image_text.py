@@ -143,7 +143,9 @@ class ImageTextFamily(CausalFamily):
         from transformers import Blip2Processor
 
         reader = reader_of(processor)
-        assert reader is not None
+        if reader is None:  # of an image encoder alone
+            processor.save_pretrained(folder)
+            return
         Blip2Processor(reader.image_processor, processor, num_query_tokens=reader.tokens).save_pretrained(folder)
 
     def row_encoder(

@@ -132,6 +132,11 @@ def in_main_memory(setting: Setting) -> Estimate:
     return None, [], ["made in main memory"]
 
 
+def not_estimated(setting: Setting) -> Estimate:
+    """Of a kind whose model is not described by a config yet when it is planned."""
+    return None, [], ["not estimated: its model is made by stages of this recipe"]
+
+
 def stage_fit(setting: Setting) -> StageFit:
     """What the stage needs; a problem, told by itself, leaves the other stages their rows."""
     stage = setting.stage

@@ -17,16 +17,18 @@ from ft.recipe.check import Owner
 if TYPE_CHECKING:
     from ft.recipe.types import Stage
 
-Artifact = Literal["model", "reward_model", "rows", "metrics"]
+Artifact = Literal["model", "reward_model", "rows", "metrics", "image_encoder", "qformer"]
 
 ARTIFACTS: Mapping[Artifact, str] = {
     "model": "a model",
     "reward_model": "a reward model",
     "metrics": "metrics",
     "rows": "rows",
+    "image_encoder": "an image encoder",
+    "qformer": "a Q-Former",
 }
 """What a stage may leave, as messages call it: a folder `from_pretrained` opens, which answers; one that scores;
-metrics.json; rows.jsonl."""
+metrics.json; rows.jsonl; a folder of `Blip2VisionModel`; one of `Blip2ForImageTextRetrieval`."""
 
 
 class LaunchOptions(Protocol):

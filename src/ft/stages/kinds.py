@@ -34,6 +34,7 @@ _USE_DDP = "Use recipes/accelerate/ddp.yaml, with `lora:` where the whole model 
 _PAIRS_REFUSED = Refused("ft compares the policy with its reference before the model is cut", _USE_DDP)
 _PAIRS_APART = Refused("ft tries the shared prompts out before the model is cut", _USE_DDP)
 _SAMPLES_REFUSED = Refused("it samples answers as it learns, which was not tried with a model cut in slices", _USE_DDP)
+_ONE_PROCESS = Refused("its losses compare the rows of one process's batch", "Run it without --launch.")
 _ADAPTERS_REFUSED = Refused("its adapters take turns on one base, which a model cut in slices does not allow", _USE_DDP)
 
 
@@ -177,6 +178,8 @@ def _trainer_block(
 
 _SFT = _trainer_block("trl:SFTConfig", reserved.SFT_KEYS, reserved.SFT_VALUES)
 
+_PICTURES = _trainer_block("trl:SFTConfig", reserved.PICTURE_KEYS, reserved.SFT_VALUES)
+
 _BACKEND = Owner("ft.models.generation.backends:BackendOptions")
 
 # Where a server is and how it is asked: the model's name decides what comes, not its address.
@@ -317,6 +320,70 @@ _KINDS: dict[str, Kind] = {
         reference=Reference(),
         inputs={"critic": "reward_model"},
         reward_keys=reserved.PPO_REWARD_KEYS,
+    ),
+    "image-encoder": Kind(
+        about="makes a small image encoder, taught to see by the words of captions",
+        make="ft.stages.image_encoder:make",
+        blocks={"architecture": Owner("transformers.models.blip_2:Blip2VisionConfig"), "train": _PICTURES},
+        leaves=frozenset({"image_encoder"}),
+        memory="ft.fit.kinds:not_estimated",
+        display=Display(summary=(r"(eval|training) loss", "steps")),
+        trainer="ft.stages.image_encoder:trainer_of",
+        unsupported=dict.fromkeys(("ddp", "zero2", "fsdp", "zero3"), _ONE_PROCESS),
+        init=None,
+        check_row="ft.training.captioned:check_caption",
+        reads_eval_data=True,
+        reads_pictures=True,
+        required=("architecture",),
+        defaults={"architecture": {"initializer_range": 0.02}, "train": {}},
+        cosmetic=_BY_BATCH,
+    ),
+    "qformer": Kind(
+        about="trains a Q-Former to look at pictures by contrast, matching and captions (BLIP-2's first stage)",
+        make="ft.stages.qformer:make",
+        blocks={
+            "architecture": Owner("transformers.models.blip_2:Blip2QFormerConfig"),
+            "qformer": Owner("ft.stages.qformer:QFormerOptions"),
+            "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
+            "train": _PICTURES,
+        },
+        leaves=frozenset({"qformer"}),
+        memory="ft.fit.kinds:not_estimated",
+        display=Display(summary=("contrast", "matching", "generation")),
+        trainer="ft.stages.qformer:trainer_of",
+        unsupported=dict.fromkeys(("ddp", "zero2", "fsdp", "zero3"), _ONE_PROCESS),
+        init=None,
+        inputs={"image_encoder": "image_encoder"},
+        check_row="ft.training.captioned:check_caption",
+        reads_eval_data=True,
+        reads_pictures=True,
+        required=("architecture", "tokenizer"),
+        defaults={"qformer": {}, "train": {}},
+        cosmetic=_BY_BATCH,
+        loss_over_batch=True,
+    ),
+    "retrieval": Kind(
+        about="finds captions of held-out pictures and pictures of captions, by a Q-Former, among all of them",
+        make="ft.stages.retrieval:make",
+        blocks={"retrieval": Owner("ft.stages.retrieval:RetrievalOptions")},
+        leaves=_METRICS,
+        memory="ft.fit.kinds:not_estimated",
+        display=Display(headline="text_r1", summary=("text_r1", "image_r1", "chance")),
+        init="qformer",
+        check_row="ft.training.captioned:check_caption",
+        reads_pictures=True,
+        defaults={"retrieval": {}},
+    ),
+    "blip2": Kind(
+        about="makes one model of an image encoder with its Q-Former and a language model",
+        make="ft.stages.blip2:make",
+        blocks={},
+        leaves=_MODEL,
+        memory="ft.fit.kinds:in_main_memory",
+        display=Display(),
+        init=None,
+        inputs={"qformer": "qformer", "language_model": "model"},
+        reads_data=False,
     ),
     "evaluate": Kind(
         about="answers held-out prompts, scored by a program or references, and measures eval loss, before and after",

@@ -34,6 +34,14 @@ SFT_KEYS = TRAINER_KEYS | {
     "padding_free": "Write `packing: true`, which is padding-free.",
 }
 
+PICTURE_KEYS = TRAINER_KEYS | dict.fromkeys(
+    (
+        *("chat_template_path", "dataset_text_field", "dataset_kwargs", "dataset_num_proc", "completion_only_loss"),
+        *("assistant_only_loss", "truncation_mode", "eos_token", "pad_token", "padding_free", "packing", "max_length"),
+    ),
+    "Remove it: rows are pictures with captions, which are trained whole.",
+)
+
 # Values that every Trainer takes and ft does not.
 TRAINER_VALUES: dict[tuple[str, str | bool], str] = {
     ("accelerator_config.use_seedable_sampler", False): "after an interruption other rows would be trained",

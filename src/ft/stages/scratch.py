@@ -35,7 +35,7 @@ def make(job: Job) -> dict[str, Any]:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
     options = TokenizerOptions(**job.block("tokenizer"))
-    tokenizer = _tokenizer(options, job.template, _texts(job))
+    tokenizer = train_tokenizer(options, job.template, _texts(job))
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     config = LlamaConfig(**{**job.block("architecture"), "vocab_size": len(tokenizer), **ids})
     set_seed(job.seed)
@@ -60,7 +60,7 @@ def _texts(job: Job) -> Iterator[str]:
     bad.finish()
 
 
-def _tokenizer(options: TokenizerOptions, chat_template: str | None, texts: Iterator[str]) -> Any:
+def train_tokenizer(options: TokenizerOptions, chat_template: str | None, texts: Iterator[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -144,9 +144,7 @@ def test_answers_are_those_of_generate_whatever_the_batch(folder):
         out = model.generate(**inputs, pixel_values=pixels, max_new_tokens=8, do_sample=False, eos_token_id=stops)[0]
         written = out.tolist()[1:] if chat_model.family is IMAGE_TEXT_SEQ2SEQ else out.tolist()[len(prompt) :]
         assert completion.completion_ids == written
-    assert len({completion.logprobs[0] for completion in completions}) == len(
-        conversations
-    )  # each picture's own
+    assert len({completion.logprobs[0] for completion in completions}) == len(conversations)  # each picture's own
 
 
 def rows_file(folder: Path) -> Path:
