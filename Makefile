@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install sft dpo gatt reward sample ppo llama2 eval tools report export base chat show stats plan run test test-newest bench lint format clean
+.PHONY: help install sft dpo gatt reward sample ppo llama2 eval tools vision report export base chat show stats plan run test test-newest bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -75,6 +75,10 @@ eval: $(STAMP) ## held-out loss, answers against references, and the model after
 
 tools: RECIPE = recipes/tiny/tools.yaml
 tools: $(STAMP) ## teach the embedded model calls of two tools, and count which are right
+	$(FT) run "$(RECIPE)" $(ARGS)
+
+vision: RECIPE = recipes/tiny/vision.yaml
+vision: $(STAMP) ## BLIP-2 in both stages on drawn pictures: retrieval, captions, questions and dialogues about held-out ones
 	$(FT) run "$(RECIPE)" $(ARGS)
 
 run: $(STAMP) ## run every stage of RECIPE

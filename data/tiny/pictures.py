@@ -181,6 +181,11 @@ def texts(rng: random.Random) -> Iterator[Row]:
         yield {"messages": [{"role": "system", "content": scene.caption}, *dialogue(scene, rng)]}
 
 
+def caption_texts(rng: random.Random) -> Iterator[Row]:
+    for scene in trained_scenes(rng):
+        yield {"text": scene.caption}
+
+
 def captions(rng: random.Random) -> Iterator[Row]:
     for scene in trained_scenes(rng):
         yield {"image": draw(scene, rng), "caption": scene.caption}
@@ -215,6 +220,7 @@ def held_out_third_turns(rng: random.Random) -> Iterator[Row]:
 
 FILES: dict[str, Callable[[random.Random], Iterator[Row]]] = {
     "picture-texts.jsonl.gz": texts,
+    "caption-texts.jsonl.gz": caption_texts,
     "captions.jsonl.gz": captions,
     "captions-held-out.jsonl.gz": held_out_captions,
     "picture-chats.jsonl.gz": chats,

@@ -38,7 +38,7 @@ def test_every_file_is_read_with_its_pictures():
         first = json.loads(gzip.decompress((TINY / name).read_bytes()).splitlines()[0])
         formats.add(detect(first))
         (row, *_) = mix_rows([Source(str(TINY / name), images=".", rows=1)], seed=1, bad=BadRows("error"))
-        asked = (row.row.get("messages") or row.row["prompt"])[0]
         if "image" in first:
+            asked = (row.row.get("messages") or row.row["prompt"])[0]
             assert open_picture(asked["images"][0]).size == (48, 48)
-    assert formats == {"messages", "caption", "vqa", "prompt"}
+    assert formats == {"text", "messages", "caption", "vqa", "prompt"}

@@ -32,6 +32,7 @@ def chat_command(
         Path | None, typer.Option(metavar="FILE", help="your own .py file of functions to call; .json: only show calls")
     ] = None,
     run_tools: Annotated[bool, typer.Option("--run-tools", help="run each call without asking")] = False,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="the picture that is asked about")] = None,
     set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -40,7 +41,7 @@ def chat_command(
 
     target = _find_model(path, set_, runs)
     options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
-    raise typer.Exit(chat(target, options, system, load_4bit, chat_template, tools, run_tools))
+    raise typer.Exit(chat(target, options, system, load_4bit, chat_template, tools, run_tools, image))
 
 
 @app.command("inspect")

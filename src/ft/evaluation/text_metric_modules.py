@@ -33,8 +33,9 @@ class TextMetric(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
         metric = METRICS[self.config_name]
+        stats_of_answer = metric.stats_of(references)
         stats = [
-            metric.stats(answer, references_of_answer)
+            stats_of_answer(answer, references_of_answer)
             for answer, references_of_answer in zip(predictions, references, strict=True)
         ]
         each = [metric.value(counts, 1) for counts in stats]

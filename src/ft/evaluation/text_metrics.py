@@ -1,7 +1,8 @@
 """Metrics that compare an answer with reference texts, computed on this machine: nothing is fetched.
 
 The library `evaluate` ships none: `evaluate.load("rouge")` downloads a script and runs it. What these scripts call are
-`rouge_score` and `sacrebleu`, called here. Every value is from 0 to 1 (papers often print a hundred times that).
+`rouge_score` and `sacrebleu`, called here. Every value is from 0 to 1 (papers often print a hundred times that), but
+for CIDEr-D, which goes to 10 (and papers print a hundred times that too).
 To add one: its two functions and one entry in METRICS.
 """
 
@@ -12,15 +13,23 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from ft.evaluation.picture_metrics import cider_counts, vqa_accuracy
 from ft.evaluation.statistics import mean
+
+Stats = Callable[[str, Sequence[str]], list[float]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`stats` counts one answer against its references; `value` makes a number of the sums over so many answers."""
+    """`stats` counts one answer against its references; `value` makes a number of the sums over so many answers. What
+    depends on how words are spread over all references has `over`, which makes `stats` of them."""
 
-    stats: Callable[[str, Sequence[str]], list[float]]
+    stats: Stats
     value: Callable[[Sequence[float], int], float]
+    over: Callable[[Sequence[Sequence[str]]], Stats] | None = None
+
+    def stats_of(self, corpus: Sequence[Sequence[str]]) -> Stats:
+        return self.over(corpus) if self.over else self.stats
 
 
 def _exact(answer: str, references: Sequence[str]) -> list[float]:
@@ -64,6 +73,14 @@ def _bleu(sums: Sequence[float], answers: int) -> float:
     return float(score.score) / 100
 
 
+def _alone(answer: str, references: Sequence[str]) -> list[float]:
+    return cider_counts([references])(answer, references)
+
+
+def _mean_up_to_ten(sums: Sequence[float], answers: int) -> float:
+    return sums[0] / answers  # no share, so that its interval is bootstrapped
+
+
 METRICS = {
     "exact_match": Metric(_exact, mean),
     "rouge1": Metric(partial(_rouge, "rouge1"), mean),
@@ -71,4 +88,6 @@ METRICS = {
     "rougeL": Metric(partial(_rouge, "rougeL"), mean),
     "rougeLsum": Metric(partial(_rouge, "rougeLsum"), mean),
     "bleu": Metric(_bleu_counts, _bleu),
+    "cider": Metric(_alone, _mean_up_to_ten, cider_counts),
+    "vqa_accuracy": Metric(vqa_accuracy, mean),
 }

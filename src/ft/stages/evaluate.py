@@ -51,8 +51,8 @@ class EvaluateOptions:
     reward          a function of ft.rewards that judges answers; where nothing else is asked for: answer. A recipe runs
                     no code of its own
     metrics         several measures of answers, in the place of `reward`: functions of ft.rewards, metrics of texts
-                    (ft.evaluation.text_metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu), and of tool
-                    calls, against those of the row's own answer (ft.evaluation.tool_calls)
+                    (ft.evaluation.text_metrics: exact_match, rouge1, rouge2, rougeL, rougeLsum, bleu, cider,
+                    vqa_accuracy), and of tool calls, against those of the row's own answer (ft.evaluation.tool_calls)
     references      column with what texts are compared with: a text, or several. A row without it that brings an answer
                     is compared with that
     loss            also measure the loss on rows that bring answers, by the `rows:` block as in training

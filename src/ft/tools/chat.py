@@ -12,8 +12,9 @@ from rich.console import Console
 
 from ft import artifacts
 from ft.console import Terminal
-from ft.data.formats.fields import CALLS, TOOLS, Message
+from ft.data.formats.fields import CALLS, IMAGES, TOOLS, Message
 from ft.data.formats.messages import BadRow, is_unicode, make_message
+from ft.data.formats.pictures import open_picture
 from ft.encode.tool_calls import CallReader
 from ft.encode.truncation import fewest_dropped, shortened, turn_starts
 from ft.errors import Problem, fail
@@ -40,6 +41,8 @@ HELP = """\
 /system TEXT   set the system message; without TEXT: remove it
 /reset         forget the dialogue, keep the system message (also /clear)
 /preset NAME   how answers are sampled: {presets}
+/image FILE    look at another picture, in a new dialogue
+/caption       what the picture shows, in the model's own words
 /help          this
 /quit          leave (also /exit, /bye and Ctrl-D). Ctrl-C stops an answer.
 A message that begins with / is typed with a blank before it. Pasted lines are one message."""
@@ -162,6 +165,7 @@ class ChatSession:
         self.messages: list[dict[str, Any]] = []
         self.refused = 0
         self.tools = tools
+        self.picture: str | None = None
         self.reader = CallReader(chat_model.renderer.chat) if tools else None
 
     def handle(self, line: str) -> bool:
@@ -182,6 +186,8 @@ class ChatSession:
             "system": self.change_system,
             "reset": lambda _: self.reset(),
             "preset": self.choose_preset,
+            "image": self.change_picture,
+            "caption": lambda _: self.caption(),
             "help": lambda _: self.note(HELP.format(presets=", ".join(PRESETS))),
         }
         if command in commands:
@@ -220,7 +226,8 @@ class ChatSession:
             self.before = self.before or self.load_before()
             name, chat_model = self.before
             try:
-                prompt = chat_model.renderer.prompt([*self.system, *self.messages[:-1]], self._schemas)
+                messages = self._about_picture([*self.system, *self.messages[:-1]])
+                prompt = chat_model.renderer.prompt(messages, self._schemas)
             except BadRow as refused:
                 self.refuse(str(Problem(f"not sent to {name}", refused.what, refused.fix)))
                 return
@@ -232,7 +239,8 @@ class ChatSession:
             self.refuse("Write /save FILE." if self.messages else "There is no dialogue to save.")
             return
         try:
-            row = {"messages": [*self.system, *self.messages], **({TOOLS: self._schemas} if self._schemas else {})}
+            messages = self._about_picture([*self.system, *self.messages])
+            row = {"messages": messages, **({TOOLS: self._schemas} if self._schemas else {})}
             append_lines(Path(file).expanduser(), [row])
         except OSError as error:
             self.refuse(f"{file}: not saved: {error.strerror}")
@@ -259,6 +267,38 @@ class ChatSession:
         system = [make_message("system", text)] if text else []
         self._prompt([*system, make_message("user", "hello")])
         self.system = system
+
+    def change_picture(self, file: str) -> None:
+        """`/image FILE`: what is asked from now on is about this picture."""
+        try:
+            self.set_picture(file)
+        except BadRow as refused:
+            self.refuse(str(Problem("not taken", refused.what, refused.fix)))
+        else:
+            self.messages = []
+            self.note("Ask about the picture, or write /caption.")
+
+    def set_picture(self, file: str) -> None:
+        """Raises BadRow where the model reads no pictures, or not this one."""
+        if self.chat_model.renderer.pictures is None:
+            raise BadRow("the model reads text alone", "Name a model that takes pictures.")
+        path = str(Path(file).expanduser().resolve())
+        open_picture(path)
+        self.picture = path
+
+    def caption(self) -> None:
+        """`/caption`: what the model says of the picture unasked. It is no turn of the dialogue."""
+        if self.picture is None:
+            self.refuse("There is no picture. Write /image FILE.")
+            return
+        self._answer(self._prompt([make_message("user", "")]))
+
+    def _about_picture(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with the picture in the first of the user's."""
+        first = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
+        if self.picture is None or first is None:
+            return messages
+        return [*messages[:first], {**messages[first], IMAGES: [self.picture]}, *messages[first + 1 :]]
 
     def choose_preset(self, preset: str) -> None:
         if preset not in PRESETS:
@@ -343,7 +383,7 @@ class ChatSession:
 
         print(f"{escape(name)}: ", end="", file=self.out, flush=True)
         try:
-            completion = chat_model.stream(prompt, self.sampling, on_text)
+            completion = chat_model.stream(prompt, self.sampling, on_text, self.picture)
         except KeyboardInterrupt:
             print(CUT, file=self.out, flush=True)
         else:
@@ -361,7 +401,7 @@ class ChatSession:
         for message in messages:
             if not is_unicode(message["content"]):
                 raise BadRow("the message is not UTF-8 text", "Look at the terminal's encoding.")
-        return self.chat_model.renderer.prompt(messages, self._schemas)
+        return self.chat_model.renderer.prompt(self._about_picture(messages), self._schemas)
 
     @property
     def _schemas(self) -> list[Any] | None:
@@ -433,6 +473,7 @@ def chat(
     chat_template: str | None = None,
     tools: Path | None = None,
     run_tools: bool = False,
+    image: Path | None = None,
 ) -> int:
     """Load the model and talk, until /quit or the end of the input; the exit code. `tools` is a file of the user's own;
     each call is asked for unless `run_tools`."""
@@ -464,6 +505,11 @@ def chat(
         session.set_system(system or "")
     except BadRow as refused:
         raise fail("--system", refused.what, refused.fix) from refused
+    try:
+        if image is not None:
+            session.set_picture(str(image))
+    except BadRow as refused:
+        raise fail("--image", refused.what, refused.fix) from refused
     return run(session, sys.stdin)
 
 

@@ -177,3 +177,41 @@ def test_an_adapter_on_one_part_is_trained_and_answers(opt, tmp_path):
     made = tiny.make(there, "sft")
     assert all("language_model" in name for name in tiny.weights(made.folder))
     assert len(ChatModel(None, made.folder).answer([[asked("red", "")], [asked("blue")]], GREEDY)) == 2
+
+
+def test_a_dialogue_about_a_picture_keeps_it_and_another_begins_anew(opt, tmp_path, capsys):
+    from rich.console import Console
+
+    from ft.tools.chat import ChatSession
+
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}.png")
+    said, notes = io.StringIO(), io.StringIO()
+    session = ChatSession(ChatModel(ModelSource(str(opt)), None), GREEDY, said, Console(file=notes, width=200))
+    session.handle("/caption")
+    session.handle(f"/image {tmp_path / 'none.png'}")
+    assert session.refused == 2
+    session.handle(f"/image {tmp_path / 'red.png'}")
+    session.messages = [{"role": "user", "content": "what colour?"}, {"role": "assistant", "content": "red"}]
+    row = tmp_path / "row.jsonl"
+    session.handle(f"/save {row}")
+    assert json.loads(row.read_text(encoding="utf-8"))["messages"][0]["images"] == [str(tmp_path / "red.png")]
+    session.handle(f"/image {tmp_path / 'blue.png'}")
+    assert session.messages == []
+    session.handle("/caption")
+    session.handle("what colour?")
+    assert session.refused == 2
+    assert said.getvalue().count("assistant: ") == 2
+    assert "There is no picture" in notes.getvalue()
+
+
+def test_a_model_of_text_looks_at_nothing(ending, tmp_path):
+    from rich.console import Console
+
+    from ft.tools.chat import ChatSession
+
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    notes = io.StringIO()
+    session = ChatSession(ChatModel(None, ending), GREEDY, io.StringIO(), Console(file=notes, width=200))
+    session.handle(f"/image {tmp_path / 'red.png'}")
+    assert "the model reads text alone" in notes.getvalue()
