@@ -148,6 +148,7 @@ OTHER_MEANINGS = {
     ("figures", "judge"): "the name of a file, judge.svg",
     ("figures", "evaluate"): "the block of options",
     ("fit", "judge"): "the name of an input: the model that judges",
+    ("results", "attention"): "a key of a recipe's model",
     ("report", "reward"): "the name of a file, reward.png",
     ("report", "evaluate"): "the block of options",
     ("rl", "reward"): "a number that is logged, and the block of options",

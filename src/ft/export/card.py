@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ft.export.trained_model import TrainedModel, public_path
-from ft.families import CAUSAL
 from ft.hub import local_path
+from ft.models.processor import family_at
 from ft.report.numbers import summary
 from ft.result import FOLDER_NAME, Result
 from ft.stages import STAGES
@@ -38,7 +38,7 @@ def _front(result: TrainedModel, record: Mapping[str, Any], license: str | None)
     adapter = record["form"] == "adapter"
     values: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-classification" if result.scores else "text-generation",
+        "pipeline_tag": "text-classification" if result.scores else family_at(None, result.folder).pipeline_tag,
         "tags": ["ft", *dict.fromkeys(stage.kind for stage in result.chain)],
     }
     if license:
@@ -68,7 +68,8 @@ def _opening(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
     name = "FOLDER_OR_ID"
-    auto = CAUSAL.auto_name(bool(result.scores))
+    family = family_at(None, result.folder)
+    auto = family.auto_name(bool(result.scores))
     yield from ("## Use", "", "```python", f"from transformers import AutoTokenizer, {auto}", "")
     if record["form"] == "adapter":
         yield "from peft import PeftModel"
@@ -96,6 +97,7 @@ def _loading(result: TrainedModel, record: Mapping[str, Any]) -> Iterator[str]:
         yield f"The chat template is the one of training (`chat_template.jinja`, SHA-256 `{record['template'][:16]}…`)."
     else:
         yield "It has no chat template: it continues text."
+    yield from ("", family.needs) if family.needs else ()
     yield ""
 
 

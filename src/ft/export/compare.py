@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.encode.conversation import BadRow, Renderer
 from ft.encode.pairs import through_answers
+from ft.families import family_of
 from ft.models.generation.engine import Request, engine_of
 from ft.models.generation.sampling import Sampling
 from ft.models.scorer import batch_scores
@@ -88,14 +89,18 @@ def behaviour(model: Any, rows: Rows, like: Behaviour | None = None) -> Behaviou
     completions = engine_of(model, rows.stop_ids).complete(requests, sampling, batch_size=4)
     answers = [one.completion_ids for one in completions]
     along = answers if like is None else like.answers
-    return Behaviour(answers, [_logits(model, [*row, *answer]) for row, answer in zip(rows.ids, along, strict=True)])
+    return Behaviour(answers, [_logits(model, row, answer) for row, answer in zip(rows.ids, along, strict=True)])
 
 
-def _logits(model: Any, ids: list[int]) -> Any:
+def _logits(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    """(T, V) of all that the model's family predicts of the row, on the CPU."""
     import torch
 
+    family = family_of(model.config, "model")
+    batch = family.collator(pad_token_id=0)([family.completion_row(prompt, answer)])
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu()
+        logits, _ = family.predictions(model, {name: values.to(model.device) for name, values in batch.items()})
+    return logits[0].float().cpu()
 
 
 def _plain_score(model: Any, row: list[int]) -> Any:

@@ -13,11 +13,12 @@ from ft.errors import fail
 from ft.families.base import Family
 from ft.families.causal import CAUSAL
 from ft.families.image_text import IMAGE_TEXT, IMAGE_TEXT_SEQ2SEQ
+from ft.families.prefix_lm import PREFIX_LM
 from ft.families.seq2seq import SEQ2SEQ
 
-__all__ = ["CAUSAL", "FAMILIES", "SEQ2SEQ", "Family", "family_of", "family_of_values"]
+__all__ = ["CAUSAL", "FAMILIES", "PREFIX_LM", "SEQ2SEQ", "Family", "family_of", "family_of_values"]
 
-FAMILIES: tuple[Family, ...] = (IMAGE_TEXT, IMAGE_TEXT_SEQ2SEQ, SEQ2SEQ, CAUSAL)
+FAMILIES: tuple[Family, ...] = (IMAGE_TEXT, IMAGE_TEXT_SEQ2SEQ, SEQ2SEQ, PREFIX_LM, CAUSAL)
 
 
 def family_of(config: Any, where: str) -> Family:

@@ -58,6 +58,8 @@ class Family(ABC):
     trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
     unsupported       keys of `train:` that its trainer cannot do, with the reason
     has_parts         whether its models are made of parts, of which a recipe names those to train (`parts:`)
+    pipeline_tag      the Hub's word for a model that answers
+    needs             what whoever opens an exported folder elsewhere must know, in a sentence; "" for nothing
     """
 
     name: ClassVar[str]
@@ -72,6 +74,8 @@ class Family(ABC):
     trainer: ClassVar[str]
     unsupported: ClassVar[Mapping[str, str]] = {}
     has_parts: ClassVar[bool] = False
+    pipeline_tag: ClassVar[str] = "text-generation"
+    needs: ClassVar[str] = ""
 
     # Rows
 
@@ -127,6 +131,13 @@ class Family(ABC):
         for key, reason in self.unsupported.items():
             if train.get(key):
                 yield Problem(where, f"train.{key} does not work with {self.about}: {reason}", f"Take {key} out.")
+
+    def special_ids(self, processor: Processor) -> dict[str, int | None]:
+        """Token ids that the config of a model made from nothing must name."""
+        return {f"{name}_token_id": getattr(processor, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+
+    def prepare(self, model: Any, where: str) -> None:  # noqa: B027  most have nothing to do
+        """Let a loaded model be run as one of this family. Raises UserError where it cannot be."""
 
     def load_processor(self, path: str, revision: str | None) -> Processor:
         import transformers

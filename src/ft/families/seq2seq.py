@@ -3,77 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ft.data.formats.fields import BadRow
 from ft.encode.conversation import OnTooLong, RenderedRow, Renderer
-from ft.encode.encoder import ArrowColumn, Encoded, EncodedRow, Encoder, Row, id_columns, roles_column
+from ft.encode.encoder import EncodedRow, Encoder
 from ft.encode.loss_mask import IGNORE_INDEX, TrainOn
-from ft.encode.truncation import pieces
 from ft.families.base import Collator, Family, ModelConfig, Processor
+from ft.families.prompt_rows import PromptRowEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
-class PromptEncoder:
-    """A row for each stretch that is trained: all before it is the encoder's, the stretch is what the decoder writes.
+class EncoderDecoderRows(PromptRowEncoder):
+    """The prompt is the encoder's, and the labels are what the decoder writes.
 
-    A conversation of which three answers are trained makes three rows. Nothing stands before a document, so it is cut:
-    its beginning is read and the rest written, which is the "LM adaptation" of T5 (arXiv:2104.08691). Where it is cut
-    follows from its tokens.
+    A document is cut: its beginning is read and the rest written, which is the "LM adaptation" of T5
+    (arXiv:2104.08691). Where it is cut follows from its tokens.
     """
 
-    def __init__(self, renderer: Renderer):
-        self.renderer = renderer
-        self.counts, self.notes = renderer.counts, renderer.notes
-
-    def arrow_columns(self) -> list[ArrowColumn]:
-        return [*id_columns("input_ids", "labels"), roles_column()]
-
-    def encode_batch(self, rows: Sequence[Row]) -> list[Encoded]:
-        return [self._columns(row) if isinstance(row, RenderedRow) else row for row in self.renderer.render_batch(rows)]
-
-    def _columns(self, row: RenderedRow) -> EncodedRow | list[EncodedRow] | BadRow:
-        if all(label != IGNORE_INDEX for label in row.labels) and not any(row.roles):
-            parts = self._document(row)
-        else:
-            parts = [_part(row, start, end) for start, end in _trained_stretches(row.labels)]
-        if not all(part["input_ids"] for part in parts):
+    def prompt_row(self, row: RenderedRow, start: int, end: int, first: int = 0) -> EncodedRow | BadRow:
+        if start == first:
             what = "what is trained begins the row, so an encoder has no prompt to read"
             return BadRow(what, "Set train_on: last, assistant or completion, and let a question come first.")
-        return parts[0] if len(parts) == 1 else parts
+        ids = {"input_ids": row.input_ids[first:start], "labels": row.input_ids[start:end]}
+        return {**ids, "roles": row.roles[first:end]}
 
-    def _document(self, row: RenderedRow) -> list[EncodedRow]:
-        length, most = len(row.input_ids), self.renderer.max_length
-        places = pieces(length, most) if most is not None and length > most else [slice(0, length)]
-        self.counts.pieces += len(places) if len(places) > 1 else 0
-        return [_part(row, place.start + _cut(row.input_ids[place]), place.stop, first=place.start) for place in places]
+    def document_start(self, ids: Sequence[int]) -> int:
+        number = int.from_bytes(hashlib.sha256(repr(list(ids)).encode()).digest()[:8], "big")
+        return 1 + number % max(1, len(ids) - 1)
 
     def bounded_length(self, row: EncodedRow) -> int:
         return len(row["input_ids"]) + len(row["labels"])
-
-
-def _trained_stretches(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and one past the last token of each run of trained tokens."""
-    for is_trained, run in groupby(range(len(labels)), key=lambda place: labels[place] != IGNORE_INDEX):
-        places = list(run)
-        if is_trained:
-            yield places[0], places[-1] + 1
-
-
-def _part(row: RenderedRow, start: int, end: int, first: int = 0) -> EncodedRow:
-    ids = {"input_ids": row.input_ids[first:start], "labels": row.input_ids[start:end]}
-    return {**ids, "roles": row.roles[first:end]}
-
-
-def _cut(ids: Sequence[int]) -> int:
-    """How many tokens of a document are read: at least one, and at least one is left."""
-    number = int.from_bytes(hashlib.sha256(repr(list(ids)).encode()).digest()[:8], "big")
-    return 1 + number % max(1, len(ids) - 1)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, multiple: int | None) -> Tensor:
@@ -95,6 +59,7 @@ class Seq2SeqFamily(Family):
     task_type_scorer = "SEQ_CLS"
     engine = "ft.models.generation.seq2seq:Seq2SeqEngine"
     trainer = "ft.training.seq2seq:make_trainer"
+    pipeline_tag = "text2text-generation"
     unsupported: ClassVar[Mapping[str, str]] = {
         "packing": "an encoder reads one prompt a row",
         "neftune_noise_alpha": "encoder and decoder have embeddings of their own, and the noise would reach neither",
@@ -110,11 +75,17 @@ class Seq2SeqFamily(Family):
     def takes_values(self, config: Mapping[str, Any]) -> bool:
         return bool(config.get("is_encoder_decoder"))
 
+    def special_ids(self, processor: Processor) -> dict[str, int | None]:
+        """T5's decoder begins with a pad token."""
+        return super().special_ids(processor) | {"decoder_start_token_id": processor.pad_token_id}
+
     def row_encoder(
         self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
     ) -> Encoder:
         tokenizer = cast("PreTrainedTokenizerBase", processor)
-        return PromptEncoder(Renderer(tokenizer, train_on=train_on, max_length=max_length, on_too_long=on_too_long))
+        return EncoderDecoderRows(
+            Renderer(tokenizer, train_on=train_on, max_length=max_length, on_too_long=on_too_long)
+        )
 
     def completion_row(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> EncodedRow:
         return {"input_ids": list(prompt_ids), "labels": list(completion_ids)}

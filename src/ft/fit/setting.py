@@ -13,6 +13,7 @@ from ft.fit.memory import Moment
 from ft.fit.shapes import Adapter, Shape, adapter_of, config_of, shape_of
 from ft.fit.sharding import Sharding
 from ft.fit.weights import BYTES, model_weights
+from ft.models.processor import new_config
 from ft.recipe import ModelSource, Recipe, Stage, accumulation
 
 UNKNOWN_ROWS = 2048
@@ -97,11 +98,8 @@ def shape_for(recipe: Recipe, stage: Stage, scores: bool) -> Shape:
     if stage.kind.init:
         assert model is not None
         return shape_of(*config_of(model), scores)
-    from transformers import LlamaConfig
-
-    architecture = dict(stage.blocks["architecture"])
     words = stage.blocks.get("tokenizer", {}).get("vocab_size")
-    config = LlamaConfig(**({"vocab_size": words} if words else {}), **architecture)
+    config = new_config(stage.blocks["architecture"], **({"vocab_size": words} if words else {}))
     return shape_of(config, "the recipe's architecture", scores)
 
 

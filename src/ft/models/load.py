@@ -154,10 +154,10 @@ def _read(
         options["quantization_config"] = BitsAndBytesConfig(**quantization)
         if not use_cpu:
             options["device_map"] = {"": _local_device()}
-    config = load_config(source)
-    auto = family_of(config, source.path).auto_class(scores)
+    family = family_of(load_config(source), source.path)
     with library_errors(source, "the model"), _quiet_loading(), waiting(f"loading {source.path}"):
-        model, report = auto.from_pretrained(source.path, revision=source.revision, **options)
+        model, report = family.auto_class(scores).from_pretrained(source.path, revision=source.revision, **options)
+    family.prepare(model, source.path)
     if quantization:
         _keep_cpu_4bit_differentiable(model)
     refuse_unknown_inputs(model, source.path)

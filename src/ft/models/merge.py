@@ -92,7 +92,9 @@ def plain(folder: Path, scores: bool, use_cpu: bool) -> Any:
 
     family = family_of(load_config(ModelSource(str(folder))), str(folder))
     options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-    return _placed(family.auto_class(scores).from_pretrained(str(folder), **options), use_cpu).eval()
+    model = family.auto_class(scores).from_pretrained(str(folder), **options)
+    family.prepare(model, str(folder))
+    return _placed(model, use_cpu).eval()
 
 
 def unequal(one: Any, other: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,17 @@ def load_config(source: ModelSource) -> Any:
         from transformers import AutoConfig
 
     with library_errors(source, "the config"):
-        return AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    if source.attention:
+        config.attention_pattern = source.attention
+    return config
+
+
+def new_config(architecture: Mapping[str, Any], **more: Any) -> Any:
+    """The config of a model made from nothing, as an `architecture:` block describes it: Llama where it names none."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**{"model_type": "llama", **architecture, **more})
 
 
 @contextmanager

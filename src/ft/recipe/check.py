@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,7 @@ class Owner:
     `inherits` names the library of which a class of ft inherits.
     `trial` names a function, "module:function", that tries the values out: it raises ValueError with the key where the
     class takes what its library refuses when it is used.
+    `chosen_by` names a key whose value chooses another class, and `classes` the class of each value.
     """
 
     path: str
@@ -60,6 +61,13 @@ class Owner:
     signed: tuple[str, ...] = ()
     inherits: str = ""
     trial: str = ""
+    chosen_by: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen(self, values: Mapping[str, Any]) -> Owner:
+        """The owner of a block with these values."""
+        path = self.classes.get(str(values.get(self.chosen_by)))
+        return replace(self, path=path) if path else self
 
     @property
     def library(self) -> str:
@@ -180,9 +188,15 @@ def check(
     key = _verdict_key(owner, values) if verdicts else ""
     if verdicts and len(problems) == before and (verdict := verdicts.get(key)) is not None:
         return verdict
-    canonical = _coerce_values(owner, values, name, problems)
+    choice = {word: values[word] for word in values if word == owner.chosen_by}
+    for word, value in choice.items():
+        choose(owner.classes, value, word, values.where(word), problems)
+    owner = owner.chosen(values)
+    fields = Block({word: values[word] for word in values if word not in choice}, values.marks, values.mark)
+    canonical = _coerce_values(owner, fields, name, problems)
     if len(problems) == before:
-        _run_class_checks(owner, canonical, values, name, problems)
+        _run_class_checks(owner, canonical, fields, name, problems)
+    canonical = {**choice, **canonical}
     if verdicts and len(problems) == before:
         verdicts.put(key, canonical)
     return canonical

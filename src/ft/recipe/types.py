@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ft.hub import is_folder, local_path
 from ft.recipe.find import recipe_argument
@@ -31,12 +31,14 @@ class ModelSource:
     revision             a Hub commit, tag or branch
     dtype                float32, bfloat16, float16; None: what is trained in float32, what is frozen as it computes
     attn_implementation  eager, sdpa, flash_attention_2, …; None: the library's choice
+    attention            prefix_lm: a decoder's prompt sees itself both ways; None: as the config says, or causal
     """
 
     path: str
     revision: str | None = None
     dtype: Dtype | None = None
     attn_implementation: str | None = None
+    attention: Literal["prefix_lm"] | None = None
 
     @property
     def folder(self) -> Path | None:

@@ -30,7 +30,7 @@ def _changed_settings(stage: ReportedStage) -> Iterator[tuple[str, Any, Any]]:
     kind = STAGES.get(stage.kind)
     for block, values in stage.blocks.items():
         owner = kind.blocks.get(block) if kind else None
-        usual = defaults(owner) if owner else {}
+        usual = defaults(owner.chosen(values)) if owner else {}
         for key, value in values.items():
             if key not in usual or usual[key] != value:
                 yield f"{block}.{key}", value, usual.get(key, UNKNOWN)

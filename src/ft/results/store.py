@@ -17,7 +17,7 @@ from ft.data.sources.read import fingerprint as source_fingerprint
 from ft.encode.conversation import template
 from ft.encode.prepare import RowsKey, rows_folder
 from ft.errors import Problems, UserError, fail
-from ft.families import family_of_values
+from ft.families import CAUSAL, Family, family_of_values
 from ft.files import digest
 from ft.models.folder import config_values, folder_problems, known_folder, module_names
 from ft.models.identity import model_fingerprint
@@ -250,6 +250,8 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes
             del key["train"][A_DEVICE]
     if model and model.dtype:
         key["dtype"] = model.dtype
+    if model and model.attention and not stage.init:
+        key["attention"] = model.attention
     return key
 
 
@@ -283,7 +285,16 @@ def _rows_key(stage: Stage, recipe: Recipe, key: Mapping[str, Any], above: Mappi
         # other pairs are refused where every token of an answer is trained than where one score is
         **({"scored": True} if "reward_model" in stage.kind.leaves else {}),
         **({"labelled answers": True} if stage.kind.rows == "labelled answers" else {}),
+        **({} if (family := _family(recipe, stage)) is CAUSAL else {"family": family.name}),
     }
+
+
+def _family(recipe: Recipe, stage: Stage) -> Family:
+    """The family of the stage's chain, as far as the files here tell."""
+    model = recipe.model_of(stage)
+    folder = known_folder(model)
+    config = config_values(folder) if folder else {}
+    return family_of_values({**config, "attention_pattern": model.attention} if model and model.attention else config)
 
 
 def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, PlannedStage]) -> Any:
@@ -358,7 +369,7 @@ def _models_can(recipe: Recipe) -> tuple[str, ...]:
         folder = known_folder(recipe.model_of(stage)) if stage.kind.init else None
         config, where = config_values(folder) if folder else {}, f"{stage.where} '{stage.name}'"
         train = stage.blocks.get("train", {})
-        problems += family_of_values(config).problems(where, stage.kind.families, train)
+        problems += _family(recipe, stage).problems(where, stage.kind.families, train)
         if not stage.kind.trains:
             continue
         lora = stage.blocks.get("lora", {})

@@ -165,6 +165,15 @@ def _options(kind: str, options: str, files: tuple[str, ...] = ()) -> dict[str, 
     return {kind: Owner(f"ft.stages.{kind}:{options}", files=files), "quantization": _QUANTIZATION}
 
 
+# Architectures that `scratch` makes; Llama where `model_type` is not written.
+_CONFIGS = {
+    **{
+        name: f"transformers.models.{name}:{name.capitalize()}Config"
+        for name in ("llama", "mistral", "mixtral", "bloom")
+    },
+    **{name: f"transformers.models.{name}:{name.upper()}Config" for name in ("gpt2", "opt", "t5")},
+}
+
 _ROWS = Owner("ft.encode.prepare:RowOptions")
 
 
@@ -196,7 +205,7 @@ _KINDS: dict[str, Kind] = {
         about="makes an untrained model, and a tokenizer trained on the rows",
         make="ft.stages.scratch:make",
         blocks={
-            "architecture": Owner("transformers.models.llama:LlamaConfig"),
+            "architecture": Owner("transformers.models.llama:LlamaConfig", chosen_by="model_type", classes=_CONFIGS),
             "tokenizer": Owner("ft.stages.scratch:TokenizerOptions"),
         },
         leaves=_MODEL,

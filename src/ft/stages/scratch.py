@@ -10,7 +10,9 @@ from ft import artifacts
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
 from ft.encode.conversation import template
+from ft.families import family_of
 from ft.models.load import share
+from ft.models.processor import new_config
 from ft.recipe.job import Job
 
 
@@ -32,14 +34,16 @@ class TokenizerOptions:
 
 def make(job: Job) -> dict[str, Any]:
     """Leave config, random weights and tokenizer as one folder. Same seed, same bytes."""
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
+    from transformers import GenerationConfig, set_seed
 
     options = TokenizerOptions(**job.block("tokenizer"))
     tokenizer = train_tokenizer(options, job.template, _texts(job))
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    config = LlamaConfig(**{**job.block("architecture"), "vocab_size": len(tokenizer), **ids})
+    config = new_config(job.block("architecture"), vocab_size=len(tokenizer))
+    family = family_of(config, job.where)
+    ids = family.special_ids(tokenizer)
+    config.update(ids)
     set_seed(job.seed)
-    model = LlamaForCausalLM(config)
+    model = family.auto_class(scores=False).from_config(config)
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(str(job.folder))
     tokenizer.save_pretrained(str(job.folder))

@@ -171,7 +171,7 @@ def test_the_loss_of_accumulated_steps_is_a_mean_over_their_tokens(folder, tmp_p
 
 @pytest.mark.parametrize("extra", [{}, {"lora": tiny.LORA}, {"lora": tiny.LORA, "quantization": tiny.NF4}])
 def test_it_learns_whole_by_lora_and_by_qlora_and_its_folder_answers(extra, folder, data, tmp_path):
-    stage = tiny.trained(tmp_path, folder, data, {"max_steps": 6}, rows={"eval_fraction": 0.2}, **extra)
+    stage = tiny.trained(tmp_path, folder, data, {"max_steps": 3}, rows={"eval_fraction": 0.2}, **extra)
     numbers = stage.done["numbers"]
     assert numbers["loss_last"] < numbers["loss_first"]
     assert numbers["eval_loss"] > 0

@@ -59,12 +59,16 @@ class NextTokenModel:
 
     def logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """(B, V) float32. `ids` and `positions` (B, T); `mask` (B, C + T) also covers the C cached columns."""
-        inputs = {"input_ids": ids, "attention_mask": mask.long(), "past_key_values": cache}
+        inputs = {**self.inputs(ids, mask), "past_key_values": cache}
         if self.takes_positions:
             inputs["position_ids"] = positions
         with torch.no_grad():
             logits: Tensor = self.model(**inputs, use_cache=True, logits_to_keep=1).logits
         return logits[:, -1].float()
+
+    def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What the model is given of new tokens (B, T) and the mask (B, C + T)."""
+        return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 class SlotCache:
