@@ -58,6 +58,7 @@ class Family(ABC):
     trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
     unsupported       keys of `train:` that its trainer cannot do, with the reason
     has_parts         whether its models are made of parts, of which a recipe names those to train (`parts:`)
+    reads_both_ways   whether a prompt's tokens see those behind them
     pipeline_tag      the Hub's word for a model that answers
     needs             what whoever opens an exported folder elsewhere must know, in a sentence; "" for nothing
     """
@@ -74,6 +75,7 @@ class Family(ABC):
     trainer: ClassVar[str]
     unsupported: ClassVar[Mapping[str, str]] = {}
     has_parts: ClassVar[bool] = False
+    reads_both_ways: ClassVar[bool] = False
     pipeline_tag: ClassVar[str] = "text-generation"
     needs: ClassVar[str] = ""
 
@@ -100,6 +102,12 @@ class Family(ABC):
     @abstractmethod
     def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The labels of a batch that something predicts, (B, P)."""
+
+    def probe_states(self, model: Any, batch: Mapping[str, Tensor], prompt: int) -> tuple[Tensor, Tensor] | None:
+        """What a model, without the wrapper of its adapters, makes of prompts of `prompt` tokens and their answers,
+        all of one length: states of each token of the prompts (B, P, D), and those that predict each of the answers
+        (B, A, D). None: it cannot be asked so."""
+        return None
 
     def encoder(self, processor: Processor, options: RowOptions | PairOptions, max_length: int | None) -> Encoder:
         """What encodes the rows of a stage with this `rows:` block."""

@@ -70,13 +70,21 @@ class CausalFamily(Family):
         collator: Collator = DataCollatorForLanguageModeling(pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
         return collator
 
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model reads of a batch."""
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
     def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The token at t + 1 is predicted at t, and a row's first token by nothing."""
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        logits = model(**self.inputs(batch), use_cache=False).logits
         return logits[:, :-1], self.predicted_labels(batch)
 
     def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         return batch["labels"][:, 1:]
+
+    def probe_states(self, model: Any, batch: Mapping[str, Tensor], prompt: int) -> tuple[Tensor, Tensor]:
+        states = model.base_model(**self.inputs(batch), use_cache=False).last_hidden_state
+        return states[:, :prompt], states[:, prompt - 1 : -1]
 
 
 CAUSAL = CausalFamily()

@@ -43,6 +43,7 @@ class PrefixLMFamily(CausalFamily):
     name = "prefix_lm"
     about = "prefix language models"
     engine = "ft.models.generation.prefix_lm:PrefixEngine"
+    reads_both_ways = True
     needs = (
         "This is a prefix language model (`attention_pattern` in its config): every token of a prompt must see all of "
         "the prompt. transformers lets it where it is given such a mask (a mask of shape (B, 1, L, L)) as the "
@@ -74,9 +75,8 @@ class PrefixLMFamily(CausalFamily):
 
         return with_prefix
 
-    def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "prefix_lengths")}
-        return model(**inputs, use_cache=False).logits[:, :-1], self.predicted_labels(batch)
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return super().inputs(batch) | {"prefix_lengths": batch["prefix_lengths"]}
 
     def prepare(self, model: Any, where: str) -> None:
         """Let the model take `prefix_lengths` (B,), and read nothing without them: it would be another model."""

@@ -59,6 +59,7 @@ class Seq2SeqFamily(Family):
     task_type_scorer = "SEQ_CLS"
     engine = "ft.models.generation.seq2seq:Seq2SeqEngine"
     trainer = "ft.training.seq2seq:make_trainer"
+    reads_both_ways = True
     pipeline_tag = "text2text-generation"
     unsupported: ClassVar[Mapping[str, str]] = {
         "packing": "an encoder reads one prompt a row",
@@ -104,6 +105,10 @@ class Seq2SeqFamily(Family):
     def predictions(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every label is predicted: the model puts its own start token before them."""
         return model(**batch, use_cache=False).logits, self.predicted_labels(batch)
+
+    def probe_states(self, model: Any, batch: Mapping[str, Tensor], prompt: int) -> tuple[Tensor, Tensor]:
+        output = model(**batch, use_cache=False)
+        return output.encoder_last_hidden_state, output.logits
 
     def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         return batch["labels"]

@@ -88,14 +88,12 @@ def position_notices(where: str, max_length: int, config: Mapping[str, Any]) -> 
 def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
     """Raise UserError where prepared rows hold ids without an embedding or are longer than learnt positions; warn of
     rows longer than the positions that a rotary embedding was trained on."""
-    stats = read_mapping(rows / artifacts.STATS)
-    sides = [stats[side] for side in ("train", "eval") if stats.get(side)]
     rows_of_embedding = model.get_input_embeddings().weight.shape[0]
-    largest = max((side.get("largest_id", 0) for side in sides), default=0)
+    largest = max((side.get("largest_id", 0) for side in _sides(rows)), default=0)
     if largest >= rows_of_embedding:
         raise _unknown_id(where, largest, rows_of_embedding)
     config = model.config.get_text_config(decoder=True).to_dict()
-    longest = max((side["lengths"]["quantiles"].get("longest", 0) for side in sides), default=0)
+    longest = longest_row(rows)
     limit = positions(config)
     if limit is None or longest <= limit:
         return
@@ -105,6 +103,16 @@ def check_prepared_rows(model: Any, rows: Path, where: str) -> None:
         raise fail(where, words, f"Write `train: {{max_length: {limit}}}`.")
     if rope.get("rope_type", "default") == "default":
         log.warning("%s: %s (max_position_embeddings); what stands behind them may be learnt badly", where, words)
+
+
+def longest_row(rows: Path) -> int:
+    """Tokens of the longest of these prepared rows."""
+    return max((side["lengths"]["quantiles"].get("longest", 0) for side in _sides(rows)), default=0)
+
+
+def _sides(rows: Path) -> list[Mapping[str, Any]]:
+    stats = read_mapping(rows / artifacts.STATS)
+    return [stats[side] for side in ("train", "eval") if stats.get(side)]
 
 
 def refuse_unknown_inputs(model: Any, where: str) -> None:

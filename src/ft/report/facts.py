@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ft import artifacts
 from ft.encode.truncation import long_rows_words
+from ft.files import read_json
 from ft.report.numbers import duration
 from ft.report.parts import Sentences, Table
 from ft.report.run import ReportedStage
@@ -113,6 +115,8 @@ def rows_part(stage: ReportedStage) -> list[Table | Sentences]:
     )
     if lines:
         parts.append(Table(("role", "tokens", "trained", "share"), lines, "Tokens by role"))
+    if words := (read_json(stage.result.folder / artifacts.STRUCTURE) or {}).get("words"):
+        parts.append(Sentences((f"Measured before the first step: {words}.",)))
     lost = _lost(stats)
     return [*parts, Sentences(tuple(lost), warns=True)] if lost else parts
 

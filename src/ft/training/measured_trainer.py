@@ -56,7 +56,7 @@ class MeasuredTrainer(BaseTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: Any = self.compute_loss(model, inputs)
-            return loss.detach(), None, None
+        return loss.detach(), None, None
 
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"  # type: ignore[union-attr]
