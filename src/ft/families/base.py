@@ -58,6 +58,7 @@ class Family(ABC):
     trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
     unsupported       keys of `train:` that its trainer cannot do, with the reason
     has_parts         whether its models are made of parts, of which a recipe names those to train (`parts:`)
+    text_alone        whether its rows are text alone, so that its attention can be asked by them (`probe_states`)
     reads_both_ways   whether a prompt's tokens see those behind them
     pipeline_tag      the Hub's word for a model that answers
     needs             what whoever opens an exported folder elsewhere must know, in a sentence; "" for nothing
@@ -75,6 +76,7 @@ class Family(ABC):
     trainer: ClassVar[str]
     unsupported: ClassVar[Mapping[str, str]] = {}
     has_parts: ClassVar[bool] = False
+    text_alone: ClassVar[bool] = True
     reads_both_ways: ClassVar[bool] = False
     pipeline_tag: ClassVar[str] = "text-generation"
     needs: ClassVar[str] = ""
@@ -103,11 +105,11 @@ class Family(ABC):
     def predicted_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The labels of a batch that something predicts, (B, P)."""
 
-    def probe_states(self, model: Any, batch: Mapping[str, Tensor], prompt: int) -> tuple[Tensor, Tensor] | None:
+    @abstractmethod
+    def probe_states(self, model: Any, batch: Mapping[str, Tensor], prompt: int) -> tuple[Tensor, Tensor]:
         """What a model, without the wrapper of its adapters, makes of prompts of `prompt` tokens and their answers,
         all of one length: states of each token of the prompts (B, P, D), and those that predict each of the answers
-        (B, A, D). None: it cannot be asked so."""
-        return None
+        (B, A, D)."""
 
     def encoder(self, processor: Processor, options: RowOptions | PairOptions, max_length: int | None) -> Encoder:
         """What encodes the rows of a stage with this `rows:` block."""

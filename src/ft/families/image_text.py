@@ -107,6 +107,7 @@ class ImageTextFamily(CausalFamily):
         "use_liger_kernel": "it has no kernels for BLIP-2",
     }
     has_parts = True
+    text_alone = False
     encoder_class: ClassVar[Any] = PicturedTextEncoder
     decoder_only: ClassVar[bool] = True
 

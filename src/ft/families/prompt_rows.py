@@ -38,9 +38,9 @@ class PromptRowEncoder(ABC):
 
     def encode_batch(self, rows: Sequence[Row]) -> list[Encoded]:
         rendered = self.renderer.render_batch(rows)
-        return [self._take_apart(row) if isinstance(row, RenderedRow) else row for row in rendered]
+        return [self._columns(row) if isinstance(row, RenderedRow) else row for row in rendered]
 
-    def _take_apart(self, row: RenderedRow) -> EncodedRow | list[EncodedRow] | BadRow:
+    def _columns(self, row: RenderedRow) -> EncodedRow | list[EncodedRow] | BadRow:
         is_document = not any(row.roles) and IGNORE_INDEX not in row.labels
         parts = self._pieces(row) if is_document else [self.prompt_row(row, *ends) for ends in _stretches(row.labels)]
         good = [part for part in parts if not isinstance(part, BadRow)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class EncoderDecoderRows(PromptRowEncoder):
+class PromptEncoder(PromptRowEncoder):
     """The prompt is the encoder's, and the labels are what the decoder writes.
 
     A document is cut: its beginning is read and the rest written, which is the "LM adaptation" of T5
@@ -84,9 +84,7 @@ class Seq2SeqFamily(Family):
         self, processor: Processor, train_on: TrainOn, max_length: int | None = None, on_too_long: OnTooLong = "error"
     ) -> Encoder:
         tokenizer = cast("PreTrainedTokenizerBase", processor)
-        return EncoderDecoderRows(
-            Renderer(tokenizer, train_on=train_on, max_length=max_length, on_too_long=on_too_long)
-        )
+        return PromptEncoder(Renderer(tokenizer, train_on=train_on, max_length=max_length, on_too_long=on_too_long))
 
     def completion_row(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> EncodedRow:
         return {"input_ids": list(prompt_ids), "labels": list(completion_ids)}

@@ -89,8 +89,7 @@ class Structure:
 def check_structure(model: Any, job: Job) -> None:
     """Measure, tell, and write structure.json. Raises UserError where the model is not what its config, or the recipe,
     declares."""
-    embeddings = inner_of(model).get_input_embeddings().weight
-    if not embeddings.numel() or embeddings.device.type == "meta":
+    if any(value.is_meta or not value.numel() for value in model.parameters()):
         return  # cut into slices already: no process has a whole model to ask
     structure = measure_structure(model, job.where, longest_row(job.rows) if job.rows else 0)
     talk.print(f"{job.name}: {structure.words}")
@@ -116,6 +115,8 @@ def _who_sees_whom(inner: Any, family: Family, where: str) -> tuple[bool | None,
 
     What must not be is held against what must be: how far a token moves those that may see it.
     """
+    if not family.text_alone:
+        return None, None
     vocabulary = inner.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary, (2 * TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, answer = ids[:TOKENS], ids[TOKENS:]
@@ -125,8 +126,6 @@ def _who_sees_whom(inner: Any, family: Family, where: str) -> tuple[bool | None,
     batch = family.collator(0)([family.completion_row(*row) for row in rows])
     with torch.no_grad():
         states = family.probe_states(inner, {name: value.to(inner.device) for name, value in batch.items()}, TOKENS)
-    if states is None:
-        return None, None
     of_prompt, of_answer = (state.float() for state in states)
     heard = _moved(of_answer[0, 1:], of_answer[2, 1:])  # of the prompt's last token
     if is_at_most(heard, 0):
