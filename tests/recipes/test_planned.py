@@ -76,6 +76,7 @@ def test_a_recipe_for_a_real_model_holds_rows_out_and_never_packs_more_than_one_
 
 
 QLORA = [p for p in RECIPES if p.parent.name != "tiny" and "quantization:" in p.read_text(encoding="utf-8")]
+QLORA = [p for p in QLORA if not p.parent.name.startswith("blip2")]  # whose memory is not estimated
 
 
 @pytest.mark.parametrize("file", QLORA, ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -130,7 +130,11 @@ def known_config(path: str) -> Any:
 
 
 def shape_of(config: PretrainedConfig, origin: str, scores: bool = False) -> Shape:
-    """The shape of the model that `config` describes; equal configs are built once."""
+    """The shape of the model that `config` describes; equal configs are built once. Raises UserError for one made of
+    several parts, of which only the language model would be counted."""
+    if (family := family_of(config, config.name_or_path or "model")).has_parts:
+        what = f"the memory of {family.about} is not estimated yet: their image encoder would be left out"
+        raise fail(config.name_or_path or config.model_type, what, "Measure it on the machine: `ft plan --probe`.")
     config = config.get_text_config(decoder=True)
     return _shape(json.dumps(config.to_dict(), sort_keys=True, default=str), type(config), origin, scores)  # type: ignore[arg-type]
 
