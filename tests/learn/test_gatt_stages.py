@@ -219,12 +219,15 @@ def test_a_dialogue_without_answers_needs_sampled_ones(tmp_path, base):
 
 # Consistency
 
+CELLS = ["seen", "held_out_values", "held_out_kinds", "given_answers", "new_instruction", "changed_often", "said_late"]
+CELLS += ["taken_back"]
+
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory, base, ending) -> PlannedStage:
     folder = tmp_path_factory.mktemp("consistency")
     data = dialogues(folder / "dialogues.jsonl", count=4)
-    block = {"bank": bank(folder), "turns": 3, "shown": [1, 2], "change_turn": 2, "max_new_tokens": 8}
+    block = {"bank": bank(folder), "turns": 3, "shown": [1, 2], "change_turn": 2, "max_new_tokens": 8, "cells": CELLS}
     stage = {"kind": "consistency", "data": [{"path": str(data)}], "consistency": block}
     return tiny.make(tiny.planned(tiny.recipe(folder, [stage], model=str(ending)), folder / "runs"), "consistency")
 
@@ -232,8 +235,7 @@ def judged(tmp_path_factory, base, ending) -> PlannedStage:
 def test_consistency_is_measured_in_every_cell_and_turn(judged):
     with (judged.folder / "by_turn.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    cells = ["seen", "held_out_values", "held_out_kinds", "given_answers", "new_instruction", "taken_back"]
-    assert list(dict.fromkeys(line["cell"] for line in lines)) == cells
+    assert list(dict.fromkeys(line["cell"] for line in lines)) == CELLS
     assert [line["answers"] for line in lines if line["cell"] == "seen"] == ["4", "2", "1"]
 
 
@@ -243,12 +245,51 @@ def test_the_numbers_name_turns_with_their_intervals_and_correctness(judged):
     assert read_json(judged.folder / "metrics.json")["cells"]["seen"]["after"]["by_turn"][0]["answers"] == 4
 
 
+def test_what_is_obeyed_behind_a_change_is_counted_and_drawn(judged):
+    cells = read_json(judged.folder / "metrics.json")["cells"]
+    often = cells["changed_often"]["after"]
+    assert {turns: sum(counts.values()) for turns, counts in often["outcomes"].items()} == {"0": 2, "1": 1}
+    assert often["by_changes"]["1"]["answers"] == 3
+    assert "outcomes" not in cells["seen"]["after"]
+    bars = {chart.title: chart for chart in consistency(ResultFiles(judged.folder))["changes"]}
+    assert len(bars) == 4
+    assert bars["What is obeyed behind a change, changed often"].row_names == ["0", "1"]
+
+
+def test_a_model_is_asked_in_the_cells_named_and_by_default_in_the_simple_ones(tmp_path):
+    bank_with_three = Bank.read(tmp_path / bank(tmp_path))
+    names = [cell.name for cell in cells_of(ConsistencyOptions("b", change_turn=2), bank_with_three)]
+    assert names == [name for name in CELLS if name not in ("changed_often", "said_late")]
+    chosen = cells_of(ConsistencyOptions("b", change_turn=2, cells=["said_late"]), bank_with_three)
+    assert [cell.name for cell in chosen] == ["held_out_values", "said_late"]
+    with pytest.raises(UserError, match="partly_taken_back, which this bank cannot ask"):
+        cells_of(ConsistencyOptions("b", change_turn=2, cells=["partly_taken_back"]), bank_with_three)
+
+
+@pytest.mark.parametrize(
+    ("obeyed", "earlier", "outcome"),
+    [
+        ({"pet": True}, False, "newest"),
+        ({"pet": True, "brief": False}, False, "part"),
+        ({"pet": True}, True, "mixed"),
+        ({"pet": False}, True, "earlier"),
+        ({"pet": False}, False, "neither"),
+        ({}, False, "newest"),
+    ],
+)
+def test_an_answer_behind_a_change_obeys_the_newest_an_earlier_instruction_both_or_neither(obeyed, earlier, outcome):
+    one = CheckedAnswer(
+        "after", "x", "0", 6, "", "x?", "x", list(obeyed), obeyed, None, None, 1, 1, obeys_earlier=earlier
+    )
+    assert one.outcome == outcome
+
+
 def test_recall_by_turn_is_drawn(judged):
     seen, every = consistency(ResultFiles(judged.folder))["consistency"]
     with (judged.folder / "by_turn.csv").open(encoding="utf-8") as file:
         recalls = [float(line["recall"]) for line in csv.DictReader(file) if line["cell"] == "seen"]
     assert [point.y for point in seen.series[0].points] == recalls
-    assert len(every.series) == 6
+    assert len(every.series) == len(CELLS)
     words = tiny.drawn_words(judged.folder / "consistency.svg")
     assert {seen.title, "share of answers", "held out kinds"} <= set(words)
 
@@ -283,7 +324,8 @@ def test_a_cell_that_is_not_there_is_said_with_those_that_are(tmp_path):
 
 
 def said(model: str, turn: int, obeys: bool, right: bool = True) -> CheckedAnswer:
-    return CheckedAnswer(model, "seen", "0", turn, "x", {"pet": obeys, "brief": True}, right, None)
+    obeyed = {"pet": obeys, "brief": True}
+    return CheckedAnswer(model, "seen", "0", turn, "Love your cat.", "x?", "x", ["pet", "brief"], obeyed, right, None)
 
 
 def test_recall_counts_answers_that_obey_every_kind():

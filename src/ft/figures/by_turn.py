@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft import artifacts
-from ft.figures.charts import Chart, HeatMap, Lines, Point, Series
+from ft.figures.charts import Chart, HeatMap, Lines, Point, Series, Shares
 from ft.figures.numbers import parse_number
 from ft.figures.result_files import ResultFiles, text_of
 from ft.figures.write import Figures
@@ -26,7 +26,27 @@ def consistency(files: ResultFiles) -> Figures:
     after = {cell.replace("_", " "): models["after"] for cell, models in lines.items() if "after" in models}
     if len(after) > 1:
         charts.append(_recall("Obeyed after training, every cell", after, bands=False))
-    return {"consistency": charts}
+    return {"consistency": charts, "changes": _outcomes(files.mapping(artifacts.NUMBERS))}
+
+
+OUTCOMES = {
+    "newest": "the newest instruction",
+    "part": "a part of it",
+    "mixed": "it and an earlier one",
+    "earlier": "an earlier one",
+    "neither": "neither",
+}
+
+
+def _outcomes(numbers: Mapping[str, Any]) -> list[Chart]:
+    """What answers obey behind a change, a bar for each number of turns since it, a chart each cell."""
+    charts: list[Chart] = []
+    for cell, models in numbers.get("cells", {}).items():
+        if outcomes := models.get("after", {}).get("outcomes"):
+            bars = tuple((since, tuple(float(of.get(name, 0)) for name in OUTCOMES)) for since, of in outcomes.items())
+            title = f"What is obeyed behind a change, {cell.replace('_', ' ')}"
+            charts.append(Shares(title, "turns since the change", tuple(OUTCOMES.values()), bars))
+    return charts
 
 
 def _recall(title: str, lines: Mapping[str, Sequence[Point]], bands: bool = True) -> Lines:

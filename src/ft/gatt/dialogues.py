@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ft.data.formats.fields import CALLS, BadRow, Message, Row
@@ -22,11 +22,15 @@ Loss = Literal["last", "all_turns"]
 
 @dataclass(frozen=True)
 class Change:
-    """From `turn` (0 is the first) another instruction holds, or none when it is None: `text` says so to the model."""
+    """From `turn` (0 is the first) another instruction holds, or none when it is None: `text` says so to the model.
+
+    revoked  kind → value that was taken back, by this change or by one before it, and is to be left alone
+    """
 
     turn: int
     instruction: Instruction | None
     text: str
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Script:
     questions  the user messages
     answers    the dialogue's own answers, None where it has none
     right      for each turn the words of which one stands in a right answer; empty where the row does not tell
+    first      the instruction it begins with; None where none holds before the first change
+    changes    what is said of it later, in the order of turns
     left_out   how many turns the dialogue had beyond these
     """
 
@@ -48,15 +54,22 @@ class Script:
     questions: tuple[str, ...]
     answers: tuple[str | None, ...]
     right: tuple[tuple[str, ...], ...]
-    first: Instruction
-    change: Change | None = None
+    first: Instruction | None
+    changes: tuple[Change, ...] = ()
     left_out: int = 0
 
     def instruction_at(self, turn: int) -> Instruction | None:
-        """The newest instruction in a turn; None when the last one was taken back."""
-        if self.change and turn >= self.change.turn:
-            return self.change.instruction
-        return self.first
+        """The newest instruction in a turn; None when there is none yet, or the last one was taken back."""
+        newest = self.newest_change(turn)
+        return newest.instruction if newest else self.first
+
+    def newest_change(self, turn: int) -> Change | None:
+        """The last change that was said up to a turn, that turn included."""
+        return next((change for change in reversed(self.changes) if change.turn <= turn), None)
+
+    def instruction_before(self, change: Change) -> Instruction | None:
+        """The instruction that a change replaces."""
+        return self.instruction_at(change.turn - 1)
 
     def user_for_policy(self, turn: int) -> str:
         """The user message as the policy reads it: the instruction stands before every one."""
@@ -65,31 +78,29 @@ class Script:
 
     def _without_opening(self, turn: int) -> str:
         """The user message as a row has it after the opening: bare, but where the instruction changes."""
-        if self.change and turn == self.change.turn:
-            return f"{self.change.text} {self.questions[turn]}"
-        return self.questions[turn]
+        newest = self.newest_change(turn)
+        return f"{newest.text} {self.questions[turn]}" if newest and newest.turn == turn else self.questions[turn]
 
     def opening(self, place: Place) -> list[Message]:
         """The messages before the first user message, the instruction in the system message or still to come."""
-        parts = [self.system, self.first.text if place == "system" else ""]
+        parts = [self.system, self.first.text if self.first and place == "system" else ""]
         text = " ".join(part for part in parts if part)
         return [{"role": "system", "content": text}] if text else []
 
     def user_in_row(self, turn: int, place: Place) -> str:
         """The user message as a row shows it: only the first may hold the instruction that the dialogue begins with."""
         text = self._without_opening(turn)
-        return f"{self.first.text} {text}" if turn == 0 and place == "first_user" else text
+        return f"{self.first.text} {text}" if self.first and turn == 0 and place == "first_user" else text
 
     def instruction_texts(self) -> list[str]:
         """Every text of an instruction in this dialogue, which no answer may quote."""
-        texts = [self.first.full, self.first.terse]
-        if self.change:
-            texts.append(self.change.text)
-            texts += [self.change.instruction.full] if self.change.instruction else []
+        texts = [self.first.full, self.first.terse] if self.first else []
+        for change in self.changes:
+            texts += [change.text, *([change.instruction.full] if change.instruction else [])]
         return texts
 
 
-def script(row: Row, key: str, where: str, first: Instruction, turns: int) -> Script:
+def script(row: Row, key: str, where: str, first: Instruction | None, turns: int) -> Script:
     """The row's dialogue, at most `turns` long, under an instruction. Raises BadRow."""
     system, questions, answers = _turns(row.get("messages") or row.get("prompt") or [])
     left_out = max(0, len(questions) - turns)
@@ -108,13 +119,25 @@ def check_answers(answers: Sequence[str | None], fix: str) -> None:
 
 
 def change_instruction(script: Script, turn: int, other: Instruction) -> Script:
-    """The script with another instruction from `turn` on."""
-    return replace(script, change=Change(turn, other, other.text))
+    """The script with another instruction from `turn` on, which replaces the one before whole.
+
+    Changes are added in the order of turns.
+    """
+    return _with_change(script, Change(turn, other, other.text))
 
 
-def revoke_instruction(script: Script, turn: int, text: str) -> Script:
-    """The script with no instruction from `turn` on, where `text` takes the first one back."""
-    return replace(script, change=Change(turn, None, text))
+def revoke_instruction(script: Script, turn: int, text: str, left: Instruction | None = None) -> Script:
+    """The script with the instruction taken back from `turn` on, as `text` says, but for the kinds in `left`."""
+    before, newest = script.instruction_at(turn - 1), script.newest_change(turn - 1)
+    if before is None:
+        raise ValueError(f"{script.where}: no instruction holds before turn {turn + 1}")
+    kept = left.values if left else {}
+    revoked = {kind: value for kind, value in before.values.items() if kind not in kept}
+    return _with_change(script, Change(turn, left, text, {**(newest.revoked if newest else {}), **revoked}))
+
+
+def _with_change(script: Script, change: Change) -> Script:
+    return replace(script, changes=(*script.changes, change))
 
 
 def _turns(messages: Sequence[Message]) -> tuple[str, tuple[str, ...], tuple[str | None, ...]]:
@@ -142,11 +165,11 @@ def _right(row: Row) -> tuple[tuple[str, ...], ...]:
 def row_ends(script: Script, count: int, chance: random.Random) -> list[int]:
     """The turns at which rows of this dialogue end: the last one, and others drawn by chance.
 
-    Where the instruction changes they are drawn from there on, as far as there are enough: a row that ends before
-    shows no change.
+    Where the instruction changes they are drawn from its last change on, as far as there are enough: a row that ends
+    before does not show it.
     """
     last = len(script.questions) - 1
-    first = min(script.change.turn if script.change else 0, max(0, last - (count - 1)))
+    first = min(script.changes[-1].turn if script.changes else 0, max(0, last - (count - 1)))
     return sorted([*chance.sample(range(first, last), min(count - 1, last)), last])
 
 
@@ -169,16 +192,35 @@ def row(script: Script, turn: int, answers: Sequence[str], *, plain: bool, place
 
 
 def obeyed_kinds(bank: Bank, script: Script, turn: int, answer: str) -> dict[str, bool]:
-    """Kind → whether the answer does what is asked for in this turn; an instruction taken back is to be left alone.
+    """Kind → whether the answer does what is asked for in this turn; what was taken back is to be left alone.
 
-    A kind that the dialogue's own answer obeys too, which knows of no instruction, tells nothing there and is left out.
+    A kind taken back that the dialogue's own answer obeys too, which knows of no instruction, tells nothing there and
+    is left out.
     """
-    instruction = script.instruction_at(turn)
-    if instruction is not None:
-        return bank.obeyed_kinds(answer, instruction.values)
-    by_chance = bank.obeyed_kinds(script.answers[turn] or "", script.first.values)
-    still_obeyed = bank.obeyed_kinds(answer, script.first.values)
-    return {kind: not obeys for kind, obeys in still_obeyed.items() if not by_chance[kind]}
+    instruction, newest = script.instruction_at(turn), script.newest_change(turn)
+    asked = bank.obeyed_kinds(answer, instruction.values) if instruction else {}
+    revoked = newest.revoked if newest else {}
+    by_chance = bank.obeyed_kinds(script.answers[turn] or "", revoked)
+    still_obeyed = bank.obeyed_kinds(answer, revoked)
+    return {kind: not obeys for kind, obeys in still_obeyed.items() if not by_chance[kind]} | asked
+
+
+def obeys_earlier(bank: Bank, script: Script, turn: int, answer: str) -> bool:
+    """Whether the answer obeys anything of an instruction that held before and holds no longer in this turn.
+
+    What the dialogue's own answer obeys by chance does not count, nor what the newest instruction asks for as well.
+    """
+    changes = [change for change in script.changes if change.turn <= turn]
+    earlier = [held for change in changes if (held := script.instruction_before(change))]
+    newest = script.instruction_at(turn)
+    asked = newest.values.items() if newest else ()
+    own_answer = script.answers[turn] or ""
+    values = [{kind: value} for held in earlier for kind, value in held.values.items() if (kind, value) not in asked]
+    return any(
+        obeys and not bank.obeyed_kinds(own_answer, value)[kind]
+        for value in values
+        for kind, obeys in bank.obeyed_kinds(answer, value).items()
+    )
 
 
 def is_right(script: Script, turn: int, answer: str) -> bool | None:

@@ -25,6 +25,7 @@ MAX_KINDS = 3  # kinds in one instruction (arXiv:2307.09288, section 3.3 combine
 COUNT_SHARES = (0.5, 0.35, 0.15)  # shares of instructions of one, two and three kinds; the paper does not say
 TERSE = 0.5  # share of training rows whose instruction is cut down to "Figure: Napoleon." (the same section)
 TRIES = 100  # draws for another instruction, after which there is none
+STOP = "No more {kind}, please."  # takes a kind back that has no `stop:` of its own
 QUOTED = 6  # so many words of an instruction in a row are a quotation, whatever sentence they are of
 
 
@@ -38,6 +39,7 @@ class InstructionKind:
     held_out  values that no training row asks for, or true: the whole kind is for evaluation only
     check     tells whether an answer obeys; None: nobody can tell by code
     weight    how often the kind is drawn beside the others
+    stop      wordings that take this kind back and leave what else was asked for, in which {value} stands for the value
     """
 
     name: str
@@ -47,6 +49,7 @@ class InstructionKind:
     held_out: tuple[str, ...] | bool = ()
     check: Checker | None = None
     weight: float = 1.0
+    stop: tuple[str, ...] = ()
 
     def values_of(self, side: Side) -> tuple[str, ...]:
         """The values of one side; empty where the kind has none there."""
@@ -131,6 +134,13 @@ class Bank:
         """The kinds of `first` with values drawn anew."""
         return self.compose({name: rng.choice(self.kinds[name].values_of(side)) for name in first.values}, rng)
 
+    def revoke_one(self, held: Instruction, rng: random.Random) -> tuple[str, Instruction]:
+        """Of an instruction of several kinds, a text that takes one of them back, and the instruction that is left."""
+        name = rng.choice(sorted(held.values))
+        wordings = self.kinds[name].stop or (STOP.replace("{kind}", name),)
+        text = rng.choice(wordings).replace("{value}", held.values[name])
+        return text, self.compose({kind: value for kind, value in held.values.items() if kind != name}, rng)
+
     def contradict(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self.excludes
 
@@ -151,6 +161,11 @@ class Bank:
 
     def has(self, side: Side) -> bool:
         return self.values(side) > 0
+
+    def combines(self, side: Side) -> bool:
+        """Whether an instruction of two kinds can be drawn on one side."""
+        names = [name for name, kind in self.kinds.items() if kind.values_of(side)]
+        return any(not self.contradict(one, other) for one in names for other in names if one != other)
 
     def values(self, side: Side) -> int:
         """How many values its kinds have on one side; with one there is one instruction."""
@@ -247,7 +262,7 @@ class _Reader:
         if not isinstance(entry, dict):
             self.problems.add(where, "is not a mapping", "Write `{full: […], terse: …, values: […]}`.")
             return None
-        self.check_keys(where, entry, ("full", "terse", "values", "held_out", "check", "weight"))
+        self.check_keys(where, entry, ("full", "terse", "values", "held_out", "check", "weight", "stop"))
         full = self.texts(f"{where}: full", entry.get("full"))
         values = self.texts(f"{where}: values", entry["values"]) if "values" in entry else ("",)
         terse = self.terse(where, entry.get("terse"), name, values)
@@ -259,8 +274,9 @@ class _Reader:
         weight = entry.get("weight", 1)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             self.problems.add(where, f"weight is {weight!r}; it is a number above 0", "Write `weight: 2`.")
+        stop = self.texts(f"{where}: stop", entry["stop"]) if "stop" in entry else ()
         return (
-            InstructionKind(name, full, terse, values, held_out, check, weight)
+            InstructionKind(name, full, terse, values, held_out, check, weight, stop)
             if len(self.problems) == before
             else None
         )

@@ -16,7 +16,7 @@ from ft.figures.result_files import ResultFiles, text_of
 from ft.figures.reward_report import RATINGS
 from ft.figures.write import Figures
 from ft.report.answers import cut, prompt_of
-from ft.report.parts import Answers, Charts, JudgedAnswer, PromptAnswers, Section, Table
+from ft.report.parts import Answers, Charts, JudgedAnswer, Message, PromptAnswers, Section, Table
 
 Row = Mapping[str, Any]
 
@@ -56,12 +56,20 @@ def _obedience(files: ResultFiles) -> Iterator[Answers]:
         row for row in rows if (row.get("cell"), row.get("dialogue")) == (first.get("cell"), first.get("dialogue"))
     ]
     turns = []
-    for turn in sorted({row["turn"] for row in dialogue_rows if row.get("turn") in (1, 2, 5, 10, 20)}):
-        sides = tuple(_obeys(row) for row in dialogue_rows if row["turn"] == turn)
-        turns.append(PromptAnswers((), sides, f"turn {turn}"))
+    for turn in sorted({row["turn"] for row in dialogue_rows if row.get("turn") in (1, 4, 10, 20)}):
+        in_turn = [row for row in dialogue_rows if row["turn"] == turn]
+        turns.append(PromptAnswers(_asked(in_turn[0]), tuple(map(_obeys, in_turn)), f"turn {turn}"))
     instruction = ", ".join(first["obeyed"]) if isinstance(first.get("obeyed"), Mapping) else "an instruction"
     cell = text_of(first.get("cell")).replace("_", " ")
     yield Answers(tuple(turns), f"The first dialogue of “{cell}”; asked for, once at its start: {instruction}.")
+
+
+def _asked(row: Row) -> tuple[Message, ...]:
+    """What the user says in a turn, behind the instruction in the first one; nothing of results that do not hold it."""
+    if "question" not in row:
+        return ()
+    opening = (Message("system", text_of(row.get("instruction"))),) if row["turn"] == 1 else ()
+    return (*opening, Message("user", f"(turn {row['turn']}) {text_of(row['question'])}"))
 
 
 def _obeys(row: Row) -> JudgedAnswer:

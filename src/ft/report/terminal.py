@@ -85,14 +85,15 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
         if warning := rise(planned.result.numbers):
             console.print(Text(f"  {warning}", style="yellow"))
     models = _last_models(finished)
-    for planned in models[-1:]:
+    evaluated = [planned for planned in models if any(p.stage.init == planned.name for p in finished)] or models
+    for planned in evaluated[-1:]:
         _show_answers(planned, finished, console)
     console.print()
     for planned in models:
         console.print(f"{planned.stage.kind.leaves_words.removeprefix('a ')} {planned.name}: {planned.folder}")
     for place in dict.fromkeys(place for planned in finished for place in places_to_look(planned.result)):
         console.print(f"curves: {place}")
-    for planned in [planned for planned in models if "model" in planned.stage.kind.leaves][-1:]:
+    for planned in [planned for planned in evaluated if "model" in planned.stage.kind.leaves][-1:]:
         console.print(f"talk to {planned.name}: ft chat {planned.folder}")
 
 

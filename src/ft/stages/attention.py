@@ -125,7 +125,7 @@ def instruction_spans(one: Script, answers: Sequence[str], place: Place, rendere
     assert rendered is not None  # only a budget drops rows
     role = CODES["system" if place == "system" else "user"]
     instruction = _runs([code == role for code in rendered.roles])[0]
-    if place == "first_user":
+    if place == "first_user" and one.first:
         instruction = instruction[: len(renderer.tokenizer(one.first.text, add_special_tokens=False)["input_ids"])]
     answer_places = _runs(rendered.tokens.trained)
     return InstructionSpans(rendered.input_ids, instruction, answer_places)

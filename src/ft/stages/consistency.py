@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ft.gatt.dialogues import (
     check_answers,
     is_right,
     obeyed_kinds,
+    obeys_earlier,
     revoke_instruction,
     row_answers,
     script,
@@ -43,6 +45,11 @@ from ft.recipe.job import Job
 from ft.stages.gatt import place_of
 
 AFTER = "after"
+MORE_CHANGES = ("changed_often", "partly_taken_back", "said_late")  # cells that a recipe asks for by name
+CHANGE_EVERY = 3  # turns between the changes of `changed_often`
+CHANGES = 3  # changes there
+Change = Literal["", "new", "normal", "often", "part", "late"]
+Outcome = Literal["newest", "part", "mixed", "earlier", "neither"]
 SIDES: dict[str, Side] = {"seen": "train", "held_out_values": "values", "held_out_kinds": "kinds"}
 
 
@@ -56,6 +63,7 @@ class ConsistencyOptions:
     given        also with the dialogue's own answers as context, which ignore the instruction
     compared     cells in which the models of `inputs:` are asked too: main (held-out values), all, or their names
     change_turn  turn in which a second instruction comes, or the first is taken back; null: not asked
+    cells        what is asked, by name; null: all but MORE_CHANGES
     """
 
     bank: str
@@ -64,6 +72,7 @@ class ConsistencyOptions:
     given: bool = True
     compared: list[str] | Literal["main", "all"] = "main"
     change_turn: int | None = 5
+    cells: list[str] | None = None
     place: Literal["auto", "system", "first_user"] = "auto"
     temperature: float = 0.0
     max_new_tokens: int = 64
@@ -81,25 +90,51 @@ class Cell:
     name: str
     side: Side
     given: bool = False
-    change: Literal["", "new", "normal"] = ""
+    change: Change = ""
 
 
 @dataclass(frozen=True)
 class CheckedAnswer:
-    """One answer of one model."""
+    """One answer of one model.
+
+    instruction    the newest instruction, as it was said; "" for none
+    question       the user message
+    asked          the kinds that the newest instruction asks for
+    obeyed         kind → whether the answer does as it should: obeys what is asked for, leaves what was taken back
+    new_question   whether no training row asks this question; None where the row does not say
+    changes        how often the instruction had changed up to this turn
+    since_change   turns since the newest change, 0 in its own turn; None before the first
+    obeys_earlier  whether it obeys anything of an instruction that holds no longer
+    """
 
     model: str
     cell: str
     dialogue: str
     turn: int
+    instruction: str
+    question: str
     answer: str
+    asked: Sequence[str]
     obeyed: Mapping[str, bool]
     right: bool | None
     new_question: bool | None
+    changes: int = 0
+    since_change: int | None = None
+    obeys_earlier: bool = False
 
     @property
     def obeys(self) -> bool:
         return all(self.obeyed.values())
+
+    @property
+    def outcome(self) -> Outcome:
+        """What an answer behind a change obeys."""
+        if self.obeys and not self.obeys_earlier:
+            return "newest"
+        some_asked = any(self.obeyed[kind] for kind in self.asked)
+        if self.obeys_earlier:
+            return "mixed" if some_asked else "earlier"
+        return "part" if some_asked else "neither"
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -162,11 +197,23 @@ def cells_of(options: ConsistencyOptions, bank: Bank) -> list[Cell]:
     cells = [Cell(name, side) for name, side in SIDES.items() if bank.has(side)]
     if options.given:
         cells.append(Cell("given_answers", main.side, given=True))
-    if options.change_turn and bank.values(main.side) > 1:
-        cells.append(Cell("new_instruction", main.side, change="new"))
     if options.change_turn:
+        several = bank.values(main.side) > 1
+        changes: dict[str, Change] = {"new_instruction": "new", "changed_often": "often", "said_late": "late"}
+        cells += [Cell(name, main.side, change=change) for name, change in changes.items() if several]
         cells.append(Cell("taken_back", main.side, change="normal"))
-    return cells
+        if bank.combines(main.side):
+            cells.append(Cell("partly_taken_back", main.side, change="part"))
+    return [cell for cell in cells if cell.name in wanted_cells(options, [cell.name for cell in cells], main.name)]
+
+
+def wanted_cells(options: ConsistencyOptions, there: Sequence[str], main: str) -> set[str]:
+    """The names of the cells to ask; the main one is always there."""
+    wanted = [name for name in there if name not in MORE_CHANGES] if options.cells is None else options.cells
+    if unknown := [name for name in wanted if name not in there]:
+        what = f"consistency.cells names {', '.join(unknown)}, which this bank cannot ask"
+        raise fail(options.bank, what, f"There are: {', '.join(there)}.")
+    return {main, *wanted}
 
 
 def compared_in(options: ConsistencyOptions, bank: Bank, where: str) -> list[Cell]:
@@ -214,13 +261,22 @@ class _ModelAnswers:
     def script(self, cell: Cell, number: int) -> Script:
         """The same dialogue and the same instruction for every model."""
         chance = random.Random(f"{self.job.seed} {cell.side} {number}")
-        first = self.bank.draw(chance, cell.side, most(cell.side))
+        fewest = 2 if cell.change == "part" else 1  # one of several is taken back
+        first = self.bank.draw(chance, cell.side, most(cell.side), fewest)
         one = script(dict(self.rows[number]), str(number), str(number), first, self.options.turns)
         turn = (self.options.change_turn or 0) - 1
-        if cell.change == "new":
-            other = self.bank.draw_another(one.first, chance, self.options.bank, cell.side, most(cell.side))
-            return change_instruction(one, turn, other)
-        return revoke_instruction(one, turn, chance.choice(self.bank.normal)) if cell.change else one
+        if turn < 0 or not cell.change or turn >= len(one.questions):
+            return one
+        if cell.change == "normal":
+            return revoke_instruction(one, turn, chance.choice(self.bank.normal))
+        if cell.change == "part" and len(first.values) > 1:
+            return revoke_instruction(one, turn, *self.bank.revoke_one(first, chance))
+        times = CHANGES if cell.change == "often" else 1
+        held, changed = first, replace(one, first=None) if cell.change == "late" else one
+        for change_turn in range(turn, len(one.questions), CHANGE_EVERY)[:times]:
+            held = self.bank.draw_another(held, chance, self.options.bank, cell.side, most(cell.side))
+            changed = change_instruction(changed, change_turn, held)
+        return changed
 
     def dialogue(self, cell: Cell, one: Script, place: Place) -> Dialogue:
         turns = [
@@ -236,7 +292,23 @@ class _ModelAnswers:
         verdicts, right = obeyed_kinds(self.bank, one, turn, answer or ""), is_right(one, turn, answer or "")
         if answer is None:
             verdicts = dict.fromkeys(verdicts, False)
-        return CheckedAnswer(self.name, cell.name, one.key, turn + 1, answer or "", verdicts, right, new)
+        instruction, newest = one.instruction_at(turn), one.newest_change(turn)
+        return CheckedAnswer(
+            self.name,
+            cell.name,
+            one.key,
+            turn + 1,
+            instruction.text if instruction else "",
+            one.questions[turn],
+            answer or "",
+            list(instruction.values) if instruction else [],
+            verdicts,
+            right,
+            new,
+            changes=sum(change.turn <= turn for change in one.changes),
+            since_change=turn - newest.turn if newest else None,
+            obeys_earlier=obeys_earlier(self.bank, one, turn, answer or ""),
+        )
 
 
 class Recall:
@@ -277,11 +349,27 @@ class Recall:
                         [one.obeys for one in self.of(model, cell, lambda one: one.new_question is False)]
                     ),
                     "correct": mean([one.right for one in self.of(model, cell) if one.right is not None]),
+                    **self.after_changes(model, cell),
                 }
                 for model in self.models
                 if (model, cell) in self.scripts
             }
             for cell in self.names
+        }
+
+    def after_changes(self, model: str, cell: str) -> dict[str, Any]:
+        """Recall by turns since the newest change and by how many there were; and what was obeyed instead, by turns."""
+        answers = [one for one in self.of(model, cell) if one.since_change is not None]
+        if not answers:
+            return {}
+        by_distance, by_changes = defaultdict(list), defaultdict(list)
+        for one in answers:
+            by_distance[one.since_change].append(one)
+            by_changes[one.changes].append(one)
+        return {
+            "by_turns_since_change": {turns: share([a.obeys for a in of]) for turns, of in sorted(by_distance.items())},
+            "by_changes": {count: share([a.obeys for a in of]) for count, of in sorted(by_changes.items())},
+            "outcomes": {turns: Counter(a.outcome for a in of) for turns, of in sorted(by_distance.items())},
         }
 
     def by_kind(self, model: str, cell: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ from ft.recipe.job import Job
 from ft.rl.scoring import AnswerScorer
 
 SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide
+RECENT = 4  # turns between a change and the end of its row, at most; half of the rows end in the turn of the change
 SAMPLED = ("temperature", "top_p", "samples", "sample", "window")  # the options that a row's provenance names
 
 
@@ -67,7 +68,14 @@ class GattOptions:
     place           where the instruction stands; auto: in the system message if the chat template takes one
     loss            last: one answer of a row is trained. all_turns: all of them, the ablation
     switch          share of dialogues in which the instruction changes
-    normal          share of these in which it is taken back
+    normal          share of these changes that take it back
+    partly          share of these that take back one of several kinds, and leave the others
+    changes         how often it changes at most; the number is drawn evenly
+    late            share of the dialogues that change in which no instruction holds before the first change
+    recent_switch   share of the dialogues that change in which the last change comes in the turn where the row ends, or
+                    up to RECENT turns before, behind answers that obey what held until then. There the newest
+                    instruction and the nearest answers collide: a policy that learns to copy the nearest answer, which
+                    is right in every other row, fails in the turn of the change and repeats that
     """
 
     bank: str
@@ -82,6 +90,10 @@ class GattOptions:
     loss: Literal["last", "all_turns"] = "last"
     switch: float = 0.0
     normal: float = 0.25
+    partly: float = 0.0
+    changes: int = 1
+    late: float = 0.0
+    recent_switch: float = 0.0
     temperature: float = 0.7
     top_p: float = 1.0
     max_new_tokens: int = 64
@@ -89,10 +101,10 @@ class GattOptions:
     on_bad_row: Literal["error", "reject"] = "error"
 
     def __post_init__(self) -> None:
-        for name in ("turns", "rows_each", "samples", "max_new_tokens", "batch_size"):
+        for name in ("turns", "rows_each", "samples", "max_new_tokens", "batch_size", "changes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("plain", "switch", "normal"):
+        for name in ("plain", "switch", "normal", "partly", "late", "recent_switch"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
         if self.window is not None and self.window < 2:
@@ -170,13 +182,42 @@ def _scripts(job: Job, options: GattOptions, bank: Bank) -> tuple[list[Script], 
 
 
 def _maybe_change(one: Script, options: GattOptions, bank: Bank, chance: random.Random) -> Script:
-    """Now and then with an instruction that changes, or is taken back, at a later turn."""
+    """Now and then with an instruction that changes, or is taken back, at later turns."""
     if chance.random() >= options.switch or len(one.questions) < 2:
         return one
-    turn = chance.randrange(1, len(one.questions))
-    if chance.random() < options.normal:
-        return revoke_instruction(one, turn, chance.choice(bank.normal))
-    return change_instruction(one, turn, bank.draw_another(one.first, chance, options.bank, same_kinds=SAME_KINDS))
+    if _draw(options.late, chance):
+        one = replace(one, first=None)
+    for turn in _change_turns(len(one.questions), options, chance):
+        one = _change(one, turn, options, bank, chance)
+    return one
+
+
+def _draw(share: float, chance: random.Random) -> bool:
+    """Whether a share falls on this draw. A share of 0 draws nothing: rows made without it stay as they were."""
+    return share > 0 and chance.random() < share
+
+
+def _change_turns(turns: int, options: GattOptions, chance: random.Random) -> list[int]:
+    """The turns in which the instruction changes, in their order; never the first."""
+    if _draw(options.recent_switch, chance):
+        last = max(1, turns - 1 - chance.choice([0, chance.randint(1, RECENT)]))
+    else:
+        last = chance.randrange(1, turns)
+    count = min(last, chance.randint(1, options.changes) if options.changes > 1 else 1)
+    return [*sorted(chance.sample(range(1, last), count - 1)), last]
+
+
+def _change(one: Script, turn: int, options: GattOptions, bank: Bank, chance: random.Random) -> Script:
+    """The script with another instruction from `turn` on, with a part of the one before, or with none."""
+    held = one.instruction_at(turn - 1)
+    if held is None:
+        return change_instruction(one, turn, bank.draw(chance))
+    if chance.random() >= options.normal:
+        other = bank.draw_another(held, chance, options.bank, same_kinds=SAME_KINDS)
+        return change_instruction(one, turn, other)
+    if len(held.values) > 1 and _draw(options.partly, chance):
+        return revoke_instruction(one, turn, *bank.revoke_one(held, chance))
+    return revoke_instruction(one, turn, chance.choice(bank.normal))
 
 
 def _check_own_answers(one: Script, options: GattOptions) -> None:
@@ -281,7 +322,12 @@ class GattRowMaker:
         """The turns that rows of this dialogue end at, and whether the answers before are the dialogue's own."""
         chance, last = random.Random(f"{self.job.seed} rows {one.key}"), self.options.sample == "last"
         turns = row_ends(one, self.options.rows_each, chance)
-        return [(turn, last or chance.random() < self.options.plain) for turn in turns]
+        return [(turn, last or self.is_plain(one, turn, chance)) for turn in turns]
+
+    def is_plain(self, one: Script, turn: int, chance: random.Random) -> bool:
+        """Whether the answers before this turn are the dialogue's own."""
+        newest = one.newest_change(turn) if self.options.recent_switch else None
+        return not (newest and turn - newest.turn <= RECENT) and chance.random() < self.options.plain
 
     def sampled_turns(self, one: Script) -> list[int]:
         """The turns whose sampled answers stand in rows of this dialogue."""
@@ -375,8 +421,8 @@ class GattRowMaker:
             "policy": self.policy,
             "source": one.where.rpartition("/")[2],
             "instruction": dict(instruction.values) if instruction else {},
-            "terse": one.first.is_terse,
-            "changed": bool(one.change and turn >= one.change.turn),
+            "terse": bool(one.first and one.first.is_terse),
+            "changed": one.newest_change(turn) is not None,
             "turn": turn + 1,
             "context": "plain" if plain else "own",
             "bank": self.bank.name,

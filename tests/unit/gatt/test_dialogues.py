@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from ft.gatt.dialogues import (
     is_right,
     leaks_instruction,
     obeyed_kinds,
+    obeys_earlier,
     revoke_instruction,
     row,
     row_ends,
@@ -26,7 +28,8 @@ from ft.gatt.instructions import Bank, Instruction, InstructionKind
 
 FIGURE = Instruction({"figure": "Homer"}, "Always act as Homer.", "Figure: Homer.", is_terse=True)
 PET = Instruction({"pet": "cat"}, "You love your cat.", "Pet: cat.", is_terse=False)
-BANK = Bank({name: InstructionKind(name, (), "", check=Contains()) for name in ("figure", "pet")})
+FULL = {"figure": ("Always act as {value}.",), "pet": ("You love your {value}.",)}
+BANK = Bank({name: InstructionKind(name, FULL[name], "{value}.", check=Contains()) for name in ("figure", "pet")})
 ROW = {
     "messages": [
         {"role": "user", "content": "One?"},
@@ -176,6 +179,67 @@ def test_what_the_dialogues_own_answer_does_too_is_no_sign_of_an_instruction_tak
     one = revoke_instruction(script({"messages": text}, "0", "x:1", FIGURE, turns=20), 1, "Stop that.")
     assert obeyed_kinds(BANK, one, 1, "Homer: 2.") == {"figure": False}
     assert obeyed_kinds(BANK, one, 2, "3, says Homer.") == {}
+
+
+def test_instructions_may_change_several_times_and_the_newest_holds(plain_script):
+    one = change_instruction(change_instruction(plain_script, 1, PET), 2, FIGURE)
+    assert contents(made(one))[3] == ("user", "You love your cat. Two?")
+    assert contents(made(one))[5] == ("user", "Figure: Homer. Three?")
+    assert [dict(one.instruction_at(turn).values) for turn in range(3)] == [
+        {"figure": "Homer"},
+        {"pet": "cat"},
+        {"figure": "Homer"},
+    ]
+    back = revoke_instruction(change_instruction(plain_script, 1, PET), 2, "Stop that.")
+    assert obeyed_kinds(BANK, back, 2, "Homer has a cat: 3.") == {
+        "pet": False
+    }  # the one before was replaced, not revoked
+
+
+def test_of_two_kinds_one_may_be_taken_back(plain_script):
+    both = replace(plain_script, first=BANK.compose({"figure": "Homer", "pet": "cat"}, random.Random(0)))
+    text, left = BANK.revoke_one(both.first, random.Random(0))
+    taken = both.first.values.keys() - left.values.keys()
+    assert [text] == [f"No more {kind}, please." for kind in taken]
+    one = revoke_instruction(both, 1, "No more figure, please.", PET)
+    assert contents(made(one))[3] == ("user", "No more figure, please. Two?")
+    assert one.user_for_policy(2) == "You love your cat. Three?"
+    assert obeyed_kinds(BANK, one, 0, "Homer: 1.") == {"figure": True, "pet": False}
+    assert obeyed_kinds(BANK, one, 2, "Homer and a cat: 3.") == {"figure": False, "pet": True}
+    assert obeyed_kinds(BANK, one, 2, "A cat: 3.") == {"figure": True, "pet": True}
+    again = revoke_instruction(one, 2, "Stop that.")
+    assert obeyed_kinds(BANK, again, 2, "Homer and a cat: 3.") == {"figure": False, "pet": False}
+
+
+def test_an_instruction_may_come_only_in_the_middle(plain_script):
+    one = change_instruction(replace(plain_script, first=None), 1, PET)
+    assert contents(made(one)) == [
+        ("user", "One?"),
+        ("assistant", "Homer: 1."),
+        ("user", "You love your cat. Two?"),
+        ("assistant", "Homer: 2."),
+        ("user", "Three?"),
+        ("assistant", "Homer: 3."),
+    ]
+    assert contents(made(one, place="first_user"))[0] == ("user", "One?")
+    assert one.user_for_policy(0) == "One?"
+    assert obeyed_kinds(BANK, one, 0, "1.") == {}
+    assert not obeys_earlier(BANK, one, 2, "Homer: 3.")
+
+
+def test_nothing_can_be_taken_back_where_nothing_holds(plain_script):
+    with pytest.raises(ValueError, match="no instruction holds before turn 2"):
+        revoke_instruction(replace(plain_script, first=None), 1, "Stop that.")
+
+
+def test_what_an_earlier_instruction_asked_for_is_noticed_but_for_what_the_newest_asks_too(plain_script):
+    one = change_instruction(plain_script, 1, PET)
+    assert not obeys_earlier(BANK, one, 0, "Homer: 1.")
+    assert obeys_earlier(BANK, one, 1, "Homer has a cat: 2.")
+    assert not obeys_earlier(BANK, one, 1, "A cat: 2.")
+    same = change_instruction(one, 2, FIGURE)
+    assert not obeys_earlier(BANK, same, 2, "Homer: 3.")
+    assert obeys_earlier(BANK, same, 2, "Homer and a cat: 3.")
 
 
 # Judging

@@ -230,7 +230,7 @@ kinds:
         Like("FILE:3: … 'figure' … held_out 'Homer' …"),
         "FILE:3: kind 'figure': no checker 'holds'. There are: contains, starts, ends, language, max_words, repeats, "
         "lines, case.",
-        "FILE:4: kind 'pet': no key 'colour'. There are: full, terse, values, held_out, check, weight.",
+        "FILE:4: kind 'pet': no key 'colour'. There are: full, terse, values, held_out, check, weight, stop.",
         Like("FILE:4: … 'pet' … otherwise …"),
         "FILE:5: kind 'brief': check max_words: got an unexpected keyword argument 'least'.",
     ]

@@ -111,3 +111,41 @@ def test_the_answers_shown_last_are_those_of_the_model_made_last(tmp_path: Path,
         f"model better: {folders['better']}",
         f"talk to better: ft chat {folders['better']}",
     ]
+
+
+def test_the_model_to_talk_to_is_the_one_that_was_evaluated_not_one_it_was_compared_with(
+    tmp_path: Path, base: Path, data: Path
+):
+    block = {"bank": "bank.yaml"}
+    bank = "kinds: {pet: {full: Love your cat., check: {contains: {phrases: [cat]}}}}"
+    (tmp_path / "bank.yaml").write_text(bank, encoding="utf-8")
+    stages = [
+        tiny.sft(data, name="chat"),
+        tiny.sft(data, name="better", init="$chat"),
+        tiny.sft(data, name="ablation", init="$chat"),
+        {
+            **{"kind": "consistency", "init": "$better", "inputs": {"before": "$chat", "ablation": "$ablation"}},
+            **{"data": [{"path": str(data)}], "consistency": block},
+        },
+    ]
+    file, runs = tiny.recipe(tmp_path, stages, model=str(base)), tmp_path / "runs"
+    for planned in tiny.planned(file, runs).stages:
+        write_json(planned.folder / "done.json", {"stage": planned.name, "numbers": {"steps": 1}})
+    there = {planned.name: planned.folder for planned in tiny.planned(file, runs).stages}
+    line = {"cell": "seen", "dialogue": "0", "instruction": "love your cat.", "obeyed": {"pet": True}, "right": True}
+    answers = [{**line, "model": "after", "turn": turn, "question": "and?", "answer": "a cat."} for turn in (1, 4)]
+    write_lines(there["consistency"] / "answers.jsonl", answers)
+    by_turn = "model,cell,turn,answers,recall,low,high,correct\nafter,seen,1,1,1,0.2,1,1\n"
+    (there["consistency"] / "by_turn.csv").write_text(by_turn, encoding="utf-8")
+    text = io.StringIO()
+    show_results(tiny.planned(file, runs).stages, Console(file=text, width=200))
+    shown = text.getvalue().splitlines()
+    begin = shown.index("answers of better, before it chat (from consistency):")
+    assert shown[begin + 1 : begin + 6] == [
+        "system: love your cat.",
+        "  user: (turn 1) and?",
+        " after: a cat. [obeyed, answer right]",
+        "  user: (turn 4) and?",
+        " after: a cat. [obeyed, answer right]",
+    ]
+    assert shown[-1] == f"talk to better: ft chat {there['better']}"
