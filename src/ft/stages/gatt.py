@@ -46,7 +46,6 @@ from ft.recipe import Stage
 from ft.recipe.job import Job
 from ft.rl.scoring import AnswerScorer
 
-SAME_KINDS = 0.5  # share of changed instructions with other values of the same kinds: only there do old and new collide
 RECENT = 4  # turns between a change and the end of its row, at most; half of the rows end in the turn of the change
 SAMPLED = ("temperature", "top_p", "samples", "sample", "window")  # the options that a row's provenance names
 
@@ -70,6 +69,7 @@ class GattOptions:
     switch          share of dialogues in which the instruction changes
     normal          share of these changes that take it back
     partly          share of these that take back one of several kinds, and leave the others
+    same_kinds      share of new instructions that ask for other values of the old one's kinds: there the two collide
     changes         how often it changes at most; the number is drawn evenly
     late            share of the dialogues that change in which no instruction holds before the first change
     recent_switch   share of the dialogues that change in which the last change comes in the turn where the row ends, or
@@ -92,6 +92,7 @@ class GattOptions:
     normal: float = 0.25
     partly: float = 0.0
     changes: int = 1
+    same_kinds: float = 0.5
     late: float = 0.0
     recent_switch: float = 0.0
     temperature: float = 0.7
@@ -104,7 +105,7 @@ class GattOptions:
         for name in ("turns", "rows_each", "samples", "max_new_tokens", "batch_size", "changes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("plain", "switch", "normal", "partly", "late", "recent_switch"):
+        for name in ("plain", "switch", "normal", "partly", "same_kinds", "late", "recent_switch"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
         if self.window is not None and self.window < 2:
@@ -213,7 +214,7 @@ def _change(one: Script, turn: int, options: GattOptions, bank: Bank, chance: ra
     if held is None:
         return change_instruction(one, turn, bank.draw(chance))
     if chance.random() >= options.normal:
-        other = bank.draw_another(held, chance, options.bank, same_kinds=SAME_KINDS)
+        other = bank.draw_another(held, chance, options.bank, same_kinds=options.same_kinds)
         return change_instruction(one, turn, other)
     if len(held.values) > 1 and _draw(options.partly, chance):
         return revoke_instruction(one, turn, *bank.revoke_one(held, chance))
