@@ -11,6 +11,7 @@ from ft.cli.app import AsJson, Runs, Sets, app, print_json, print_notice, read_r
 from ft.console import out
 from ft.errors import fail
 from ft.files import create, refuse_existing, write_text
+from ft.models.generation.decoding import PRESETS
 from ft.recipe.find import is_recipe, recipe_file
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 @app.command("chat")
 def chat_command(
     path: Annotated[str, typer.Argument(metavar="PATH|RECIPE", help="a model's folder, a Hub id, or a recipe")],
-    preset: Annotated[str, typer.Option(metavar="greedy|llama2|creative", help="how answers are chosen")] = "llama2",
+    preset: Annotated[str, typer.Option(metavar="|".join(PRESETS), help="how answers are chosen")] = "llama2",
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="hold the weights in 4 bits (NF4)")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
     temperature: Annotated[float | None, typer.Option(metavar="X", help="0 is greedy")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", metavar="X", help="share of likely tokens kept")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", metavar="N", help="likeliest tokens kept; 0: all")] = None,
+    min_p: Annotated[float | None, typer.Option("--min-p", metavar="X", help="of the likeliest's probability")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(metavar="X", help="1: words may come again")] = None,
+    beams: Annotated[int | None, typer.Option(metavar="N", help="beginnings followed side by side")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="ends an answer; may be given again")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="longest answer, in tokens")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="the same seed and messages, the same answers")] = 1,
     chat_template: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="for models without one")] = None,
@@ -40,7 +46,10 @@ def chat_command(
     from ft.tools.chat import AnswerOptions, chat
 
     target = _find_model(path, set_, runs)
-    options = AnswerOptions(preset, temperature, top_p, max_new_tokens, seed)
+    decoding: dict[str, object] = {"preset": preset, "temperature": temperature, "top_p": top_p}
+    decoding |= {"top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
+    decoding |= {"beams": beams, "stop": stop or []}
+    options = AnswerOptions(decoding, max_new_tokens, seed)
     raise typer.Exit(chat(target, options, system, load_4bit, chat_template, tools, run_tools, image))
 
 

@@ -11,6 +11,7 @@ from ft.fit.memory import Moment, moment
 from ft.fit.setting import Estimate, ModelInMemory, Setting, finished_model, model_as_loaded, model_to_train, row_length
 from ft.fit.training import compute_mode, resident_memory
 from ft.fit.weights import paged, step_extra
+from ft.models.generation.decoding import DecodingOptions
 from ft.recipe import ModelSource
 
 SAMPLING_BYTES = 40
@@ -26,11 +27,17 @@ def answer_options(setting: Setting) -> Mapping[str, Any]:
     return setting.block(answer_block(setting))
 
 
+def _rows(setting: Setting) -> int:
+    """Rows of the cache while answers are made, or read: beams have one each."""
+    decoding = DecodingOptions(**setting.stage.blocks.get("decoding", {}))
+    return int(answer_options(setting)["batch_size"]) * decoding.sampling().beams
+
+
 def answering(setting: Setting) -> Estimate:
     options = answer_options(setting)
     length, note = row_length(setting)
     model = finished_model(setting, setting.stage.init)
-    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    rows, new = _rows(setting), int(options["max_new_tokens"])
     return model, [generation(model, rows, length, new, setting)], [note]
 
 
@@ -39,7 +46,7 @@ def dialogues(setting: Setting) -> Estimate:
     options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
     positions = model.shape.positions or row_length(setting)[0]
-    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    rows, new = _rows(setting), int(options["max_new_tokens"])
     longest = generation(model, rows, positions - new, new, setting)
     return model, [longest], [f"dialogues as long as the model's {positions:,} positions"]
 
@@ -48,7 +55,7 @@ def sampling(setting: Setting) -> Estimate:
     options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
     length, note = row_length(setting)
-    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    rows, new = _rows(setting), int(options["max_new_tokens"])
     moments, notes = _by_backend(setting, model, rows, length, new)
     for stage in setting.stage.inputs.values():
         moments.append(_scoring_moment(setting, finished_model(setting, stage), rows, length + new))
@@ -72,7 +79,7 @@ def judging(setting: Setting) -> Estimate:
     """Both models answer one after the other; then the judge reads both answers, and replies in words or by a score."""
     options, inputs = answer_options(setting), setting.stage.inputs
     length, note = row_length(setting)
-    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    rows, new = _rows(setting), int(options["max_new_tokens"])
     models = [finished_model(setting, name) for name in (setting.stage.init, inputs.get("other"))]
     moments, notes = [generation(model, rows, length, new, setting) for model in models], [note]
     if "scorer" in inputs:
@@ -99,7 +106,7 @@ def _replying(setting: Setting, role: str, length: int) -> Estimate:
         return None, [], ["a server answers: its memory is not this GPU's"]
     source = ModelSource(options["model"], options["revision"]) if options["model"] else None
     model = model_as_loaded(setting, source) if source else finished_model(setting, setting.stage.inputs.get(role))
-    rows, reply = int(options["batch_size"]), int(options["reply_tokens"])
+    rows, reply = _rows(setting), int(options["reply_tokens"])
     return model, *_by_backend(setting, model, rows, length, reply)
 
 
@@ -107,7 +114,7 @@ def summarizing(setting: Setting) -> Estimate:
     """Each model writes its summaries, one after the other; then the judge reads them."""
     options, inputs = answer_options(setting), setting.stage.inputs
     length, note = row_length(setting)
-    rows, new = int(options["batch_size"]), int(options["max_new_tokens"])
+    rows, new = _rows(setting), int(options["max_new_tokens"])
     names = [setting.stage.init, inputs.get("baseline"), *([inputs["other"]] if "other" in inputs else [])]
     models = [finished_model(setting, name) for name in names]
     moments = [generation(model, rows, length, new, setting) for model in models]
@@ -117,10 +124,9 @@ def summarizing(setting: Setting) -> Estimate:
 
 def asking(setting: Setting) -> Estimate:
     """lm-evaluation-harness reads a batch of questions at once, with the logits of every position."""
-    options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
     length, note = row_length(setting)
-    batch, mode = Batch(int(options["batch_size"]), length, setting.padded), inference(setting, model)
+    batch, mode = Batch(_rows(setting), length, setting.padded), inference(setting, model)
     reading = moment(
         "questions",
         weights=model.weights,
@@ -132,10 +138,9 @@ def asking(setting: Setting) -> Estimate:
 
 
 def scoring(setting: Setting) -> Estimate:
-    options = answer_options(setting)
     model = finished_model(setting, setting.stage.init)
     length, note = row_length(setting)
-    return model, [_scoring_moment(setting, model, int(options["batch_size"]), length)], [note]
+    return model, [_scoring_moment(setting, model, _rows(setting), length)], [note]
 
 
 def _scoring_moment(setting: Setting, model: ModelInMemory, rows: int, length: int, autocast: bool = False) -> Moment:

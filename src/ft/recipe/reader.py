@@ -22,6 +22,7 @@ from ft.recipe.kind import ARTIFACTS, Artifact, Kind, find_stand_in
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.place import TOP, Place, place_of
 from ft.recipe.rules import (
+    check_decoding,
     check_global_batch,
     check_shares,
     notice_compute_dtype,
@@ -220,6 +221,7 @@ class RecipeReader:
         self.keys(block, kind)
         blocks = self.blocks(block, kind)
         self.notices += notice_compute_dtype(block, kind, blocks)
+        check_decoding(block, self.problems)
         return [Stage(name, block["kind"], kind, where, blocks=blocks, **read)]
 
     def kind(self, name: Any, where: str) -> Kind | None:

@@ -77,6 +77,21 @@ def check_global_batch(block: Block, trains: bool, problems: Problems) -> int | 
     return rows
 
 
+CHOICE = ("preset", "temperature", "top_p", "top_k", "min_p", "beams")
+"""Keys of `decoding:` of which any decides at what temperature answers are drawn."""
+
+
+def check_decoding(stage: Block, problems: Problems) -> None:
+    """Add what another block of the stage says of the temperature where its `decoding:` decides that."""
+    decoding = stage.get("decoding")
+    decides = [key for key in CHOICE if isinstance(decoding, Block) and decoding.get(key) is not None]
+    for name, block in stage.items() if decides else ():
+        for key in ("temperature", "temperatures", "top_p"):
+            if name not in ("decoding", "train") and isinstance(block, Block) and key in block:
+                what = f"{name}.{key} and decoding.{decides[0]} both say how answers are chosen"
+                problems.add(block.where(key), what, f"Keep one: write `{key}:` in `decoding:`, or leave that out.")
+
+
 def notice_compute_dtype(stage: Block, kind: Kind, blocks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line where a 4-bit base would compute in float32 beside a stage in half precision."""
     dtype = dtype_to_advise(kind, blocks)

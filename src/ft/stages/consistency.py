@@ -38,9 +38,9 @@ from ft.gatt.dialogues import (
 )
 from ft.gatt.instructions import MAX_KINDS, Bank, Side
 from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.resumable import dialogue_answers
-from ft.models.generation.sampling import Sampling
 from ft.recipe.job import Job
 from ft.stages.gatt import place_of
 
@@ -139,7 +139,7 @@ class CheckedAnswer:
 
 def make(job: Job) -> dict[str, Any]:
     """Write answers.jsonl, by_turn.csv, metrics.json and consistency.svg; return the numbers."""
-    options = ConsistencyOptions(**job.block("consistency"))
+    options = with_decoding(ConsistencyOptions(**job.block("consistency")), job)
     bank = kinds_with_checker(Bank.read(Path(options.bank)), job.where)
     rows = read_dialogues(job, answered_by_row=options.given)
     models = {"before": job.inputs.get("before"), "ablation": job.inputs.get("ablation"), AFTER: job.init}
@@ -247,7 +247,9 @@ class _ModelAnswers:
         place = place_of(self.options.place, self.chat_model.renderer)
         scripts = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
         dialogues = [self.dialogue(cell, one, place) for cell, one in scripts]
-        sampling = Sampling(self.options.max_new_tokens, self.options.temperature, seed=self.job.seed)
+        sampling = decoding_of(self.job).sampling(
+            self.options.max_new_tokens, self.options.temperature, seed=self.job.seed
+        )
         file = self.job.folder / f"answers-{self.name}.jsonl"
         title = f"{self.job.name}: {self.name}"
         answers = dialogue_answers(self.chat_model, dialogues, sampling, self.options.batch_size, file, title)

@@ -34,6 +34,7 @@ from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
 from ft.models.generation.backends import WorkerSpec
 from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn, answer_dialogues
 from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
@@ -118,7 +119,8 @@ PREFIX = {AFTER: "", BEFORE: "baseline_"}
 
 def make(job: Job) -> dict[str, Any]:
     """Write metrics.json, and by what is asked for answers.jsonl, losses.jsonl, dialogue.json and pictures."""
-    options, rows_as = EvaluateOptions(**job.block("evaluate")), MeasuredRowOptions(**job.block("rows"))
+    options = with_decoding(EvaluateOptions(**job.block("evaluate")), job)
+    rows_as = MeasuredRowOptions(**job.block("rows"))
     sides = {AFTER: job}
     if options.baseline:
         sides[BEFORE] = replace(job, init=job.inputs.get("baseline"))
@@ -405,7 +407,7 @@ def _chat_model(side: Job) -> ChatModel:
 
 
 def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
-    return Sampling(options.max_new_tokens, options.temperature, seed=job.seed)
+    return decoding_of(job).sampling(options.max_new_tokens, options.temperature, seed=job.seed)
 
 
 def _estimate_kl(

@@ -38,9 +38,9 @@ from ft.gatt.dialogues import (
 )
 from ft.gatt.instructions import Bank
 from ft.models.generation.chat_model import ChatModel
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn
 from ft.models.generation.resumable import dialogue_answers
-from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity, policy_identity
 from ft.recipe import Stage
 from ft.recipe.job import Job
@@ -126,14 +126,14 @@ def check_bank(stage: Stage) -> None:
 
 def make(job: Job) -> dict[str, Any]:
     """Write rows.jsonl, and return what became of the dialogues."""
-    options = GattOptions(**job.block("gatt"))
+    options = with_decoding(GattOptions(**job.block("gatt")), job)
     bank = Bank.read(Path(options.bank))
     if not bank.has("train"):
         raise fail(options.bank, "all of its kinds are held out, so no row can ask for one", "Give it another kind.")
     scripts, bad = _scripts(job, options, bank)
     chat_model = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
     maker = GattRowMaker(job, options, bank, place_of(options.place, chat_model.renderer))
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
+    sampling = decoding_of(job).sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
     answers = dialogue_answers(
         chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name

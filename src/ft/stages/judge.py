@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +29,9 @@ from ft.figures.write import write_figures
 from ft.files import digest, write_json, write_lines
 from ft.hub import local_path
 from ft.models.generation.backends import WorkerSpec
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.replies import copy_earlier
 from ft.models.generation.sampler import SampledAnswer, Sampler
-from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity, policy_identity
 from ft.models.processor import tokenizer_of
 from ft.recipe import Stage
@@ -108,7 +108,7 @@ def check_prompt(stage: Stage) -> None:
 
 def make(job: Job) -> dict[str, Any]:
     """Write verdicts.jsonl, metrics.json, rows.jsonl (preferences) and judge.svg; return the numbers."""
-    options = JudgeOptions(**job.block("judge"))
+    options = with_decoding(JudgeOptions(**job.block("judge")), job)
     judge, judge_record = judge_of(job, options)
     sides = (job, replace(job, init=job.inputs.get("other")))
     prompts, ids, rejected = _read(job, options, sides)
@@ -190,9 +190,9 @@ def _draw_answers(
     side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]
 ) -> list[SampledAnswer]:
     """One model's answers, in a file named by what decides them: another judge does not draw them again."""
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
+    sampling = decoding_of(side).sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
     policy = policy_identity(side)
-    decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
+    decided = [policy, side.template, side.blocks.get("quantization"), sampling.record(), options.batch_size]
     file = side.folder / f"answers-{digest(decided)}.jsonl"
     copy_earlier(file)
     origin: dict[str, str | int] = {"policy": policy, "round": 0}

@@ -173,6 +173,9 @@ _CONFIGS = {
     },
     **{name: f"transformers.models.{name}:{name.upper()}Config" for name in ("gpt2", "opt", "t5")},
 }
+_DECODING = {"decoding": Owner("ft.models.generation.decoding:DecodingOptions")}
+"""Of a kind whose answers are chosen as a recipe says; replies of judges are greedy."""
+
 
 _ROWS = Owner("ft.encode.prepare:RowOptions")
 
@@ -397,7 +400,8 @@ _KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         about="answers held-out prompts, scored by a program or references, and measures eval loss, before and after",
         make="ft.stages.evaluate:make",
-        blocks=_options("evaluate", "EvaluateOptions") | {"rows": Owner("ft.stages.evaluate:MeasuredRowOptions")},
+        blocks=_options("evaluate", "EvaluateOptions")
+        | {"rows": Owner("ft.stages.evaluate:MeasuredRowOptions"), **_DECODING},
         leaves=_METRICS,
         check_row=_PROMPT,
         memory="ft.fit.answering:answering",
@@ -429,7 +433,7 @@ _KINDS: dict[str, Kind] = {
     "judge": Kind(
         about="compares the answers of two models: wins, ties and losses by a judge asked in both orders",
         make="ft.stages.judge:make",
-        blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND},
+        blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND, **_DECODING},
         leaves=frozenset({"metrics", "rows"}),
         check_row=_PROMPT,
         memory="ft.fit.answering:judging",
@@ -463,7 +467,7 @@ _KINDS: dict[str, Kind] = {
     "gatt": Kind(
         about="makes rows for Ghost Attention: an instruction given once, and a later answer that follows it",
         make="ft.stages.gatt:make",
-        blocks=_options("gatt", "GattOptions", files=("bank",)),
+        blocks=_options("gatt", "GattOptions", files=("bank",)) | _DECODING,
         leaves=frozenset({"rows"}),
         check_row=_DIALOGUE,
         memory="ft.fit.answering:dialogues",
@@ -480,7 +484,7 @@ _KINDS: dict[str, Kind] = {
     "sample": Kind(
         about="samples K answers per prompt and keeps the best, by reward models or functions, as rows to train on",
         make="ft.stages.sample:make",
-        blocks=_options("sample", "SampleOptions") | {"backend": _BACKEND},
+        blocks=_options("sample", "SampleOptions") | {"backend": _BACKEND, **_DECODING},
         leaves=frozenset({"rows"}),
         check_row=_PROMPT,
         memory="ft.fit.answering:sampling",
@@ -538,7 +542,8 @@ _KINDS: dict[str, Kind] = {
     "summaries": Kind(
         about="evaluates summaries of held-out articles, before and after: accuracy by quiz, compression, win rate",
         make="ft.stages.summaries:make",
-        blocks=_options("summaries", "SummariesOptions", files=("prompt",)) | {"backend": _BACKEND, "rows": _ROWS},
+        blocks=_options("summaries", "SummariesOptions", files=("prompt",))
+        | {"backend": _BACKEND, "rows": _ROWS, **_DECODING},
         leaves=_METRICS,
         memory="ft.fit.answering:summarizing",
         display=Display(
@@ -555,7 +560,7 @@ _KINDS: dict[str, Kind] = {
     "consistency": Kind(
         about="measures how long an instruction is followed: the share of answers by turn, of one model or several",
         make="ft.stages.consistency:make",
-        blocks=_options("consistency", "ConsistencyOptions", files=("bank",)),
+        blocks=_options("consistency", "ConsistencyOptions", files=("bank",)) | _DECODING,
         leaves=_METRICS,
         check_row=_DIALOGUE,
         memory="ft.fit.answering:dialogues",

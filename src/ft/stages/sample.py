@@ -28,8 +28,8 @@ from ft.figures.sampling import sampling
 from ft.figures.write import write_figures
 from ft.files import write_lines
 from ft.models.generation.backends import BackendOptions, WorkerSpec
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.sampler import SampledAnswer, Sampler
-from ft.models.generation.sampling import Sampling
 from ft.models.identity import policy_identity
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
@@ -103,7 +103,7 @@ ROWS_BY_WRITE: dict[str, Callable[[Sequence[Sample]], list[Row | None]]] = {
 
 def make(job: Job) -> dict[str, Any]:
     """Write rows.jsonl, every candidate in samples.jsonl, tables and pictures; return what became of the answers."""
-    options = SampleOptions(**job.block("sample"))
+    options = with_decoding(SampleOptions(**job.block("sample")), job)
     scorer = _make_scorer(job, options)
     read = _read(job, options, scorer)
     sampler = _sampler(job, options, read)
@@ -197,7 +197,7 @@ def _make_scorer(job: Job, options: SampleOptions) -> AnswerScorer:
 def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
     backend = BackendOptions(**job.block("backend"))
     policy = backend.model if backend.model and job.init is None else policy_identity(job)
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
+    sampling = decoding_of(job).sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     origin: dict[str, str | int] = {"policy": policy, "round": read.round}
     spec = WorkerSpec.of(job, options.batch_size, backend)
     return Sampler(job.name, spec, read.ids, origin, sampling, options.samples)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ from ft.evaluation.respondent import Respondent, RespondentOptions, respondent_o
 from ft.evaluation.summaries import ARTICLE, Summary, quality, win_rates
 from ft.files import digest, write_json, write_lines
 from ft.models.generation.backends import WorkerSpec
+from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.replies import copy_earlier
 from ft.models.generation.sampler import SampledAnswer, Sampler
-from ft.models.generation.sampling import Sampling
 from ft.models.identity import policy_identity
 from ft.models.processor import tokenizer_of
 from ft.preferences import PREFERENCES, PreferenceLimits
@@ -89,7 +89,7 @@ class _Side:
 
 def make(job: Job) -> dict[str, Any]:
     """Write metrics.json and answers.jsonl; return the numbers, those of the other sides under their prefixes."""
-    options = SummariesOptions(**job.block("summaries"))
+    options = with_decoding(SummariesOptions(**job.block("summaries")), job)
     judge, record = respondent_of(job, options, QuizPrompt, QUIZ_PROGRAMS, "judge")
     prompts, rejected = _read(job)
     jobs = {MODEL: job, BASELINE: replace(job, init=job.inputs.get(BASELINE))}
@@ -150,9 +150,9 @@ def _draw(side: Job, options: SummariesOptions, prompts: Sequence[Prompt]) -> li
     """One model's summaries, in a file named by what decides them: another judge does not draw them again."""
     renderer = Renderer(tokenizer_of(side.model, side.init, side.template))
     ids = {prompt.key: renderer.prompt(prompt.messages) for prompt in prompts}
-    sampling = Sampling(options.max_new_tokens, options.temperature, seed=side.seed)
+    sampling = decoding_of(side).sampling(options.max_new_tokens, options.temperature, seed=side.seed)
     policy = policy_identity(side)
-    decided = [policy, side.template, side.blocks.get("quantization"), asdict(sampling), options.batch_size]
+    decided = [policy, side.template, side.blocks.get("quantization"), sampling.record(), options.batch_size]
     file = side.folder / f"summaries-{digest(decided)}.jsonl"
     copy_earlier(file)
     sampler = Sampler(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +21,8 @@ from ft.errors import Problem, fail
 from ft.files import append_lines
 from ft.hub import local_path
 from ft.models.generation.chat_model import NF4, ChatModel
-from ft.models.generation.sampling import PRESETS, Sampling
+from ft.models.generation.decoding import PRESETS, DecodingOptions
+from ft.models.generation.sampling import Sampling
 from ft.models.token_budget import prompt_budget
 from ft.printable import escape
 from ft.progress import waiting
@@ -110,26 +111,19 @@ def model_at(path: str) -> ChatTarget:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How answers are made: a preset, and what is given beside it."""
+    """How answers are made: a preset and what is given beside it, by the names of DecodingOptions."""
 
-    preset: str = "llama2"
-    temperature: float | None = None
-    top_p: float | None = None
+    decoding: Mapping[str, Any] = field(default_factory=lambda: {"preset": "llama2"})
     max_new_tokens: int | None = None
     seed: int = 1
 
     def sampling(self, positions: int | None) -> Sampling:
         """For a model that sees `positions` tokens (None: not known). Raises UserError."""
-        if self.preset not in PRESETS:
-            raise fail("--preset", f"no preset '{self.preset}'", f"There are: {', '.join(PRESETS)}.")
-        if self.temperature is not None and self.temperature < 0:
-            raise fail("--temperature", f"it is {self.temperature:g}", "Write 0 (greedy) or more.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise fail("--top-p", f"it is {self.top_p:g}", "Write a share above 0, up to 1.")
-        values = PRESETS[self.preset]
-        temperature = values["temperature"] if self.temperature is None else self.temperature
-        top_p = values["top_p"] if self.top_p is None else self.top_p
-        return Sampling(self._tokens(positions), temperature, top_p, self.seed)
+        tokens = self._tokens(positions)
+        try:
+            return DecodingOptions(**self.decoding).sampling(tokens, seed=self.seed)
+        except ValueError as error:
+            raise fail("ft chat", str(error), "See ft chat --help.") from error
 
     def _tokens(self, positions: int | None) -> int:
         """As many as asked, or 512, or half of what a smaller model sees."""
@@ -304,9 +298,9 @@ class ChatSession:
         if preset not in PRESETS:
             self.refuse(f"no preset '{preset}'. There are: {', '.join(PRESETS)}.")
             return
-        values = PRESETS[preset]
-        self.sampling = replace(self.sampling, temperature=values["temperature"], top_p=values["top_p"])
-        self.note(f"{preset}: temperature {self.sampling.temperature:g}, top_p {self.sampling.top_p:g}")
+        own = self.sampling
+        self.sampling = DecodingOptions(preset, stop=[*own.stop]).sampling(own.max_new_tokens, seed=own.seed)
+        self.note(f"{preset}: {_sampling_words(self.sampling)}")
 
     def send(self, text: str) -> None:
         """Answer a message, or say why it is refused; a refused message leaves the dialogue as it was. Calls are run,
@@ -498,9 +492,7 @@ def chat(
         load_before if before else None,
         chat_tools,
     )
-    sampling = session.sampling
-    how = f"preset {options.preset}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
-    session.note(f"{target.label}: {how}")
+    session.note(f"{target.label}: preset {options.decoding['preset']}, {_sampling_words(session.sampling)}")
     try:
         session.set_system(system or "")
     except BadRow as refused:
@@ -511,6 +503,16 @@ def chat(
     except BadRow as refused:
         raise fail("--image", refused.what, refused.fix) from refused
     return run(session, sys.stdin)
+
+
+def _sampling_words(sampling: Sampling) -> str:
+    """What decides an answer: temperature and top_p always, and what else is in use."""
+    unsaid = ("max_new_tokens", "seed")
+    return ", ".join(f"{name} {_plain(value)}" for name, value in sampling.record().items() if name not in unsaid)
+
+
+def _plain(value: float | tuple[str, ...]) -> str:
+    return " ".join(map(repr, value)) if isinstance(value, tuple) else f"{value:g}"
 
 
 def _load(target: ChatTarget, chat_template: str | None, load_4bit: bool) -> ChatModel:

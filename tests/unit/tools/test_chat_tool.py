@@ -21,6 +21,7 @@ from ft.encode.token_text import IncrementalDecoder, text_pieces
 from ft.errors import UserError
 from ft.files import read_lines, write_json
 from ft.models.generation.chat_model import NF4, ChatModel
+from ft.models.generation.decoding import PRESETS
 from ft.models.generation.sampling import Sampling
 from ft.models.lineage import is_adapter
 from ft.recipe import ModelSource
@@ -195,7 +196,7 @@ def test_commands(blue: Path) -> None:
     assert talk.noted.startswith(
         "The dialogue is forgotten.\n"
         "creative: temperature 1, top_p 0.95\n"
-        "no preset 'hot'. There are: greedy, llama2, creative.\n"
+        f"no preset 'hot'. There are: {', '.join(PRESETS)}.\n"
         "no command '/systen'. There are: /retry, /undo, /compare, /save, /system, /reset, /preset, /help, /quit.\n"
         "/retry         answer the last message again"
     )
@@ -346,9 +347,10 @@ def test_a_folder_of_results_names_the_models_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (AnswerOptions("hot"), "--preset: no preset 'hot'. There are: greedy, llama2, creative."),
-        (AnswerOptions(temperature=-1.0), "--temperature: it is -1. Write 0 (greedy) or more."),
-        (AnswerOptions(top_p=1.5), Like("--top-p: … 1.5 … Write … share … 0 … 1 …")),
+        (AnswerOptions({"preset": "hot"}), Like("ft chat: … no preset 'hot'; there are: greedy, llama2, creative, …")),
+        (AnswerOptions({"temperature": -1.0}), Like("ft chat: temperature is -1; … 0 (greedy) or above…")),
+        (AnswerOptions({"preset": "creative", "top_p": 1.5}), Like("ft chat: top_p is 1.5; … share …")),
+        (AnswerOptions({"preset": "llama2", "beams": 4}), Like("ft chat: beams … temperature is 0.6 …")),
         (AnswerOptions(max_new_tokens=128), Like("--max-new-tokens: … 128 … Write 1 … 127 … 128 tokens …")),
     ],
 )
@@ -360,8 +362,10 @@ def test_what_was_typed_is_checked(options: AnswerOptions, said: str) -> None:
 
 def test_presets_and_what_goes_over_them() -> None:
     assert AnswerOptions().sampling(4096) == Sampling(512, 0.6, 0.9)
-    assert AnswerOptions("greedy", top_p=0.5).sampling(128) == Sampling(64, 0.0, 0.5)
-    assert AnswerOptions("creative", temperature=0.2, max_new_tokens=7).sampling(None) == Sampling(7, 0.2, 0.95)
+    greedy, cooler = {"preset": "greedy", "top_p": 0.5}, {"preset": "creative", "temperature": 0.2}
+    assert AnswerOptions(greedy).sampling(128) == Sampling(64, 0.0, 0.5)
+    assert AnswerOptions(cooler, max_new_tokens=7).sampling(None) == Sampling(7, 0.2, 0.95)
+    assert AnswerOptions({"preset": "beams", "stop": ["user:"]}).sampling(128) == Sampling(64, beams=4, stop=("user:",))
 
 
 def test_pieces_of_tokens_join_to_the_text_and_keep_characters_whole() -> None:

@@ -87,15 +87,17 @@ class ChatModel:
         """Answer one prompt as `complete` does; `on_text` gets each piece of text as soon as its token is there.
         Returns the whole, with why it ended."""
         decoder = IncrementalDecoder(self.tokenizer, keep_special=False)
+        held_back = HeldBackText(sampling.stop, on_text)
 
         def on_token(key: str, token: int) -> None:
             if token not in self.renderer.stop_ids and (piece := decoder.add(token)):
-                on_text(piece.text)
+                held_back.add(piece.text)
 
         request = Request(prompt, prompt_keys([prompt])[0], picture=picture)
         (completion,) = self.engine.generate([request], sampling, on_token=on_token)
         if rest := decoder.flush():
-            on_text(rest.text)
+            held_back.add(rest.text)
+        held_back.flush()
         return completion
 
     def completion_logprobs(
@@ -110,6 +112,30 @@ class ChatModel:
 
     def text(self, completion: Completion, *, special_tokens: bool = False) -> str:
         """What was answered; without `special_tokens` also without the token that ended it, which need not be one."""
-        ids = completion.completion_ids if special_tokens else completion.text_ids
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=not special_tokens)
-        return text.strip()
+        return completion.text(self.tokenizer, special_tokens=special_tokens)
+
+
+class HeldBackText:
+    """Hands on text as it comes, but for what may be the beginning of one of the `stops`, and nothing behind one."""
+
+    def __init__(self, stops: Sequence[str], on_text: Callable[[str], None]):
+        self.stops, self.on_text, self.text, self.has_ended = stops, on_text, "", False
+
+    def add(self, piece: str) -> None:
+        if self.has_ended:
+            return
+        self.text += piece
+        ends = [self.text.index(stop) for stop in self.stops if stop in self.text]
+        if ends:
+            self.text, self.has_ended = self.text[: min(ends)], True
+            return
+        waiting = max((n for stop in self.stops for n in range(len(stop)) if self.text.endswith(stop[:n])), default=0)
+        self._hand_on(len(self.text) - waiting)
+
+    def flush(self) -> None:
+        self._hand_on(len(self.text))
+
+    def _hand_on(self, count: int) -> None:
+        if self.text[:count]:
+            self.on_text(self.text[:count])
+        self.text = self.text[count:]

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from ft.models.generation.engine import Completion, Engine, Follow, OnToken, Request
 from ft.models.generation.kv_cache import BatchCache, SlotCache
-from ft.models.generation.sampling import Sampling, choose_tokens, token_logprobs, uniform_numbers
+from ft.models.generation.sampling import (
+    Sampling,
+    choose_tokens,
+    penalize_repetition,
+    token_logprobs,
+    uniform_numbers,
+)
 
 
 @dataclass
@@ -44,7 +50,7 @@ class ContinuousBatch:
         self.follow, self.on_token, self.sampling, self.device = follow, on_token, sampling, device
         self.slots = [_Slot(request) for request in first]
         self.pending = dict(enumerate(first))
-        self.tokens = _Tokens(len(first), sampling, engine.stop_ids, device)
+        self.tokens = _Tokens(len(first), sampling, engine, device)
         self.active = torch.zeros(len(first), dtype=torch.bool, device=device)
         self.logits = torch.zeros(0)
 
@@ -92,6 +98,7 @@ class ContinuousBatch:
             self.logits = logits.new_zeros(len(self.slots), logits.shape[1])
         rows = torch.tensor(slots, device=self.device)
         self.logits[rows], self.active[rows] = logits, True
+        self.tokens.know(slots, [self.engine.known_ids(request) for request in requests], logits.shape[1])
         for slot, request in zip(slots, requests, strict=True):
             self.slots[slot].request = request
         return len(slots)
@@ -134,13 +141,14 @@ class ContinuousBatch:
 class _Tokens:
     """What B slots have been completed with so far."""
 
-    def __init__(self, slots: int, sampling: Sampling, stop_ids: Sequence[int], device: torch.device):
-        self.sampling, self.device = sampling, device
-        self.stop_ids = torch.tensor(stop_ids, dtype=torch.long, device=device)
+    def __init__(self, slots: int, sampling: Sampling, engine: Engine, device: torch.device):
+        self.sampling, self.engine, self.device = sampling, engine, device
+        self.stop_ids = torch.tensor(engine.stop_ids, dtype=torch.long, device=device)
         self.ids = torch.zeros(slots, sampling.max_new_tokens, dtype=torch.long, device=device)
         self.logprobs, self.numbers = (torch.zeros(self.ids.shape, device=device) for _ in range(2))
         self.counts = torch.zeros(slots, dtype=torch.long, device=device)
         self.limits = torch.zeros_like(self.counts)
+        self.written = torch.zeros(slots, 0, dtype=torch.bool, device=device)
 
     def begin(self, slots: Sequence[int], keys: Sequence[str], limits: Sequence[int]) -> None:
         rows = torch.tensor(slots, device=self.device)
@@ -150,17 +158,35 @@ class _Tokens:
         if numbers is not None:
             self.numbers[rows] = numbers.to(self.device)
 
+    def know(self, slots: Sequence[int], known_ids: Sequence[Sequence[int]], words: int) -> None:
+        """Tokens that stand before these completions, of a vocabulary of `words`: what is penalised from now on."""
+        if self.sampling.repetition_penalty == 1:
+            return
+        if not self.written.shape[1]:
+            self.written = self.written.new_zeros(len(self.counts), words)
+        for slot, ids in zip(slots, known_ids, strict=True):
+            self.written[slot] = False
+            self.written[slot, [token for token in ids if token < words]] = True  # behind these are pictures
+
     def choose(self, logits: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of each slot that is active, by logits (B, V), 0 elsewhere; which slots go on behind it."""
         rows = active.nonzero()[:, 0]
         logits, steps = logits[rows], self.counts[rows]
         greedy = self.sampling.temperature == 0
-        chosen = choose_tokens(logits, self.sampling, None if greedy else self.numbers[rows, steps])
+        penalty, preferred = self.sampling.repetition_penalty, logits
+        if penalty != 1:
+            preferred = penalize_repetition(logits, self.written[rows], penalty)
+        chosen = choose_tokens(preferred, self.sampling, None if greedy else self.numbers[rows, steps])
+        if penalty != 1:
+            self.written[rows, chosen] = True
         self.ids[rows, steps] = chosen
         self.logprobs[rows, steps] = token_logprobs(logits, chosen, self.sampling)
         self.counts[rows] = steps + 1
         goes_on = active.clone()
         goes_on[rows] = ~(chosen[:, None] == self.stop_ids).any(1) & (steps + 1 < self.limits[rows])
+        for slot in goes_on.nonzero()[:, 0].tolist() if self.sampling.stop else ():
+            ids = self.ids[slot, : int(self.counts[slot])].tolist()
+            goes_on[slot] = not self.engine.stop_text(ids, self.sampling)
         tokens = torch.zeros_like(self.counts)
         tokens[rows] = chosen
         return tokens, goes_on
@@ -168,9 +194,8 @@ class _Tokens:
     def completion(self, slot: int, key: str) -> Completion:
         count = int(self.counts[slot])
         ids, logprobs = self.ids[slot, :count].tolist(), self.logprobs[slot, :count].tolist()
-        stopped = bool((self.ids[slot, count - 1] == self.stop_ids).any())
-        return Completion(key, ids, logprobs, "stop" if stopped else "length")
+        return self.engine.completion(key, ids, logprobs, self.sampling)
 
     def keep(self, rows: Tensor) -> None:
-        for name in ("ids", "logprobs", "numbers", "counts", "limits"):
+        for name in ("ids", "logprobs", "numbers", "counts", "limits", "written"):
             setattr(self, name, getattr(self, name)[rows])

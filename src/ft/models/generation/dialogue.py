@@ -157,8 +157,8 @@ class _Progress:
         if not ended and self.limit < self.sampling.max_new_tokens:
             self._stop(f"its answer does not fit into the model's {self.positions} positions")
             return
-        text = str(self.renderer.tokenizer.decode(completion.text_ids, skip_special_tokens=True))
-        self._go_on(Answer(text.strip(), completion.text_ids, ended))
+        text = completion.text(self.renderer.tokenizer)
+        self._go_on(Answer(text, completion.text_ids, ended))
 
     def _go_on(self, answer: Answer | None) -> None:
         """Go past a turn, with what the model answered if it was asked."""

@@ -90,6 +90,8 @@ class _TextModel:
 class _PictureRequests(Engine):
     """An engine whose requests may have pictures."""
 
+    why_no_beams = "pictures are read in front of the text, which transformers' search does not know of"
+
     table: PictureTable
 
     def generate(

@@ -76,7 +76,7 @@ class Sampler:
         return [self._answer(one, entries[one.key], sampling) for one in samples]
 
     def _answer(self, one: _Sample, entry: Entry, sampling: Sampling) -> SampledAnswer:
-        how = {"k": one.k, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        how = {"k": one.k} | {name: value for name, value in sampling.record().items() if name != "max_new_tokens"}
         sample = Sample(one.prompt, entry["text"] or "", {**self.origin, **how})
         failed = str(entry.get("failed", ""))
         fits = entry["text"] is not None or bool(failed)

@@ -10,13 +10,19 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from ft.models.batching import pad
-from ft.models.generation.engine import Engine
+from ft.models.generation.engine import Engine, Request
 from ft.models.generation.kv_cache import BatchCache, NextTokenModel
 from ft.models.hidden_states import inner_of
 
 
 class Seq2SeqEngine(Engine):
     """Completes batch by batch: a prompt that has grown is encoded anew, since each of its tokens sees all others."""
+
+    padding_side = "right"  # learnt positions are counted from the first column
+
+    def known_ids(self, request: Request) -> list[int]:
+        """The prompt is the encoder's: a repetition of its words is none."""
+        return [inner_of(self.model).config.decoder_start_token_id]
 
     def why_not_reusable(self) -> str:
         return "the encoder reads each prompt as a whole"
@@ -39,7 +45,7 @@ class EncodedPrompts(BatchCache):
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> Any:
         """What the encoder makes of them; its mask is kept."""
-        ids, own = pad(prompts, "right", self.model.device)  # learnt positions are counted from the first column
+        ids, own = pad(prompts, Seq2SeqEngine.padding_side, self.model.device)
         self.mask = own.long()
         with torch.no_grad():
             return inner_of(self.model.model).get_encoder()(input_ids=ids, attention_mask=self.mask)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from ft.errors import fail
 from ft.models.generation.sampling import Sampling
 from ft.recipe import ModelSource
 from ft.recipe.job import Job
@@ -179,6 +180,19 @@ def answers_by_key(
         tick(len(part["key"]), sum(part["tokens"]))
         for key, why, *values in zip(part["key"], part["failed"], *(part[name] for name in names), strict=True):
             yield key, dict(zip(names, values, strict=True)) | ({"failed": why} if why else {})
+
+
+def more_parameters(sampling: Sampling) -> dict[str, Any]:
+    """What of a sampling is not at its default, by the names that vLLM gives it, as a library and as a server; others
+    that speak OpenAI's protocol know `stop` alone and refuse the rest, or pass over it."""
+    names = ("top_k", "min_p", "repetition_penalty", "stop")
+    return {name: value for name in names if (value := sampling.record().get(name))}
+
+
+def refuse_beams(sampling: Sampling, who: str) -> None:
+    if sampling.beams > 1:
+        fix = "Write `backend: {kind: transformers}`, or take the beams away."
+        raise fail("decoding.beams", f"{who} draws answers token by token and follows no beams", fix)
 
 
 def request_seed(sampling: Sampling, key: str) -> int:

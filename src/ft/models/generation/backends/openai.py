@@ -19,7 +19,15 @@ from typing import Any
 from ft.console import Terminal
 from ft.data.formats.messages import Message
 from ft.errors import Problem, UserError, fail
-from ft.models.generation.backends import Columns, WorkerSpec, answer, failure, request_seed
+from ft.models.generation.backends import (
+    Columns,
+    WorkerSpec,
+    answer,
+    failure,
+    more_parameters,
+    refuse_beams,
+    request_seed,
+)
 from ft.models.generation.backends.estimate import Estimate
 from ft.models.generation.backends.http import ReplyTooLong, fetch
 from ft.models.generation.sampling import Sampling
@@ -63,6 +71,7 @@ class ServerWorker:
         self._serves_model()
 
     def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
+        refuse_beams(sampling, "a server")
         self._limit(batch["messages"], sampling)
         rows = zip(batch["key"], batch["messages"], strict=True)
         pool = ThreadPoolExecutor(self.options.concurrency)
@@ -117,6 +126,7 @@ class ServerWorker:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
             "seed": request_seed(sampling, key),
+            **more_parameters(sampling),
         }
         response = self._request_until_answered("/chat/completions", body)
         try:

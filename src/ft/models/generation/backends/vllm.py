@@ -13,7 +13,7 @@ from ft import artifacts
 from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.files import read_json
-from ft.models.generation.backends import Columns, WorkerSpec, answer, request_seed
+from ft.models.generation.backends import Columns, WorkerSpec, answer, more_parameters, refuse_beams, request_seed
 from ft.models.generation.sampling import Sampling
 from ft.models.lineage import parts
 from ft.models.processor import tokenizer_of
@@ -50,6 +50,7 @@ class VllmWorker:
     def __call__(self, batch: Columns, sampling: Sampling) -> Iterator[Columns]:
         from vllm import SamplingParams
 
+        refuse_beams(sampling, "vLLM")
         prompts = [{"prompt_token_ids": list(ids)} for ids in batch["prompt_ids"]]
         sampling_params = [
             SamplingParams(
@@ -58,6 +59,7 @@ class VllmWorker:
                 max_tokens=sampling.max_new_tokens,
                 seed=request_seed(sampling, key),
                 stop_token_ids=list(self.renderer.stop_ids),
+                **more_parameters(sampling),
             )
             for key in batch["key"]
         ]
