@@ -75,6 +75,9 @@ SCORES = "scores.jsonl"
 SCORE_TABLE = "scores.csv"
 LOSSES = "losses.jsonl"
 RECALL_TABLE = "by_turn.csv"
+FERTILITY_TABLE = "fertility.csv"
+RESIZE = "resize.json"
+"""Which rows of a model's embeddings are new, and its loss before and after."""
 ATTENTION_TABLE = "attention.csv"
 
 # Of prepared rows

@@ -217,6 +217,15 @@ _KINDS: dict[str, Kind] = {
         init=None,
         required=("architecture", "tokenizer"),
     ),
+    "tokenizer": Kind(
+        about="gives a model more tokens: special ones, and words of the rows; measures loss and fertility",
+        make="ft.stages.tokenizer:make",
+        blocks={"tokenizer": Owner("ft.stages.tokenizer:NewTokenOptions")},
+        leaves=_MODEL,
+        memory="ft.fit.kinds:in_main_memory",
+        display=Display(headline="vocabulary", summary=("vocabulary", "new_tokens")),
+        required=("tokenizer",),
+    ),
     "pretrain": _training_kind(
         "trains the model on every token of plain documents",
         "ft.stages.pretrain",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ft import artifacts
 from ft.data.mix import BadRows, mix_rows
@@ -14,12 +14,15 @@ from ft.families import family_of
 from ft.models.load import share
 from ft.models.processor import new_config
 from ft.recipe.job import Job
+from ft.stages.tokenizer import texts_of
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """A byte-level BPE tokenizer: a recipe's `tokenizer:` block.
+    """A byte-level tokenizer: a recipe's `tokenizer:` block.
 
+    algorithm      bpe merges the commonest pairs (arXiv:1508.07909), wordpiece those likelier than their parts and
+                   takes the longest token from the left, unigram keeps the likeliest tokens (arXiv:1804.10959)
     vocab_size     entries, the special ones included
     pad, bos, eos  the special tokens with a meaning of their own; they come first, in this order
     extra          further special tokens, such as the role markers of a chat template
@@ -30,6 +33,7 @@ class TokenizerOptions:
     bos: str = "<|bos|>"
     eos: str = "<|end|>"
     extra: list[str] = field(default_factory=list)
+    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
 
 
 def make(job: Job) -> dict[str, Any]:
@@ -54,13 +58,7 @@ def make(job: Job) -> dict[str, Any]:
 def _texts(job: Job) -> Iterator[str]:
     bad = BadRows("error", job.folder / artifacts.REJECTS)
     for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
-        messages = source_row.row.get("messages") or [
-            *source_row.row.get("prompt", []),
-            *source_row.row.get("completion", []),
-        ]
-        yield from (
-            [source_row.row["text"]] if "text" in source_row.row else [message["content"] for message in messages]
-        )
+        yield from texts_of(source_row.row)
     bad.finish()
 
 
@@ -69,19 +67,23 @@ def train_tokenizer(options: TokenizerOptions, chat_template: str | None, texts:
     from transformers import PreTrainedTokenizerFast
 
     special = [options.pad, options.bos, options.eos, *options.extra]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=options.vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    # All bytes are in the alphabet, so no text holds an unknown token, and none is named
+    common = {"vocab_size": options.vocab_size, "special_tokens": special, "show_progress": False}
+    common |= {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    model, trainer = {
+        "bpe": lambda: (models.BPE(), trainers.BpeTrainer(**common, min_frequency=2)),
+        "unigram": lambda: (models.Unigram(), trainers.UnigramTrainer(**common)),
+        "wordpiece": lambda: (
+            models.WordPiece(unk_token=options.pad, continuing_subword_prefix=""),
+            trainers.WordPieceTrainer(**common, min_frequency=2, continuing_subword_prefix=""),
+        ),
+    }[options.algorithm]()
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+        tokenizer_object=backend,
         pad_token=options.pad,
         bos_token=options.bos,
         eos_token=options.eos,
