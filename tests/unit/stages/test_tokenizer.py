@@ -17,7 +17,7 @@ from ft.models.vocabulary import add_rows, further_merges, largest_rise
 from ft.recipe import ModelSource
 from wording import Like
 
-TEXTS = [f"the {thing} is {colour} and green as the {thing}" for thing, colour in zip(tiny.THINGS, tiny.COLOURS, strict=False)]
+TEXTS = [f"the {thing} is {tiny.COLOURS[n % 4]}, green as the {thing}" for n, thing in enumerate(tiny.THINGS)]
 
 
 def made(folder: Any, base: Any, options: dict[str, Any]) -> Any:

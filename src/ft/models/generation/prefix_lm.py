@@ -13,6 +13,8 @@ from ft.models.generation.kv_cache import BatchCache, NextTokenModel
 class PrefixEngine(Engine):
     """Completes batch by batch: a prompt that has grown is read anew, since each of its tokens sees all others."""
 
+    why_no_beams = "each token of a prompt sees those behind it, which transformers' search does not know of"
+
     def why_not_reusable(self) -> str:
         return "each token of a prompt sees those behind it"
 
