@@ -147,6 +147,7 @@ OTHER_MEANINGS = {
     ("report", "tokenizer"): "a part of a key",
     ("run", "tokenizer"): "a part of a key",
     ("encode", "tokenizer"): "where an error stands",
+    ("recipe", "tokenizer"): "a block",
     ("report", "preferences"): "a group of curves",
     ("evaluation", "consistency"): "a number: how often a judge said the same in both orders",
     ("figures", "reward"): "a number that is logged",

@@ -195,6 +195,11 @@ class Kind:
         return "train" in self.blocks
 
     @property
+    def makes_tokenizer(self) -> bool:
+        """Whether what it leaves has another tokenizer than what it starts from; all others hand theirs down."""
+        return "tokenizer" in self.blocks
+
+    @property
     def leaves_weights(self) -> bool:
         """Whether a model stands in the folder in the end, one that answers or one that scores."""
         return not self.leaves.isdisjoint({"model", "reward_model"})

@@ -146,15 +146,16 @@ class Plan:
         return [self._resolve(source, key) for source, key in zip(sources, planned.key.get(name, ()), strict=True)]
 
     def tokenizer_folder(self, planned: PlannedStage) -> Path | None:
-        """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged, so
-        rows can be prepared before the models between are trained. Raises UserError where none is made yet."""
+        """The nearest finished stage up the chain, or None: the recipe's model. Tokenizers travel down unchanged but
+        for kinds that make one, so rows can be prepared before the models between are trained. Raises UserError where
+        the one that makes it has not."""
         stage = planned.stage
-        while stage.init:
+        while stage.init and (stage is planned.stage or not stage.kind.makes_tokenizer):
             parent = self.stage(stage.init)
             if parent.done:
                 return parent.folder
             stage = parent.stage
-        if not stage.kind.init:
+        if stage is not planned.stage and stage.kind.makes_tokenizer:
             what = f"'{planned.name}' takes its tokenizer from '{stage.name}', which is not made"
             raise fail(planned.stage.where, what, f"Make it: ft run {self.recipe.argument} --to {stage.name}")
         return None
@@ -298,11 +299,13 @@ def _family(recipe: Recipe, stage: Stage) -> Family:
 
 
 def _tokenizer(stage: Stage, key: Mapping[str, Any], above: Mapping[str, PlannedStage]) -> Any:
-    """The tokenizer travels down the chain unchanged, so the chain's first model names it."""
+    """The tokenizer travels down the chain unchanged: the last stage that makes one names it, or the chain's model."""
     made_by = ""
     while stage.init:
         parent = above[stage.init]
         stage, key, made_by = parent.stage, parent.key, parent.fingerprint
+        if stage.kind.makes_tokenizer:
+            return made_by
     model = key.get("model")
     return model.get("tokenizer", model) if model else made_by
 

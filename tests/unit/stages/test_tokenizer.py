@@ -103,3 +103,16 @@ def test_a_token_that_is_there_and_an_empty_block_are_refused(tmp_path, base):
     with pytest.raises(UserError) as refused:
         made(tmp_path, base, {})
     assert str(refused.value) == Like("… add and learn are both empty …")
+
+
+def test_rows_are_prepared_with_the_new_tokens_and_not_before_there_are_any(tmp_path, base, data):
+    asked = {"kind": "tokenizer", "data": [{"path": str(data)}], "tokenizer": {"learn": 4}}
+    stages = [tiny.sft(data, name="plain"), asked, tiny.sft(data, name="more", init="$tokenizer")]
+    file = tiny.recipe(tmp_path, stages, model=str(base))
+    there = tiny.planned(file, tmp_path / "runs")
+    keys = [there.stage(name).rows_key["tokenizer"] for name in ("plain", "more")]
+    assert keys[1] == there.stage("tokenizer").fingerprint != keys[0]
+    assert [there.preparable(there.stage(name)) for name in ("plain", "more")] == [True, False]
+    folder = tiny.make(there, "tokenizer").result.folder
+    again = tiny.planned(file, tmp_path / "runs")
+    assert again.tokenizer_folder(again.stage("more")) == folder
