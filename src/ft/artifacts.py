@@ -57,6 +57,9 @@ CHAT_TEMPLATE = "chat_template.jinja"
 EXPORT = "export.json"
 """In an exported folder: from which result it is, and what was compared."""
 
+RAY_LOGS = "ray-logs"
+"""What Ray's processes wrote, where a stage's inference was computed by them on this machine."""
+
 # Of a stage that makes or measures rows
 
 ROWS = "rows.jsonl"

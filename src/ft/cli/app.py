@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -76,10 +77,18 @@ LaunchFile = Annotated[
     Path | None,
     typer.Option("--launch", metavar="CONFIG", parser=recipe_file, help="an accelerate config, for several GPUs"),
 ]
+EngineWords = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ray[=ADDRESS]",
+        help="compute answers and scores by Ray, here or on a cluster; local: in one process",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
+def read_recipe(recipe: Path, sets: list[str] | None, runs: Path, engine: str | None = None) -> Recipe:
     try:
         checked = read(recipe, STAGES, sets or (), Verdicts(artifacts.verdict_cache(runs)))
     except UserError:
@@ -89,7 +98,12 @@ def read_recipe(recipe: Path, sets: list[str] | None, runs: Path) -> Recipe:
         raise
     for notice in checked.notices:
         print_notice(notice)
-    return checked
+    if engine is None:
+        return checked
+    try:
+        return replace(checked, engine=checked.engine.with_engine(engine))
+    except ValueError as error:
+        raise fail("--engine", str(error)) from None
 
 
 def _peer_of(file: Path) -> str:

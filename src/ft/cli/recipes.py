@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ft.cli.app import (
     AsJson,
+    EngineWords,
     LaunchFile,
     RecipeFile,
     Runs,
@@ -43,6 +44,7 @@ def plan_command(
     gpu: Annotated[str | None, typer.Option(metavar="GPU|GIB", help="will it fit? 4090, a10g, h100, …, or 24")] = None,
     gpus: Annotated[int | None, typer.Option(metavar="N", help="with --gpu: how many of them")] = None,
     launch: LaunchFile = None,
+    engine: EngineWords = None,
     probe: Annotated[bool, typer.Option("--probe", help="measure a worst-case step per stage on this GPU")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +52,7 @@ def plan_command(
     from ft.report.terminal import plan_rows, show_plan
     from ft.results.store import plan
     from ft.run.accelerate_config import objections
+    from ft.run.engine_plan import describe_engine
     from ft.run.preflight import tracker_problems
 
     if diff:
@@ -57,7 +60,7 @@ def plan_command(
     if gpu is None:
         _only_for("a plan with --gpu", {"--gpus": gpus})
     way = read_launch_file(launch, runs).on_gpus(gpus)
-    planned_run = plan(read_recipe(recipe, set_, runs), runs, way.processes)
+    planned_run = plan(read_recipe(recipe, set_, runs, engine), runs, way.processes)
     for notice in planned_run.notices:
         print_notice(notice)
     objections([p.stage for p in planned_run.stages], way).raise_any()
@@ -75,6 +78,8 @@ def plan_command(
     if gpu is not None:
         return _fit(planned_run, gpu, way, as_json)
     print_json(plan_rows(planned_run)) if as_json else show_plan(planned_run, out)
+    for line in describe_engine(planned_run):
+        talk.print(line)
     return None
 
 
@@ -116,6 +121,7 @@ def run_command(
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage alone")] = None,
     force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="re-run STAGE, and what needs it")] = None,
     launch: LaunchFile = None,
+    engine: EngineWords = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=1, help="make up to N stages at once that need no other")
     ] = 1,
@@ -132,7 +138,7 @@ def run_command(
     if follows():  # one of several that `accelerate launch` has started: the first one reads, prepares and answers
         sys.exit(follow_leader())
     way = read_launch_file(launch, runs)
-    checked = read_recipe(recipe, set_, runs)
+    checked = read_recipe(recipe, set_, runs, engine)
     with write_report_after(checked, set_ or (), runs):
         planned = run(checked, runs, to=to, only=only, force=force or (), launch=way, jobs=jobs)
     stages = choose_stages(planned, to, only)

@@ -20,7 +20,8 @@ from ft.errors import fail
 from ft.evaluation.statistics import bootstrap
 from ft.files import write_lines
 from ft.models.generation.chat_model import ChatModel
-from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.executor import Entry, Loader, Tick
+from ft.models.generation.resumable import compute_entries
 from ft.recipe.job import Job
 
 LARGEST_EXPONENT = 700  # nats a token whose perplexity a float still holds
@@ -39,6 +40,7 @@ class Loss:
 class _Item:
     key: str
     row: EncodedRow
+    where: str
 
     @property
     def number(self) -> int:
@@ -74,22 +76,28 @@ class Losses:
         self.refused: set[int] = set()
         self.losses: dict[str, dict[int, Loss]] = {}
 
-    def of(self, name: str, chat_model: ChatModel) -> None:
+    def of(self, name: str, model: Loader[ChatModel]) -> None:
         """Measure one model; what an interrupted run has measured stands in a file."""
-        encoded, tokenizer = self._encode(chat_model), chat_model.tokenizer
-        items = [_Item(_key(number, n), part) for number, parts in encoded.items() for n, part in enumerate(parts)]
+        encoded, tokenizer = self._encode(model()), model().tokenizer
+        items = [
+            _Item(_key(number, n), part, self.rows[number].where)
+            for number, parts in encoded.items()
+            for n, part in enumerate(parts)
+        ]
         items.sort(key=lambda item: (-len(item.row["input_ids"]), item.number))
 
-        def work(batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            logprobs = chat_model.row_logprobs([item.row for item in batch], self.batch_size)
+        batch_size = self.batch_size
+
+        def work(chat_model: ChatModel, batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
+            logprobs = chat_model.row_logprobs([item.row for item in batch], batch_size)
             for item, value in zip(batch, logprobs, strict=True):
                 if not is_finite(value):
                     fix = "Activations overflow: measure it in another precision, or drop the row."
-                    raise fail(self.rows[item.number].where, f"the loss of this row by {name} is {-value}", fix)
+                    raise fail(item.where, f"the loss of this row by {name} is {-value}", fix)
             tick(len(batch), sum(len(item.row["input_ids"]) for item in batch))
             return ((item.key, {"nats": -value}) for item, value in zip(batch, logprobs, strict=True))
 
-        entries = compute_entries(items, work, self._partial(name), self.batch_size, f"{self.job.name}: {name}, rows")
+        entries = compute_entries(items, model, work, self._partial(name), batch_size, f"{self.job.name}: {name}, rows")
         self.losses[name] = {
             number: Loss(
                 sum(entries[_key(number, n)]["nats"] for n in range(len(parts))),

@@ -10,8 +10,8 @@ from ft.data.formats.messages import BadRow, Message
 from ft.data.prompts import Sample
 from ft.evaluation.judge_prompt import JudgePrompt, Verdict
 from ft.evaluation.win_rate import PairOutcome, by_both_orders, by_scores
+from ft.models.generation.executor import Entry
 from ft.models.generation.replies import StoredReplies
-from ft.models.generation.resumable import Entry
 from ft.rl.scoring import AnswerScorer
 
 

@@ -12,8 +12,8 @@ from ft.errors import fail
 from ft.evaluation.prompt_file import PromptFile
 from ft.hub import local_path
 from ft.models.generation.backends import BackendOptions, WorkerSpec
+from ft.models.generation.executor import Entry
 from ft.models.generation.replies import StoredReplies
-from ft.models.generation.resumable import Entry
 from ft.models.generation.sampling import Sampling
 from ft.models.identity import hashes, model_identity
 from ft.recipe import ModelSource

@@ -11,6 +11,7 @@ from ft import artifacts
 from ft.errors import fail
 from ft.files import read_mapping, write_json
 from ft.recipe import ModelSource
+from ft.recipe.engine import LOCAL, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Job:
     template  chat template as text; None: the one the model carries
     global_batch  rows per optimizer step over all processes; None: as the train block says
     processes     how many the stage was started with
+    engine        where what it asks models is computed
     """
 
     name: str
@@ -48,6 +50,7 @@ class Job:
     require: Mapping[str, float] = field(default_factory=dict)
     global_batch: int | None = None
     processes: int = 1
+    engine: EngineOptions = LOCAL
 
     @property
     def checkpoints(self) -> Path:
@@ -72,4 +75,5 @@ class Job:
         values["eval_data"] = tuple(values["eval_data"])
         values["inputs"] = {name: Path(folder) for name, folder in values["inputs"].items()}
         values["model"] = ModelSource(**values["model"]) if values["model"] else None
+        values["engine"] = EngineOptions(**values.get("engine", {}))
         return Job(**values)

@@ -150,6 +150,7 @@ class Kind:
     stands_in_for    other names of its method, and methods without a kind that this one is nearest to by meaning
     loss_over_batch  whether its loss reads a batch as a whole, so that rows at once on a GPU decide what is learnt
     families         names of the families of models it works on (`ft.families`); none: any
+    infers           whether it asks models for answers or scores, which are computed by the recipe's `engine:`
     preflight        called with the Stage before any work; raises UserError with what would stop it an hour in
     """
 
@@ -175,6 +176,7 @@ class Kind:
     stands_in_for: Mapping[str, StandIn] = field(default_factory=dict)
     loss_over_batch: bool = False
     families: tuple[str, ...] = ()
+    infers: bool = False
     preflight: str = ""
     check_row: str = ""
 

@@ -18,6 +18,7 @@ from ft.errors import Problems, UserError
 from ft.hub import exists, expand, is_folder, local_path
 from ft.recipe.aliases import ALIASES
 from ft.recipe.check import Owner, Verdicts, check, check_secrets, choose, rename_old_keys, suggest, value_text
+from ft.recipe.engine import LOCAL, EngineOptions
 from ft.recipe.kind import ARTIFACTS, Artifact, Kind, find_stand_in
 from ft.recipe.merge import read_tree, recipe_name, stage_name
 from ft.recipe.place import TOP, Place, place_of
@@ -33,8 +34,12 @@ from ft.recipe.unroll import Unroller
 from ft.recipe.yaml import Block, Items, in_file_order
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-RECIPE, MODEL, SOURCE = map(
-    Owner, ("ft.recipe.types:RecipeKeys", "ft.recipe.types:ModelSource", "ft.data.sources.read:Source")
+RECIPE, MODEL, SOURCE, ENGINE = map(
+    Owner,
+    (
+        *("ft.recipe.types:RecipeKeys", "ft.recipe.types:ModelSource", "ft.data.sources.read:Source"),
+        "ft.recipe.engine:EngineOptions",
+    ),
 )
 RECIPE_KEYS = {field.name for field in fields(RecipeKeys)}
 
@@ -116,8 +121,20 @@ class RecipeReader:
             stages=tuple(stages),
             notices=(*self.notices, *notice_untested_reward_models(stages)),
             skipped=tuple(name for name in self.names_above if name not in self.names),
+            engine=self.engine(tree),
             rounds=tuple(unroller.rounds),
         )
+
+    def engine(self, tree: Block) -> EngineOptions:
+        """`engine: ray` is short for `engine: {kind: ray}`."""
+        block = tree.get("engine")
+        if isinstance(block, str):
+            block = Block({"kind": block}, {"kind": tree.marks.get("engine", tree.mark)}, tree.mark)
+        if not isinstance(block, Block):
+            return LOCAL
+        reported = len(self.problems)
+        values = self.check(ENGINE, block, "engine")
+        return EngineOptions(**values) if len(self.problems) == reported else LOCAL
 
     def without_misplaced(self, tree: Block) -> Block:
         """Without the keys that belong into a block, each a problem that says into which."""

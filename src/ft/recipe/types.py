@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft.hub import is_folder, local_path
+from ft.recipe.engine import LOCAL, EngineOptions
 from ft.recipe.find import recipe_argument
 from ft.recipe.kind import Kind
 from ft.recipe.precision import Dtype, dtype_of_stage
@@ -91,6 +92,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     notices: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # stages of a parent that `skip: true` leaves out
+    engine: EngineOptions = LOCAL  # where inference is computed, which decides no result
     rounds: tuple[Rounds, ...] = ()  # each a block of stages that were unrolled
 
     @property
@@ -117,6 +119,7 @@ class RecipeKeys:
     chat_template: str | None = None
     seed: int = 1
     name: str | None = None
+    engine: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -135,6 +135,7 @@ class Plan:
             require=stage.require,
             global_batch=stage.global_batch,
             processes=self.processes if stage.kind.trains else 1,
+            engine=self.recipe.engine,
         )
 
     def sources(self, planned: PlannedStage, name: Literal["data", "eval_data"]) -> list[Source]:

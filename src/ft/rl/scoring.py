@@ -12,7 +12,8 @@ from typing import Any
 
 from ft.data.formats.messages import BadRow
 from ft.data.prompts import Sample
-from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.executor import Entry, Loader, Tick
+from ft.models.generation.resumable import compute_entries
 from ft.models.scorer import Scorer
 from ft.rewards import check_columns
 from ft.rl.reward import function_values, is_for_safety, reward_model_share, weighted_sum
@@ -73,19 +74,20 @@ class AnswerScorer:
 
     def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> dict[str, Entry]:
         """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
-        loaded: list[Scorer] = []
+        batch_size = self.batch_size
 
-        def work(batch: Sequence[Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            if not loaded:
-                loaded.append(Scorer(self.models[axis], self.quantization))
-            rows = loaded[0].rendered([sample.conversation for sample in batch])
+        def work(scorer: Scorer, batch: Sequence[Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
+            rows = scorer.rendered([sample.conversation for sample in batch])
             readable = [row for row in rows if not isinstance(row, BadRow)]
-            scores = iter(loaded[0].of_ids(readable, self.batch_size))
+            scores = iter(scorer.of_ids(readable, batch_size))
             for sample, row in zip(batch, rows, strict=True):
                 yield sample.key, {"score": None if isinstance(row, BadRow) else next(scores)}
             tick(len(batch), 0)
 
-        return compute_entries(samples, work, file, self.batch_size, f"{self.name}: {axis} scores")
+        scorer = Loader(Scorer, self.models[axis], self.quantization)
+        entries = compute_entries(samples, scorer, work, file, batch_size, f"{self.name}: {axis} scores")
+        scorer.unload()
+        return entries
 
     def _function_values(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         prompts = [list(sample.prompt.messages) for sample in samples]

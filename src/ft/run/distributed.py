@@ -22,6 +22,7 @@ from typing import Any
 from ft.errors import fail
 from ft.files import digest
 from ft.imports import uncollected
+from ft.models.generation.ray_cluster import ALL_GPUS
 from ft.recipe.job import Job
 
 RANK_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -44,6 +45,7 @@ def single_process_environment(environment: dict[str, str]) -> dict[str, str]:
     """An environment for one process that works by itself, on the first GPU: TRL refuses to spread over several."""
     apart = {key: value for key, value in environment.items() if key not in RANK_NAMES}
     first = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    apart.setdefault(ALL_GPUS, environment.get("CUDA_VISIBLE_DEVICES", "all"))
     return {k: v for k, v in apart.items() if not k.startswith("TORCHELASTIC_")} | {"CUDA_VISIBLE_DEVICES": first}
 
 

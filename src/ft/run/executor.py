@@ -9,6 +9,7 @@ from collections.abc import Collection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ft.models.device import cores
 from ft.notices import ENVIRONMENT as QUIET
 from ft.progress import LINES
 from ft.recipe import Kind
@@ -108,5 +109,4 @@ def share_threads(variables: dict[str, str], stages: int) -> dict[str, str]:
 def threads(variables: dict[str, str]) -> int:
     """How many threads one stage would compute with: as the environment says, else one a core."""
     number = variables.get(THREADS, "").partition(",")[0]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return int(number) if number.isdecimal() else cores
+    return int(number) if number.isdecimal() else cores()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ft.errors import Problems, UserError
 from ft.models.device import device_arguments, gpus
+from ft.models.generation.ray_cluster import check_installed
 from ft.recipe import Stage
+from ft.recipe.engine import LOCAL, EngineOptions
 from ft.recipe.kind import function_at
 from ft.results.store import PlannedStage
 from ft.run.accelerate_config import ONE_PROCESS, Launch, objections
@@ -19,10 +21,14 @@ from ft.secret_files import refuse
 from ft.training.trackers import TRACKERS, is_installed, named_trackers
 
 
-def preflight(todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS) -> None:
+def preflight(
+    todo: Sequence[PlannedStage], launch: Launch = ONE_PROCESS, engine: EngineOptions = LOCAL, where: str = "engine"
+) -> None:
     """Raises UserError with everything that would stop one of these stages later."""
     problems = objections([planned.stage for planned in todo], launch)
     problems += tracker_problems(planned.stage for planned in todo)
+    if engine.kind == "ray":
+        _add_refusals(problems, check_installed, where)
     if any(planned.stage.kind.trains for planned in todo):
         _machine(launch, problems)
     for planned in todo:

@@ -78,7 +78,7 @@ def run(
     forced = _made_from(plan, force)
     missing = [p for p in plan.stages if p.name in names and (p.state != "done" or p in forced)]
     _parents_are_there(plan, missing, forced)
-    preflight(missing, launch)
+    preflight(missing, launch, recipe.engine, f"{recipe.file}: engine")
     if forced:
         _set_aside(plan, forced, missing)
         plan = store.plan(recipe, runs, launch.processes)

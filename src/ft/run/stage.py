@@ -19,6 +19,7 @@ from ft.errors import Problems, UserError, fail
 from ft.files import sync_files, write_json
 from ft.imports import uncollected
 from ft.models.device import keep_freed_memory
+from ft.models.generation.executor import use_engine
 from ft.models.identity import check_model_bytes
 from ft.models.processor import family_at
 from ft.notices import quiet_bars
@@ -46,7 +47,8 @@ def make_stage(job_file: Path) -> None:
     check_model_bytes(job)
     _check_family(job)
     try:
-        numbers = function_at(STAGES[job.kind].make)(job)
+        with use_engine(job.engine, job.folder, job.where, STAGES[job.kind].trains):
+            numbers = function_at(STAGES[job.kind].make)(job)
     except Exception as error:
         if problem := disk_problem(error, job.folder):
             raise UserError([problem]) from error

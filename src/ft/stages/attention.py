@@ -22,6 +22,7 @@ from ft.gatt.dialogues import Place, Script, script
 from ft.gatt.instructions import Bank, Side
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.executor import Loader
 from ft.models.generation.resumable import dialogue_answers
 from ft.models.generation.sampling import Sampling
 from ft.recipe.job import Job
@@ -66,11 +67,11 @@ def make(job: Job) -> dict[str, Any]:
     Both models read the same dialogues, whose answers are the last model's own.
     """
     options = AttentionOptions(**job.block("attention"))
-    after = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
-    place = place_of(options.place, after.renderer)
+    after = Loader(ChatModel, job.model, job.init, job.template, job.blocks.get("quantization"))
+    place = place_of(options.place, after().renderer)
     dialogues = _read_through(job, options, after, place)
-    attentions = {AFTER: _Attention.of(after.model, dialogues)}
-    del after  # its memory is free for the other
+    attentions = {AFTER: _Attention.of(after().model, dialogues)}
+    after.unload()  # its memory is free for the other
     if "before" in job.inputs:
         before = ChatModel(job.model, job.inputs["before"], job.template, job.blocks.get("quantization"))
         attentions = {"before": _Attention.of(before.model, dialogues), **attentions}
@@ -86,7 +87,9 @@ def make(job: Job) -> dict[str, Any]:
     return numbers
 
 
-def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, place: Place) -> list[InstructionSpans]:
+def _read_through(
+    job: Job, options: AttentionOptions, model: Loader[ChatModel], place: Place
+) -> list[InstructionSpans]:
     """The dialogues with the model's own answers, as tokens; those that do not fit end earlier."""
     bank = Bank.read(Path(options.bank))
     side: Side = "values" if bank.has("values") else "train"
@@ -99,10 +102,9 @@ def _read_through(job: Job, options: AttentionOptions, chat_model: ChatModel, pl
         for one in scripts
     ]
     sampling = Sampling(options.max_new_tokens, temperature=0.0, seed=job.seed)
-    answers = dialogue_answers(
-        chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
-    )
-    spans = [instruction_spans(one, [a or "" for a in answers[one.key]], place, chat_model.renderer) for one in scripts]
+    answers = dialogue_answers(model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
+    renderer = model().renderer
+    spans = [instruction_spans(one, [a or "" for a in answers[one.key]], place, renderer) for one in scripts]
     whole = [one for one in spans if one is not None]
     if not whole:
         raise fail(job.where, "no dialogue could be read", "Look at answers.jsonl.")

@@ -19,6 +19,7 @@ from ft.data.formats.fields import CONVERSATION_COLUMNS
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.sources.read import Source
+from ft.encode.conversation import Renderer
 from ft.errors import fail
 from ft.evaluation.statistics import wilson
 from ft.figures import by_turn
@@ -40,7 +41,9 @@ from ft.gatt.instructions import MAX_KINDS, Bank, Side
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.executor import Loader
 from ft.models.generation.resumable import dialogue_answers
+from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.stages.gatt import place_of
 
@@ -146,9 +149,11 @@ def make(job: Job) -> dict[str, Any]:
     answers: list[CheckedAnswer] = []
     for name, folder in models.items():
         if folder or name == AFTER:
-            chat_model = ChatModel(job.model, folder, job.template, job.blocks.get("quantization"))
+            model = Loader(ChatModel, job.model, folder, job.template, job.blocks.get("quantization"))
+            place = place_of(options.place, Renderer(tokenizer_of(job.model, folder, job.template)))
             cells = cells_of(options, bank) if name == AFTER else compared_in(options, bank, job.where)
-            answers += _ModelAnswers(job, options, bank, rows, chat_model, name).checked(cells)
+            answers += _ModelAnswers(job, options, bank, rows, model, place, name).checked(cells)
+            model.unload()
     write_lines(job.folder / artifacts.ANSWERS, map(asdict, answers))
     table = Recall(answers, main_cell(bank).name)
     table.write_csv(job.folder / artifacts.RECALL_TABLE)
@@ -240,19 +245,19 @@ class _ModelAnswers:
     options: ConsistencyOptions
     bank: Bank
     rows: Sequence[Mapping[str, Any]]
-    chat_model: ChatModel
+    model: Loader[ChatModel]
+    place: Place
     name: str
 
     def checked(self, cells: Sequence[Cell]) -> list[CheckedAnswer]:
-        place = place_of(self.options.place, self.chat_model.renderer)
         scripts = [(cell, self.script(cell, n)) for cell in cells for n in range(len(self.rows))]
-        dialogues = [self.dialogue(cell, one, place) for cell, one in scripts]
+        dialogues = [self.dialogue(cell, one) for cell, one in scripts]
         sampling = decoding_of(self.job).sampling(
             self.options.max_new_tokens, self.options.temperature, seed=self.job.seed
         )
         file = self.job.folder / f"answers-{self.name}.jsonl"
         title = f"{self.job.name}: {self.name}"
-        answers = dialogue_answers(self.chat_model, dialogues, sampling, self.options.batch_size, file, title)
+        answers = dialogue_answers(self.model, dialogues, sampling, self.options.batch_size, file, title)
         file.unlink()  # all of it stands in answers.jsonl
         return [
             self.check(cell, one, turn, answer)
@@ -280,12 +285,12 @@ class _ModelAnswers:
             changed = change_instruction(changed, change_turn, held)
         return changed
 
-    def dialogue(self, cell: Cell, one: Script, place: Place) -> Dialogue:
+    def dialogue(self, cell: Cell, one: Script) -> Dialogue:
         turns = [
-            Turn(one.user_in_row(turn, place), given=one.answers[turn] if cell.given else None)
+            Turn(one.user_in_row(turn, self.place), given=one.answers[turn] if cell.given else None)
             for turn in range(len(one.questions))
         ]
-        return Dialogue(f"{cell.name}/{one.key}", turns, one.opening(place))
+        return Dialogue(f"{cell.name}/{one.key}", turns, one.opening(self.place))
 
     def check(self, cell: Cell, one: Script, turn: int, answer: str | None) -> CheckedAnswer:
         """An answer cut off at max_new_tokens counts as written: nothing."""

@@ -36,6 +36,7 @@ from ft.models.generation.backends import WorkerSpec
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn, answer_dialogues
+from ft.models.generation.executor import Loader
 from ft.models.generation.sampler import SampledAnswer, Sampler
 from ft.models.generation.sampling import Sampling
 from ft.models.processor import tokenizer_of
@@ -135,7 +136,9 @@ def make(job: Job) -> dict[str, Any]:
     scores = _evaluate_answers(sides, options, questions, bad) if options.measures else {}
     if losses:
         for name, side in sides.items():
-            losses.of(name, _chat_model(side))
+            model = _chat_model(side)
+            losses.of(name, model)
+            model.unload()
         scores |= losses.numbers({name: PREFIX[name] for name in sides})
         losses.write()
     bad.finish()
@@ -402,8 +405,8 @@ def _write_answers(
 # Distance and dialogue
 
 
-def _chat_model(side: Job) -> ChatModel:
-    return ChatModel(side.model, side.init, side.template, side.blocks.get("quantization"))
+def _chat_model(side: Job) -> Loader[ChatModel]:
+    return Loader(ChatModel, side.model, side.init, side.template, side.blocks.get("quantization"))
 
 
 def _sampling(job: Job, options: EvaluateOptions) -> Sampling:
@@ -418,13 +421,13 @@ def _estimate_kl(
     They are drawn at temperature 1 whatever the judged ones are, because only the model's own distribution gives this
     mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
     """
-    chat_model = _chat_model(job)
+    chat_model = _chat_model(job)()
     prompts = [chat_model.renderer.prompt(one.prompt.messages, one.prompt.tools) for one in questions]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
     completions = [question.completion_ids for question in chat_model.complete(prompts, sampling, options.batch_size)]
     own_logprobs = chat_model.completion_logprobs(prompts, completions, options.batch_size)
     del chat_model  # two models need not stand in memory at once
-    baseline_logprobs = _chat_model(replace(job, init=baseline)).completion_logprobs(
+    baseline_logprobs = _chat_model(replace(job, init=baseline))().completion_logprobs(
         prompts, completions, options.batch_size
     )
     ratios = [a - b for a, b in zip(own_logprobs, baseline_logprobs, strict=True)]
@@ -434,7 +437,7 @@ def _estimate_kl(
 
 def _sample_dialogue(job: Job, options: EvaluateOptions) -> list[dict[str, str]]:
     """The sample dialogue, each answer seeing those before it; as far as it fits into the model."""
-    chat_model = _chat_model(job)
+    chat_model = _chat_model(job)()
     dialogues = [Dialogue("sample dialogue", [Turn(text) for text in options.dialogue])]
     (transcript,) = answer_dialogues(chat_model.engine, chat_model.renderer, dialogues, _sampling(job, options))
     if transcript.stopped:

@@ -40,8 +40,10 @@ from ft.gatt.instructions import Bank
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.dialogue import Dialogue, Turn
+from ft.models.generation.executor import Loader
 from ft.models.generation.resumable import dialogue_answers
 from ft.models.identity import hashes, model_identity, policy_identity
+from ft.models.processor import tokenizer_of
 from ft.recipe import Stage
 from ft.recipe.job import Job
 from ft.rl.scoring import AnswerScorer
@@ -131,14 +133,13 @@ def make(job: Job) -> dict[str, Any]:
     if not bank.has("train"):
         raise fail(options.bank, "all of its kinds are held out, so no row can ask for one", "Give it another kind.")
     scripts, bad = _scripts(job, options, bank)
-    chat_model = ChatModel(job.model, job.init, job.template, job.blocks.get("quantization"))
-    maker = GattRowMaker(job, options, bank, place_of(options.place, chat_model.renderer))
+    model = Loader(ChatModel, job.model, job.init, job.template, job.blocks.get("quantization"))
+    renderer = Renderer(tokenizer_of(job.model, job.init, job.template))
+    maker = GattRowMaker(job, options, bank, place_of(options.place, renderer))
     sampling = decoding_of(job).sampling(options.max_new_tokens, options.temperature, options.top_p, job.seed)
     dialogues = [d for one in scripts for sample in range(options.samples) for d in maker.dialogues(one, sample)]
-    answers = dialogue_answers(
-        chat_model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name
-    )
-    del chat_model  # a reward model may need the memory next
+    answers = dialogue_answers(model, dialogues, sampling, options.batch_size, job.folder / artifacts.ANSWERS, job.name)
+    model.unload()  # a reward model may need the memory next
     candidates = [group for one in scripts for group in maker.candidates(one, answers)]
     scores = maker.scores([one for group in candidates for one in group])
     with atomic(job.folder / artifacts.ROWS) as beside:

@@ -413,6 +413,7 @@ _KINDS: dict[str, Kind] = {
         | {"rows": Owner("ft.stages.evaluate:MeasuredRowOptions"), **_DECODING},
         leaves=_METRICS,
         check_row=_PROMPT,
+        infers=True,
         memory="ft.fit.answering:answering",
         display=Display(
             sections=(
@@ -445,6 +446,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("judge", "JudgeOptions", files=("prompt",)) | {"backend": _BACKEND, **_DECODING},
         leaves=frozenset({"metrics", "rows"}),
         check_row=_PROMPT,
+        infers=True,
         memory="ft.fit.answering:judging",
         display=Display(
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
@@ -464,6 +466,7 @@ _KINDS: dict[str, Kind] = {
         blocks={"card": Owner("ft.stages.report_card:CardOptions"), "quantization": _QUANTIZATION},
         leaves=_METRICS,
         check_row="ft.stages.report_card:check_pair",
+        infers=True,
         memory="ft.fit.answering:scoring",
         display=Display(
             sections=("ft.report.measured:card",),
@@ -479,6 +482,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("gatt", "GattOptions", files=("bank",)) | _DECODING,
         leaves=frozenset({"rows"}),
         check_row=_DIALOGUE,
+        infers=True,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.answers:made_rows",),
@@ -496,6 +500,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("sample", "SampleOptions") | {"backend": _BACKEND, **_DECODING},
         leaves=frozenset({"rows"}),
         check_row=_PROMPT,
+        infers=True,
         memory="ft.fit.answering:sampling",
         display=Display(
             sections=(
@@ -515,6 +520,7 @@ _KINDS: dict[str, Kind] = {
         make="ft.stages.questions:make",
         blocks=_options("questions", "QuestionsOptions", files=("prompt",)) | {"backend": _BACKEND},
         leaves=frozenset({"rows"}),
+        infers=True,
         memory="ft.fit.answering:replying",
         display=Display(headline="rows", summary=("rows", "articles", "unreadable")),
         init=None,
@@ -528,6 +534,7 @@ _KINDS: dict[str, Kind] = {
         make="ft.stages.quiz:make",
         blocks=_options("quiz", "QuizOptions", files=("prompt",)) | {"backend": _BACKEND},
         leaves=frozenset({"rows"}),
+        infers=True,
         memory="ft.fit.answering:replying",
         display=Display(headline="right", summary=("right", "unsure", "rows")),
         init=None,
@@ -554,6 +561,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("summaries", "SummariesOptions", files=("prompt",))
         | {"backend": _BACKEND, "rows": _ROWS, **_DECODING},
         leaves=_METRICS,
+        infers=True,
         memory="ft.fit.answering:summarizing",
         display=Display(
             sections=("ft.report.measured:summaries", "ft.report.answers:before_and_after"),
@@ -572,6 +580,7 @@ _KINDS: dict[str, Kind] = {
         blocks=_options("consistency", "ConsistencyOptions", files=("bank",)) | _DECODING,
         leaves=_METRICS,
         check_row=_DIALOGUE,
+        infers=True,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.measured:consistency",), headline=r"turn_\d+", summary=(r"turn_\d+", "correct")
@@ -587,6 +596,7 @@ _KINDS: dict[str, Kind] = {
         leaves=_METRICS,
         check_row=_DIALOGUE,
         families=_ONE_SEQUENCE,
+        infers=True,
         memory="ft.fit.answering:dialogues",
         display=Display(
             sections=("ft.report.measured:attention",),

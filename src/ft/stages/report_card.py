@@ -29,7 +29,8 @@ from ft.evaluation.reward_report import AVERAGE, LONGER, SIDES, ReportCard, Scor
 from ft.figures.reward_report import report_card
 from ft.figures.write import write_figures
 from ft.files import write_json, write_lines
-from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.executor import Entry, Loader, Tick
+from ft.models.generation.resumable import compute_entries
 from ft.models.processor import tokenizer_of
 from ft.models.scorer import Scorer
 from ft.recipe.job import Job
@@ -83,12 +84,12 @@ def make(job: Job) -> dict[str, Any]:
     rows = _rows(job, bad)
     scores: dict[str, Mapping[str, float]] = {}
     for name, folder in models.items():
-        scorer = Scorer(folder, job.blocks.get("quantization"))
-        rows, answers = _readable(scorer, rows, bad)
+        model = Loader(Scorer, folder, job.blocks.get("quantization"))
+        rows, answers = _readable(model(), rows, bad)
         if options.on_bad_row == "error":
             bad.finish()  # before hours of scoring
-        scores[name] = _score_answers(job, name, scorer, answers, options.batch_size)
-        del scorer  # two models need not stand in memory at once
+        scores[name] = _score_answers(job, name, model, answers, options.batch_size)
+        model.unload()  # two models need not stand in memory at once
     bad.finish()
     if not rows:
         raise fail(job.where, f"none of the {bad.count} pairs can be scored", f"The last: {bad.last}")
@@ -169,17 +170,19 @@ def _key(number: int, side: str) -> str:
 
 
 def _score_answers(
-    job: Job, name: str, scorer: Scorer, answers: Sequence[_Answer], batch_size: int
+    job: Job, name: str, model: Loader[Scorer], answers: Sequence[_Answer], batch_size: int
 ) -> dict[str, float]:
     """Key → score of every answer; what an interrupted run has scored stands in its file."""
 
-    def work(batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
+    def work(scorer: Scorer, batch: Sequence[_Answer], tick: Tick) -> Iterator[tuple[str, Entry]]:
         scores = scorer.of_ids([answer.ids for answer in batch], batch_size)
         tick(len(batch), sum(len(answer.ids) for answer in batch))
         return ((answer.key, {"score": score}) for answer, score in zip(batch, scores, strict=True))
 
     longest_first = sorted(answers, key=lambda answer: (-len(answer.ids), answer.key))
-    entries = compute_entries(longest_first, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers")
+    entries = compute_entries(
+        longest_first, model, work, _partial(job, name), batch_size, f"{job.name}: {name}, answers"
+    )
     return {key: entry["score"] for key, entry in entries.items()}
 
 

@@ -2,60 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
+from ft.errors import fail
 from ft.files import json_line, read_lines, write_lines
 from ft.models.generation.backends import REFILLS
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Transcript, answer_dialogues
+from ft.models.generation.executor import Entry, InProcess, Item, Loader, Model, Tick, Work, executor
 from ft.models.generation.sampling import Sampling
 from ft.progress import Progress
 
-Tick = Callable[[int, int], None]
-Entry = Mapping[str, Any]
-
-
-class Keyed(Protocol):
-    @property
-    def key(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=Keyed)
-
 
 def dialogue_answers(
-    chat_model: ChatModel, dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
+    model: Loader[ChatModel], dialogues: Sequence[Dialogue], sampling: Sampling, batch_size: int, file: Path, name: str
 ) -> dict[str, list[str | None]]:
     """Key → the answers of each dialogue, fewer than its turns where it did not fit into the model, None where cut."""
 
-    def work(batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
+    def work(chat_model: ChatModel, batch: Sequence[Dialogue], tick: Tick) -> Iterator[tuple[str, Entry]]:
         engine, renderer = chat_model.engine, chat_model.renderer
         for one in answer_dialogues(engine, renderer, batch, sampling, batch_size=batch_size, tick=tick):
             yield one.dialogue.key, {"answers": _texts(one)}
 
     ordered = sorted(dialogues, key=lambda dialogue: (-len(dialogue.turns), -_characters(dialogue), dialogue.key))
-    entries = compute_entries(ordered, work, file, REFILLS * batch_size, f"{name}: answers", _turns_asked)
+    entries = compute_entries(ordered, model, work, file, REFILLS * batch_size, f"{name}: answers", _turns_asked)
     return {key: list(entry["answers"]) for key, entry in entries.items()}
 
 
 def compute_entries(
     items: Sequence[Item],
-    work: Callable[[Sequence[Item], Tick], Iterable[tuple[str, Entry]]],
+    model: Loader[Model],
+    work: Work[Model, Item],
     file: Path,
     batch_size: int | None,
     name: str,
     size: Callable[[Item], int] = lambda item: 1,
+    *,
+    accepts_failures: bool = False,
 ) -> dict[str, Entry]:
-    """Key → the entry that `work` makes of each item, in JSON's types.
+    """Key → the entry that `work` makes of each item by `model`, in JSON's types.
 
     `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
-    in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit. Without a
-    `batch_size` items do not depend on each other: all that are missing are one batch. `name` ends with what
-    is counted, in the plural: the items, or the parts of which each has `size`. `tick` is to hear of how many of them
-    are finished, and of tokens made. An entry that says why it `failed` is not written, so a run that goes on
-    tries it again.
+    in the file is worked on again as a whole, so a run that was killed ends with the same values bit by bit, and so
+    does one whose batches are computed side by side. Without a `batch_size` items do not depend on each other: all
+    that are missing are one batch, which is computed here. `name` ends with what is counted, in the plural: the items,
+    or the parts of which each has `size`. `tick` is to hear of how many of them are finished, and of tokens made.
+
+    An entry that says why it `failed` is not written, so a run that goes on tries it again. Raises UserError, when all
+    else is written, where there are some and the caller does not accept them.
     """
     done = _read(file)
     if batch_size is None:
@@ -70,12 +65,14 @@ def compute_entries(
     write_lines(file, ({"key": key, **entry} for key, entry in done.items()))
     counts = sum(map(size, items)), sum(size(item) for item in items if item.key in done)
     progress = Progress(name, *counts, unit=name.rpartition(" ")[2])
+    places = []
     with file.open("a", encoding="utf-8") as out, progress:
-        for batch in todo:
-            entries = work(batch, progress.advance)
+        engine = InProcess() if batch_size is None else executor()  # a server is asked from one place
+        for place, entries in engine.compute(model, work, todo, progress.advance):
+            places.append(place)
             if batch_size is not None:  # in the order of the items, as the lines stand after a run that went on
                 by_key = dict(entries)
-                entries = ((item.key, by_key[item.key]) for item in batch)
+                entries = ((item.key, by_key[item.key]) for item in todo[place])
             for key, entry in entries:
                 done[key] = entry
                 if "failed" in entry:
@@ -84,6 +81,13 @@ def compute_entries(
                 if batch_size is None:
                     out.flush()
             out.flush()
+    failures = [str(entry["failed"]) for entry in done.values() if "failed" in entry]
+    if failures and not accepts_failures:
+        what = f"{len(failures):,} of {len(items):,} could not be computed, first: {failures[0]}"
+        raise fail(name, what, "The others are kept, and the same command goes on: mend these rows, or leave them out.")
+    if places != sorted(places):
+        done = {item.key: done[item.key] for item in items}
+        write_lines(file, ({"key": key, **entry} for key, entry in done.items() if "failed" not in entry))
     return done
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ft.data.prompts import Prompt, Sample
-from ft.models.generation.backends import Worker, WorkerSpec, answers_by_key, load_worker, requests
-from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.backends import WorkerRequest, WorkerSpec, answer_requests, load_worker
+from ft.models.generation.executor import Entry, Loader
+from ft.models.generation.resumable import compute_entries
 from ft.models.generation.sampling import Sampling
 
 
@@ -26,18 +28,6 @@ class SampledAnswer:
     @property
     def usable(self) -> bool:
         return self.ended and bool(self.sample.text)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The k-th answer to a prompt, not made yet."""
-
-    prompt: Prompt
-    k: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.prompt.key}/{self.k}"
 
 
 class Sampler:
@@ -59,34 +49,36 @@ class Sampler:
     ):
         self.name, self.spec, self.prompt_ids, self.origin = name, spec, prompt_ids, origin
         self.sampling, self.samples = sampling, samples
-        self._worker: Worker | None = None
+        self.worker = Loader(load_worker, spec)
 
     def answers(self, prompts: Sequence[Prompt], temperature: float, file: Path) -> list[SampledAnswer]:
         """K answers to each prompt, in order. Prompts of about one length are answered side by side."""
         sampling = replace(self.sampling, temperature=temperature)
-
-        def work(batch: Sequence[_Sample], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            rows = ((one.key, one.prompt.messages, self.prompt_ids[one.prompt.key]) for one in batch)
-            return answers_by_key(self._loaded_worker(), requests(rows), sampling, tick)
-
         name = f"{self.name}: answers at temperature {temperature:g}" if self.samples > 1 else f"{self.name}: answers"
-        samples = [_Sample(prompt, k) for prompt in prompts for k in range(self.samples)]
-        longest_first = sorted(samples, key=lambda one: (-len(self.prompt_ids[one.prompt.key]), one.prompt.key, one.k))
-        entries = compute_entries(longest_first, work, file, self.spec.requests_per_batch, name)
-        return [self._answer(one, entries[one.key], sampling) for one in samples]
+        numbered = [(prompt, k) for prompt in prompts for k in range(self.samples)]
+        longest_first = sorted(numbered, key=lambda one: (-len(self.prompt_ids[one[0].key]), one[0].key, one[1]))
+        asked = [
+            WorkerRequest(sample_key(prompt, k), prompt.messages, self.prompt_ids[prompt.key])
+            for prompt, k in longest_first
+        ]
+        work = partial(answer_requests, sampling=sampling)
+        batch_size = self.spec.requests_per_batch
+        entries = compute_entries(asked, self.worker, work, file, batch_size, name, accepts_failures=True)
+        return [self._answer(prompt, k, entries[sample_key(prompt, k)], sampling) for prompt, k in numbered]
 
-    def _answer(self, one: _Sample, entry: Entry, sampling: Sampling) -> SampledAnswer:
-        how = {"k": one.k} | {name: value for name, value in sampling.record().items() if name != "max_new_tokens"}
-        sample = Sample(one.prompt, entry["text"] or "", {**self.origin, **how})
+    def _answer(self, prompt: Prompt, k: int, entry: Entry, sampling: Sampling) -> SampledAnswer:
+        how = {"k": k} | {name: value for name, value in sampling.record().items() if name != "max_new_tokens"}
         failed = str(entry.get("failed", ""))
-        fits = entry["text"] is not None or bool(failed)
-        return SampledAnswer(sample, entry["tokens"], entry["ended"], fits, failed)
-
-    def _loaded_worker(self) -> Worker:
-        if self._worker is None:
-            self._worker = load_worker(self.spec)
-        return self._worker
+        sample = Sample(prompt, entry.get("text") or "", {**self.origin, **how})
+        if failed:
+            return SampledAnswer(sample, 0, ended=False, fits=True, failed=failed)
+        return SampledAnswer(sample, entry["tokens"], entry["ended"], entry["text"] is not None)
 
     def unload(self) -> None:
         """Let the policy go: a reward model needs the memory next."""
-        self._worker = None
+        self.worker.unload()
+
+
+def sample_key(prompt: Prompt, k: int) -> str:
+    """Of the k-th answer to a prompt."""
+    return f"{prompt.key}/{k}"

@@ -5,33 +5,27 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ft.files import read_lines
-from ft.models.generation.backends import BackendOptions, WorkerSpec, answers_by_key, load_worker, requests
-from ft.models.generation.resumable import Entry, Tick, compute_entries
+from ft.models.generation.backends import BackendOptions, WorkerRequest, WorkerSpec, answer_requests, load_worker
+from ft.models.generation.executor import Entry, Loader
+from ft.models.generation.resumable import compute_entries
 from ft.models.generation.sampling import Sampling
 from serving import Scripted, serving
 
 IN_FLIGHT = 4
 
 
-@dataclass(frozen=True)
-class Question:
-    key: str
-
-
 def ask_all(server: Scripted, count: int, file: Path) -> dict[str, Entry]:
     options = BackendOptions("server", server.url, "chat", wait=0.0, retries=0, concurrency=IN_FLIGHT)
 
-    def work(batch: Sequence[Question], tick: Tick) -> Iterator[tuple[str, Entry]]:
-        rows = ((one.key, [{"role": "user", "content": one.key}], []) for one in batch)
-        return answers_by_key(load_worker(WorkerSpec(options)), requests(rows), Sampling(), tick)
-
-    return compute_entries([Question(f"q{n}") for n in range(count)], work, file, None, "test: answers")
+    questions = [WorkerRequest(f"q{n}", [{"role": "user", "content": f"q{n}"}], []) for n in range(count)]
+    worker, work = Loader(load_worker, WorkerSpec(options)), partial(answer_requests, sampling=Sampling())
+    return compute_entries(questions, worker, work, file, None, "test: answers", accepts_failures=True)
 
 
 def killed(work: Callable[[], object], server: Scripted, at_request: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -154,10 +154,26 @@ def load_worker(spec: WorkerSpec) -> Worker:
     return LocalWorker(spec)
 
 
+@dataclass(frozen=True)
+class WorkerRequest:
+    """One row of a worker's batch."""
+
+    key: str
+    messages: Sequence[Any]
+    prompt_ids: Sequence[int]
+
+
 def requests(rows: Iterable[tuple[str, Any, Any]]) -> Columns:
     """A worker's batch, from (key, messages, prompt_ids) of each request."""
     keys, messages, prompt_ids = map(list, zip(*rows, strict=True))
     return {"key": keys, "messages": messages, "prompt_ids": prompt_ids}
+
+
+def answer_requests(
+    worker: Worker, batch: Sequence[WorkerRequest], tick: Tick, *, sampling: Sampling
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `answers_by_key`, of requests one by one."""
+    return answers_by_key(worker, requests((one.key, one.messages, one.prompt_ids) for one in batch), sampling, tick)
 
 
 def answer(key: str, text: str | None, tokens: int, ended: bool) -> Columns:
