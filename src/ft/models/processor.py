@@ -85,6 +85,9 @@ def tokenizer_of(model: ModelSource | None, init: Path | None, chat_template: st
         tokenizer.chat_template = template(chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        what = "the tokenizer names neither an end token nor one that pads"
+        raise fail(source.path, what, f"Write its eos_token in {artifacts.TOKENIZER_CONFIG}.")
     return tokenizer
 
 

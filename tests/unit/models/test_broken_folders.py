@@ -108,6 +108,7 @@ LOADED = {  # what only the libraries know
 TOKENIZERS = {
     "eos_token: a number": (merge("tokenizer_config.json", eos_token=5), "eos_token"),
     "model_max_length: a word": (merge("tokenizer_config.json", model_max_length="x"), "model_max_length"),
+    "no end token": (merge("tokenizer_config.json", eos_token=None, pad_token=None), "eos_token"),
 }
 
 
