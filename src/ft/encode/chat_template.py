@@ -41,6 +41,8 @@ def template(name_or_path_or_text: str) -> str:
     if name not in shipped and path.suffix not in (".jinja", ".j2"):
         names = ", ".join(shipped)
         raise fail("chat_template", f"no template {name!r}", f"There are: {names}; or name a .jinja file.")
+    if path.exists() and not path.is_file():  # a pipe would be read for ever
+        raise fail("chat_template", f"{name} is no file", "Name a .jinja file.")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

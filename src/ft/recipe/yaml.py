@@ -181,7 +181,7 @@ _Loader.yaml_constructors = {
 
 def read_yaml(path: Path, problems: Problems) -> Block:
     """The file's mapping. Raises UserError where nothing more can be read (missing, not UTF-8, broken YAML)."""
-    return parse_yaml(_text(path), str(path), problems)
+    return parse_yaml(bounded_text(path), str(path), problems)
 
 
 def parse_yaml(text: str, file: str, problems: Problems) -> Block:
@@ -264,23 +264,25 @@ def in_file_order(problems: Problems, path: Path) -> Problems:
     return Problems(sorted(problems, key=place))
 
 
-def _text(path: Path) -> str:
+def bounded_text(path: Path, noun: str = "recipe") -> str:
+    """What the file holds, which may be anything: a device, a pipe, or more than a `noun` ever is."""
+    fix = f"Name the {noun}'s file."
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise fail(str(path), "this is a pipe or a device", "Name the recipe's .yaml file.")
+            raise fail(str(path), "this is a pipe or a device", fix)
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
-        fix = f"In that folder: {beside}." if beside else "`ft recipes` lists those that come with ft."
-        raise fail(str(path), "no such recipe", near_recipes(str(path), Path()) or fix) from None
+        others = f"In that folder: {beside}." if beside else "`ft recipes` lists those that come with ft."
+        raise fail(str(path), f"no such {noun}", near_recipes(str(path), Path()) or others) from None
     except IsADirectoryError:
-        raise fail(str(path), "this is a folder", "Name the recipe's .yaml file.") from None
+        raise fail(str(path), "this is a folder", fix) from None
     except OSError as error:
         raise fail(str(path), f"cannot be read ({error.strerror})") from None
     if len(data) > MOST_BYTES:
         fix = "Write rows and lists into files of their own."
-        raise fail(str(path), f"it is larger than {MOST_BYTES >> 20} MiB, the most that is read of a recipe", fix)
+        raise fail(str(path), f"it is larger than {MOST_BYTES >> 20} MiB, the most that is read of a {noun}", fix)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise fail(str(path), "this is UTF-16 text", "Save the file as UTF-8.")
     try:

@@ -1,5 +1,7 @@
 """The shipped templates, by their literal output, and how a template is named."""
 
+import os
+
 import pytest
 from chat_tokenizers import CHATML, LLAMA3, byte_level, metaspace
 
@@ -98,3 +100,9 @@ def test_an_unknown_template_lists_the_shipped_ones():
 def test_a_template_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.jinja: No such file or directory"):
         template(str(tmp_path / "none.jinja"))
+
+
+def test_a_template_that_is_a_pipe_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jinja")
+    with pytest.raises(UserError, match=r"pipe\.jinja is no file\. Name a \.jinja file"):
+        template(str(tmp_path / "pipe.jinja"))

@@ -110,6 +110,12 @@ def test_an_answer_is_said_and_remembered(blue: Path) -> None:
     assert talk.noted == ""
 
 
+def test_an_answer_moves_no_cursor(says: Says) -> None:
+    talk = Talk(says("\x1b[2J"))
+    assert talk.take("what is the sky?")
+    assert talk.said == "assistant: ⟨U+001B⟩[2J\n"
+
+
 def test_each_piece_of_text_comes_as_soon_as_its_character_is_whole(says: Says) -> None:
     pieces: list[str] = []
     chat_model = ChatModel(None, says("né"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from ft.recipe.yaml import Block, parse_yaml
 from ft.results.store import plan
 from ft.stages import STAGES
 from ft.tools.importing.chain import ImportedRecipe, import_recipe
+from ft.tools.importing.config import read_configs
+from ft.tools.importing.peers import name_of_peer
 
 PEERS = import_page.PEER_FILES
 CONFIGS = sorted(
@@ -391,3 +394,13 @@ def test_rows_with_images_are_refused(refusal: Callable[..., list[str]], tmp_pat
 def test_a_script_that_needs_what_it_does_not_say_is_refused(refusal: Callable[..., list[str]]):
     lines = refusal("swift sft --model $MODEL --dataset hub/rows\n", names=("train.sh",))
     assert lines == ["train.sh:1: $MODEL is set elsewhere. Write its value."]
+
+
+def test_a_pipe_and_what_is_too_large_are_no_config(tmp_path):
+    """A recipe that is refused is looked at as a config, too."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_text("a: 1\n" * (1 << 18), encoding="utf-8")
+    for name, words in (("pipe", "this is a pipe or a device"), ("large", "it is larger than 1 MiB")):
+        assert name_of_peer(tmp_path / f"{name}.yaml") == ""
+        with pytest.raises(UserError, match=f"{name}.yaml: {words}"):
+            read_configs(tmp_path / f"{name}.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ft.errors import Problems, fail
-from ft.recipe.yaml import Block, Items, Mark, parse_value, parse_yaml
+from ft.recipe.yaml import Block, Items, Mark, bounded_text, parse_value, parse_yaml
 
 MAPPINGS = (".yaml", ".yml", ".json")
 PROGRAMS = ("swift", "megatron", "trl", "llamafactory-cli", "axolotl", "tune")
@@ -42,14 +42,9 @@ def read_configs(path: Path) -> list[TrainingConfig]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise fail(str(path), "no such file", "Name a config of another trainer.") from None
-    except IsADirectoryError:
-        raise fail(str(path), "this is a folder", "Name the config's file.") from None
-    except UnicodeDecodeError:
-        raise fail(str(path), "this is not UTF-8 text", "Name a YAML file or a shell script.") from None
+    if not path.exists():
+        raise fail(str(path), "no such file", "Name a config of another trainer.")
+    return bounded_text(path, "config")
 
 
 # Scripts
