@@ -21,6 +21,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.kernels.chunked_logprob import _use_triton
 from trl.trainer import utils
 from trl.trainer.base_trainer import _BaseTrainer
+from trl.trainer.utils import add_fused_lm_head as add_fused_lm_head
 
 from ft.encode.pairs import SAFETY
 from ft.models.scorer import batch_scores
@@ -181,6 +182,18 @@ class PairTrainer(PreparedPreferences, DPOTrainer):
 
     def _mark_pairs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**inputs, "pairs": True} if self.shares else inputs
+
+
+class OverlappedPairTrainer(PairTrainer):
+    """Its reference model is set when it is made, and is no model of this process (`training/dpo/overlapped.py`)."""
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        return dataset
+
+    def compute_with(self, reference: Any) -> None:
+        arguments: Any = self.args
+        self.precompute_ref_logps = arguments.precompute_ref_log_probs = False
+        self.ref_model = reference
 
 
 class UnpairedTrainer(PreparedPreferences, KTOTrainer):

@@ -174,7 +174,24 @@ def with_reference(trainer: Any, rows: Any, name: str, batch_size: int) -> Any:
 def _with_columns(rows: Any, file: Path) -> Any:
     from datasets import Dataset, concatenate_datasets
 
-    return concatenate_datasets([_bare(rows), Dataset.from_file(str(file))], axis=1)
+    columns = Dataset.from_file(str(file))
+    _check_columns(columns, len(rows), file)
+    return concatenate_datasets([_bare(rows), columns], axis=1)
+
+
+def _check_columns(columns: Any, rows: int, file: Path) -> None:
+    """Raises UserError where a row lacks its log-probability, which no later check would notice: it is a finite number
+    below 0, since no model is certain of a whole answer."""
+    import numpy as np
+
+    what = "" if len(columns) == rows else f"it has {len(columns):,} rows of {rows:,}"
+    for name in columns.column_names:
+        values = columns.data.column(name).to_numpy().astype(float)  # null becomes NaN
+        wrong = np.flatnonzero(~(np.isfinite(values) & (values < 0)))
+        if len(wrong) and not what:
+            what = f"{name} of row {wrong[0] + 1:,} is {values[wrong[0]]:g}, of {len(wrong):,} such rows"
+    if what:
+        raise fail(str(file), f"is no reference of these rows: {what}", "Remove the file: it is computed anew.")
 
 
 def _computed(trainer: Any, rows: Any, batch_size: int) -> Mapping[str, list[float]]:
