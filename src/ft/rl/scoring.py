@@ -72,7 +72,7 @@ class AnswerScorer:
             scores[sample.key] = AnswerScore(reward, {**raw, **values[sample.key]})
         return scores
 
-    def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> dict[str, Entry]:
+    def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> Mapping[str, Entry]:
         """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
         batch_size = self.batch_size
 

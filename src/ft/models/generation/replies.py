@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ class StoredReplies:
             return None
         return Renderer(tokenizer_of(self.spec.model, self.spec.folder, self.spec.chat_template))
 
-    def _entries(self, asked: Sequence[WorkerRequest]) -> dict[str, Entry]:
+    def _entries(self, asked: Sequence[WorkerRequest]) -> Mapping[str, Entry]:
         """Key → reply. Questions of about one length are asked side by side, in an order that their words decide."""
         by_key = {one.key: one for one in asked}
         ordered = sorted(by_key.values(), key=lambda one: (-len(one.prompt_ids), one.key))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ft.errors import fail
-from ft.files import json_line, read_lines, write_lines
+from ft.files import json_line
 from ft.models.generation.backends import REFILLS
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Transcript, answer_dialogues
+from ft.models.generation.entry_file import EntryFile
 from ft.models.generation.executor import Entry, InProcess, Item, Loader, Model, Tick, Work, executor
 from ft.models.generation.sampling import Sampling
 from ft.progress import Progress
@@ -40,7 +42,7 @@ def compute_entries(
     size: Callable[[Item], int] = lambda item: 1,
     *,
     accepts_failures: bool = False,
-) -> dict[str, Entry]:
+) -> Mapping[str, Entry]:
     """Key → the entry that `work` makes of each item by `model`, in JSON's types.
 
     `file` has a line for each finished item. Batches are the same whatever was done before, and one that is not whole
@@ -52,43 +54,50 @@ def compute_entries(
     An entry that says why it `failed` is not written, so a run that goes on tries it again. Raises UserError, when all
     else is written, where there are some and the caller does not accept them.
     """
-    done = _read(file)
+    stored = EntryFile(file)
     if batch_size is None:
-        missing = [item for item in items if item.key not in done]
+        missing = [item for item in items if item.key not in stored]
         todo = [missing] if missing else []
     else:
         batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
-        todo = [list(batch) for batch in batches if any(item.key not in done for item in batch)]
+        todo = [list(batch) for batch in batches if any(item.key not in stored for item in batch)]
     again = {item.key for batch in todo for item in batch}
-    done = {item.key: done[item.key] for item in items if item.key not in again}
     # without the batch that the kill cut, and without half a line
-    write_lines(file, ({"key": key, **entry} for key, entry in done.items()))
-    counts = sum(map(size, items)), sum(size(item) for item in items if item.key in done)
+    _keep_in_order(stored, file, [item.key for item in items if item.key not in again])
+    counts = sum(map(size, items)), sum(size(item) for item in items if item.key not in again)
     progress = Progress(name, *counts, unit=name.rpartition(" ")[2])
-    places = []
+    failures: dict[str, Entry] = {}
     with file.open("a", encoding="utf-8") as out, progress:
         engine = InProcess() if batch_size is None else executor()  # a server is asked from one place
         for place, entries in engine.compute(model, work, todo, progress.advance):
-            places.append(place)
             if batch_size is not None:  # in the order of the items, as the lines stand after a run that went on
                 by_key = dict(entries)
                 entries = ((item.key, by_key[item.key]) for item in todo[place])
             for key, entry in entries:
-                done[key] = entry
                 if "failed" in entry:
+                    failures[key] = entry
                     continue
                 out.write(json_line({"key": key, **entry}, file))
                 if batch_size is None:
                     out.flush()
             out.flush()
-    failures = [str(entry["failed"]) for entry in done.values() if "failed" in entry]
     if failures and not accepts_failures:
-        what = f"{len(failures):,} of {len(items):,} could not be computed, first: {failures[0]}"
-        raise fail(name, what, "The others are kept, and the same command goes on: mend these rows, or leave them out.")
-    if places != sorted(places):
-        done = {item.key: done[item.key] for item in items}
-        write_lines(file, ({"key": key, **entry} for key, entry in done.items() if "failed" not in entry))
-    return done
+        what = f"{len(failures):,} of {len(items):,} could not be computed"
+        first = next(iter(failures.values()))["failed"]
+        fix = "The others are kept, and the same command goes on: mend these rows, or leave them out."
+        raise fail(name, f"{what}, first: {first}", fix)
+    stored = EntryFile(file)
+    if batch_size is not None:
+        stored = _keep_in_order(stored, file, [item.key for item in items if item.key not in failures])
+    return ChainMap(failures, stored) if failures else stored  # type: ignore[arg-type]
+
+
+def _keep_in_order(stored: EntryFile, file: Path, keys: Sequence[str]) -> EntryFile:
+    """Let the file hold the lines of these keys alone, in their order."""
+    if not stored.is_cut and len(stored) == len(keys) and all(stored.place(key) == n for n, key in enumerate(keys)):
+        return stored
+    stored.write_in_order(file, keys)
+    return EntryFile(file)
 
 
 def _turns_asked(dialogue: Dialogue) -> int:
@@ -102,7 +111,3 @@ def _characters(dialogue: Dialogue) -> int:
 def _texts(transcript: Transcript) -> list[str | None]:
     """Answers in words; one that was not asked for, or that did not come to its end, is None."""
     return [answer.text if answer and answer.ended else None for answer in transcript.answers]
-
-
-def _read(file: Path) -> dict[str, Entry]:
-    return {entry.pop("key"): entry for entry in read_lines(file)}
