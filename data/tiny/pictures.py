@@ -81,14 +81,14 @@ def trained_scenes(rng: random.Random) -> Iterator[Scene]:
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
 def draw(scene: Scene, rng: random.Random) -> str:
-    """A picture of the scene as a data URI; where its things stand exactly, and how large they are, is drawn by lot."""
+    """A picture of the scene as a data URI; where its things stand, within two pixels, and their size are drawn."""
     picture = Image.new("RGB", (SIZE, SIZE), (245, 245, 240))
     canvas = ImageDraw.Draw(picture)
     width = SIZE / len(scene.things)
     for place, thing in enumerate(scene.things):
-        size = rng.uniform(0.72, 0.95) * min(width, 22)
-        x = place * width + rng.uniform(0, width - size)
-        y = rng.uniform(1, SIZE - size - 1)
+        size = rng.uniform(0.88, 0.98) * min(width, 20)
+        x = place * width + (width - size) / 2 + rng.uniform(-0.5, 0.5) * min(2, width - size)
+        y = (SIZE - size) / 2 + rng.uniform(-2, 2)
         SHAPES[thing.name](canvas, (x, y, x + size, y + size), COLOURS[thing.colour])
     out = io.BytesIO()
     picture.quantize(16).save(out, "PNG", optimize=True)

@@ -10,6 +10,7 @@ from ft import artifacts
 from ft.figures.numbers import format_number
 from ft.figures.result_files import ResultFiles, text_of
 from ft.report.parts import Answers, DialogueText, JudgedAnswer, Message, PromptAnswers, Section, Table
+from ft.report.thumbnails import pictures_of_message
 
 ANSWERS_SHOWN = 6
 LONGEST = 1200  # characters of an answer
@@ -29,7 +30,9 @@ def cut(text: str) -> str:
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     value = row.get("prompt", row.get("question", _before_last_answer(row.get("messages"))))
     if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
-        return tuple(Message(str(one.get("role", "user")), cut(text_of(one))) for one in value)
+        return tuple(
+            Message(str(one.get("role", "user")), cut(text_of(one)), pictures_of_message(one)) for one in value
+        )
     return (Message("user", cut(text_of(value))),)
 
 

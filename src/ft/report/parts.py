@@ -45,6 +45,7 @@ class Picture:
 class Message:
     role: str
     text: str
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ class WordsOfPictures(Blip2PreTrainedModel):
         self.vision_model = Blip2VisionModel(config.vision_config)
         self.words = nn.Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
         self.post_init()
-        # As wide as what patches are projected to: by the config's range alone they are drowned in the patches' colours
+        # A quarter as wide as what patches are projected to: by the config's range alone their colours drown positions
         patch = self.vision_model.embeddings.patch_embedding.weight
         width = config.vision_config.initializer_range * patch[0].numel() ** 0.5
-        nn.init.normal_(self.vision_model.embeddings.position_embedding, std=width)
+        nn.init.normal_(self.vision_model.embeddings.position_embedding, std=width / 4)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, N) logits of the words."""

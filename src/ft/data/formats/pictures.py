@@ -129,7 +129,7 @@ def caption(row: Row) -> Row:
     question, columns = make_message("user", ""), extras(row, "caption", "answer")
     if isinstance(value, list):
         return {**columns, "prompt": [question], "answer": [text.strip() for text in texts]}
-    return {**columns, "messages": [question, make_message("assistant", value.strip())]}
+    return {**columns, "messages": [question, make_message("assistant", texts[0].strip())]}
 
 
 def question_answer(row: Row) -> Row:

@@ -238,7 +238,7 @@ def _the_list(value: object, how: Reading) -> list[Any]:
     if splits and how.split not in lists:
         what = f"holds rows of {', '.join(splits)}, and split is '{how.split}'"
         raise fail(how.where, what, f"Write `split: {splits[0]}` at its source, if these are meant.")
-    if {"images", "annotations"} <= lists.keys():
+    if isinstance(value, dict) and {"images", "annotations"} <= lists.keys():
         return _of_annotations(value, how)
     if splits or len(lists) == 1:
         rows: list[Any] = lists[how.split] if splits else next(iter(lists.values()))
