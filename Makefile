@@ -81,6 +81,9 @@ vision: RECIPE = recipes/tiny/vision.yaml
 vision: $(STAMP) ## BLIP-2 in both stages on drawn pictures: retrieval, captions, questions and dialogues about held-out ones
 	$(FT) run "$(RECIPE)" $(ARGS)
 
+families: $(STAMP) ## train the causal chat model, a prefix language model and a T5, and show what each has learnt
+	for one in chat prefix-lm t5; do $(FT) run recipes/tiny/$$one.yaml --to sft $(ARGS) || exit; done
+
 run: $(STAMP) ## run every stage of RECIPE
 	$(FT) run "$(RECIPE)" $(ARGS)
 

@@ -14,7 +14,13 @@ SPECIAL: Mapping[str, tuple[str, str, tuple[str, ...]]] = {  # architecture → 
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
     "mistral-7b": ("<s>", "</s>", ()),
+    "mistral-7b-window": ("<s>", "</s>", ()),
+    "mixtral-8x7b": ("<s>", "</s>", ()),
     "zephyr-7b": ("<s>", "</s>", ()),
+    "bloom": ("<s>", "</s>", ()),
+    "gpt2": ("<|endoftext|>", "<|endoftext|>", ()),
+    "opt": ("</s>", "</s>", ()),
+    "flan-t5-base": ("", "</s>", ("<pad>",)),
 }
 
 LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>")
@@ -29,13 +35,39 @@ WITH_TEMPLATE: Mapping[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "smollm3-3b": ("SmolLM3Config", "qwen3", "<|begin_of_text|>", "<|im_end|>", ("<|im_start|>",)),
     "phi4-mini": ("Phi3Config", "phi3", "<|endoftext|>", "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")),
 }
+# Families with words of their own for their sizes: config class and sizes, beside the vocabulary.
+OTHER: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+    "bloom": ("BloomConfig", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "opt": (
+        "OPTConfig",
+        {
+            "hidden_size": 64,
+            "word_embed_proj_dim": 64,
+            "ffn_dim": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+    ),
+    "flan-t5-base": (
+        "T5Config",
+        {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu"},
+    ),
+}
 TIED = ("qwen3-1.7b", "gemma3-4b", "llama3.2-3b", "smollm3-3b", "phi4-mini")
 
 
 def model(family: str, folder: Path) -> Path:
     """A folder as the Hub holds it: weights, a tokenizer, and no chat template, as base models have none."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
+    )
 
     words = tokenizer_of(family)
     sizes = {
@@ -50,16 +82,39 @@ def model(family: str, folder: Path) -> Path:
         "eos_token_id": words.eos_token_id,
     }
     torch.manual_seed(0)
+    if family in OTHER:
+        made = other(family, words)
+        made.save_pretrained(str(folder))
+        words.save_pretrained(str(folder))
+        return folder
     if family in WITH_TEMPLATE:
         made = with_template(family, sizes | {"pad_token_id": words.eos_token_id})
         made.save_pretrained(str(folder))
         words.save_pretrained(str(folder))
         return folder
-    mistral = family in ("mistral-7b", "zephyr-7b")
-    made = MistralForCausalLM(MistralConfig(**sizes)) if mistral else LlamaForCausalLM(LlamaConfig(**sizes))
+    if family == "mixtral-8x7b":
+        made = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=2))
+    elif family in ("mistral-7b", "mistral-7b-window", "zephyr-7b"):
+        window = 32 if family.endswith("window") else 4096
+        made = MistralForCausalLM(MistralConfig(**sizes, sliding_window=window))
+    else:
+        made = LlamaForCausalLM(LlamaConfig(**sizes))
     made.save_pretrained(str(folder))
     words.save_pretrained(str(folder))
     return folder
+
+
+def other(family: str, words: Any) -> Any:
+    """A model of one of the OTHER families."""
+    import transformers
+
+    name, sizes = OTHER[family]
+    ids = {f"{token}_token_id": getattr(words, f"{token}_token_id") for token in ("bos", "eos")}
+    pad = words.convert_tokens_to_ids("<pad>") if family == "flan-t5-base" else words.eos_token_id
+    ids |= {"pad_token_id": pad, "decoder_start_token_id": pad}
+    config = getattr(transformers, name)(vocab_size=len(words), **sizes, **ids)
+    auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return auto.from_config(config)
 
 
 def with_template(family: str, sizes: Mapping[str, Any]) -> Any:
@@ -99,5 +154,5 @@ def tokenizer(bos: str, eos: str, more: tuple[str, ...]) -> Any:
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only, bos_token=bos, eos_token=eos, extra_special_tokens=list(more)
+        tokenizer_object=bytes_only, bos_token=bos or None, eos_token=eos, extra_special_tokens=list(more)
     )

@@ -58,6 +58,7 @@ class Family(ABC):
     trainer           function that makes the trainer of rows with labels, as "module:function": see `ft.stages.sft`
     unsupported       keys of `train:` that its trainer cannot do, with the reason
     has_parts         whether its models are made of parts, of which a recipe names those to train (`parts:`)
+    unquantised       linear layers, by the last part of their names, that stay in float32 where others are quantised
     text_alone        whether its rows are text alone, so that its attention can be asked by them (`probe_states`)
     reads_both_ways   whether a prompt's tokens see those behind them
     pipeline_tag      the Hub's word for a model that answers
@@ -76,6 +77,7 @@ class Family(ABC):
     trainer: ClassVar[str]
     unsupported: ClassVar[Mapping[str, str]] = {}
     has_parts: ClassVar[bool] = False
+    unquantised: ClassVar[frozenset[str]] = frozenset()
     text_alone: ClassVar[bool] = True
     reads_both_ways: ClassVar[bool] = False
     pipeline_tag: ClassVar[str] = "text-generation"

@@ -59,6 +59,12 @@ _GEMMA3_4B_TEXT = _shape(
 _SIGLIP: Shape = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 _SIGLIP |= {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14, "vision_use_head": False}
 _GEMMA3_4B = {"model_type": "gemma3", "text_config": _GEMMA3_4B_TEXT, "vision_config": _SIGLIP}
+_GPT2: Shape = {"model_type": "gpt2"}  # its class's defaults
+_OPT_13B = {"ffn_dim": 8192, "word_embed_proj_dim": 2048, "max_position_embeddings": 2048}
+_OPT_13B |= {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32}
+_BLOOM_560M: Shape = {"model_type": "bloom", "hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250880}
+_FLAN_T5_BASE: Shape = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
+_FLAN_T5_BASE |= {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _GPT3: Shape = {"model_type": "gpt2", "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}  # table 2.1
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
@@ -87,6 +93,10 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"google/gemma-3-4b-{base}": _GEMMA3_4B for base in ("it", "pt")},
     **{f"HuggingFaceTB/SmolLM3-3B{base}": _SMOLLM3_3B for base in ("", "-Base")},
     "microsoft/Phi-4-mini-instruct": _PHI4_MINI,
+    "openai-community/gpt2": _GPT2,
+    "facebook/opt-1.3b": _OPT_13B,
+    "bigscience/bloom-560m": _BLOOM_560M,
+    "google/flan-t5-base": _FLAN_T5_BASE,
     "openai/gpt-3": _GPT3,  # arXiv:2005.14165; no such id is on the Hub
 }
 

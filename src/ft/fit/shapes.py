@@ -72,6 +72,9 @@ class Shape:
     parameters  of all tensors, each once (tied embeddings are one)
     head        of the output embedding, where it is a matrix of its own; 0: tied, or a reward model
     embedding   of the input embeddings
+    stacks      layers of each stack, and the first of them: one stack, or an encoder's and a decoder's. A token goes
+                through one of them, the fullest of which `layers` and `layer` are
+    unquantised  linear layers that stay in float32 where others are quantised, by the last part of their names
     windows     for each layer how many tokens back its attention sees; None: all
     origin        where the shape comes from, in words
     """
@@ -93,6 +96,8 @@ class Shape:
     vocab: int
     positions: int | None
     windows: tuple[int | None, ...]
+    stacks: tuple[tuple[int, Layer], ...]
+    unquantised: frozenset[str] = frozenset()
     experts_each: int = 1  # experts a token goes through
 
     @property
@@ -146,10 +151,10 @@ def _shape(config_text: str, config_class: Hashable, origin: str, scores: bool) 
     parameters = dict(model.named_parameters())
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
     own_head = outputs is not None and outputs.weight is not inputs
-    layers = int(config.num_hidden_layers)
+    stacks = [(len(stack), *_first_layer(stack)) for stack in _layer_stacks(model)]
+    layers, layer, classes = max(stacks, key=lambda stack: (stack[0], stack[1].parameters))
     heads = config.num_attention_heads
     width = config.hidden_size
-    layer, classes = _layer(model)
     ffn = max((linear.rows for linear in layer.linears if not linear.closing and "attn" not in linear.name), default=0)
     return Shape(
         config=config,
@@ -169,6 +174,8 @@ def _shape(config_text: str, config_class: Hashable, origin: str, scores: bool) 
         vocab=inputs.shape[0],
         positions=getattr(config, "max_position_embeddings", None),
         windows=_windows(config, layers),
+        stacks=tuple((count, one) for count, one, _ in stacks),
+        unquantised=family_of(config, origin).unquantised,
         experts_each=getattr(config, "num_experts_per_tok", None) or 1,
     )
 
@@ -192,15 +199,26 @@ def build_on_meta(config: PretrainedConfig, scores: bool = False, layers: int | 
     return model
 
 
-def _layer(model: Any) -> tuple[Layer, set[str]]:
-    """The first layer of the longest list of like modules, and the classes of its modules."""
+def _layer_stacks(model: Any) -> list[Any]:
+    """The lists of like layers that stand in no other list."""
+    from torch import nn
+
+    stacks: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            stacks[name] = module
+    if not stacks:
+        raise fail(model.config.model_type, "ft finds no decoder layers in this kind of model", "Plan without --gpu.")
+    return list(stacks.values())
+
+
+def _first_layer(stack: Any) -> tuple[Layer, set[str]]:
+    """The first layer of a stack, which stands for all, and the classes of its modules."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    if not lists:
-        raise fail(model.config.model_type, "ft finds no decoder layers in this kind of model", "Plan without --gpu.")
-    first = max(lists, key=len)[0]
+    first = stack[0]
     linears, norms = [], []
     for name, module in first.named_modules():
         if isinstance(module, nn.Linear):
@@ -288,11 +306,14 @@ def _count_plain(shape: Shape, lora: Mapping[str, Any], scores: bool) -> Adapter
     A reward model's head is trained whole beside the adapter.
     """
     names = lora["target_modules"]
-    adapted = [one for one in shape.layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
     rank = int(lora.get("r", LORA.default("r")))
-    each = sum(rank * (one.columns + one.rows) for one in adapted)
+
+    def adapted(layer: Layer) -> list[Linear]:
+        return [one for one in layer.linears if names == "all-linear" or one.name.rpartition(".")[2] in names]
+
+    whole = sum(count * rank * (one.columns + one.rows) for count, layer in shape.stacks for one in adapted(layer))
     dropout = float(lora.get("lora_dropout", LORA.default("lora_dropout")))
-    return Adapter(shape.layers * each, shape.width if scores else 0, {one.name: rank for one in adapted}, dropout)
+    return Adapter(whole, shape.width if scores else 0, {one.name: rank for one in adapted(shape.layer)}, dropout)
 
 
 def _count_by_peft(shape: Shape, lora: Mapping[str, Any], where: str, scores: bool, layers: int) -> Adapter:

@@ -34,9 +34,13 @@ def model_weights(shape: Shape, dtype: str, quantization: Mapping[str, Any] | No
     bytes_each = BYTES[dtype]
     if not quantization:
         return shape.parameters * bytes_each
-    packed = sum(linear.columns * linear.rows for linear in shape.layer.linears)
-    quantised = sum(quantised_bytes(linear, quantization) for linear in shape.layer.linears)
-    return (shape.parameters - shape.layers * packed) * bytes_each + shape.layers * quantised
+    total = shape.parameters * bytes_each
+    for count, layer in shape.stacks:
+        for linear in layer.linears:
+            stays = linear.name.rpartition(".")[2] in shape.unquantised
+            size = linear.columns * linear.rows
+            total += count * ((4 * size if stays else quantised_bytes(linear, quantization)) - bytes_each * size)
+    return total
 
 
 def quantised_bytes(linear: Linear, quantization: Mapping[str, Any]) -> int:

@@ -31,6 +31,7 @@ KEPT_STATE = (
 """What a finished trainer's state holds that its last checkpoint knows."""
 
 
+EXPERTS = {name: name for name in ("expert_load_entropy", "dead_experts")}
 MARGINS = {  # log-probabilities in nats
     "rewards/accuracies": "accuracies",
     "labels/accuracies": "accuracies",
@@ -74,6 +75,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     from transformers import PrinterCallback
 
     from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
+    from ft.training.experts import log_expert_load
     from ft.training.finite import stop_at_non_finite
     from ft.training.held_out import measure_over_rows
     from ft.training.structure import check_structure
@@ -84,6 +86,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     order_by_seed_and_epoch(trainer, job.processes)
     stop_at_non_finite(trainer, job.where)
     measure_over_rows(trainer, job.rows is not None)
+    log_expert_load(trainer)
     progress = ShownProgress(job.name, shown or LOSSES)
     for callback in (MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)
@@ -106,7 +109,7 @@ def train_and_save(trainer: StageTrainer, job: Job) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         lines = read_lines(job.folder / artifacts.METRICS)
         draw_curves(job)
-        numbers |= _first_and_last(lines)
+        numbers |= _first_and_last(lines) | last_values(lines, EXPERTS)
     return numbers
 
 

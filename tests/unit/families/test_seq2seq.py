@@ -15,11 +15,14 @@ from ft.encode.pairs import PairOptions
 from ft.encode.prepare import RowOptions, eval_rows, rows_folder, train_rows
 from ft.errors import UserError
 from ft.families import SEQ2SEQ
+from ft.fit.shapes import adapter_of, shape_of
+from ft.fit.weights import model_weights
+from ft.models.adapters import with_adapter
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.sampling import Sampling
 from ft.models.load import load_base
 from ft.models.logprobs import completion_logprobs, row_logprobs
-from ft.models.processor import encoder_of
+from ft.models.processor import encoder_of, load_config
 from ft.recipe import ModelSource
 from ft.run.rows import prepare_rows
 from ft.tools.show import view_rows
@@ -197,3 +200,30 @@ def test_a_token_that_it_has_no_embedding_for_is_named(folder):
     for inputs in ({"input_ids": ids, "labels": ids[:, :1] * 0}, {"input_ids": ids * 0, "decoder_input_ids": ids}):
         with pytest.raises(UserError, match="rows hold the token 5000"):
             model(**inputs)
+
+
+def test_an_output_matrix_of_its_own_is_read_and_saved_as_it_is(folder, tmp_path):
+    """Flan-T5 has one, though transformers' config says that it is the embeddings'."""
+    model = T5ForConditionalGeneration.from_pretrained(str(folder))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    weights["lm_head.weight"] = weights["shared.weight"] * 0.5 + 0.1
+    model.save_pretrained(str(tmp_path / "untied"), state_dict=weights)
+    read = load_base(ModelSource(str(tmp_path / "untied")), "float32", None, use_cpu=True)
+    assert torch.equal(read.lm_head.weight, weights["lm_head.weight"])
+    read.save_pretrained(str(tmp_path / "again"))
+    again = load_base(ModelSource(str(tmp_path / "again")), "float32", None, use_cpu=True)
+    assert torch.equal(again.lm_head.weight, weights["lm_head.weight"])
+
+
+def test_its_estimate_counts_encoder_and_decoder(folder):
+    shape = shape_of(load_config(ModelSource(str(folder))), "its config")
+    model = load_base(ModelSource(str(folder)), "float32", None, use_cpu=True)
+    assert shape.parameters == model.num_parameters()
+    adapter = adapter_of(shape, tiny.LORA, "lora")
+    trained = with_adapter(model, None, tiny.LORA).get_nb_trainable_parameters()[0]
+    assert adapter.parameters == trained
+    plain = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    quantised = load_base(ModelSource(str(folder)), "float32", plain, use_cpu=True)
+    packed = [value.quant_state.absmax for value in quantised.parameters() if hasattr(value, "quant_state")]
+    constants = sum(4 * (absmax.numel() + 16) for absmax in packed)  # of each block of 64, and a table
+    assert model_weights(shape, "float32", plain) == quantised.get_memory_footprint() + constants

@@ -25,6 +25,10 @@ PUBLISHED = {
     "Qwen/Qwen3-8B": 8_190_735_360,
     "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "microsoft/Phi-4-mini-instruct": 3_836_021_760,
+    "openai-community/gpt2": 124_439_808,
+    "facebook/opt-1.3b": 1_315_758_080,
+    "bigscience/bloom-560m": 559_214_592,
+    "google/flan-t5-base": 247_577_856 - 32_128 * 768,  # transformers' config ties its output matrix always
     "google/gemma-3-4b-it": 3_880_263_168,  # its decoder, which is what a shape is of
 }
 
