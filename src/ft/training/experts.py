@@ -48,15 +48,17 @@ class ExpertLoad:
         trainer.log = self.log
 
     def count(self, number: int, output: Any) -> None:
-        """`output` of transformers' routers ends with the chosen experts of each token, (T, K)."""
-        if self.trainer.model.training:
-            chosen: Tensor = output[-1].detach().flatten().long()
+        """`output` of transformers' routers ends with the chosen experts of each token, (T, K). Those of a few models
+        give scores alone, and their experts are chosen elsewhere: they are not counted."""
+        if self.trainer.model.training and isinstance(output, tuple) and not output[-1].is_floating_point():
+            chosen: Tensor = output[-1].flatten()
             self.counts[number] += torch.bincount(chosen, minlength=self.counts.shape[1]).cpu()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.trainer.model.training and self.counts.any():
             accelerator = self.trainer.accelerator
-            counts: Tensor = accelerator.reduce(self.counts.to(accelerator.device), "sum").double().cpu()  # type: ignore[union-attr]
+            counts: Any = accelerator.reduce(self.counts.to(accelerator.device), "sum")
+            counts = counts.double().cpu()
             shares = counts / counts.sum(1, keepdim=True)
             entropy = -(shares * shares.clamp(min=1e-12).log()).sum(1) / math.log(counts.shape[1])
             logs |= {ENTROPY: float(entropy.mean()), DEAD: float((counts == 0).sum())}
