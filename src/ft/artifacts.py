@@ -94,6 +94,7 @@ PACKED_ROWS = "packed"
 # Of a recipe
 
 REPORT = "report.html"
+INDEX = "index.html"
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import pytest
 from ft.figures.charts import Lines, Point, Series
 from ft.figures.svg_file import figure_file
 from ft.files import write_json
-from ft.report.page import comparison_page, report_page, write
+from ft.report.page import comparison_page, index_page, report_page, write
 from ft.report.run import ReportedStage, Run
 from ft.result import Result
 
@@ -203,10 +203,17 @@ def left(folder: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A report and a comparison, as files."""
+    """A report, a comparison and a list of results, as files."""
     folder = tmp_path_factory.mktemp("pages")
     one, other = left(folder / "one"), left(folder / "other")
+    for number, (recipe, kind) in enumerate([("tiny", "sft"), ("tiny", "dpo"), (LONG, "evaluate"), ("tiny", "judge")]):
+        here = folder / recipe / f"{kind}-{number:012x}"
+        here.mkdir(parents=True)
+        done = {"stage": kind, "kind": kind, "numbers": {EVIL: 0.5, "eval_loss": number}, "seconds": 10.0 * number}
+        write_json(here / "done.json", done)
+    write(report_page(one), folder / "tiny" / "report.html")
     return {
+        "index": write(index_page(folder), folder / "index.html"),
         "report": write(report_page(one), folder / "report.html"),
         "comparison": write(comparison_page([one, other]), folder / "comparison.html"),
     }

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 Opens = Callable[..., Any]
 BOTH = pytest.mark.parametrize("name", ["report", "comparison"])
+EVERY = pytest.mark.parametrize("name", ["report", "comparison", "index"])
 
 
-@BOTH
+@EVERY
 def test_a_page_says_no_error_and_asks_for_nothing_but_itself(opened: Opens, pages: dict[str, Path], name: str) -> None:
     page = opened(name)
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
@@ -22,7 +24,7 @@ def test_a_page_says_no_error_and_asks_for_nothing_but_itself(opened: Opens, pag
     assert "taken" not in page.title()
 
 
-@BOTH
+@EVERY
 def test_a_page_fits_a_phone(opened: Opens, name: str) -> None:
     page = opened(name, width=360)
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
@@ -97,7 +99,7 @@ def test_a_key_opens_the_data_of_a_chart(opened: Opens) -> None:
     assert page.locator("figure details table").first.is_visible()
 
 
-@BOTH
+@EVERY
 def test_headings_go_down_one_level_at_a_time(opened: Opens, name: str) -> None:
     levels = opened(name).locator("h1, h2, h3, h4").evaluate_all("all => all.map(one => +one.tagName[1])")
     assert levels[0] == 1
@@ -124,7 +126,12 @@ def test_every_link_leads_somewhere(opened: Opens, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "scheme", "rules"),
-    [("report", "light", None), ("comparison", "light", None), ("report", "dark", "color-contrast")],
+    [
+        ("report", "light", None),
+        ("comparison", "light", None),
+        ("index", "light", None),
+        ("report", "dark", "color-contrast"),
+    ],
 )
 def test_axe_finds_nothing(opened: Opens, name: str, scheme: str, rules: str | None) -> None:
     """Contrast, names, roles, order: what can be checked by machine of WCAG 2.2, level AA."""
@@ -135,3 +142,17 @@ def test_axe_finds_nothing(opened: Opens, name: str, scheme: str, rules: str | N
     found = axe.Axe().run(page, options=options).response["violations"]
     told = [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
     assert told == []
+
+
+def test_the_list_of_results_is_sorted_by_a_column_and_filtered_by_words(opened: Opens) -> None:
+    page = opened("index")
+    links = page.locator("td a").evaluate_all("all => all.map(one => one.href)")
+    assert {Path(unquote(urlsplit(link).path)).is_file() for link in links} == {True}
+    stages = "[...document.querySelectorAll('#results tbody tr:not([hidden])')].map(row => row.cells[1].textContent)"
+    there = page.evaluate(stages)
+    page.get_by_role("button", name="stage").click()
+    assert page.evaluate(stages) == sorted(there)
+    page.get_by_role("button", name="stage").click()
+    assert page.evaluate(stages) == sorted(there, reverse=True)
+    page.get_by_role("searchbox").fill(f"DONE {there[0]}")
+    assert page.evaluate(stages) == [there[0]]

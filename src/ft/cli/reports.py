@@ -24,14 +24,22 @@ MOST_RUNS = 6  # as many as there are colours
 
 @app.command("report")
 def report_command(
-    paths: Annotated[list[str], typer.Argument(metavar="RECIPE|RUN …", help="recipes, or folders of results")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE|RUN …", help="recipes, or folders of results; none: all results, in a list"),
+    ] = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="where it goes; runs/RECIPE/report.html")] = None,
     set_: Sets = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """One page about results, in whatever state they are; of several, what differs between them."""
-    from ft.report.page import comparison_page, report_page, write
+    """One page about results, in whatever state they are; of several, what differs; of none, a list of all."""
+    from ft.report.page import comparison_page, index_page, report_page, write
 
+    if not paths:
+        if not runs.is_dir():
+            raise fail(str(runs), "no such folder", "Name one with --runs, or a recipe.")
+        out.print(str(write(index_page(runs), to or runs / artifacts.INDEX)))
+        return
     if len(paths) > MOST_RUNS:
         raise fail(paths[MOST_RUNS], f"a comparison has at most {MOST_RUNS} runs", "Name fewer.")
     reports = [_run_at(path, set_ or (), runs) for path in paths]
@@ -87,9 +95,14 @@ def _renew(recipe: Recipe, sets: Sequence[str], runs: Path) -> Path | None:
         return None
     try:
         if not is_current(path, run):
-            from ft.report.page import report_page, write  # takes longer than all else of a run with nothing to do
+            from ft.report.page import (  # takes longer than all else of a run with nothing to do
+                index_page,
+                report_page,
+                write,
+            )
 
             write(report_page(run), path)
+            write(index_page(runs), runs / artifacts.INDEX)
     except Exception as error:  # whatever stops the page, results are there, and the run is none the worse
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         talk.print(f"{path}: no report: {why}", style="yellow")

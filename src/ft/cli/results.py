@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,20 +56,9 @@ def runs_command(
 
 
 def _row(result: Result) -> dict[str, Any]:
-    from ft.results.ledger import size, status
+    from ft.results.ledger import result_row, size
 
-    return {
-        "recipe": result.recipe,
-        "stage": result.stage,
-        "kind": result.kind,
-        "fingerprint": result.fingerprint,
-        "state": status(result),
-        "when": datetime.fromtimestamp(result.timestamp).isoformat(" ", "minutes"),
-        "seconds": result.seconds,
-        "bytes": size(result.folder),
-        "folder": str(result.folder),
-        "numbers": dict(result.numbers),
-    }
+    return {**result_row(result), "bytes": size(result.folder)}
 
 
 def _sort_rows(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:

@@ -1,18 +1,21 @@
-"""Pages of one file each: nothing to load, no script, light and dark as the reader's screen is."""
+"""Pages of one file each: nothing to load, light and dark as the reader's screen is; no script but in the index."""
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ft import __version__
+from ft import __version__, artifacts
 from ft.figures.charts import Chart
 from ft.figures.draw import draw, legend
 from ft.figures.numbers import format_number
@@ -20,13 +23,18 @@ from ft.figures.small import range_picture, sparkline
 from ft.figures.svg_file import chart_css, colours_css
 from ft.files import write_text
 from ft.printable import printable
+from ft.progress import clock_time
 from ft.report import chain
 from ft.report.compare import compare_runs
 from ft.report.facts import hardware, seconds
 from ft.report.gather import NumberCard, gather_report, headline
-from ft.report.numbers import duration
+from ft.report.numbers import duration, summary
 from ft.report.run import Run
+from ft.result import Result
+from ft.results.ledger import SHORT as SHORT_FINGERPRINT
+from ft.results.ledger import entries, result_row
 from ft.run.rows import rows_line
+from ft.stages import STAGES
 from ft.tools.show import RowsView, visible_tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -93,6 +101,32 @@ def report_page(run: Run) -> str:
 def comparison_page(runs: Sequence[Run]) -> str:
     """Several runs side by side."""
     return _render("comparison.html.jinja", comparison=compare_runs(runs))
+
+
+def index_page(runs: Path) -> str:
+    """All results of a runs folder in one table, newest first, which a script sorts and filters."""
+    rows = [_index_row(result) for result in reversed(entries(runs))]
+    script = _style("index.js")
+    return _page(
+        "index.html.jinja",
+        rows=rows,
+        recipes=len({row["recipe"] for row in rows}),
+        columns=("recipe", "stage", "kind", "state", "when", "time", "numbers", "ID"),
+        style=Markup(colours_css()) + _style("style.css", "report.css", "index.css"),
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _index_row(result: Result) -> dict[str, Any]:
+    report = result.folder.parent / artifacts.REPORT
+    row = result_row(result)
+    return row | {
+        "report": quote(f"{report.parent.name}/{report.name}") if report.exists() else "",
+        "time": "·" if result.seconds is None else clock_time(result.seconds),
+        "words": summary(result.numbers, STAGES[result.kind].display.summary if result.kind in STAGES else ()),
+        "fingerprint": result.fingerprint[:SHORT_FINGERPRINT],
+    }
 
 
 def _render(template: str, **values: Any) -> str:

@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from ft import artifacts
 from ft.errors import fail
@@ -52,6 +53,21 @@ def status(result: Result) -> Status:
     if result.done:
         return "done"
     return "broken" if result.damage else "interrupted"
+
+
+def result_row(result: Result) -> dict[str, Any]:
+    """What a list of results says of one, as plain values; `when` is local time, `seconds` None until it is done."""
+    return {
+        "recipe": result.recipe,
+        "stage": result.stage,
+        "kind": result.kind,
+        "fingerprint": result.fingerprint,
+        "state": status(result),
+        "when": datetime.fromtimestamp(result.timestamp).isoformat(" ", "minutes"),
+        "seconds": result.seconds,
+        "folder": str(result.folder),
+        "numbers": dict(result.numbers),
+    }
 
 
 def refuse_in_use(runs: Path, results: Sequence[Path], rows: Sequence[Path] = ()) -> None:

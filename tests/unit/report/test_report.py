@@ -402,6 +402,20 @@ def test_the_command_writes_the_page_beside_the_results(made, tmp_path):
     assert (again.exit_code, (tmp_path / "own.html").read_text(encoding="utf-8")[:15]) == (0, "<!doctype html>")
 
 
+def test_without_a_name_the_command_lists_all_results_and_links_their_reports(made, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(made / "runs", runs)
+    CliRunner().invoke(app, ["report", str(made / "tiny.yaml"), "--runs", str(runs)])
+    told = CliRunner().invoke(app, ["report", "--runs", str(runs)])
+    assert (told.exit_code, told.stdout.strip()) == (0, str(runs / "index.html"))
+    page = (runs / "index.html").read_text(encoding="utf-8")
+    assert "1 result of 1 recipe" in page
+    assert f'<a href="{made.name}-tiny/report.html">' in page
+    none = CliRunner().invoke(app, ["report", "--runs", str(tmp_path / "nowhere")])
+    assert "nowhere: no such folder" in str(none.exception)
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_page_that_cannot_be_drawn_leaves_a_good_run_good(made, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     shutil.copytree(made / "runs", runs)
