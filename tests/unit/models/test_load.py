@@ -79,7 +79,7 @@ def test_an_adapter_folder_loads_on_its_base(tmp_path, base):
     assert len(names) == 28
     assert not model.training
     assert read_json(tmp_path / "adapter" / "lineage.json") == {
-        "base": {"path": str(base), "revision": None, "dtype": None, "attn_implementation": None},
+        "base": {"path": str(base), "revision": None, "dtype": None, "attn_implementation": None, "attention": None},
         "quantization": None,
     }
 
