@@ -44,7 +44,7 @@ def test_rounds_end_by_their_rule_and_what_follows_takes_the_last_one_made(recip
     assert [p.name for p in there.stages] == names
     assert {p.state for p in there.stages} == {"done"}
     assert there.stage("final").init == there.stage("policy-2").folder
-    assert "policy-3: not needed; after round 2 quality.answer gained 0" in first.stderr
+    assert "policy-3, quality-3, policy-4, quality-4: not needed; after round 2 quality.answer gained 0" in first.stderr
     assert not list(runs.glob("*/policy-3-*"))
     times = {path: path.stat().st_mtime_ns for path in runs.rglob("done.json")}
     subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=True)

@@ -107,8 +107,11 @@ def _decides(recipe: Recipe, planned: PlannedStage) -> bool:
 def _still_needed(plan: Plan, todo: Sequence[PlannedStage], to: str | None, only: str | None) -> list[PlannedStage]:
     """What is left to do, planned anew after a stop rule was asked."""
     left = {planned.name for planned in todo}
-    for name in sorted(left & plan.not_needed.keys()):
-        talk.print(f"{name}: not needed; {plan.not_needed[name]}")
+    reasons: dict[str, list[str]] = {}
+    for name in [planned.name for planned in todo if planned.name in plan.not_needed]:
+        reasons.setdefault(plan.not_needed[name], []).append(name)
+    for reason, names in reasons.items():
+        talk.print(f"{', '.join(names)}: not needed; {reason}")
     return [planned for planned in choose_stages(plan, to, only) if planned.name in left]
 
 
