@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -70,9 +71,11 @@ class Losses:
         bad: BadRows,
         longest: int | None,
         batch_size: int,
+        by_position: int | None = None,
     ):
         self.job, self.rows, self.options, self.bad = job, rows, options, bad
-        self.longest, self.batch_size = longest, batch_size
+        self.longest, self.batch_size, self.by_position = longest, batch_size, by_position
+        self.at_positions: dict[str, dict[int, tuple[float, int]]] = {}
         self.refused: set[int] = set()
         self.losses: dict[str, dict[int, Loss]] = {}
 
@@ -86,16 +89,23 @@ class Losses:
         ]
         items.sort(key=lambda item: (-len(item.row["input_ids"]), item.number))
 
-        batch_size = self.batch_size
+        batch_size, stretch = self.batch_size, self.by_position
 
         def work(chat_model: ChatModel, batch: Sequence[_Item], tick: Tick) -> Iterator[tuple[str, Entry]]:
-            logprobs = chat_model.row_logprobs([item.row for item in batch], batch_size)
+            rows = [item.row for item in batch]
+            by_token = chat_model.token_logprobs(rows, batch_size) if stretch else []
+            logprobs = [sum(row) for row in by_token] or chat_model.row_logprobs(rows, batch_size)
             for item, value in zip(batch, logprobs, strict=True):
                 if not is_finite(value):
                     fix = "Activations overflow: measure it in another precision, or drop the row."
                     raise fail(item.where, f"the loss of this row by {name} is {-value}", fix)
             tick(len(batch), sum(len(item.row["input_ids"]) for item in batch))
-            return ((item.key, {"nats": -value}) for item, value in zip(batch, logprobs, strict=True))
+            pairs = zip(rows, by_token, strict=True) if stretch else ()
+            parts = [_in_parts(row, values, stretch or 0) for row, values in pairs] or [{}] * len(batch)
+            return (
+                (item.key, {"nats": -value, **({"parts": part} if part else {})})
+                for item, value, part in zip(batch, logprobs, parts, strict=True)
+            )
 
         entries = compute_entries(items, model, work, self._partial(name), batch_size, f"{self.job.name}: {name}, rows")
         self.losses[name] = {
@@ -106,6 +116,8 @@ class Losses:
             )
             for number, parts in encoded.items()
         }
+        if self.by_position:
+            self.at_positions[name] = _sum_parts(entry["parts"] for entry in entries.values())
 
     def numbers(self, prefixes: Mapping[str, str]) -> dict[str, Any]:
         """Loss (nats a supervised token) with its interval over rows, perplexity and bits per byte of each model."""
@@ -129,6 +141,8 @@ class Losses:
             {name: {"nats": item.nats, "tokens": item.tokens} for name, item in self._of(place).items()}
             for place in places
         ]
+        if self.at_positions:
+            _write_positions(self.job.folder / artifacts.POSITION_TABLE, self.at_positions)
         lines = [{"where": self.rows[place].where, **loss} for place, loss in zip(places, losses, strict=True)]
         write_lines(self.job.folder / artifacts.LOSSES, lines)
         for name in names:
@@ -163,6 +177,35 @@ class Losses:
 
     def _partial(self, name: str) -> Path:
         return self.job.folder / f"losses-{name}.jsonl"
+
+
+def _in_parts(row: EncodedRow, logprobs: Sequence[float], stretch: int) -> dict[str, list[float]]:
+    """Nats and tokens of each `stretch` of a row's tokens, by where it begins."""
+    trained = row_tokens(row).trained
+    parts: dict[str, list[float]] = {}
+    for place, value in enumerate(logprobs[: len(trained) - 1], 1):
+        if trained[place]:
+            part = parts.setdefault(str(place // stretch * stretch), [0.0, 0])
+            part[0], part[1] = part[0] - value, part[1] + 1
+    return parts
+
+
+def _sum_parts(rows: Iterable[Mapping[str, Sequence[float]]]) -> dict[int, tuple[float, int]]:
+    sums: dict[int, tuple[float, int]] = {}
+    for row in rows:
+        for start, (nats, tokens) in row.items():
+            before = sums.get(int(start), (0.0, 0))
+            sums[int(start)] = before[0] + nats, before[1] + int(tokens)
+    return dict(sorted(sums.items()))
+
+
+def _write_positions(path: Path, models: Mapping[str, Mapping[int, tuple[float, int]]]) -> None:
+    """A line for each model and stretch of positions: loss in nats a token, and over how many tokens."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("model", "position", "loss", "tokens"))
+        for name, parts in models.items():
+            table.writerows((name, start, nats / tokens, tokens) for start, (nats, tokens) in parts.items())
 
 
 def _per_token(sums: Sequence[float], rows: int) -> float:

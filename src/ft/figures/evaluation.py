@@ -7,7 +7,8 @@ from typing import Any
 
 from ft import artifacts
 from ft.evaluation.statistics import wilson
-from ft.figures.charts import Chart, Dot, Dots, histogram
+from ft.figures.charts import Chart, Dot, Dots, Lines, Point, Series, histogram
+from ft.figures.numbers import parse_number
 from ft.figures.result_files import ResultFiles, text_of
 from ft.figures.write import Figures
 
@@ -22,7 +23,19 @@ def evaluation(files: ResultFiles) -> Figures:
         "scores": _by_column(files.lines(artifacts.ANSWERS), by),
         "metrics": _measures(files.mapping(artifacts.NUMBERS)),
         "losses": _losses(files.lines(artifacts.LOSSES)),
+        "by_position": _by_position(files.table(artifacts.POSITION_TABLE)),
     }
+
+
+def _by_position(rows: Sequence[Row]) -> list[Chart]:
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        place, loss = parse_number(row.get("position")), parse_number(row.get("loss"))
+        if place is not None and loss is not None:
+            name = text_of(row.get("model"))
+            points.setdefault(NAMES.get(name, name), []).append(Point(place, loss))
+    series = tuple(Series(name, tuple(line)) for name, line in points.items())
+    return [Lines("Loss by position", "position in the row", "nats a token", series)] if series else []
 
 
 def _is_number(value: object) -> bool:

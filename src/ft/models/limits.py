@@ -60,6 +60,9 @@ def positions(config: Mapping[str, Any]) -> int | None:
     if "relative_attention_num_buckets" in config:
         return None
     value = config.get("max_position_embeddings", config.get("n_positions"))
+    rope = config.get("rope_parameters") or {}
+    if isinstance(value, int) and rope.get("rope_type") == "dynamic":
+        return int(value * rope.get("factor", 1))  # its config names the length it was trained on
     return value if isinstance(value, int) else None
 
 

@@ -154,7 +154,10 @@ def _read(
         options["quantization_config"] = BitsAndBytesConfig(**quantization)
         if not use_cpu:
             options["device_map"] = {"": _local_device()}
-    family = family_of(load_config(source), source.path)
+    config = load_config(source)
+    family = family_of(config, source.path)
+    if source.rope:
+        options["config"] = config
     with library_errors(source, "the model"), _quiet_loading(), waiting(f"loading {source.path}"):
         model, report = family.auto_class(scores).from_pretrained(source.path, revision=source.revision, **options)
     family.prepare(model, source.path)

@@ -30,19 +30,29 @@ def row_logprobs(model: Any, rows: Sequence[EncodedRow], *, batch_size: int = 64
 
     What no token predicts, a decoder's first one, is not counted, as in a model's own loss.
     """
+    return [sum(values) for values in _token_logprobs(model, rows, batch_size, summed=True)]
+
+
+def token_logprobs_of_rows(model: Any, rows: Sequence[EncodedRow], *, batch_size: int = 64) -> list[list[float]]:
+    """The same token by token: of a decoder the nth value of a row is that of its token n + 1; 0.0 where none is
+    labelled."""
+    return _token_logprobs(model, rows, batch_size, summed=False)
+
+
+def _token_logprobs(model: Any, rows: Sequence[EncodedRow], batch_size: int, summed: bool) -> list[list[float]]:
     from ft.models.batching import batches_by_length
 
     family = family_of(model.config, "model")
-    logprobs = [0.0] * len(rows)
+    logprobs: list[list[float]] = [[]] * len(rows)
     for batch in batches_by_length([len(row["input_ids"]) for row in rows], batch_size):
         values = _batch_logprobs(model, family, [rows[number] for number in batch])
-        for number, value in zip(batch, values.tolist(), strict=True):
+        for number, value in zip(batch, (values.sum(1, keepdim=True) if summed else values).tolist(), strict=True):
             logprobs[number] = value
     return logprobs
 
 
 def _batch_logprobs(model: Any, family: Family, rows: Sequence[EncodedRow]) -> Tensor:
-    """Sums over the labels of each row, (B,)."""
+    """Of each label, (B, P); 0 where there is none."""
     import torch
 
     batch = {name: values.to(model.device) for name, values in family.collator(pad_token_id=0)(rows).items()}
@@ -51,4 +61,4 @@ def _batch_logprobs(model: Any, family: Family, rows: Sequence[EncodedRow]) -> T
     counts = labels != IGNORE_INDEX
     logprobs = torch.zeros(counts.shape, device=model.device)
     logprobs[counts] = logits[counts].float().log_softmax(-1).gather(1, labels[counts][:, None])[:, 0]
-    return logprobs.sum(1)
+    return logprobs

@@ -30,7 +30,25 @@ def load_config(source: ModelSource) -> Any:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if source.attention:
         config.attention_pattern = source.attention
+    if source.rope:
+        scale_positions(config.get_text_config(decoder=True), source.rope, source.path)
     return config
+
+
+def scale_positions(config: Any, rope: Mapping[str, Any], where: str) -> None:
+    """Put a scaling of rotary positions into a config. Raises UserError where it has no one rotary embedding.
+
+    The dynamic one reads the trained length in `max_position_embeddings`, and scales from there on by itself.
+    """
+    own = getattr(config, "rope_parameters", None)
+    if not own or "rope_theta" not in own:
+        what = "model.rope scales rotary positions, and the model has none, or several"
+        raise fail(where, what, "Take `rope:` out: learnt positions end, and ALiBi goes on by itself.")
+    trained = config.max_position_embeddings
+    if rope["rope_type"] != "dynamic":
+        config.max_position_embeddings = int(trained * rope["factor"])
+    if rope["rope_type"] != "default":
+        config.rope_parameters = {**own, **rope, "original_max_position_embeddings": trained}
 
 
 def new_config(architecture: Mapping[str, Any], **more: Any) -> Any:

@@ -7,7 +7,11 @@ from typing import Any
 
 def positions_of(model: Any) -> int | None:
     """Tokens a model can see, prompt and completion together; None where its config does not say."""
-    positions: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    config = model.config.get_text_config(decoder=True)
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if positions and rope.get("rope_type") == "dynamic":
+        return int(positions * rope["factor"])
     return positions
 
 

@@ -161,7 +161,10 @@ class RecipeReader:
             what = f"attn_implementation '{values['attn_implementation']}' is code from the Hub, which ft does not run"
             self.problems.add(block.where("attn_implementation"), what, "Write eager, sdpa or flash_attention_2.")
         values["path"] = str(path) if path else values["path"]
-        return ModelSource(**values)
+        try:
+            return ModelSource(**values)
+        except ValueError:  # `check` has said so, at the key's line
+            return None
 
     def own_model(self, block: Block) -> ModelSource | None:
         """The model that a stage names itself; where it stands beside `init:`, or is no model, a problem."""

@@ -15,6 +15,8 @@ from ft.recipe.kind import Kind
 from ft.recipe.precision import Dtype, dtype_of_stage
 from ft.recipe.rounds import Rounds
 
+ROPE_TYPES = ("linear", "dynamic", "yarn", "default")
+"""arXiv:2306.15595; its dynamic NTK form; arXiv:2309.00071; none, to compare with: positions go on as they are."""
 FOLDER_NAME = r"[A-Za-z0-9][\w-]{0,199}"  # a fingerprint stands behind it, and a name has 255 bytes
 STAGE_KEYS = ("kind", "name", "model", "init", "inputs", "data", "eval_data", "require", "skip", "global_batch")
 
@@ -33,6 +35,8 @@ class ModelSource:
     dtype                float32, bfloat16, float16; None: what is trained in float32, what is frozen as it computes
     attn_implementation  eager, sdpa, flash_attention_2, …; None: the library's choice
     attention            prefix_lm: a decoder's prompt sees itself both ways; None: as the config says, or causal
+    rope                 scaling of rotary positions, by transformers' names: {rope_type: linear, factor: 2}; the
+                         context becomes `factor` times as long. None: as the config says
     """
 
     path: str
@@ -40,6 +44,17 @@ class ModelSource:
     dtype: Dtype | None = None
     attn_implementation: str | None = None
     attention: Literal["prefix_lm"] | None = None
+    rope: dict[str, Any] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a scaling that is none of ROPE_TYPES."""
+        if self.rope is None:
+            return
+        kind, factor = self.rope.get("rope_type"), self.rope.get("factor")
+        if kind not in ROPE_TYPES:
+            raise ValueError(f"rope.rope_type is {kind!r}; there are: {', '.join(ROPE_TYPES)}")
+        if not isinstance(factor, (int, float)) or factor <= 1:
+            raise ValueError(f"rope.factor is {factor!r}; it says how many times as long the context becomes, above 1")
 
     @property
     def folder(self) -> Path | None:

@@ -254,6 +254,8 @@ def _key(stage: Stage, recipe: Recipe, above: Mapping[str, PlannedStage], hashes
         key["dtype"] = model.dtype
     if model and model.attention and not stage.init:
         key["attention"] = model.attention
+    if model and model.rope and not stage.init:
+        key["rope"] = model.rope
     return key
 
 
@@ -383,6 +385,8 @@ def _models_can(recipe: Recipe) -> tuple[str, ...]:
         modules = module_names(folder) if folder and targets else set()
         if modules and (isinstance(targets, list) or "model" in modules):  # else a file's names lack the first part
             problems += target_problems(where, targets, modules | {HEAD})
+        if (model := recipe.model_of(stage)) and model.rope:
+            config = {**config, "rope_parameters": model.rope}
         if isinstance(length := train.get("max_length"), int):
             problems += position_problems(where, length, config)
             notices += position_notices(where, length, config)

@@ -58,6 +58,7 @@ class EvaluateOptions:
     references      column with what texts are compared with: a text, or several. A row without it that brings an answer
                     is compared with that
     loss            also measure the loss on rows that bring answers, by the `rows:` block as in training
+    by_position     tokens of a stretch: also the loss of each such stretch of the rows, a decoder's, by where it begins
     max_length      longest row whose loss is measured, in tokens; null: what the model sees
     max_new_tokens  longest answer, in tokens
     temperature     0 answers greedily
@@ -72,6 +73,7 @@ class EvaluateOptions:
     metrics: list[str] = field(default_factory=list)
     references: str = "answer"
     loss: bool = False
+    by_position: int | None = None
     max_length: int | None = None
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -89,7 +91,7 @@ class EvaluateOptions:
         for name in self.metrics:
             if name not in MEASURES:
                 raise ValueError(f"metrics: there is no metric '{name}'; there are: {', '.join(MEASURES)}")
-        for name in ("max_length", "max_new_tokens", "batch_size"):
+        for name in ("by_position", "max_length", "max_new_tokens", "batch_size"):
             if (getattr(self, name) or 1) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -132,7 +134,7 @@ def make(job: Job) -> dict[str, Any]:
     losses = None
     if options.loss:
         answered = [question for question in rows if not _is_prompt(question)]
-        losses = Losses(job, answered, rows_as, bad, options.max_length, options.batch_size)
+        losses = Losses(job, answered, rows_as, bad, options.max_length, options.batch_size, options.by_position)
     scores = _evaluate_answers(sides, options, questions, bad) if options.measures else {}
     if losses:
         for name, side in sides.items():

@@ -16,7 +16,7 @@ from ft.models.device import has_gpu
 from ft.models.generation.engine import Completion, Request, engine_of
 from ft.models.generation.sampling import Sampling, prompt_keys
 from ft.models.load import load, load_base
-from ft.models.logprobs import completion_logprobs, row_logprobs
+from ft.models.logprobs import completion_logprobs, row_logprobs, token_logprobs_of_rows
 from ft.models.processor import tokenizer_of
 from ft.models.token_budget import positions_of
 from ft.recipe import ModelSource
@@ -109,6 +109,10 @@ class ChatModel:
     def row_logprobs(self, rows: Sequence[EncodedRow], batch_size: int = 64) -> list[float]:
         """Log-probability of each row's labelled tokens, in nats."""
         return row_logprobs(self.model, rows, batch_size=batch_size)
+
+    def token_logprobs(self, rows: Sequence[EncodedRow], batch_size: int = 64) -> list[list[float]]:
+        """Of each row's tokens behind the first, in nats; 0.0 where a token is not labelled."""
+        return token_logprobs_of_rows(self.model, rows, batch_size=batch_size)
 
     def text(self, completion: Completion, *, special_tokens: bool = False) -> str:
         """What was answered; without `special_tokens` also without the token that ended it, which need not be one."""
