@@ -138,7 +138,7 @@ class ImageTextFamily(CausalFamily):
         size = image_processor.size
         side = getattr(size, "height", None) or size["height"]
         setattr(tokenizer, READER, PictureReader(image_processor, token_id, processor.num_query_tokens, side))
-        return tokenizer  # type: ignore[no-any-return]
+        return tokenizer
 
     def save_processor(self, processor: Any, folder: str) -> None:
         from transformers import Blip2Processor

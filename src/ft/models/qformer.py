@@ -7,12 +7,12 @@ a mask: apart (contrast), all (matching), or text behind queries, each word seei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize
-from transformers import Blip2Config, Blip2ForImageTextRetrieval
+from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig
 
 from ft.encode.loss_mask import IGNORE_INDEX
 
@@ -51,14 +51,15 @@ class QFormerForPretraining(Blip2ForImageTextRetrieval):
 
     def __init__(self, config: Blip2Config):
         super().__init__(config)
-        width = config.qformer_config.hidden_size
+        qformer = cast(Blip2QFormerConfig, config.qformer_config)  # a dict only before the config is made
+        width = qformer.hidden_size
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
         self.writing_dense = nn.Linear(width, width)
-        self.writing_norm = nn.LayerNorm(width, eps=config.qformer_config.layer_norm_eps)
-        self.writing_bias = nn.Parameter(torch.zeros(config.qformer_config.vocab_size))
+        self.writing_norm = nn.LayerNorm(width, eps=qformer.layer_norm_eps)
+        self.writing_bias = nn.Parameter(torch.zeros(qformer.vocab_size))
         self.decode_id, self.smoothing = 0, 0.1
         # transformers makes them as zeros, from which they part three times slower than the original's
-        nn.init.normal_(self.query_tokens, std=config.qformer_config.initializer_range)
+        nn.init.normal_(self.query_tokens, std=qformer.initializer_range)
         self.vision_model.requires_grad_(False)
 
     def train(self, mode: bool = True) -> QFormerForPretraining:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ft.errors import fail
 from ft.models.load import load, share
@@ -22,6 +22,7 @@ def make(job: Job) -> dict[str, Any]:
         Blip2ForConditionalGeneration,
         Blip2ForImageTextRetrieval,
         Blip2Processor,
+        Blip2QFormerConfig,
         BlipImageProcessorPil,
         set_seed,
     )
@@ -35,7 +36,7 @@ def make(job: Job) -> dict[str, Any]:
     tokenizer.add_tokens([AddedToken(TAG, special=True)])
     if len(tokenizer) > language.get_input_embeddings().num_embeddings:
         language.resize_token_embeddings(len(tokenizer))
-    qformer = looked.config.qformer_config
+    qformer = cast(Blip2QFormerConfig, looked.config.qformer_config)
     qformer.use_qformer_text_input = False
     set_seed(job.seed)
     model = Blip2ForConditionalGeneration(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,13 @@ class WordsOfPictures(Blip2PreTrainedModel):
 
     def __init__(self, config: Blip2Config):
         super().__init__(config)
-        self.vision_model = Blip2VisionModel(config.vision_config)
-        self.words = nn.Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        vision = cast(Blip2VisionConfig, config.vision_config)  # a dict only before the config is made
+        self.vision_model = Blip2VisionModel(vision)
+        self.words = nn.Linear(vision.hidden_size, config.image_text_hidden_size)
         self.post_init()
         # A quarter as wide as what patches are projected to: by the config's range alone their colours drown positions
         patch = self.vision_model.embeddings.patch_embedding.weight
-        width = config.vision_config.initializer_range * patch[0].numel() ** 0.5
+        width = vision.initializer_range * patch[0].numel() ** 0.5
         nn.init.normal_(self.vision_model.embeddings.position_embedding, std=width / 4)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def trainer_of(job: Job) -> Any:
     set_seed(job.seed)
     vision = Blip2VisionConfig(**job.block("architecture"))
     model = WordsOfPictures(Blip2Config(vision_config=vision, image_text_hidden_size=len(words)))
-    side = vision.image_size
+    side = cast("int", vision.image_size)  # pictures here are square
     image_processor = BlipImageProcessorPil(size={"height": side, "width": side})
     reader = PictureReader(image_processor, 0, 0, side)
 

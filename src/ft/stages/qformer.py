@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ft.encode.pictures import PictureReader
 from ft.errors import fail
@@ -154,4 +154,4 @@ def load_image_encoder(job: Job) -> tuple[Any, PictureReader]:
         raise fail(job.where, "there is no image encoder", "Write `inputs: {image_encoder: $stage}`.")
     encoder = Blip2VisionModel.from_pretrained(str(folder), use_safetensors=True)
     image_processor = BlipImageProcessorPil.from_pretrained(str(folder))
-    return encoder, PictureReader(image_processor, 0, 0, encoder.config.image_size)
+    return encoder, PictureReader(image_processor, 0, 0, cast("int", encoder.config.image_size))

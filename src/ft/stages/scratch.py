@@ -68,7 +68,7 @@ def train_tokenizer(options: TokenizerOptions, chat_template: str | None, texts:
 
     special = [options.pad, options.bos, options.eos, *options.extra]
     # All bytes are in the alphabet, so no text holds an unknown token, and none is named
-    common = {"vocab_size": options.vocab_size, "special_tokens": special, "show_progress": False}
+    common: dict[str, Any] = {"vocab_size": options.vocab_size, "special_tokens": special, "show_progress": False}
     common |= {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     model, trainer = {
         "bpe": lambda: (models.BPE(), trainers.BpeTrainer(**common, min_frequency=2)),

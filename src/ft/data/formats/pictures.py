@@ -138,13 +138,13 @@ def question_answer(row: Row) -> Row:
     column = first_of(row, "answers", "answer")
     value = row[column]
     listed = value if isinstance(value, list) else [value]
-    answers = [one.get("answer") if isinstance(one, dict) else one for one in listed]
-    if not answers or not all(isinstance(text, str) and text.strip() for text in answers):
+    texts = [one.get("answer") if isinstance(one, dict) else one for one in listed]
+    answers = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    if not answers or len(answers) < len(texts):
         raise BadRow(f"{column} is no text, and no list of texts", "Write what people answered, or drop the row.")
     question = row[first_of(row, "question")]
     if not isinstance(question, str) or not question.strip():
         raise BadRow(f"question is {kind_of(question)} or empty, not a text", "Write what is asked, or drop the row.")
-    answers = [text.strip() for text in answers]
     most_frequent = max(answers, key=answers.count)
     return {
         **extras(row, "question", "answer", "answers"),

@@ -288,7 +288,7 @@ def _pictures_hash(folder: Path, cache: Path | None) -> str:
     try:
         states = [(str(path), path.stat()) for path in picture_files(folder)]
         listed = repr([(path, state.st_size, state.st_mtime_ns) for path, state in states]).encode()
-        stamp = [len(states), hashlib.sha256(listed).hexdigest()]
+        stamp: list[int | str] = [len(states), hashlib.sha256(listed).hexdigest()]
         return _remembered(folder, stamp, lambda: folder_digest(folder), cache)
     except OSError as error:
         raise fail(str(folder), f"a picture cannot be read: {error.strerror}") from error

@@ -64,7 +64,7 @@ class PictureTable:
         if len(self.seen):
             pictures = self.seen[(ids - self.first).clamp(min=0)].to(embedded)
             embedded = torch.where(is_word[..., None], embedded, pictures)
-        return embedded  # type: ignore[no-any-return]
+        return embedded
 
 
 class _TextModel:
