@@ -12,7 +12,6 @@ from ft.models.load import share
 from ft.recipe.job import Job
 from ft.stages.scratch import TokenizerOptions, train_tokenizer
 from ft.training.captioned import caption_collator, caption_rows, read_captions
-from ft.training.frozen import FrozenParts
 from ft.training.loop import add_callbacks, arguments, evaluation_has_rows, last_values, train_and_save
 
 LOSSES = {"contrast": "contrast", "matching": "matching", "generation": "generation", "found": "found"}
@@ -66,6 +65,7 @@ def trainer_of(job: Job) -> Any:
     from trl import SFTConfig
 
     from ft.models.qformer import QFormerForPretraining
+    from ft.training.frozen import FrozenParts
     from ft.training.qformer import QFormerTrainer
 
     options = QFormerOptions(**job.block("qformer"))

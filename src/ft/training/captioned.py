@@ -13,7 +13,6 @@ from ft.data.sources.read import Source
 from ft.encode.pictures import PictureReader, picture_in
 from ft.errors import fail
 from ft.families.base import Collator
-from ft.models.batching import pad
 from ft.recipe.job import Job
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def caption_rows(captions: Sequence[tuple[str, str, str]], ids_of: Ids) -> Datas
 
 def caption_collator(reader: PictureReader, pad_token_id: int) -> Collator:
     """Batches: `pixel_values` (B, 3, S, S), `input_ids` and `attention_mask` (B, T), padded on the right."""
+    from ft.models.batching import pad  # imports torch, which a plan does without
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ids, own = pad([row["input_ids"] for row in rows], "right", value=pad_token_id)

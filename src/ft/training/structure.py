@@ -177,7 +177,8 @@ def _first_layer(inner: Any, ids: Tensor) -> Tensor:
     """What the first layer makes of rows (B, L): (B, L, D)."""
     from torch import nn
 
-    stack = next(module for module in inner.base_model.children() if isinstance(module, nn.ModuleList))
+    # The decoder of a model with a vision tower lies deeper than that of a model of text alone
+    stack = next(module for module in inner.get_decoder().children() if isinstance(module, nn.ModuleList))
     outputs: list[Tensor] = []
 
     def stop(layer: Any, inputs: Any, output: Any) -> None:

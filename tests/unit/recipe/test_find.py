@@ -53,7 +53,7 @@ def test_what_names_no_recipe_is_none(name: str):
         ("tiny/chta", "Did you mean 'tiny/chat'"),
         ("my-chta", "Did you mean 'my-chat'?"),
         ("recipes/my-chta.yaml", "Did you mean 'my-chat.yaml'?"),
-        ("sft-qlora", "Did you mean 'gemma3-4b/sft-qlora' or 'llama2-7b/sft-qlora' or "),
+        ("sft-qlora", "Did you mean 'flan-t5-base/sft-qlora' or 'gemma3-4b/sft-qlora' or "),
         ("nothing", "`ft recipes` lists those that come with ft."),
     ],
 )

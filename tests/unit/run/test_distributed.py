@@ -91,7 +91,7 @@ def test_only_several_processes_of_a_launcher_follow(launcher, monkeypatch):
 
 def test_a_process_that_works_alone_knows_of_no_others_and_of_one_gpu():
     left = single_process_environment({**RANK, "MASTER_PORT": "1", "PATH": "p", "CUDA_VISIBLE_DEVICES": "2,3"})
-    assert left == {"PATH": "p", "CUDA_VISIBLE_DEVICES": "2"}
+    assert left == {"PATH": "p", "CUDA_VISIBLE_DEVICES": "2", "FT_ALL_GPUS": "2,3"}  # what actors of it may use
     assert single_process_environment({})["CUDA_VISIBLE_DEVICES"] == "0"
     assert single_process_environment({"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""  # none stays none
 

@@ -96,7 +96,7 @@ def test_a_finished_recipe_is_run_again_without_torch(chain, tmp_path):
     modules = again.stdout.splitlines()[-1]
     assert "'ft.run.run'" in modules
     assert [name for name in ("torch", "transformers", "trl", "peft", "datasets") if f"'{name}'" in modules] == []
-    assert contents(runs) == sorted([*before, "recipes-tiny/report.html"])  # it had none
+    assert contents(runs) == sorted([*before, "index.html", "recipes-tiny/report.html"])  # it had none
 
 
 def test_a_result_below_its_requirement_stops_the_chain_every_time(chain, tmp_path):

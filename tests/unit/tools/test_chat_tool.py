@@ -203,7 +203,8 @@ def test_commands(blue: Path) -> None:
         "The dialogue is forgotten.\n"
         "creative: temperature 1, top_p 0.95\n"
         f"no preset 'hot'. There are: {', '.join(PRESETS)}.\n"
-        "no command '/systen'. There are: /retry, /undo, /compare, /save, /system, /reset, /preset, /help, /quit.\n"
+        "no command '/systen'. There are: /retry, /undo, /compare, /save, /system, /reset, /preset, /image, /caption, "
+        "/help, /quit.\n"
         "/retry         answer the last message again"
     )
     assert not talk.take("/quit")
@@ -320,11 +321,12 @@ def test_a_recipe_answers_with_its_last_model_that_is_made(blue: Path, data: Pat
     assert newest_model(tiny.planned(file, tmp_path / "runs"), print).folder == there.stage("sft").folder
 
 
-def test_an_adapter_answers_on_its_base(blue: Path, data: Path, tmp_path: Path) -> None:
-    made = tiny.trained(tmp_path, blue, data, {"max_steps": 1, "learning_rate": 1e-9}, lora=tiny.LORA)
+def test_an_adapter_answers_on_its_base(ending: Path, data: Path, tmp_path: Path) -> None:
+    made = tiny.trained(tmp_path, ending, data, {"max_steps": 1, "learning_rate": 1e-9}, lora=tiny.LORA)
     assert is_adapter(made.folder)
     found = model_at(str(made.folder))
-    assert ChatModel(found.model, found.folder).answer([[{"role": "user", "content": "sky?"}]], GREEDY) == ["Blue"]
+    asked = [[{"role": "user", "content": "sky?"}]]
+    assert ChatModel(found.model, found.folder).answer(asked, GREEDY) == ChatModel(None, ending).answer(asked, GREEDY)
 
 
 @pytest.mark.parametrize(

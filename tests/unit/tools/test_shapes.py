@@ -31,7 +31,7 @@ RIGHT = {
     "parts-toolcalls.jsonl": {},
 }
 PICTURES = Like("…:1: … holds images … (10 rows like it: …). Drop the row …\n…: all 10 rows are bad …")
-PARTS = Like("…:1: … type 'image_url' (10 rows like it: …). Text is all … drop the row …\n…: all 10 rows are bad …")
+PARTS = Like("…:1: … holds a picture, and text is all … (10 rows like it: …). Drop the row …\n…: all 10 rows are bad …")
 REFUSED = {"pictures.json": PICTURES, "parts-pictures.jsonl": PARTS}
 WITHOUT_TOOLS = {
     "toolcalls.json": Like(
