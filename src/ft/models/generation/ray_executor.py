@@ -122,7 +122,7 @@ class ActorPool:
         import ray
 
         options = {"num_cpus": self.cluster.options.cpus, "num_gpus": self.cluster.gpus}
-        actor = ray.remote(InferenceActor).options(**options).remote(self.model)
+        actor: Any = ray.remote(InferenceActor).options(**options).remote(self.model)  # its methods have `remote` only where Ray wraps them
         self.actors.append(actor)
         self.loading[actor.load.remote()] = actor
 
