@@ -122,7 +122,8 @@ class ActorPool:
         import ray
 
         options = {"num_cpus": self.cluster.options.cpus, "num_gpus": self.cluster.gpus}
-        actor: Any = ray.remote(InferenceActor).options(**options).remote(self.model)  # its methods have `remote` only where Ray wraps them
+        # Untyped: methods have `remote` only where Ray wraps them, which mypy sees where Ray is installed
+        actor: Any = ray.remote(InferenceActor).options(**options).remote(self.model)
         self.actors.append(actor)
         self.loading[actor.load.remote()] = actor
 
