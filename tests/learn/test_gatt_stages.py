@@ -99,6 +99,18 @@ def test_a_row_tells_where_it_is_from(tmp_path, ending):
     assert {"terse", "changed", "turn", "context", "right", "score"} <= set(one)
 
 
+def test_changes_close_to_the_end_stand_behind_obeying_answers_and_may_begin_without_an_instruction(tmp_path, ending):
+    changing = {"switch": 1.0, "normal": 0.0, "plain": 1.0, "max_new_tokens": 8}
+    several = [row for row in rows(gatt(tmp_path / "any", ending, **changing)) if row["turn"] > 1]
+    assert several
+    assert {(row["changed"], row["context"]) for row in several} == {(True, "plain")}
+    recent = rows(gatt(tmp_path / "recent", ending, **changing, recent_switch=1.0, late=1.0, changes=2))
+    recent = [row for row in recent if row["turn"] > 1]
+    assert {(row["changed"], row["context"]) for row in recent} == {(True, "own")}
+    assert {row["messages"][0]["role"] for row in several} == {"system"}
+    assert {row["messages"][0]["role"] for row in recent} == {"user"}  # nothing is asked for before the first change
+
+
 def test_answers_that_disobey_or_are_wrong_are_dropped_and_counted(tmp_path, ending):
     kept = gatt(tmp_path / "all", ending, rows_each=3).done["numbers"]
     left = gatt(tmp_path / "good", ending, rows_each=3, filter=True).done["numbers"]

@@ -58,13 +58,13 @@ def _obedience(files: ResultFiles) -> Iterator[Answers]:
     turns = []
     for turn in sorted({row["turn"] for row in dialogue_rows if row.get("turn") in (1, 4, 10, 20)}):
         in_turn = [row for row in dialogue_rows if row["turn"] == turn]
-        turns.append(PromptAnswers(_asked(in_turn[0]), tuple(map(_obeys, in_turn)), f"turn {turn}"))
+        turns.append(PromptAnswers(_question_messages(in_turn[0]), tuple(map(_obeys, in_turn)), f"turn {turn}"))
     instruction = ", ".join(first["obeyed"]) if isinstance(first.get("obeyed"), Mapping) else "an instruction"
     cell = text_of(first.get("cell")).replace("_", " ")
     yield Answers(tuple(turns), f"The first dialogue of “{cell}”; asked for, once at its start: {instruction}.")
 
 
-def _asked(row: Row) -> tuple[Message, ...]:
+def _question_messages(row: Row) -> tuple[Message, ...]:
     """What the user says in a turn, behind the instruction in the first one; nothing of results that do not hold it."""
     if "question" not in row:
         return ()
