@@ -33,7 +33,7 @@ from ft.recipe.yaml import Block, Items
 from ft.secrets import find, key_variables, look, variables
 
 SECRET_FIX = "Set it in the environment (HF_TOKEN)."
-RULES_VERSION = "8"  # raise when this module's rules change, so that remembered verdicts lapse
+RULES_VERSION = "9"  # raise when this module's rules change, so that remembered verdicts lapse
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Owner:
     `one_of` lists switches of which one must be on, where the class takes none for "do nothing".
     `refused` lists values that the class takes and ft does not, each with the reason; "key.inner" is one in a mapping.
     `files` lists keys that name a file, relative to the recipe; its bytes decide the result, its name does not.
-    `minimum` lists the lowest value of keys for which the class takes any number, and would train nothing.
+    `minimum` and `maximum` list the bounds of keys for which the class takes any number, and would train nothing.
     `signed` lists keys that may be negative though their default is not.
     `inherits` names the library of which a class of ft inherits.
     `trial` names a function, "module:function", that tries the values out: it raises ValueError with the key where the
@@ -58,6 +58,7 @@ class Owner:
     refused: Mapping[tuple[str, str | bool], str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     minimum: Mapping[str, float] = field(default_factory=dict)
+    maximum: Mapping[str, float] = field(default_factory=dict)
     signed: tuple[str, ...] = ()
     inherits: str = ""
     trial: str = ""
@@ -277,7 +278,7 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
             problems.add(values.where(key), f"{what} '{key}'", fix)
             continue
         try:
-            canonical[key] = in_range(owner.least(key), coerce(schema.annotations[key], value))
+            canonical[key] = in_range(coerce(schema.annotations[key], value), owner.least(key), owner.maximum.get(key))
         except ValueError as error:
             problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
         _refuse_inner_keys(inner_keys(schema.annotations[key]), value, f"{name}.{key}", problems)

@@ -123,9 +123,9 @@ LARGEST = 3.4e38  # what float32 holds, in which libraries compute
 LARGEST_COUNT = 2**32 - 1
 
 
-def in_range(least: float | None, value: Any) -> Any:
-    """The value, unless a number in it is not finite, no library can hold it, or it is below `least`. Raises
-    ValueError as `coerce` does."""
+def in_range(value: Any, least: float | None, most: float | None) -> Any:
+    """The value, unless a number in it is not finite, no library can hold it, or it is below `least` or above `most`.
+    Raises ValueError as `coerce` does."""
     for _, number in floats(value):
         if not is_at_most(abs(number), LARGEST):
             raise ValueError("Write a finite number.")
@@ -133,6 +133,8 @@ def in_range(least: float | None, value: Any) -> Any:
         raise ValueError(f"Write a number up to {LARGEST_COUNT}.")
     if least is not None and isinstance(value, (int, float)) and value < least:
         raise ValueError(f"Write {least} or more.")
+    if most is not None and isinstance(value, (int, float)) and value > most:
+        raise ValueError(f"Write {most} or less.")
     return value
 
 

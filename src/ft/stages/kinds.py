@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 _TASK = {"task_type": "Remove it: the stage's kind decides."}
 _PROMPT, _DIALOGUE = "ft.data.prompts:check_prompt", "ft.gatt.dialogues:row_answers"
-_LORA = Owner("peft:LoraConfig", _TASK, refused=reserved.LORA_VALUES, minimum={"r": 1, "lora_alpha": 1})
+_LORA = Owner(
+    "peft:LoraConfig",
+    _TASK,
+    refused=reserved.LORA_VALUES,
+    minimum={"r": 1, "lora_alpha": 1},
+    maximum={"lora_dropout": 1},
+)
 _QUANTIZATION = Owner("transformers:BitsAndBytesConfig", one_of=("load_in_4bit", "load_in_8bit"))
 
 _MODEL: frozenset[Artifact] = frozenset({"model"})
@@ -184,8 +190,15 @@ def _trainer_block(
     path: str, keys: Mapping[str, str], refused: Mapping[tuple[str, str | bool], str] = reserved.TRAINER_VALUES
 ) -> Owner:
     """The `train:` block of a class that inherits from TrainingArguments."""
-    signed = ("f_alpha_divergence_coef",)
-    return Owner(path, keys, refused=refused, minimum=reserved.MINIMUM, signed=signed, trial=reserved.TRIAL)
+    return Owner(
+        path,
+        keys,
+        refused=refused,
+        minimum=reserved.MINIMUM,
+        maximum=reserved.MAXIMUM,
+        signed=("f_alpha_divergence_coef",),
+        trial=reserved.TRIAL,
+    )
 
 
 _SFT = _trainer_block("trl:SFTConfig", reserved.SFT_KEYS, reserved.SFT_VALUES)
@@ -298,9 +311,7 @@ _KINDS: dict[str, Kind] = {
     "reward": _training_kind(
         "trains a reward model to score the chosen answer of each pair above the rejected one",
         "ft.stages.reward",
-        train=Owner(
-            "trl:RewardConfig", reserved.REWARD_KEYS, refused=reserved.TRAINER_VALUES, minimum=reserved.MINIMUM
-        ),
+        train=_trainer_block("trl:RewardConfig", reserved.REWARD_KEYS),
         rows="pairs",
         memory="ft.fit.kinds:pairs",
         unsupported=_REWARD_UNSUPPORTED,
@@ -328,12 +339,9 @@ _KINDS: dict[str, Kind] = {
     "ppo": _rl_kind(
         "trains the model on rewards by PPO, with a critic",
         "ft.stages.ppo",
-        train=Owner(
-            "ft.rl.ppo_config:PPOConfig",
-            reserved.PPO_KEYS,
-            refused=reserved.TRAINER_VALUES,
+        train=replace(
+            _trainer_block("ft.rl.ppo_config:PPOConfig", reserved.PPO_KEYS),
             minimum=reserved.MINIMUM | {"missing_eos_penalty": 0},
-            trial=reserved.TRIAL,
             inherits="trl",
         ),
         memory="ft.fit.answering:ppo",

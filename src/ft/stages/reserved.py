@@ -142,3 +142,4 @@ MINIMUM = {
     **dict.fromkeys(("max_completion_length", "generation_batch_size", "num_generations"), 1),
     **dict.fromkeys(("num_train_epochs", "weight_decay", "max_grad_norm", "beta"), 0),
 }
+MAXIMUM = {"label_smoothing_factor": 1, "label_smoothing": 0.5}  # half of all labels turned around says nothing

@@ -78,11 +78,13 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     from ft.training.experts import log_expert_load
     from ft.training.finite import stop_at_non_finite
     from ft.training.held_out import measure_over_rows
+    from ft.training.optimizer import try_optimizer
     from ft.training.structure import check_structure
     from ft.training.trl_compat import carry_token_count, order_by_seed_and_epoch
 
     if trainer.is_world_process_zero():
         check_structure(trainer.model, job)
+    try_optimizer(trainer.args, trainer.model, job.where)
     order_by_seed_and_epoch(trainer, job.processes)
     stop_at_non_finite(trainer, job.where)
     measure_over_rows(trainer, job.rows is not None)

@@ -31,6 +31,7 @@ def refusal(folder: Path, base: Path, data: Path, stage: dict[str, Any]) -> str:
         ("num_train_epochs", INF, "Write a finite number."),  # which is how YAML reads 1e400
         *[(key, 10**26, "Write a number up to") for key in ("max_length", "per_device_train_batch_size")],
         ("warmup_steps", -5, "Write 0 or more."),
+        ("label_smoothing_factor", 3, "Write 1 or less."),
     ],
 )
 def test_a_number_of_a_trainer_is_one_that_it_can_use(key, value, fix, tmp_path, base, data):
@@ -46,6 +47,7 @@ def test_a_number_of_a_trainer_is_one_that_it_can_use(key, value, fix, tmp_path,
         ("lora", "lora_alpha", 0),
         ("lora", "lora_alpha", -1),
         ("lora", "lora_dropout", -0.1),
+        ("lora", "lora_dropout", 2),
         ("train", "max_completion_length", 0),
         ("train", "max_completion_length", -1),
         ("train", "generation_batch_size", 0),
