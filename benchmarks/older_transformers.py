@@ -204,9 +204,7 @@ def main() -> None:
     if asked.json:
         print(json.dumps({"older": older["version"], "installed": installed["version"], "difference": found}))
     else:
-        print(
-            f"transformers {older['version']} and {installed['version']}: ids, and the largest difference in logits"
-        )
+        print(f"transformers {older['version']} and {installed['version']}: ids, and the largest difference in logits")
         for name, value in found.items():
             print(f"{name:<34}{value if isinstance(value, str) else f'ids equal, {value:.1e}'}")
     sys.exit(1 if wrong else 0)
