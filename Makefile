@@ -23,8 +23,8 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); ok or sys.exit(f"ft needs Python 3.11 to 3.13, and {sys.executable} is {sys.version.split()[0]}. Say PYTHON=python3.12")'
 	@echo "making $(VENV) with everything in requirements.txt; the first time this takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	@touch $(STAMP)
 
 sft: $(STAMP) ## train RECIPE as far as its SFT stage and show what it learnt

@@ -103,6 +103,42 @@ def dpo_loss(model: Any, reference: Any, pairs: list[tuple[Trained, Trained]], b
     return torch.stack(losses).mean()
 
 
+def mean_logps(model: Any, pairs: list[tuple[Trained, Trained]]) -> torch.Tensor:
+    """Log-probability a trained token of both answers, (P, 2), in nats."""
+    return torch.stack([torch.stack([-token_losses(model, row).mean() for row in pair]) for pair in pairs])
+
+
+def simpo_loss(model: Any, pairs: list[tuple[Trained, Trained]], beta: float, gamma: float) -> torch.Tensor:
+    """-log sigmoid of the margin of rewards over its target, its mean over pairs (arXiv:2405.14734, eq. 6)."""
+    chosen, rejected = mean_logps(model, pairs).T
+    return -F.logsigmoid(beta * (chosen - rejected) - gamma).mean()
+
+
+def orpo_loss(model: Any, pairs: list[tuple[Trained, Trained]], weight: float) -> torch.Tensor:
+    """Nats a token of the chosen answer, and -log sigmoid of the log odds ratio (arXiv:2403.07691, eq. 4, 6, 7)."""
+    logps = mean_logps(model, pairs)
+    chosen, rejected = (logps - torch.log1p(-logps.exp())).T  # log odds
+    return (-logps[:, 0] - weight * F.logsigmoid(chosen - rejected)).mean()
+
+
+def kto_loss(
+    model: Any, reference: Any, rows: list[tuple[Trained, Trained, bool]], beta: float, weights: dict[bool, float]
+) -> torch.Tensor:
+    """Mean of weight x (1 - sigmoid(±beta (log-ratio - z))) over one batch (arXiv:2402.01306, eq. 8). A row is its
+    answer, its prompt with another row's answer, and its label; z is the mean log-ratio of the latter, 0 at least."""
+
+    def ratio(row: Trained) -> torch.Tensor:
+        with torch.no_grad():
+            before = token_losses(reference, row).sum()
+        return before - token_losses(model, row).sum()
+
+    with torch.no_grad():
+        z = torch.stack([ratio(other) for _, other, _ in rows]).mean().clamp(min=0)
+    signs = [1 if wanted else -1 for _, _, wanted in rows]
+    values = [torch.sigmoid(sign * beta * (ratio(row) - z)) for sign, (row, _, _) in zip(signs, rows, strict=True)]
+    return torch.stack([weights[row[2]] * (1 - value) for row, value in zip(rows, values, strict=True)]).mean()
+
+
 def reward_loss(model: Any, pairs: list[tuple[Trained, Trained]]) -> torch.Tensor:
     """-log sigmoid(score of chosen - score of rejected), its mean; a score is read at the last trained token."""
     losses = []

@@ -18,14 +18,16 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from ft.models.merge import merged
-from ft.stages import dpo, reward, sft
+from ft.stages import dpo, kto, orpo, reward, sft, simpo
 from properties import plain
 
 ONE_STEP = {  # of plain gradient descent at rate 1, so that the weights change by the gradient itself
     **{"optim": "sgd", "learning_rate": 1.0, "max_steps": 1, "max_grad_norm": 1e9, "max_length": 512},
     **{"lr_scheduler_type": "constant", "save_strategy": "no", "logging_steps": 1, "gradient_checkpointing": False},
 }
+TWO_STEPS = {"per_device_train_batch_size": 4, "learning_rate": 0.01, "max_steps": 2}
 Models = Callable[[str], Path]
+Near = Callable[[str, float, float], None]
 
 
 @pytest.fixture(scope="session")
@@ -127,26 +129,77 @@ def test_the_held_out_loss_is_nats_a_trained_token_of_all_rows(architecture, cas
     near("held-out loss, share of it", abs(numbers["eval_loss"] / expected.item() - 1), 2e-6)
 
 
+def assert_two_steps(name: str, trainer: Any, model: Any, loss: Callable[[Any], torch.Tensor], near: Near) -> None:
+    """Two steps of gradient descent have the losses of this one, and end with its weights."""
+    expected = []
+    for _ in range(2):
+        value = loss(model)
+        found = plain.gradients(model, value)
+        expected.append(value.item())
+        for key, weight in model.named_parameters():
+            weight.data -= TWO_STEPS["learning_rate"] * found.get(key, torch.zeros_like(weight))
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history[:2]]
+    near(f"{name} losses of two steps, nats", max(abs(a - b) for a, b in zip(losses, expected, strict=True)), 2e-5)
+    ours, theirs = (dict(one.named_parameters()) for one in (trainer.model, model))
+    apart = max((ours[key] - theirs[key]).abs().max().item() for key in theirs)
+    near(f"weights after two steps of {name}", apart, 2e-5)
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma3_text", "mixtral"])
 def test_dpo_has_the_losses_and_the_gradient_of_the_papers_equation(architecture, case, models, near, tmp_path):
     rows = random_pairs(random.Random(case))
-    train = {"per_device_train_batch_size": 4, "beta": 0.5, "learning_rate": 0.01, "max_steps": 2}
     data = written(tmp_path / "pairs.jsonl", rows)
-    trainer = dpo.trainer_of(stage_of(tmp_path, models(architecture), "dpo", data, train))
+    trainer = dpo.trainer_of(stage_of(tmp_path, models(architecture), "dpo", data, {**TWO_STEPS, "beta": 0.5}))
+    reference, pairs = plain_model(models(architecture)), trained_pairs(rows)
+    model = plain_model(models(architecture))
+    assert_two_steps("DPO", trainer, model, lambda model: plain.dpo_loss(model, reference, pairs, 0.5), near)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_simpo_and_orpo_have_those_of_theirs(architecture, case, models, near, tmp_path):
+    draw = random.Random(case)
+    rows, beta, gamma = random_pairs(draw), draw.uniform(0.5, 3), draw.uniform(0, 2)
+    data, pairs = written(tmp_path / "pairs.jsonl", rows), trained_pairs(rows)
+    train = {**TWO_STEPS, "beta": beta}
+    trainer = simpo.trainer_of(stage_of(tmp_path, models(architecture), "simpo", data, {**train, "simpo_gamma": gamma}))
+    model = plain_model(models(architecture))
+    assert_two_steps("SimPO", trainer, model, lambda model: plain.simpo_loss(model, pairs, beta, gamma), near)
+    trainer = orpo.trainer_of(stage_of(tmp_path, models(architecture), "orpo", data, train))
+    model = plain_model(models(architecture))
+    assert_two_steps("ORPO", trainer, model, lambda model: plain.orpo_loss(model, pairs, beta), near)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "phi3"])
+def test_kto_has_those_of_its_paper(architecture, case, models, near, tmp_path):
+    draw = random.Random(case)
+    beta, wanted = draw.uniform(0.1, 1), draw.uniform(0.5, 2)
+    pairs = random_pairs(draw)
+    data = written(tmp_path / "pairs.jsonl", pairs)
+    train = {**TWO_STEPS, "per_device_train_batch_size": 8, "beta": beta, "desirable_weight": wanted}
+    trainer = kto.trainer_of(stage_of(tmp_path, models(architecture), "kto", data, train))
+    sides = [(side, label) for pair in trained_pairs(pairs) for side, label in zip(pair, (True, False), strict=True)]
+    batch = list(trainer.train_dataset)
+    ours = [(row["prompt_ids"] + row["completion_ids"], row["label"]) for row in batch]
+    assert sorted(ours) == sorted((until_end(side), label) for side, label in sides)
+    rows = [
+        (answered(row, row["completion_ids"]), answered(row, before["completion_ids"]), row["label"])
+        for row, before in zip(batch, [batch[-1], *batch], strict=False)
+    ]
     model, reference = plain_model(models(architecture)), plain_model(models(architecture))
-    pairs, expected = trained_pairs(rows), []
-    for _ in range(2):
-        loss = plain.dpo_loss(model, reference, pairs, 0.5)
-        found = plain.gradients(model, loss)
-        expected.append(loss.item())
-        for name, value in model.named_parameters():
-            value.data -= 0.01 * found.get(name, torch.zeros_like(value))
-    trainer.train()
-    losses = [line["loss"] for line in trainer.state.log_history[:2]]
-    near("DPO losses of two steps, nats", max(abs(a - b) for a, b in zip(losses, expected, strict=True)), 2e-5)
-    ours, theirs = (dict(one.named_parameters()) for one in (trainer.model, model))
-    apart = max((ours[name] - theirs[name]).abs().max().item() for name in theirs)
-    near("weights after two steps of DPO", apart, 2e-5)
+    weights = {True: wanted, False: 1.0}
+    assert_two_steps("KTO", trainer, model, lambda model: plain.kto_loss(model, reference, rows, beta, weights), near)
+
+
+def until_end(side: plain.Trained) -> list[int]:
+    """The ids through the last trained one."""
+    ids, trained = side
+    return ids[: max(place for place, counts in enumerate(trained) if counts) + 1]
+
+
+def answered(row: dict[str, Any], answer: list[int]) -> plain.Trained:
+    prompt = row["prompt_ids"]
+    return prompt + answer, [False] * len(prompt) + [True] * len(answer)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

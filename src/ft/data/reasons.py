@@ -7,15 +7,17 @@ from collections import Counter
 
 from ft.data.formats.fields import BadRow
 from ft.errors import Problem
+from ft.printable import shorten
 
 MOST_REASONS = 100  # told apart; a text of the row in a message would make each a reason of its own
 FIRST_ROWS = 4  # named of each
+LONGEST = 200  # characters
 OTHERS = "other reasons"
 
 
 def reason_of(bad: BadRow) -> str:
-    """What is wrong, whatever number stands in it."""
-    return re.sub(r"\d+(?:[.,]\d+)*", "…", bad.what)
+    """What is wrong, whatever number stands in it; a text of the row, which may be megabytes, is cut."""
+    return re.sub(r"\d+(?:[.,]\d+)*", "…", shorten(bad.what, LONGEST))
 
 
 class Reasons:

@@ -169,3 +169,11 @@ def test_what_cannot_be_counted_is_said(
     done = CliRunner().invoke(app, ["stats", *arguments])
 
     assert str(done.exception) == Like(f"{text} …")
+
+
+def test_a_text_of_a_row_is_cut_where_it_is_a_reason(tmp_path: Path) -> None:
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    strange = {"messages": [{"role": "x" * 100_000, "content": "a"}]}
+    [found] = stats(written(tmp_path / "rows.jsonl", [strange, good]))
+    [reason] = found["broken"]
+    assert len(reason) < 300
