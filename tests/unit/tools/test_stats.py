@@ -175,5 +175,5 @@ def test_a_text_of_a_row_is_cut_where_it_is_a_reason(tmp_path: Path) -> None:
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     strange = {"messages": [{"role": "x" * 100_000, "content": "a"}]}
     [found] = stats(written(tmp_path / "rows.jsonl", [strange, good]))
-    [reason] = found["broken"]
+    [reason] = found["sources"][0]["broken"]
     assert len(reason) < 300
