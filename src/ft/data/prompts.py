@@ -32,6 +32,11 @@ class Prompt:
     columns: Mapping[str, Any]
     tools: list[Any] | None = None
 
+    @property
+    def variables(self) -> Mapping[str, Any] | None:
+        """What the row says to its chat template, such as {"enable_thinking": False}."""
+        return self.columns.get(VARIABLES)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,16 +61,17 @@ class Sample:
         return {**self.origin, "score": self.score, "scores": dict(self.parts)}
 
 
-def prompt_in(source_row: SourceRow, *, with_tools: bool = False) -> Prompt:
+def prompt_in(source_row: SourceRow, *, with_tools: bool = False, with_variables: bool = True) -> Prompt:
     """The prompt of a row of any kind: what stands before its last answer. Raises BadRow.
 
-    Tools, calls and what a tool found are read `with_tools`, and else refused.
+    Tools, calls and what a tool found are read `with_tools`, and what the row says to its chat template
+    `with_variables`; else they are refused.
     """
     row = source_row.row
     if "text" in row:
         raise BadRow("a plain text asks nothing", "Rows to sample for have a prompt, or messages.")
-    for column in (VARIABLES,) if with_tools else (TOOLS, VARIABLES):
-        if row.get(column):
+    for column, is_read in ((TOOLS, with_tools), (VARIABLES, with_variables)):
+        if row.get(column) and not is_read:
             raise BadRow(f"the row has {column}", "Answers are sampled without any: drop the row.")
     if not with_tools and any(CALLS in message for message in row.get("prompt") or row["messages"]):
         raise BadRow("the dialogue has tool calls", "Answers are sampled without tools: drop the row.")
@@ -75,9 +81,11 @@ def prompt_in(source_row: SourceRow, *, with_tools: bool = False) -> Prompt:
         what = f"the prompt ends with a message of the {messages[-1]['role']}"
         raise BadRow(what, "What is answered is what a user says last: drop the row.")
     columns = {name: finite_or_none(value) for name, value in row.items() if name not in KINDS}  # Parquet's absent: NaN
-    tools = read_columns({TOOLS: row[TOOLS]}).get(TOOLS) if row.get(TOOLS) else None
-    asked = [words(messages), tools] if tools else words(messages)
-    return Prompt(digest(asked, 16), source_row.where, messages, columns, tools)
+    given = read_columns({name: row[name] for name in (TOOLS, VARIABLES) if name in row})
+    columns = {name: value for name, value in columns.items() if name != VARIABLES}
+    columns |= {name: value for name, value in given.items() if name == VARIABLES}
+    asked = [words(messages), *given.values()] if given else words(messages)
+    return Prompt(digest(asked, 16), source_row.where, messages, columns, given.get(TOOLS))
 
 
 def _as_asked(message: Message) -> Message:

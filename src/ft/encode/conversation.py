@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,17 +134,21 @@ class Renderer:
             self.template = ChatTemplate(self.tokenizer)  # raises: there is none
         return self.template
 
-    def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-        """The token ids up to where a model is to answer."""
+    def prompt(
+        self, messages: Sequence[Message], tools: Tools = None, variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """The token ids up to where a model is to answer; `variables` are the template's own."""
         picture_ids = self.pictures.ids if self.pictures and self._picture(messages) else []
         if asks_for_caption(messages):
             return [*picture_ids, *self._caption_start()]
-        text = self.prompt_text(messages, tools)
+        text = self.prompt_text(messages, tools, variables)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         self._check_bos(ids, text)
         return [*picture_ids, *ids]
 
-    def prompt_text(self, messages: Sequence[Message], tools: Tools = None) -> str:
+    def prompt_text(
+        self, messages: Sequence[Message], tools: Tools = None, variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The text up to where a model is to answer. Raises BadRow."""
         if not messages or messages[-1]["role"] == "assistant":
             raise BadRow("a prompt ends before an answer", "End it with a user message.")
@@ -152,8 +156,8 @@ class Renderer:
         self._refuse_forged(messages)
         chat = self.chat
         written = [self._bare(message) for message in messages]
-        text = chat.text(written, tools, prompt=True)
-        chat.check_tools(text, written, tools, prompt=True)
+        text = chat.text(written, tools, variables, prompt=True)
+        chat.check_tools(text, written, tools, variables, prompt=True)
         for n, message in enumerate(messages):
             words = (
                 message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]

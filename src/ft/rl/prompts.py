@@ -100,7 +100,7 @@ class _Reader:
     def prompt(self, source_row: Any) -> Prompt | None:
         """The row's prompt; None where it is bad, too long, or stands there already."""
         try:
-            prompt = prompt_in(source_row)
+            prompt = prompt_in(source_row, with_variables=False)
             check_columns(self.rewards, prompt.columns)
             ids = self.renderer.prompt(prompt.messages)
             if self.longest is not None and len(ids) > self.longest:

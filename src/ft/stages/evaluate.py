@@ -272,12 +272,16 @@ def _evaluate_answers(
     return scores
 
 
+def _prompt_ids(renderer: Renderer, question: _Question) -> list[int]:
+    return renderer.prompt(question.prompt.messages, question.prompt.tools, question.prompt.variables)
+
+
 def _prompts(renderer: Renderer, questions: Sequence[_Question]) -> dict[str, list[int]]:
     """Prompt key → its tokens. Raises UserError where the model cannot be asked one of them."""
     ids, refused = {}, BadRows("error")
     for question in questions:
         try:
-            ids[question.prompt.key] = renderer.prompt(question.prompt.messages, question.prompt.tools)
+            ids[question.prompt.key] = _prompt_ids(renderer, question)
         except BadRow as error:
             refused.add(*question.row, error)
     refused.finish()
@@ -424,7 +428,7 @@ def _estimate_kl(
     mean its meaning. An answer ends with its end-of-turn token or at max_new_tokens.
     """
     chat_model = _chat_model(job)()
-    prompts = [chat_model.renderer.prompt(one.prompt.messages, one.prompt.tools) for one in questions]
+    prompts = [_prompt_ids(chat_model.renderer, one) for one in questions]
     sampling = Sampling(options.max_new_tokens, temperature=1.0, seed=job.seed)
     completions = [question.completion_ids for question in chat_model.complete(prompts, sampling, options.batch_size)]
     own_logprobs = chat_model.completion_logprobs(prompts, completions, options.batch_size)

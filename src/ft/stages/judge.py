@@ -169,7 +169,7 @@ def _read(
     for source_row in mix_rows([Source(**source) for source in job.data], seed=job.seed, bad=bad):
         try:
             prompt = prompt_in(source_row)
-            tokens = [renderer.prompt(prompt.messages) for renderer in renderers]
+            tokens = [renderer.prompt(prompt.messages, variables=prompt.variables) for renderer in renderers]
             if options.function:
                 AnswerScorer({}, {options.function: 1.0}, 0.0).check(prompt.columns)
             if options.by and options.by not in prompt.columns:

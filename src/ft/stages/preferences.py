@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ft import artifacts
 from ft.data.formats import value_at
 from ft.data.formats.columns import Row
+from ft.data.formats.fields import VARIABLES
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import SIDES, Prompt, prompt_in
@@ -126,6 +127,8 @@ def _order(pair: tuple[_Candidate, _Candidate], options: PreferenceOptions) -> t
 
 def _row(prompt: Prompt, chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": list(prompt.messages)}
+    if prompt.variables:
+        row[VARIABLES] = prompt.variables
     for side, answer in zip(SIDES, (chosen, rejected), strict=True):
         row[side] = [{"role": "assistant", "content": answer.text}]
         row |= {f"score_{side}": answer.scored.score, f"words_{side}": answer.scored.words}

@@ -161,7 +161,7 @@ def _read(job: Job, options: SampleOptions, scorer: AnswerScorer) -> _Read:
                 continue
             prompt = prompt_in(source_row)
             scorer.check(prompt.columns)
-            ids = renderer.prompt(prompt.messages)
+            ids = renderer.prompt(prompt.messages, variables=prompt.variables)
         except BadRow as error:
             bad.add(source_row.where, source_row.row, error)
             continue

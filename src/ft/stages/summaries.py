@@ -149,7 +149,7 @@ def _side(side: Job, options: SummariesOptions, prompts: Sequence[Prompt], judge
 def _draw(side: Job, options: SummariesOptions, prompts: Sequence[Prompt]) -> list[SampledAnswer]:
     """One model's summaries, in a file named by what decides them: another judge does not draw them again."""
     renderer = Renderer(tokenizer_of(side.model, side.init, side.template))
-    ids = {prompt.key: renderer.prompt(prompt.messages) for prompt in prompts}
+    ids = {prompt.key: renderer.prompt(prompt.messages, variables=prompt.variables) for prompt in prompts}
     sampling = decoding_of(side).sampling(options.max_new_tokens, options.temperature, seed=side.seed)
     policy = policy_identity(side)
     decided = [policy, side.template, side.blocks.get("quantization"), sampling.record(), options.batch_size]

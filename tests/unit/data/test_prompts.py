@@ -105,3 +105,16 @@ def test_turns_without_an_answer_are_no_prompt():
     source_row = read({"turns": ["Sky?", "And the sea?"]}, "user_turns")
     with pytest.raises(BadRow, match="the dialogue has no answer, so nothing stands before one"):
         prompt_in(source_row)
+
+
+def test_what_a_row_says_to_its_template_is_part_of_what_is_asked_and_stays_with_its_answers():
+    plain, quick = (
+        {"prompt": QUESTION, **more} for more in ({}, {"chat_template_kwargs": '{"enable_thinking": false}'})
+    )
+    asked = [prompt_in(read(row, "prompt")) for row in (plain, quick)]
+    assert [one.variables for one in asked] == [None, {"enable_thinking": False}]
+    assert asked[0].key != asked[1].key
+    answer = Sample(asked[1], "blue", SAMPLES[0].origin, 1.0, {})
+    assert best_row([answer])["chat_template_kwargs"] == {"enable_thinking": False}
+    with pytest.raises(BadRow, match="chat_template_kwargs"):
+        prompt_in(read(quick, "prompt"), with_variables=False)

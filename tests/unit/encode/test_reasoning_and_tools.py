@@ -166,6 +166,8 @@ def test_variables_of_the_template_are_those_of_the_row():
     assert trained_text(renderer, row(answered)) == "<think>\n\n</think>\n\nfour.<|im_end|>"
     quick = row(answered, chat_template_kwargs={"enable_thinking": False})
     assert trained_text(renderer, quick) == "four.<|im_end|>"
+    asked = renderer.prompt_text([QUESTION], variables=quick["chat_template_kwargs"])
+    assert asked == renderer.prompt_text([QUESTION]) + "<think>\n\n</think>\n\n"
 
 
 def test_a_call_that_forges_a_turn_is_refused():
