@@ -49,7 +49,7 @@ class RowWatch:
         self.held = variables()
 
     def add(self, where: str, row: object) -> None:
-        secret = next(iter(find("\n".join(_texts(row)), self.held)), None)
+        secret = next(iter(find("\n".join(texts_in(row)), self.held)), None)
         if secret:
             self.count += 1
             if len(self.first) < self.MOST_NAMED:
@@ -64,12 +64,13 @@ class RowWatch:
         return [f"{'; '.join(self.first)}{more}. A model learns what it is shown: take it out, or make a new one."]
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
+    """Every text of a row, however deep it stands."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from texts_in(inner)
 
 
 # Files

@@ -93,9 +93,9 @@ def _as_asked(message: Message) -> Message:
     return {key: message[key] for key in keys if key in message}
 
 
-def check_prompt(row: Row) -> None:
-    """Raises BadRow where a formatted row asks nothing."""
-    prompt_in(SourceRow("", row))
+def check_prompt(row: Row) -> Prompt:
+    """What a formatted row asks. Raises BadRow where that is nothing."""
+    return prompt_in(SourceRow("", row))
 
 
 def _before_answer(messages: Sequence[Message]) -> list[Message]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft import artifacts
 from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, UNPAIRED_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import BadRows, Leakage, eval_side, in_batches, mix_rows
+from ft.data.placeholders import Placeholders
 from ft.data.sources.read import Source, SourceRow
 from ft.encode.conversation import ROLES
 from ft.encode.encoder import EncodedRow, Encoder, encoded_rows, row_tokens
@@ -243,6 +244,7 @@ class _RowMaker:
         self.leakage = Leakage()
         self.watch = RowWatch()
         self.unread = UnreadFields(_columns_read(rows))
+        self.placeholders = Placeholders()
 
     def make(self, sources: Sequence[Source], eval_sources: Sequence[Source]) -> dict[str, Any]:
         train = _Side(self.folder / artifacts.TRAIN_ROWS, self.schema)
@@ -262,7 +264,7 @@ class _RowMaker:
             "rejected": self.bad.count,
             "too_long": counts.of_long_rows(),
             "answers_shortened": counts.answers_shortened,
-            "notes": [*self.encoder.notes, *self.unread.notes, *self.watch.notes],
+            "notes": [*self.encoder.notes, *self.unread.notes, *self.placeholders.notes, *self.watch.notes],
         }
         self.refuse_empty(stats, sources)
         return stats
@@ -279,6 +281,7 @@ class _RowMaker:
             for item in batch:
                 self.watch.add(item.where, item.row)
                 self.unread.add(item.row)
+                self.placeholders.add(item.row)
             for item, row in zip(batch, self.encoder.encode_batch([item.row for item in batch]), strict=True):
                 if isinstance(row, BadRow):
                     self.bad.add(item.where, item.row, row)

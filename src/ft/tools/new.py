@@ -329,15 +329,22 @@ def fork_lines(fork: Fork) -> Iterator[str]:
     yield from fork.notes
     summary = fork.summary
     bad = f", {summary.bad.rows:,} bad ones will be set aside" if summary.bad.rows else ""
-    if summary.lengths:
+    if summary.trained:
         yield f"{fork.source.path}: {summary.good:,} good rows{bad}"
         yield f"{summary.trained:,} of {summary.tokens:,} tokens in the loss; longest row {summary.longest:,}"
         if fork.max_length and (line := long_rows_line(summary, fork.max_length, fork.on_too_long)):
             yield line
+    elif summary.lengths:
+        yield f"{fork.source.path}: {summary.good:,} good rows{bad}"
+        mean = summary.tokens / summary.lengths.total()
+        yield f"what they ask is {mean:,.0f} tokens long on average, {summary.longest:,} at most"
+        if (limit := fork.stage.complete("rows").get("max_prompt_length")) and (long := summary.longer_than(limit)):
+            yield f"{summary.share(long)} are longer than rows.max_prompt_length {limit:,}"
     else:
         yield f"{fork.source.path}: {summary.good:,} rows in format {fork.source.format}{bad}"
         yield f"Not checked: {_unchecked(fork)}"
     yield from summary.unread.notes if summary.unread else ()
+    yield from summary.placeholders.notes
     yield from map(str, summary.bad.problems(SHOWN))
     yield f"wrote {fork.path}"
 

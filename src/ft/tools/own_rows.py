@@ -7,19 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, UNPAIRED_COLUMNS, BadRow, UnreadFields
 from ft.data.mix import eval_side, format_rows, in_batches
+from ft.data.placeholders import Placeholders
+from ft.data.prompts import Prompt
 from ft.data.reasons import Reasons
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
+from ft.encode.conversation import Renderer
 from ft.encode.encoder import Encoded, EncodedRow, Encoder, encoded_rows, row_tokens
 from ft.encode.pairs import take_apart
 from ft.errors import UserError
 from ft.models.limits import positions
-from ft.models.processor import encoder_of, load_config
-from ft.recipe import Stage
+from ft.models.processor import encoder_of, load_config, tokenizer_of
+from ft.recipe import ModelSource, Stage
 from ft.recipe.kind import function_at
 from ft.results.store import Plan
 
@@ -33,7 +37,7 @@ class RowSummary:
     """What the rows of a file are like.
 
     unchecked     why they could not be rendered, in words; "" where they were
-    lengths       rows by the tokens that max_length bounds
+    lengths       rows by the tokens that max_length bounds, or those of what they ask
     first_long    a row that is longer than max_length
     documents     long rows that are plain documents
     stay_long     long rows that are so without their oldest turns too
@@ -54,6 +58,7 @@ class RowSummary:
     positions: int | None = None
     held_out: Counter[float] = field(default_factory=Counter)
     unread: UnreadFields | None = None
+    placeholders: Placeholders = field(default_factory=Placeholders)
 
     def refuse(self, where: str, row: object, bad: BadRow) -> None:
         """A `Report`."""
@@ -95,8 +100,11 @@ class _Rows:
     def __init__(self, plan: Plan, stage: Stage, summary: RowSummary, max_length: int | None):
         self.plan, self.stage, self.summary, self.limit = plan, stage, summary, max_length
         self.check_row = function_at(stage.kind.check_row) if stage.kind.check_row else None
-        self.encoder = self.shortener = None
-        if stage.kind.rows:
+        self.encoder = self.shortener = self.renderer = None
+        if not stage.kind.rows:
+            with suppress(UserError):  # such rows are looked at without their lengths
+                self.renderer = Renderer(tokenizer_of(*self._processor))
+        else:
             try:
                 self.encoder = self._encoder(None)
                 self.shortener = self._encoder(max_length, on_too_long="drop_turns")
@@ -106,10 +114,14 @@ class _Rows:
                 summary.unchecked = " ".join(map(str, error.problems))
 
     def _encoder(self, max_length: int | None, **how: Any) -> Encoder:
-        folder = self.plan.tokenizer_folder(self.plan.stage(self.stage.name))
         written = self.stage.kind.blocks["rows"].load()(**self.stage.blocks.get("rows", {}))
-        model, template = self.plan.recipe.model_of(self.stage), self.plan.recipe.chat_template
-        return encoder_of(model, folder, template, replace(written, **how), max_length)
+        return encoder_of(*self._processor, replace(written, **how), max_length)
+
+    @property
+    def _processor(self) -> tuple[ModelSource | None, Path | None, str | None]:
+        """Where the stage's tokenizer and chat template come from."""
+        folder = self.plan.tokenizer_folder(self.plan.stage(self.stage.name))
+        return self.plan.recipe.model_of(self.stage), folder, self.plan.recipe.chat_template
 
     def add(self, batch: Sequence[SourceRow]) -> None:
         encoded = self._encode(batch)
@@ -134,14 +146,18 @@ class _Rows:
 
     def _check(self, item: SourceRow) -> BadRow | None:
         try:
-            if self.check_row:
-                self.check_row(item.row)
+            asked = self.check_row(item.row) if self.check_row else None
+            if self.renderer and isinstance(asked, Prompt):
+                length = len(self.renderer.prompt(asked.messages, asked.tools, asked.variables))
+                self.summary.tokens += length
+                self.summary.lengths[length] += 1
         except BadRow as bad:
             return bad
         return None
 
     def _count(self, item: SourceRow) -> None:
         self.summary.good += 1
+        self.summary.placeholders.add(item.row)
         if self.summary.unread:
             self.summary.unread.add(item.row)
             shares = [share for share in shares_to_hold_out(self.stage) if eval_side(item.row, share, self._seed)]

@@ -20,6 +20,7 @@ from ft.data.formats.fields import CONVERSATION_COLUMNS, PAIR_COLUMNS, BadRow, M
 from ft.data.formats.messages import Tie
 from ft.data.formats.preferences import RATINGS
 from ft.data.mix import format_rows, group_sizes, in_batches, rows_to_take
+from ft.data.placeholders import Placeholders
 from ft.data.reasons import reason_of
 from ft.data.sources.files import SourceRow
 from ft.data.sources.read import Source
@@ -77,6 +78,8 @@ class SourceStats:
     broken: Counter[str] = field(default_factory=Counter)
     secrets: RowWatch = field(default_factory=RowWatch)
     unread: UnreadFields = field(default_factory=lambda: UnreadFields(CONVERSATION_COLUMNS | PAIR_COLUMNS | {"axis"}))
+
+    placeholders: Placeholders = field(default_factory=Placeholders)
 
     def refuse(self, where: str, row: object, bad: BadRow) -> None:
         """A `Report` that counts ties, and other faults by what they are, whatever number stands in them."""
@@ -156,6 +159,7 @@ def _add(stats: SourceStats, batch: Sequence[SourceRow], lengths: Lengths) -> No
     for where, row in batch:
         stats.secrets.add(where, row)
         stats.unread.add(row)
+        stats.placeholders.add(row)
         stats.add(row, lengths_in_order)
 
 
@@ -284,6 +288,7 @@ def _values(one: SourceStats) -> dict[str, Any]:
         "ties": one.ties,
         "broken": dict(one.broken.most_common()),
         "unread": dict(one.unread.counts.most_common()),
+        "placeholders": dict(one.placeholders.counts.most_common()),
         "secrets": one.secrets.notes,
     }
 
@@ -301,7 +306,8 @@ def show_stats(stats: Stats, console: Console) -> None:
     for one in stats.sources:
         for reason, count in one.broken.most_common():
             console.print(f"  {one.name}: {count:,} broken: {reason}", style="yellow")
-        for note in (*(f"{one.name}: {note}" for note in one.unread.notes), *one.secrets.notes):
+        notes = (*one.unread.notes, *one.placeholders.notes)
+        for note in (*(f"{one.name}: {note}" for note in notes), *one.secrets.notes):
             console.print(f"  {note}", style="yellow")
 
 

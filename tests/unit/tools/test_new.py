@@ -394,8 +394,8 @@ def test_nothing_is_called_good_that_was_not_checked(data: Path, tmp_path: Path)
 def test_prompts_are_checked_as_prompts(forks: Forks) -> None:
     made = forks([{"prompt": "snow?", "answer": "white"}], stage="score")
     assert list(fork_lines(made))[1:3] == [
-        f"{made.source.path}: 1 rows in format prompt",
-        "Not checked: lengths, and what 'score' reads of other columns; it looks when it runs.",
+        f"{made.source.path}: 1 good rows",
+        "what they ask is 24 tokens long on average, 24 at most",
     ]
     with_tools = [{"prompt": "snow?", "tools": [{"function": {"name": "look"}}]}]
     assert "Answers are sampled without any" in refused(lambda: forks(with_tools, name="b", stage="score"))
@@ -438,3 +438,11 @@ def test_documents_go_to_the_stage_that_trains_on_documents(base: Path, data: Pa
     there = tiny.planned(parent, tmp_path / "runs")
     made = fork(there, ForkOptions(str(tmp_path / "own.yaml"), str(own)), tiny.checked)
     assert (made.stage.name, made.source.format, made.summary.good) == ("pretrain", "text", 30)
+
+
+def test_placeholders_that_nobody_filled_in_are_named(forks: Forks) -> None:
+    rows = [
+        {"instruction": f"{n} who?", "output": "I am {{name}} of {{ author }}." if n % 2 else "x{y}"} for n in range(40)
+    ]
+    note = "20 rows hold placeholders ({{ author }}, {{name}}), read as they stand: fill in what is not meant."
+    assert note in list(fork_lines(forks(rows)))

@@ -77,6 +77,7 @@ def test_a_file_of_pairs_is_counted_as_by_hand(tmp_path: Path) -> None:
                 "prompt: message … (assistant) is empty": 1,
             },
             "unread": {},
+            "placeholders": {},
             "secrets": [],
         }
     ]
