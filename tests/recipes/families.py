@@ -29,6 +29,7 @@ LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>")
 WITH_TEMPLATE: Mapping[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "qwen3-1.7b": ("Qwen3Config", "qwen3", "<|endoftext|>", "<|im_end|>", ("<|im_start|>",)),
     "qwen3-8b": ("Qwen3Config", "qwen3", "<|endoftext|>", "<|im_end|>", ("<|im_start|>",)),
+    "qwen3-30b-a3b": ("Qwen3MoeConfig", "qwen3", "<|endoftext|>", "<|im_end|>", ("<|im_start|>",)),
     "gemma3-4b": ("Gemma3Config", "gemma3", "<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>")),
     "llama3.1-8b": ("LlamaConfig", "llama3_1", "<|begin_of_text|>", "<|eot_id|>", LLAMA3),
     "llama3.2-3b": ("LlamaConfig", "llama3_2", "<|begin_of_text|>", "<|eot_id|>", LLAMA3),
@@ -128,6 +129,8 @@ def with_template(family: str, sizes: Mapping[str, Any]) -> Any:
         decoder = {**sizes, "head_dim": 16, "sliding_window": 32, "model_type": "gemma3_text"}
         config = transformers.Gemma3Config(text_config=decoder, vision_config=pictures, mm_tokens_per_image=4)
     else:
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+        sizes |= experts if family == "qwen3-30b-a3b" else {}
         config = getattr(transformers, WITH_TEMPLATE[family][0])(**sizes)
     return transformers.AutoModelForCausalLM.from_config(config)
 

@@ -18,7 +18,7 @@ SIZES = {
     **{"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "pad_token_id": 0},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 0},
 }
-FITS_ON = {"qwen3-1.7b": 8, "qwen3-8b": 12, "gemma3-4b": 8, "llama3.1-8b": 12} | dict.fromkeys(
+FITS_ON = {"qwen3-1.7b": 8, "qwen3-8b": 12, "qwen3-30b-a3b": 80, "gemma3-4b": 8, "llama3.1-8b": 12} | dict.fromkeys(
     ("llama3.2-3b", "smollm3-3b", "phi4-mini"), 8
 )
 """GiB of the card that a recipe says it is for."""
@@ -39,6 +39,8 @@ def test_every_linear_layer_of_the_decoder_is_adapted_and_no_other(family: str) 
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     of_decoder = {name for name in linears if ".layers." in name and "vision" not in name}
     assert linears - of_decoder >= {"lm_head"}
+    if family == "qwen3-30b-a3b":  # its experts are parameters of a module, not linear layers
+        of_decoder |= {f"model.layers.{n}.mlp.experts{part}" for n in range(2) for part in ("", ".base_layer")}
     adapted = get_peft_model(model, LoraConfig(**blocks[0], task_type="CAUSAL_LM"))
     names = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     assert {name.removeprefix("base_model.model.") for name in names} == of_decoder

@@ -20,7 +20,7 @@ from ft.stages import STAGES
 
 ROOT = tiny.ROOT
 # Of models with one parent recipe, one of each architecture; the rest differs in its path and its sizes.
-OF_TODAY = ("qwen3-1.7b", "gemma3-4b", "llama3.2-3b", "smollm3-3b", "phi4-mini")
+OF_TODAY = ("qwen3-1.7b", "qwen3-30b-a3b", "gemma3-4b", "llama3.2-3b", "smollm3-3b", "phi4-mini")
 ON_PAIRS = {  # recipe → its last stage's learning rate, and its first loss where that is known beforehand
     "llama2-7b/dpo-qlora.yaml": (5e-6, math.log(2)),
     "mistral-7b/dpo-qlora.yaml": (5e-6, math.log(2)),
@@ -29,6 +29,7 @@ ON_PAIRS = {  # recipe → its last stage's learning rate, and its first loss wh
     "mistral-7b/orpo-qlora.yaml": (5e-5, None),
     "mistral-7b/simpo-qlora.yaml": (5e-6, None),
     **{f"{family}/dpo-qlora.yaml": (5e-6, math.log(2)) for family in OF_TODAY},
+    "qwen3-30b-a3b/dpo-qlora.yaml": (5e-6, math.log(2) + 0.001 * 2.033),  # and the router's loss, by its coefficient
 }
 HH = "\n\nHuman: What is {n} plus one?\n\nAssistant: {said}"
 

@@ -50,6 +50,8 @@ _QWEN25_7B = _shape("qwen2", 3584, 18944, 28, 28, 4, 152064, **_QWEN)
 _QWEN3 = {"head_dim": 128, "max_position_embeddings": 40960}
 _QWEN3_17B = _shape("qwen3", 2048, 6144, 28, 16, 8, 151936, tie_word_embeddings=True, **_QWEN3)
 _QWEN3_8B = _shape("qwen3", 4096, 12288, 36, 32, 8, 151936, **_QWEN3)
+_QWEN3_A3B = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
+_QWEN3_30B = _shape("qwen3_moe", 2048, 6144, 48, 32, 4, 151936, tie_word_embeddings=False, **_QWEN3, **_QWEN3_A3B)
 _SMOLLM3_3B = _shape("smollm3", 2048, 11008, 36, 16, 4, 128256, max_position_embeddings=65536, tie_word_embeddings=True)
 _PHI4 = {"pad_token_id": 199999, "bos_token_id": 199999, "eos_token_id": 199999, "tie_word_embeddings": True}
 _PHI4_MINI = _shape("phi3", 3072, 8192, 32, 24, 8, 200064, max_position_embeddings=131072, **_PHI4)
@@ -90,6 +92,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     **{f"Qwen/Qwen2.5-7B{chat}": _QWEN25_7B for chat in ("", "-Instruct")},
     **{f"Qwen/Qwen3-1.7B{base}": _QWEN3_17B for base in ("", "-Base")},
     **{f"Qwen/Qwen3-8B{base}": _QWEN3_8B for base in ("", "-Base")},
+    **{f"Qwen/Qwen3-30B-A3B{base}": _QWEN3_30B for base in ("", "-Base")},
     **{f"google/gemma-3-4b-{base}": _GEMMA3_4B for base in ("it", "pt")},
     **{f"HuggingFaceTB/SmolLM3-3B{base}": _SMOLLM3_3B for base in ("", "-Base")},
     "microsoft/Phi-4-mini-instruct": _PHI4_MINI,

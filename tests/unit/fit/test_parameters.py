@@ -23,6 +23,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-7B": 7_615_616_512,
     "Qwen/Qwen3-1.7B": 1_720_574_976,
     "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
     "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "microsoft/Phi-4-mini-instruct": 3_836_021_760,
     "openai-community/gpt2": 124_439_808,
