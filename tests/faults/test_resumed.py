@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from ft import artifacts
 from ft.errors import UserError
 from ft.files import read_lines
 from ft.recipe.job import Job
-from ft.stages import sft
+from ft.stages import kto, orpo, sft, simpo
 from ft.training.loop import train
 from ft.training.trl_compat import trained_tokens
 
@@ -95,6 +96,17 @@ def test_a_resumed_run_ends_with_the_same_bits(case, base, rows, tmp_path):
     stage = tiny.sft(rows, {**TRAIN, **CASES[case]}, lora=LORA, rows={"eval_fraction": 0.2})
     file = tiny.recipe(tmp_path, [stage], model=str(base))
     assert_ends_the_same(tiny.job(tiny.planned(file, tmp_path / "runs"), "sft"), sft.trainer_of)
+
+
+@pytest.mark.parametrize("kind", [kto, orpo, simpo], ids=["kto", "orpo", "simpo"])
+def test_a_resumed_run_on_preferences_ends_with_the_same_bits(kind, base, tmp_path):
+    pairs = [{"prompt": f"{n}?", "chosen": f"it is {n}", "rejected": "no" * (n % 5 + 1)} for n in range(ROWS)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    name = kind.__name__.rpartition(".")[2]
+    stage = tiny.sft(file, TRAIN, lora=LORA, rows={"eval_fraction": 0.2}, kind=name)
+    recipe = tiny.recipe(tmp_path, [stage], model=str(base))
+    assert_ends_the_same(tiny.job(tiny.planned(recipe, tmp_path / "runs"), name), kind.trainer_of)
 
 
 def test_what_is_logged_after_an_interruption_is_what_an_undisturbed_run_logs(base, rows, tmp_path):
