@@ -46,10 +46,13 @@ def test_a_call_is_made_where_its_tool_is_offered_and_only_there():
 
 
 def test_no_row_to_train_on_asks_what_is_held_out():
-    trained = {message["content"] for row in rows("tools.jsonl.gz") for message in row["messages"]}
+    to_train_on = rows("tools.jsonl.gz") + rows("tool-arguments.jsonl.gz")
+    trained = {message["content"] for row in to_train_on for message in row["messages"]}
     held_out = [row["messages"][0]["content"] for row in rows("tools-held-out.jsonl.gz")]
-    assert len(held_out) == len(set(held_out)) == 292
+    assert len(held_out) == len(set(held_out)) == 331
     assert not trained & {*held_out, *(row["prompt"][0]["content"] for row in rows("tool-results.jsonl"))}
+    words = {word for text in trained for word in world.words(text)}
+    assert words.isdisjoint(tools.NEW_THINGS)
 
 
 def test_what_a_tool_found_is_not_what_the_world_says():
