@@ -77,8 +77,9 @@ def pairs(tmp_path_factory) -> Path:
 def parents(tmp_path_factory, base, data) -> Path:
     """Runs in which every SFT parent of STARTS is made."""
     folder = tmp_path_factory.mktemp("parents")
-    for blocks in ({}, LORA, QLORA):
-        tiny.make(tiny.planned(tiny.recipe(folder, [parent(data, blocks)], model=str(base)), folder / "runs"), "sft")
+    for blocks, top in (({}, {}), (LORA, {}), (QLORA, {}), (LORA, {"chat_template": TEMPLATE})):
+        file = tiny.recipe(folder, [parent(data, blocks)], model=str(base), **top)
+        tiny.make(tiny.planned(file, folder / "runs"), "sft")
     return folder / "runs"
 
 
