@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ft.encode.conversation import Renderer
 from ft.errors import UserError
 from ft.models.generation.backends import BackendOptions, WorkerSpec, answers_by_key, load_worker, requests
+from ft.models.generation.backends.openai import seconds_asked_for
 from ft.models.generation.sampling import Sampling
 from ft.models.processor import tokenizer_of
 from serving import KEY, Scripted, serving
@@ -65,6 +68,13 @@ def test_what_may_pass_is_tried_again(server):
     server.failures = [(500, {}), (429, {"Retry-After": "0"}), (503, {})]
     assert answers(options(server), "a")["a"]["text"] == "A"
     assert len(server.seen) == 4
+
+
+def test_a_server_says_how_long_to_wait_in_seconds_or_by_a_date():
+    in_a_minute = formatdate(time.time() + 60, usegmt=True)
+    assert seconds_asked_for("7") == 7
+    assert 55 < seconds_asked_for(in_a_minute) <= 60
+    assert [seconds_asked_for(text) for text in (formatdate(0, usegmt=True), "", "soon", "-3", "1e999")] == [0] * 5
 
 
 def test_a_server_that_does_not_recover_is_told_with_what_it_said(server):

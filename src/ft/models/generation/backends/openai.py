@@ -10,10 +10,12 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.message import Message as Headers
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ft.console import Terminal
@@ -36,6 +38,7 @@ from ft.printable import printable_line
 log = logging.getLogger(__name__)
 
 MAX_WAIT = 60.0  # seconds between two tries
+LONG_WAIT = 8.0  # seconds after which people wonder what is going on
 FAILURES_IN_A_ROW = 8
 """Or as many as are under way at once: a server of which nothing else comes is not asked for all the rest."""
 TEMPORARY = (408, 409, 425, 429)  # HTTP statuses that may pass, and everything from 500
@@ -172,7 +175,8 @@ class ServerWorker:
                     fix = "Is it up, and backend.base_url right? What is answered is kept; the same command goes on."
                     raise self._failed("", f"no answer {tries}: {failed}", fix) from failed
                 seconds = min(max(wait, failed.wait), MAX_WAIT)
-                log.info("%s: %s; tried again in %.0f s", self.url, failed, seconds)
+                level = logging.WARNING if seconds >= LONG_WAIT else logging.INFO
+                log.log(level, "%s: %s; tried again in %.0f s", self.url, failed, seconds)
                 self.stopped.wait(seconds)
                 wait *= 2
         raise AssertionError("the loop returns or raises")
@@ -202,8 +206,7 @@ class ServerWorker:
     def _failure(self, path: str, status: int, headers: Headers, text: str) -> UserError | _TemporaryFailure:
         message = f"HTTP {status}: {self._server_text(text)}"
         if status in TEMPORARY or status >= 500:
-            seconds = headers.get("Retry-After", "")
-            return _TemporaryFailure(message, float(seconds) if seconds.isdecimal() else 0.0)
+            return _TemporaryFailure(message, seconds_asked_for(headers.get("Retry-After", "")))
         fixes = {
             404: ADDRESS,
             401: "Name the environment variable that holds the key: `backend: {key_env: …}`.",
@@ -221,6 +224,16 @@ class ServerWorker:
             error = json.loads(text)["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
         return printable_line(text.replace(self.key, "***") if self.key else text, 300)
+
+
+def seconds_asked_for(retry_after: str) -> float:
+    """What a `Retry-After` header asks for, in seconds or as a date (RFC 9110, 10.2.3); 0 where it says nothing."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    with suppress(ValueError, OverflowError):
+        date = parsedate_to_datetime(retry_after)
+        return max(0.0, date.timestamp() - time.time())
+    return 0.0
 
 
 def _count(usage: object) -> int:
