@@ -282,12 +282,11 @@ def test_two_reward_models_score_by_the_papers_rule(tmp_path, models):
     threshold = 1 / (1 + 2.718281828 ** -sorted(raw["safety"])[3])  # half of the answers seem unsafe
     found = AnswerScorer(models, {}, threshold, folder=tmp_path).scores(samples, "scores")
     by_rule = []
-    for n, one in enumerate(samples):
-        safe, good = raw["safety"][n], raw["helpful"][n]
-        assert found[one.key].parts == pytest.approx({"helpful": good, "safety": safe}, abs=1e-5)
+    for n, (safe, good) in enumerate(zip(raw["safety"], raw["helpful"], strict=True)):
+        assert found[n].parts == pytest.approx({"helpful": good, "safety": safe}, abs=1e-5)
         counts = safe if n % 2 == 0 or safe < sorted(raw["safety"])[3] else good
         by_rule.append(1 / (1 + 2.718281828**-counts))
-    assert [found[one.key].reward for one in samples] == pytest.approx(by_rule, abs=1e-6)
+    assert [one.reward for one in found] == pytest.approx(by_rule, abs=1e-6)
 
 
 def test_scores_that_are_there_are_not_computed_again(tmp_path, models):
@@ -296,21 +295,21 @@ def test_scores_that_are_there_are_not_computed_again(tmp_path, models):
     file = tmp_path / "scores-helpful.jsonl"
     judges.scores(samples, "scores")
     file.write_text("".join(json.dumps({"key": one.key, "score": 0.0}) + "\n" for one in samples), encoding="utf-8")
-    assert {found.reward for found in judges.scores(samples, "scores").values()} == {0.5}
+    assert {found.reward for found in judges.scores(samples, "scores")} == {0.5}
 
 
 def test_an_answer_a_reward_model_cannot_read_has_the_lowest_share_and_is_not_chosen(tmp_path, models):
     samples = [sample(1, "short"), sample(2, "long " * 40)]
     found = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "scores")
-    assert [found[one.key].is_readable for one in samples] == [True, False]
-    assert found[samples[1].key] == AnswerScore(0.0, {"helpful": None})
+    assert [one.is_readable for one in found] == [True, False]
+    assert found[1] == AnswerScore(0.0, {"helpful": None})
 
 
 def test_functions_count_by_their_weight_beside_a_reward_model(tmp_path, models):
-    (one,) = samples = [sample(1, "it is blue", answer="blue")]
+    samples = [sample(1, "it is blue", answer="blue")]
     alone = AnswerScorer({"helpful": models["helpful"]}, {}, 0.15, folder=tmp_path).scores(samples, "alone")
     both = AnswerScorer({"helpful": models["helpful"]}, {"answer": 2.0}, 0.15, folder=tmp_path).scores(samples, "both")
-    assert both[one.key].reward == pytest.approx(alone[one.key].reward + 2.0)
+    assert both[0].reward == pytest.approx(alone[0].reward + 2.0)
 
 
 def test_a_reward_model_chooses_the_rows(tmp_path, ending, models):

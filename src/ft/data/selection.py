@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def sigmoid(score: float) -> float:
@@ -38,7 +42,7 @@ class Point:
     median: float
 
 
-def curve(scored: Sequence[Sequence[float]]) -> list[Point]:
+def curve(scored: ArrayLike) -> list[Point]:
     """Best and median of N answers for N = 1 … K, from K scores of each prompt.
 
     Not the first N are looked at but all subsets of N, in closed form, so that nothing depends on the order: the best
@@ -55,7 +59,7 @@ def curve(scored: Sequence[Sequence[float]]) -> list[Point]:
     return points
 
 
-def of_best(scored: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> list[float]:
+def of_best(scored: ArrayLike, values: ArrayLike) -> list[float]:
     """What the best of N answers is worth by another measure, for N = 1 … K: `values` are those of the answers in
     `scored`. So it is seen whether what scores high is good."""
     import numpy as np

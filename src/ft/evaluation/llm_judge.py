@@ -48,14 +48,10 @@ class ByScore:
         self.scorer, self.tie = scorer, tie
 
     def compare(self, pairs: Sequence[AnswerPair]) -> list[JudgedPair]:
-        scores_by_key = self.scorer.scores(
-            [sample for pair in pairs for sample in (pair.answer, pair.other_answer)], "scores"
-        )
+        answers = [sample for pair in pairs for sample in (pair.answer, pair.other_answer)]
+        values = [next(iter(score.parts.values())) for score in self.scorer.scores(answers, "scores")]
         judged_pairs = []
-        for pair in pairs:
-            scores = [
-                next(iter(scores_by_key[sample.key].parts.values())) for sample in (pair.answer, pair.other_answer)
-            ]
+        for pair, *scores in zip(pairs, values[::2], values[1::2], strict=True):
             words = {"scores": dict(zip(("answer", "other_answer"), scores, strict=True))}
             if scores[0] is None or scores[1] is None:
                 judged_pairs.append(JudgedPair(PairOutcome(None, "unscored", pair.lengths), words))

@@ -5,6 +5,8 @@ What a score is worth is the rule of ft.rl.reward.
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +14,15 @@ from typing import Any
 
 from ft.data.formats.messages import BadRow
 from ft.data.prompts import Sample
+from ft.lazy_sequence import LazySequence
 from ft.models.generation.executor import Entry, Loader, Tick
 from ft.models.generation.resumable import compute_entries
 from ft.models.scorer import Scorer
 from ft.rewards import check_columns
 from ft.rl.reward import function_values, is_for_safety, reward_model_share, weighted_sum
+
+SCORED_AT_ONCE = 1024
+"""Answers that functions are given at once."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,32 @@ class AnswerScorer:
         """Raises BadRow where a prompt's row lacks what a function reads."""
         check_columns(self.rewards, columns)
 
-    def scores(self, samples: Sequence[Sample], file: str) -> dict[str, AnswerScore]:
-        """Key → score of each answer. `file` names the files they are kept in."""
+    def scores(self, samples: Sequence[Sample], file: str) -> Sequence[AnswerScore]:
+        """Score of each answer, in order, of which numbers alone are held. `file` names the files they are kept in."""
         by_model = {axis: self._by_model(axis, samples, self.folder / f"{file}-{axis}.jsonl") for axis in self.models}
-        values = self._function_values(samples)
-        scores = {}
-        for sample in samples:
+        names = list(dict.fromkeys((*self.models, *self.rewards)))
+        numbers: dict[str, array[float]] = {name: array("d") for name in ("", *names)}  # "": what counts
+        for first in range(0, len(samples), SCORED_AT_ONCE):
+            for score in self._scores_of(samples[first : first + SCORED_AT_ONCE], by_model):
+                numbers[""].append(score.reward)
+                for name in names:
+                    value = score.parts[name]
+                    numbers[name].append(math.nan if value is None else value)
+
+        def score_at(place: int) -> AnswerScore:
+            parts = {name: numbers[name][place] for name in names}
+            unread = {axis: None for axis in self.models if math.isnan(parts[axis])}
+            return AnswerScore(numbers[""][place], {**parts, **unread})
+
+        return LazySequence(len(samples), score_at)
+
+    def _scores_of(
+        self, samples: Sequence[Sample], by_model: Mapping[str, Mapping[str, Entry]]
+    ) -> Iterator[AnswerScore]:
+        for sample, values in zip(samples, self._function_values(samples), strict=True):
             raw = {axis: entries[sample.key]["score"] for axis, entries in by_model.items()}
             reward = reward_model_share(raw, is_for_safety(sample.prompt.columns), self.threshold)
-            reward += weighted_sum(values[sample.key], self.rewards)
-            scores[sample.key] = AnswerScore(reward, {**raw, **values[sample.key]})
-        return scores
+            yield AnswerScore(reward + weighted_sum(values, self.rewards), {**raw, **values})
 
     def _by_model(self, axis: str, samples: Sequence[Sample], file: Path) -> Mapping[str, Entry]:
         """Raw scores of one reward model, which is loaded only where some are missing; None where it cannot read."""
@@ -89,8 +110,7 @@ class AnswerScorer:
         scorer.unload()
         return entries
 
-    def _function_values(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    def _function_values(self, samples: Sequence[Sample]) -> list[dict[str, float]]:
         prompts = [list(sample.prompt.messages) for sample in samples]
         completions = [sample.conversation[-1:] for sample in samples]
-        values = function_values(self.rewards, prompts, completions, [sample.prompt.columns for sample in samples])
-        return dict(zip((sample.key for sample in samples), values, strict=True))
+        return function_values(self.rewards, prompts, completions, [sample.prompt.columns for sample in samples])

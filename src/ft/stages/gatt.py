@@ -379,7 +379,7 @@ class GattRowMaker:
         )
         samples = {one.key: sample for one in candidates if (sample := self.sample(one))}
         scored = reward_model.scores(list(samples.values()), "scores")
-        return {key: scored[one.key].parts["scorer"] for key, one in samples.items() if scored[one.key].is_readable}
+        return {key: one.parts["scorer"] for key, one in zip(samples, scored, strict=True) if one.is_readable}
 
     def sample(self, one: Candidate) -> Sample | None:
         """The answer behind what the policy had read; None where an earlier answer of its own was cut."""

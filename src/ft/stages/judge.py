@@ -188,7 +188,7 @@ def _read(
 
 def _draw_answers(
     side: Job, options: JudgeOptions, prompts: Sequence[Prompt], ids: Mapping[str, list[int]]
-) -> list[SampledAnswer]:
+) -> Sequence[SampledAnswer]:
     """One model's answers, in a file named by what decides them: another judge does not draw them again."""
     sampling = decoding_of(side).sampling(options.max_new_tokens, options.temperature, options.top_p, side.seed)
     policy = policy_identity(side)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from ft.data.formats.columns import Row
 from ft.data.formats.messages import BadRow
 from ft.data.mix import BadRows, mix_rows
 from ft.data.prompts import Prompt, Sample, answer_rows, best_row, earlier, is_earlier, pair_row, prompt_in
-from ft.data.selection import best, curve, hottest, of_best
+from ft.data.selection import curve, hottest, of_best
 from ft.data.sources.read import Source
 from ft.encode.conversation import Renderer
 from ft.errors import fail
@@ -34,6 +36,7 @@ from ft.models.identity import policy_identity
 from ft.models.processor import tokenizer_of
 from ft.recipe.job import Job
 from ft.rewards import REWARDS
+from ft.rl.answer_pool import AnswerPool, DrawnAnswers
 from ft.rl.scoring import AnswerScore, AnswerScorer
 
 
@@ -107,28 +110,20 @@ def make(job: Job) -> dict[str, Any]:
     scorer = _make_scorer(job, options)
     read = _read(job, options, scorer)
     sampler = _sampler(job, options, read)
-    temperature, tried = _choose_temperature(job, options, read.prompts, sampler, scorer)
-    tried_keys = {answer.sample.prompt.key for answer in tried}
-    untried = [prompt for prompt in read.prompts if prompt.key not in tried_keys]
-    answers = [*tried, *sampler.answers(untried, temperature, job.folder / artifacts.ANSWERS)]
+    drawn, temperature = _draw(job, options, read.prompts, sampler, scorer)
     sampler.unload()
-    pool = [*_usable_samples(answers), *read.earlier]
-    scored = scorer.scores(pool, "scores")
-    readable = [_with_score(sample, scored[sample.key]) for sample in pool if scored[sample.key].is_readable]
-    candidates = _by_prompt(read, readable)
-    rows_of_prompts = [row for samples in candidates for row in ROWS_BY_WRITE[options.write](samples)]
-    candidate_rows = [row for row in rows_of_prompts if row]
-    rows = _keep_best(candidate_rows, options.keep)
-    counts = read.counts | _count_fates(answers)
-    counts |= {"unscored": len(pool) - len(readable), "ties": len(rows_of_prompts) - len(candidate_rows)}
-    counts |= {"weak": len(candidate_rows) - len(rows), "rows": len(rows)}
-    if not rows or not any(scored[sample.key].is_readable for sample in _usable_samples(answers)):
+    pool = AnswerPool(drawn, read.earlier)
+    scores = scorer.scores(pool.samples, "scores")
+    counts = read.counts | drawn.counts | {"unscored": sum(not score.is_readable for score in scores)}
+    rows = _Rows(options, lambda: pool.by_prompt(read.prompts, scores))
+    counts |= rows.counts
+    if not counts["rows"] or not any(score.is_readable for score in islice(scores, len(drawn.usable))):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
-    write_lines(job.folder / artifacts.SAMPLES, [_describe_sample(one, scored.get(one.sample.key)) for one in answers])
+    write_lines(job.folder / artifacts.SAMPLES, _describe_samples(drawn, scores))
     write_lines(job.folder / artifacts.ROWS, rows)
     numbers = counts | {"temperature": temperature, "round": read.round}
     if scorer.scores_anything:
-        numbers |= _measure_gain(job, options, answers, scored)
+        numbers |= _measure_gain(job, options, drawn, scores[: len(drawn.usable)])
     write_figures(job, sampling, f"{job.name}, {len(read.prompts):,} prompts")
     return numbers
 
@@ -141,7 +136,7 @@ class _Read:
     """Prompts to answer with their tokens by key, answers of earlier rounds that compete, and this round's number."""
 
     prompts: list[Prompt] = field(default_factory=list)
-    ids: dict[str, list[int]] = field(default_factory=dict)
+    ids: dict[str, array[int]] = field(default_factory=dict)
     earlier: list[Sample] = field(default_factory=list)
     round: int = 1
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("prompts", "repeated", "earlier"), 0))
@@ -161,7 +156,7 @@ def _read(job: Job, options: SampleOptions, scorer: AnswerScorer) -> _Read:
                 continue
             prompt = prompt_in(source_row)
             scorer.check(prompt.columns)
-            ids = renderer.prompt(prompt.messages, variables=prompt.variables)
+            ids = array("i", renderer.prompt(prompt.messages, variables=prompt.variables))
         except BadRow as error:
             bad.add(source_row.where, source_row.row, error)
             continue
@@ -206,98 +201,100 @@ def _sampler(job: Job, options: SampleOptions, read: _Read) -> Sampler:
 # Choosing
 
 
-def _choose_temperature(
+def _draw(
     job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, scorer: AnswerScorer
-) -> tuple[float, list[SampledAnswer]]:
-    """The temperature to draw at, and what has been drawn at it while others were tried."""
+) -> tuple[DrawnAnswers, float]:
+    """The answers, and the temperature they were drawn at; those drawn at it while others were tried come first."""
     if not options.temperatures:
-        return options.temperature, []
+        temperature, few = options.temperature, DrawnAnswers([], [], options.samples)
+    else:
+        tried = _try_temperatures(job, options, prompts, sampler)
+        sampler.unload()
+        temperature = _choose_temperature(job, tried, scorer)
+        few = tried[temperature]
+    few_keys = {prompt.key for prompt in few.prompts}
+    others = [prompt for prompt in prompts if prompt.key not in few_keys]
+    answers = sampler.answers(others, temperature, job.folder / artifacts.ANSWERS)
+    return few + DrawnAnswers(others, answers, options.samples), temperature
+
+
+def _try_temperatures(
+    job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler
+) -> dict[float, DrawnAnswers]:
+    """Answers to a few prompts at each temperature, from the lowest."""
     count = min(options.sweep_prompts, len(prompts))
     places = sorted(random.Random(f"{job.seed} sweep").sample(range(len(prompts)), count))
     few = [prompts[place] for place in places]
-    tried = {t: sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl") for t in sorted(set(options.temperatures))}
-    sampler.unload()
-    scored = scorer.scores(
-        _usable_samples([answer for answers in tried.values() for answer in answers]), "sweep-scores"
-    )
-    if not any(score.is_readable for score in scored.values()):
+    return {
+        t: DrawnAnswers(few, sampler.answers(few, t, job.folder / f"sweep-{t:g}.jsonl"), options.samples)
+        for t in sorted(set(options.temperatures))
+    }
+
+
+def _choose_temperature(job: Job, tried: Mapping[float, DrawnAnswers], scorer: AnswerScorer) -> float:
+    """The temperature whose best answers score highest; temperatures.csv."""
+    scores = scorer.scores([sample for drawn in tried.values() for sample in drawn.usable_samples], "sweep-scores")
+    if not any(score.is_readable for score in scores):
         what = "no answer of the sweep came to its end and can be scored"
         raise fail(job.where, what, "Raise max_new_tokens, or lower temperatures.")
-    lowest = min(score.reward for score in scored.values())
-    points = {t: curve(_table(answers, scored, options.samples, lowest))[-1] for t, answers in tried.items()}
-    rows_by_temperature = [(t, point.best, point.median) for t, point in sorted(points.items())]
-    _write_table(job.folder / "temperatures.csv", ("temperature", "best", "median"), rows_by_temperature)
-    chosen = hottest(lambda t: points[t].best, list(points))
-    return chosen, tried[chosen]
+    rewards = iter([score.reward for score in scores])
+    lowest = min(score.reward for score in scores)
+    points = {t: curve(drawn.table(islice(rewards, len(drawn.usable)), lowest))[-1] for t, drawn in tried.items()}
+    _write_table(
+        job.folder / "temperatures.csv",
+        ("temperature", "best", "median"),
+        [(t, point.best, point.median) for t, point in points.items()],
+    )
+    return hottest(lambda t: points[t].best, list(points))
 
 
-def _usable_samples(answers: Sequence[SampledAnswer]) -> list[Sample]:
-    return [answer.sample for answer in answers if answer.usable]
+class _Rows:
+    """The rows of all prompts' candidates, made anew whenever they are asked for, since they may be millions. Of those
+    `options.keep` leaves the share that is worth most: where even the best answer is bad, it teaches badness.
 
+    counts  ties (prompts that give no row), weak (rows that are not kept), rows
+    """
 
-def _with_score(sample: Sample, score: AnswerScore) -> Sample:
-    return replace(sample, score=score.reward, parts=score.parts)
+    def __init__(self, options: SampleOptions, candidates: Callable[[], Iterator[list[Sample]]]):
+        self.options, self.candidates = options, candidates
+        rewards, ties = array("d"), 0
+        for row in self._all():
+            ties += row is None
+            if row is not None:
+                rewards.append(row["margin"] if "chosen" in row else row["sampled"]["score"])
+        count = math.ceil(options.keep * len(rewards))
+        best_first = sorted(range(len(rewards)), key=lambda place: -rewards[place]) if count < len(rewards) else ()
+        self._weak = frozenset(best_first[count:])
+        self.counts = {"ties": ties, "weak": len(self._weak), "rows": count}
 
+    def _all(self) -> Iterator[Row | None]:
+        return (row for samples in self.candidates() for row in ROWS_BY_WRITE[self.options.write](samples))
 
-def _by_prompt(read: _Read, samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The candidates for each prompt: this round's prompts first, then those that only earlier rounds have."""
-    by_prompt: dict[str, list[Sample]] = {prompt.key: [] for prompt in read.prompts}
-    for sample in samples:
-        by_prompt.setdefault(sample.prompt.key, []).append(sample)
-    return [candidates for candidates in by_prompt.values() if candidates]
-
-
-def _keep_best(rows: Sequence[Row], share: float) -> list[Row]:
-    """The share of rows that are worth most, in their order: where even the best answer is bad, it teaches badness."""
-    rewards = [row["margin"] if "chosen" in row else row["sampled"]["score"] for row in rows]
-    places = sorted(range(len(rows)), key=lambda place: -rewards[place])[: math.ceil(share * len(rows))]
-    return [rows[place] for place in sorted(places)]
+    def __iter__(self) -> Iterator[Row]:
+        rows = (row for row in self._all() if row is not None)
+        return (row for place, row in enumerate(rows) if place not in self._weak)
 
 
 # What it was worth
 
 
-def _count_fates(answers: Sequence[SampledAnswer]) -> dict[str, int]:
-    """What became of the answers; those of prompts too long for the model are none."""
-    given = [answer for answer in answers if answer.fits and not answer.failed]
-    failed = sum(bool(answer.failed) for answer in answers)
-    return {
-        "answers": len(given),
-        "tokens": sum(answer.tokens for answer in given),
-        "too_long": sum(not answer.fits for answer in answers),
-        "unfinished": sum(not answer.ended for answer in given),
-        "empty": sum(answer.ended and not answer.usable for answer in given),
-        **({"failed": failed} if failed else {}),
-    }
-
-
-def _table(
-    answers: Sequence[SampledAnswer], scored: Mapping[str, AnswerScore], count: int, lowest: float, part: str = ""
-) -> list[list[float]]:
-    """The rewards of each prompt's answers, or one function's values of them (`part`). One that is cut or empty counts
-    as the `lowest` of all: a curve over other prompts at every N would show which prompts were left, not what N answers
-    are worth."""
-    scores = [scored.get(answer.sample.key) for answer in answers]
-    values = [(one.parts[part] or 0.0 if part else one.reward) if one else lowest for one in scores]
-    rows = [values[first : first + count] for first in range(0, len(values), count)]
-    return [row for row, first in zip(rows, answers[::count], strict=True) if first.fits]
-
-
 def _measure_gain(
-    job: Job, options: SampleOptions, answers: Sequence[SampledAnswer], scored: Mapping[str, AnswerScore]
+    job: Job, options: SampleOptions, drawn: DrawnAnswers, scores: Sequence[AnswerScore]
 ) -> dict[str, float]:
-    """What the best of K is worth beside a single answer, by the score and by each function; best_of_n.csv."""
-    own = [scored[sample.key] for sample in _usable_samples(answers)]
-    lowest, count = min(one.reward for one in own), options.samples
-    table = _table(answers, scored, count, lowest)
+    """What the best of K is worth beside a single answer, by the score and by each function; best_of_n.csv. `scores`
+    are those of the usable answers."""
+    import numpy as np
+
+    table = drawn.table((one.reward for one in scores), min(one.reward for one in scores))
     points = curve(table)
     by_function: dict[str, list[float]] = {}
-    numbers = _gain(f"best_of_{count}", points[0].best, points[-1].best, [max(row) for row in table])
+    numbers = _gain(f"best_of_{options.samples}", points[0].best, points[-1].best, table.max(axis=1).tolist())
     for name in options.rewards:
-        values = _table(answers, scored, count, min(one.parts[name] or 0.0 for one in own), name)
+        lowest = min(one.parts[name] or 0.0 for one in scores)
+        values = drawn.table((one.parts[name] or 0.0 for one in scores), lowest)
         by_function[name] = of_best(table, values)
-        chosen = [row[best(scores)] for row, scores in zip(values, table, strict=True)]
-        numbers |= _gain(name, by_function[name][0], by_function[name][-1], chosen)
+        chosen = np.take_along_axis(values, table.argmax(axis=1)[:, None], axis=1)[:, 0]
+        numbers |= _gain(name, by_function[name][0], by_function[name][-1], chosen.tolist())
     lines = [
         (point.answers, point.best, point.median, *(values[place] for values in by_function.values()))
         for place, point in enumerate(points)
@@ -316,6 +313,12 @@ def _gain(name: str, single: float, chosen: float, values: Sequence[float]) -> d
 
 
 # Writing
+
+
+def _describe_samples(drawn: DrawnAnswers, scores: Sequence[AnswerScore]) -> Iterator[dict[str, Any]]:
+    usable_scores = iter(scores)
+    for answer in drawn.answers:
+        yield _describe_sample(answer, next(usable_scores) if answer.usable else None)
 
 
 def _describe_sample(answer: SampledAnswer, score: AnswerScore | None) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _side(side: Job, options: SummariesOptions, prompts: Sequence[Prompt], judge
     return _Side(answers, results, summaries)
 
 
-def _draw(side: Job, options: SummariesOptions, prompts: Sequence[Prompt]) -> list[SampledAnswer]:
+def _draw(side: Job, options: SummariesOptions, prompts: Sequence[Prompt]) -> Sequence[SampledAnswer]:
     """One model's summaries, in a file named by what decides them: another judge does not draw them again."""
     renderer = Renderer(tokenizer_of(side.model, side.init, side.template))
     ids = {prompt.key: renderer.prompt(prompt.messages, variables=prompt.variables) for prompt in prompts}

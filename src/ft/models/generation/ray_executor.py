@@ -77,11 +77,15 @@ class BatchQueue:
     """What is still to be computed of some batches, and what has come of them."""
 
     batches: Sequence[Sequence[Any]]
-    parts: deque[_Part] = field(default_factory=deque)
+    returned: deque[_Part] = field(default_factory=deque)
     entries: dict[int, list[tuple[str, Entry]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.parts.extend(_Part(place, batch) for place, batch in enumerate(self.batches))
+        self._untouched = (_Part(place, batch) for place, batch in enumerate(self.batches))
+
+    def next_part(self) -> _Part | None:
+        """What is to be computed next: first what was put back. None where all is under way."""
+        return self.returned.popleft() if self.returned else next(self._untouched, None)
 
     def take(self, part: _Part, entries: Sequence[tuple[str, Entry]]) -> list[tuple[str, Entry]] | None:
         """The entries of the whole batch, if it is whole now."""
@@ -93,9 +97,9 @@ class BatchQueue:
         """Let another actor compute it; one item that goes on ending them has failed."""
         part.ends += 1
         if part.ends < TRIES:
-            self.parts.appendleft(part)
+            self.returned.appendleft(part)
         elif len(part.items) > 1:  # an item may be to blame, which shall cost no other
-            self.parts.extendleft(_Part(part.place, [item]) for item in reversed(part.items))
+            self.returned.extendleft(_Part(part.place, [item]) for item in reversed(part.items))
         else:
             failed = f"{part.ends} actors ended while they computed it: {why}"
             return self.take(part, [(part.items[0].key, {"failed": failed})])
@@ -245,8 +249,8 @@ class RayExecutor:
         known_to_work = False
         try:
             while left:
-                while queue.parts and pool.has_idle():
-                    pool.submit(work, queue.parts.popleft(), known_to_work)
+                while pool.has_idle() and (next_part := queue.next_part()):
+                    pool.submit(work, next_part, known_to_work)
                 if (found := pool.wait()) is None:
                     continue
                 part, result = found
@@ -286,4 +290,5 @@ def _why_ended(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "OutOfMemory" in type(error).__name__ or "memory monitor" in text.lower():
         return "it ran out of memory"
-    return text.rpartition("Worker exit detail:")[2].strip()[:200] or type(error).__name__
+    detail = text.rpartition("Worker exit detail:")[2].partition("Some common causes")[0]
+    return detail.strip()[:200] or type(error).__name__

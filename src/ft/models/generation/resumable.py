@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from ft.errors import fail
 from ft.files import json_line
+from ft.lazy_sequence import LazySequence
 from ft.models.generation.backends import REFILLS
 from ft.models.generation.chat_model import ChatModel
 from ft.models.generation.dialogue import Dialogue, Transcript, answer_dialogues
@@ -53,26 +55,25 @@ def compute_entries(
 
     An entry that says why it `failed` is not written, so a run that goes on tries it again. Raises UserError, when all
     else is written, where there are some and the caller does not accept them.
+
+    Nothing here holds an item for longer than its batch, so `items` may be a LazySequence.
     """
     stored = EntryFile(file)
-    if batch_size is None:
-        missing = [item for item in items if item.key not in stored]
-        todo = [missing] if missing else []
-    else:
-        batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
-        todo = [list(batch) for batch in batches if any(item.key not in stored for item in batch)]
-    again = {item.key for batch in todo for item in batch}
+    batches = _in_batches(items, stored, batch_size)
+    todo, counts = _unfinished(batches, stored, size)
+    again = set(todo)
+    finished = LazySequence(len(batches), lambda place: [] if place in again else batches[place])
     # without the batch that the kill cut, and without half a line
-    _keep_in_order(stored, file, [item.key for item in items if item.key not in again])
-    counts = sum(map(size, items)), sum(size(item) for item in items if item.key not in again)
+    stored = _keep_in_order(stored, file, lambda: (item.key for batch in finished for item in batch))
     progress = Progress(name, *counts, unit=name.rpartition(" ")[2])
     failures: dict[str, Entry] = {}
     with file.open("a", encoding="utf-8") as out, progress:
         engine = InProcess() if batch_size is None else executor()  # a server is asked from one place
-        for place, entries in engine.compute(model, work, todo, progress.advance):
+        batches_todo = LazySequence(len(todo), lambda place: batches[todo[place]])
+        for place, entries in engine.compute(model, work, batches_todo, progress.advance):
             if batch_size is not None:  # in the order of the items, as the lines stand after a run that went on
                 by_key = dict(entries)
-                entries = ((item.key, by_key[item.key]) for item in todo[place])
+                entries = ((item.key, by_key[item.key]) for item in batches_todo[place])
             for key, entry in entries:
                 if "failed" in entry:
                     failures[key] = entry
@@ -86,17 +87,43 @@ def compute_entries(
         first = next(iter(failures.values()))["failed"]
         fix = "The others are kept, and the same command goes on: mend these rows, or leave them out."
         raise fail(name, f"{what}, first: {first}", fix)
-    stored = EntryFile(file)
-    if batch_size is not None:
-        stored = _keep_in_order(stored, file, [item.key for item in items if item.key not in failures])
+    stored = EntryFile(file) if todo else stored
+    if todo and batch_size is not None:
+        stored = _keep_in_order(stored, file, lambda: (item.key for item in items if item.key not in failures))
     return ChainMap(failures, stored) if failures else stored  # type: ignore[arg-type]
 
 
-def _keep_in_order(stored: EntryFile, file: Path, keys: Sequence[str]) -> EntryFile:
+def _in_batches(items: Sequence[Item], stored: EntryFile, batch_size: int | None) -> Sequence[Sequence[Item]]:
+    if batch_size is None:
+        groups: dict[bool, list[Item]] = {True: [], False: []}
+        for item in items:
+            groups[item.key in stored].append(item)
+        return list(groups.values())
+    places = range(0, len(items), batch_size)
+    return LazySequence(len(places), lambda n: items[places[n] : places[n] + batch_size])
+
+
+def _unfinished(
+    batches: Sequence[Sequence[Item]], stored: EntryFile, size: Callable[[Item], int]
+) -> tuple[list[int], tuple[int, int]]:
+    """Places of the batches of which something lacks, and the sizes of all batches and of the others."""
+    places, total, finished = [], 0, 0
+    for place, batch in enumerate(batches):
+        batch_total = sum(map(size, batch))
+        total += batch_total
+        if all(item.key in stored for item in batch):
+            finished += batch_total
+        else:
+            places.append(place)
+    return places, (total, finished)
+
+
+def _keep_in_order(stored: EntryFile, file: Path, keys: Callable[[], Iterable[str]]) -> EntryFile:
     """Let the file hold the lines of these keys alone, in their order."""
-    if not stored.is_cut and len(stored) == len(keys) and all(stored.place(key) == n for n, key in enumerate(keys)):
+    places = zip_longest(map(stored.place, keys()), range(len(stored)))
+    if not stored.is_cut and all(place == expected for place, expected in places):
         return stored
-    stored.write_in_order(file, keys)
+    stored.write_in_order(file, keys())
     return EntryFile(file)
 
 

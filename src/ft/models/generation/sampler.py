@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ft.data.prompts import Prompt, Sample
+from ft.lazy_sequence import LazySequence
 from ft.models.generation.backends import WorkerRequest, WorkerSpec, answer_requests, load_worker
 from ft.models.generation.executor import Entry, Loader
 from ft.models.generation.resumable import compute_entries
@@ -42,7 +43,7 @@ class Sampler:
         self,
         name: str,
         spec: WorkerSpec,
-        prompt_ids: Mapping[str, list[int]],
+        prompt_ids: Mapping[str, Sequence[int]],
         origin: Mapping[str, str | int],
         sampling: Sampling,
         samples: int,
@@ -51,20 +52,28 @@ class Sampler:
         self.sampling, self.samples = sampling, samples
         self.worker = Loader(load_worker, spec)
 
-    def answers(self, prompts: Sequence[Prompt], temperature: float, file: Path) -> list[SampledAnswer]:
-        """K answers to each prompt, in order. Prompts of about one length are answered side by side."""
+    def answers(self, prompts: Sequence[Prompt], temperature: float, file: Path) -> Sequence[SampledAnswer]:
+        """K answers to each prompt, in order, read from the file when they are asked for: they may be millions.
+
+        Prompts of about one length are answered side by side.
+        """
         sampling = replace(self.sampling, temperature=temperature)
         name = f"{self.name}: answers at temperature {temperature:g}" if self.samples > 1 else f"{self.name}: answers"
-        numbered = [(prompt, k) for prompt in prompts for k in range(self.samples)]
-        longest_first = sorted(numbered, key=lambda one: (-len(self.prompt_ids[one[0].key]), one[0].key, one[1]))
-        asked = [
-            WorkerRequest(sample_key(prompt, k), prompt.messages, self.prompt_ids[prompt.key])
-            for prompt, k in longest_first
-        ]
-        work = partial(answer_requests, sampling=sampling)
+        longest_first = sorted(prompts, key=lambda one: (-len(self.prompt_ids[one.key]), one.key))
+
+        def request(place: int) -> WorkerRequest:
+            prompt, k = longest_first[place // self.samples], place % self.samples
+            return WorkerRequest(sample_key(prompt, k), prompt.messages, list(self.prompt_ids[prompt.key]))
+
+        asked, work = LazySequence(len(prompts) * self.samples, request), partial(answer_requests, sampling=sampling)
         batch_size = self.spec.requests_per_batch
         entries = compute_entries(asked, self.worker, work, file, batch_size, name, accepts_failures=True)
-        return [self._answer(prompt, k, entries[sample_key(prompt, k)], sampling) for prompt, k in numbered]
+
+        def answer(place: int) -> SampledAnswer:
+            prompt, k = prompts[place // self.samples], place % self.samples
+            return self._answer(prompt, k, entries[sample_key(prompt, k)], sampling)
+
+        return LazySequence(len(asked), answer)
 
     def _answer(self, prompt: Prompt, k: int, entry: Entry, sampling: Sampling) -> SampledAnswer:
         how = {"k": k} | {name: value for name, value in sampling.record().items() if name != "max_new_tokens"}

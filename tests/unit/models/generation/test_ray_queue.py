@@ -9,8 +9,7 @@ from ft.models.generation.ray_executor import BatchQueue
 def test_an_item_that_ends_every_actor_fails_alone():
     batch = [WorkerRequest(key, [], []) for key in "abcd"]
     queue, ends, wholes = BatchQueue([batch]), 0, []
-    while queue.parts:
-        part = queue.parts.popleft()
+    while part := queue.next_part():
         if any(item.key == "c" for item in part.items):
             ends += 1
             wholes.append(queue.put_back(part, "it ran out of memory"))
@@ -27,10 +26,10 @@ def test_an_item_that_ends_every_actor_fails_alone():
 def test_a_batch_is_whole_when_its_last_part_is():
     batch = [WorkerRequest(key, [], []) for key in "ab"]
     queue = BatchQueue([batch])
-    part = queue.parts.popleft()
+    part = queue.next_part()
     assert queue.put_back(part, "gone") is None
-    assert queue.parts.popleft() is part
+    assert queue.next_part() is part
     assert queue.put_back(part, "gone") is None
-    first, second = queue.parts
+    first, second = queue.next_part(), queue.next_part()
     assert queue.take(second, [("b", {})]) is None
     assert queue.take(first, [("a", {})]) == [("b", {}), ("a", {})]
