@@ -161,7 +161,7 @@ class ActorPool:
             result = ray.get(ready[0])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:  # of which an actor that ran out of memory is no RayActorError
             why = _why_ended(error)
             self._replace(actor, why, was_loading=part is None)
             return (part, why) if part else None
@@ -171,6 +171,8 @@ class ActorPool:
         return (part, result) if part else None
 
     def _replace(self, actor: Any, why: str, was_loading: bool) -> None:
+        if actor not in self.actors:  # it ended with several parts, and has been replaced when the first was told of
+            return
         log.warning("an actor has ended, and another takes its place: %s", why)
         self.actors.remove(actor)
         self.failed_starts += was_loading
