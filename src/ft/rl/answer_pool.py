@@ -52,9 +52,6 @@ class DrawnAnswers:
             counts["unfinished"] += not answer.ended
             counts["empty"] += answer.ended and not answer.usable
 
-    def __add__(self, other: DrawnAnswers) -> DrawnAnswers:
-        return DrawnAnswers([*self.prompts, *other.prompts], joined(self.answers, other.answers), self.samples)
-
     @property
     def usable_samples(self) -> Sequence[Sample]:
         return LazySequence(len(self.usable), lambda number: self.answers[self.usable[number]].sample)

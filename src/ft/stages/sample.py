@@ -29,6 +29,7 @@ from ft.errors import fail
 from ft.figures.sampling import sampling
 from ft.figures.write import write_figures
 from ft.files import write_lines
+from ft.lazy_sequence import joined
 from ft.models.generation.backends import BackendOptions, WorkerSpec
 from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.sampler import SampledAnswer, Sampler
@@ -205,9 +206,8 @@ def _draw(
     job: Job, options: SampleOptions, prompts: Sequence[Prompt], sampler: Sampler, scorer: AnswerScorer
 ) -> tuple[DrawnAnswers, float]:
     """The answers, and the temperature they were drawn at; those drawn at it while others were tried come first."""
-    if not options.temperatures:
-        temperature, few = options.temperature, DrawnAnswers([], [], options.samples)
-    else:
+    temperature, few = options.temperature, DrawnAnswers([], [], options.samples)
+    if options.temperatures:
         tried = _try_temperatures(job, options, prompts, sampler)
         sampler.unload()
         temperature = _choose_temperature(job, tried, scorer)
@@ -215,7 +215,8 @@ def _draw(
     few_keys = {prompt.key for prompt in few.prompts}
     others = [prompt for prompt in prompts if prompt.key not in few_keys]
     answers = sampler.answers(others, temperature, job.folder / artifacts.ANSWERS)
-    return few + DrawnAnswers(others, answers, options.samples), temperature
+    drawn = DrawnAnswers([*few.prompts, *others], joined(few.answers, answers), options.samples)
+    return drawn, temperature
 
 
 def _try_temperatures(

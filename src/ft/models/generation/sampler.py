@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ft.data.prompts import Prompt, Sample
 from ft.lazy_sequence import LazySequence
@@ -69,19 +70,14 @@ class Sampler:
         batch_size = self.spec.requests_per_batch
         entries = compute_entries(asked, self.worker, work, file, batch_size, name, accepts_failures=True)
 
+        origin = {**self.origin, "k": 0, **sampling.record()}
+        del origin["max_new_tokens"]
+
         def answer(place: int) -> SampledAnswer:
             prompt, k = prompts[place // self.samples], place % self.samples
-            return self._answer(prompt, k, entries[sample_key(prompt, k)], sampling)
+            return _answer(prompt, {**origin, "k": k}, entries[sample_key(prompt, k)])
 
         return LazySequence(len(asked), answer)
-
-    def _answer(self, prompt: Prompt, k: int, entry: Entry, sampling: Sampling) -> SampledAnswer:
-        how = {"k": k} | {name: value for name, value in sampling.record().items() if name != "max_new_tokens"}
-        failed = str(entry.get("failed", ""))
-        sample = Sample(prompt, entry.get("text") or "", {**self.origin, **how})
-        if failed:
-            return SampledAnswer(sample, 0, ended=False, fits=True, failed=failed)
-        return SampledAnswer(sample, entry["tokens"], entry["ended"], entry["text"] is not None)
 
     def unload(self) -> None:
         """Let the policy go: a reward model needs the memory next."""
@@ -91,3 +87,10 @@ class Sampler:
 def sample_key(prompt: Prompt, k: int) -> str:
     """Of the k-th answer to a prompt."""
     return f"{prompt.key}/{k}"
+
+
+def _answer(prompt: Prompt, origin: Mapping[str, Any], entry: Entry) -> SampledAnswer:
+    sample = Sample(prompt, entry.get("text") or "", origin)
+    if failed := str(entry.get("failed", "")):
+        return SampledAnswer(sample, 0, ended=False, fits=True, failed=failed)
+    return SampledAnswer(sample, entry["tokens"], entry["ended"], entry["text"] is not None)
