@@ -35,7 +35,7 @@ stages:
     sample: {{samples: 4, rewards: {{answer: 1.0}}, max_new_tokens: 96, batch_size: 8}}
 """
 NAMES = ("rows.jsonl", "samples.jsonl", "answers.jsonl")
-MOST_SECONDS, MOST_RUNS = 300, 4
+MOST_SECONDS, MOST_RUNS = 240, 4
 
 # In one actor, once: what a model does that needs more memory than there is. Python runs this file as it starts.
 GREED = """
@@ -119,12 +119,13 @@ class Cluster:
         self.log, self.folder = folder / "cluster.log", tempfile.mkdtemp(prefix="ft-kills-", dir="/tmp")
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.start_head()
-        self.node = self._start(f"--address={self.address}")
+        self.node = self._start(f"--address={self.address}", "--node-ip-address=127.0.0.2")
         time.sleep(5)
 
     def start_head(self) -> None:
         port = self.address.rpartition(":")[2]
-        self.head = self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
+        words = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
+        self.head = self._start(*words, "--node-ip-address=127.0.0.1")
         while subprocess.run(self._ray("status", f"--address={self.address}"), capture_output=True).returncode:
             assert self.head.process.poll() is None, f"no head: {self.log}"
 
@@ -132,7 +133,7 @@ class Cluster:
         return [sys.executable, "-m", "ray.scripts.scripts", *words]
 
     def _start(self, *words: str) -> Tree:
-        usual = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block")
+        usual = ("--num-cpus=1", "--disable-usage-stats", "--block")
         return started(self._ray("start", *words, *usual), self.log, RAY_object_store_memory=str(128 << 20))
 
     def actors(self) -> int:
@@ -264,6 +265,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="kills whose name holds this")
     parser.add_argument("--skip", type=int, default=0, help="so many kills, from the first")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would pass Ctrl-C over
     given.runs.mkdir(parents=True, exist_ok=True)
     recipe = given.runs.absolute() / "recipe.yaml"
     recipe.write_text(RECIPE, encoding="utf-8")

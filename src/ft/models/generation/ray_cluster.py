@@ -64,6 +64,7 @@ class RayCluster:
         self.gpus = 0.0
         self.temporary: Path | None = None
         self._head: tuple[str, int] | None = None
+        self._node = ""
         self._heard = time.monotonic()
         self._reaper: subprocess.Popen[bytes] | None = None
 
@@ -82,6 +83,7 @@ class RayCluster:
             raise
         address, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
         self._head, self._heard = (address.strip("[]"), int(port)), time.monotonic()
+        self._node = ray.get_runtime_context().get_node_id()
         self._count_actors(ray.cluster_resources())
 
     def _connect(self) -> None:
@@ -140,7 +142,7 @@ class RayCluster:
     def _count_actors(self, resources: Mapping[str, float]) -> None:
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         self.gpus = self.options.gpus if self.options.gpus is not None else float(gpus > 0)
-        room = int(min([cpus // self.options.cpus, *([gpus // self.gpus] if self.gpus else [])]))
+        room = self._room(resources)
         if room < 1:
             what = f"no actor fits: each needs {self.options.cpus} CPUs and {self.gpus:g} GPUs"
             what += f", and {self.options.place} has {cpus:g} and {gpus:g}"
@@ -150,16 +152,36 @@ class RayCluster:
             log.warning("engine: %d actors are asked for, and there is room for %d; the others wait", self.actors, room)
 
     def check_alive(self) -> None:
-        """Raises UserError where nothing has been heard of the head for long."""
+        """Raises UserError where nothing has been heard of the head for long, or no node computes any more: Ray itself
+        would wait for one for ever."""
         if self._head is None or time.monotonic() - self._heard < SECONDS_BETWEEN_LOOKS:
             return
-        with suppress(OSError):
-            socket.create_connection(self._head, timeout=1).close()
+        problem = self._problem(self._head)
+        if problem is None:
             self._heard = time.monotonic()
-        if time.monotonic() - self._heard > SILENCE:
-            what = f"the head of the Ray cluster at {self._head[0]}:{self._head[1]} is gone"
+        elif time.monotonic() - self._heard > SILENCE:
             fix = "What is computed is kept. Start it again, and the same command continues."
-            raise fail(self.where, what, fix)
+            raise fail(self.where, problem, fix)
+
+    def _problem(self, head: tuple[str, int]) -> str | None:
+        """What is wrong with the cluster now."""
+        import ray
+
+        try:
+            socket.create_connection(head, timeout=1).close()
+        except OSError:
+            return f"the head of the Ray cluster at {head[0]}:{head[1]} is gone"
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if self._node not in [node["NodeID"] for node in nodes]:
+            return "the node of the Ray cluster that this process is part of is gone"
+        if not any(self._room(node["Resources"]) for node in nodes):
+            return f"no node of {self.options.place} has room for an actor any more"
+        return None
+
+    def _room(self, resources: Mapping[str, float]) -> int:
+        """For how many actors."""
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        return int(min([cpus // self.options.cpus, *([gpus // self.gpus] if self.gpus else [])]))
 
     def close(self) -> None:
         """Leave the cluster; what was started here ends, and its logs go to the stage's folder."""

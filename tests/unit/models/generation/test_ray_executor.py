@@ -109,6 +109,31 @@ def test_errors_mean_the_same_as_without_ray(tmp_path):
         squares(tmp_path / "refused.jsonl", [Number(99)])
 
 
+@pytest.mark.usefixtures("by_ray")
+def test_an_actor_that_ran_out_of_memory_loses_nothing(tmp_path, monkeypatch):
+    import ray
+
+    get, errors = ray.get, [ray.exceptions.OutOfMemoryError("Memory on the node was 23 GB used of 24 GB")]
+    monkeypatch.setattr(ray, "get", lambda *of: fail_with(errors.pop()) if errors else get(*of))
+    found = squares(tmp_path / "numbers.jsonl", [Number(n) for n in range(100, 108)])
+    assert [entry["square"] for entry in found.values()] == [n**2 for n in range(100, 108)]
+    assert not errors
+
+
+def fail_with(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.usefixtures("by_ray")
+def test_a_cluster_without_a_node_that_computes_ends_the_run_with_words(engine, monkeypatch):
+    monkeypatch.setattr("ft.models.generation.ray_cluster.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("ft.models.generation.ray_cluster.SILENCE", 0)
+    engine.cluster.check_alive()
+    monkeypatch.setattr("ray.nodes", list)
+    with pytest.raises(UserError, match=r"the node .* is gone\. What is computed is kept\."):
+        engine.cluster.check_alive()
+
+
 def test_nothing_listens_beyond_loopback(engine):
     own = {os.getpid()} | {process for process, _ in ray_processes(str(engine.cluster.temporary))}
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
