@@ -21,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("artifacts", "columns", "imports", "notices", "secrets"),
+    ("artifacts", "columns", "imports", "lazy_sequence", "notices", "secrets"),
     ("printable",),
     ("bounds", "console", "disk", "errors", "files", "hub", "manifest", "progress", "result", "versions"),
     ("secret_files",),
