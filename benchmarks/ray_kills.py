@@ -62,7 +62,7 @@ def parents() -> dict[int, tuple[int, str, str]]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
@@ -173,7 +173,7 @@ def greedy(folder: Path) -> dict[str, str]:
     """Room for 2 GiB more than this machine uses now, of which one actor takes all."""
     (folder / "greed").mkdir()
     (folder / "greed" / "sitecustomize.py").write_text(GREED, encoding="utf-8")
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     total, free = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     path = os.pathsep.join(filter(None, (str(folder / "greed"), os.environ.get("PYTHONPATH"))))
     share = (total - free + (2 << 20)) / total + 0.05
@@ -216,7 +216,7 @@ def rows(runs: Path) -> list[bytes]:
 
 
 def last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
