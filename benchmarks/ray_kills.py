@@ -221,10 +221,19 @@ def last_words(log: Path) -> str:
 
 
 def measure(kill: Kill, folder: Path, recipe: Path, expected: list[bytes]) -> str:
+    """A line of the table; a cluster of its own ends with it, whatever happens."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    before = set(Path("/tmp").glob("ft-ray-*"))
     cluster = Cluster(folder) if kill.cluster else None
+    try:
+        return struck_run(kill, folder, recipe, expected, cluster)
+    finally:
+        if cluster:
+            cluster.end()
+
+
+def struck_run(kill: Kill, folder: Path, recipe: Path, expected: list[bytes], cluster: Cluster | None) -> str:
+    before = set(Path("/tmp").glob("ft-ray-*"))
     engine = f"ray={cluster.address}" if cluster else "ray"
     command = [sys.executable, "-m", "ft", "run", str(recipe), "--runs", str(folder / "runs"), "--engine", engine]
     run, most = started(command, folder / "run-1.log", **kill.environment(folder)), time.monotonic() + MOST_SECONDS
@@ -252,8 +261,6 @@ def measure(kill: Kill, folder: Path, recipe: Path, expected: list[bytes]) -> st
         count += 1
         again = started(command, folder / f"run-{count}.log")
         again.process.wait(MOST_SECONDS)
-    if cluster:
-        cluster.end()
     same = "yes" if rows(folder / "runs") == expected else "NO"
     words = last_words(folder / "run-1.log")
     return f"| {kill.name} | {finished:,} | {code} after {seconds:.0f} s | {count} | {same} | {left} | {words} |"
