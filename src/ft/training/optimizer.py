@@ -25,7 +25,8 @@ def try_optimizer(args: TrainingArguments, model: PreTrainedModel, where: str) -
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if isclass(kind) and issubclass(kind, torch.optim.Optimizer):  # else a factory that wants a whole model
             own = {key: value for key, value in options.items() if key not in OF_THE_MODEL}
-            kind([torch.zeros(1, requires_grad=True)], weight_decay=args.weight_decay, **own)
+            own["weight_decay"] = args.weight_decay
+            kind([torch.zeros(1, requires_grad=True)], **own)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         what = (
             f"train: the optimizer '{OptimizerNames(args.optim).value}' cannot be made: {' '.join(str(error).split())}"
