@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "reward": {"kind": "reward", "train": {"learning_rate": 1e-3}, "reward": {"safety_weight": 0.5}},
     "dpo": {"kind": "dpo", "train": {"learning_rate": 1e-3, "beta": 0.5}},
     "dpo, reference kept": {"kind": "dpo", "train": {"learning_rate": 1e-3, "precompute_ref_log_probs": True}},
+    "orpo": {"kind": "orpo", "train": {"learning_rate": 1e-3, "beta": 0.5}},
 }
 LORA = {"lora": tiny.LORA}
 

@@ -14,6 +14,8 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
 MOST_POINTS = 120
+SMOOTHED_FROM = 20  # values, where single batches of rows hide what the loss does
+SPAN = 10  # a smoothed value weighs those before it less by e every so many
 BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss")
 
 Values = Mapping[str, tuple[Point, ...]]
@@ -109,11 +111,25 @@ def _chart(panel: Panel, values: Values) -> Lines | None:
             series.append(Series(", ".join(filter(None, (name, "held out"))), thin_out(held_out, MOST_POINTS)))
         if trained:
             label = ", ".join(filter(None, (name, "training rows"))) if held_out or not name else name
-            series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out)))
+            is_noisy = panel.title == LOSS and len(trained) >= SMOOTHED_FROM
+            if is_noisy:
+                series.append(Series(f"{label}, smoothed", thin_out(smooth(trained), MOST_POINTS)))
+            series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out) or is_noisy))
     if not series:
         return None
     note = " ".join(filter(None, (_best_note(panel, values), _thinning_note(panel, values))))
     return Lines(panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=note)
+
+
+def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Each value as the mean of it and all before it, of which the weight falls exponentially; a value that is not
+    finite is left as it is, and counts in no mean."""
+    keep, total, weights, smoothed = math.exp(-1 / SPAN), 0.0, 0.0, []
+    for point in points:
+        if point.is_finite:
+            total, weights = keep * total + point.y, keep * weights + 1
+        smoothed.append(Point(point.x, total / weights if point.is_finite else point.y))
+    return tuple(smoothed)
 
 
 def _best_note(panel: Panel, values: Values) -> str:

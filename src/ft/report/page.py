@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ from ft.tools.show import RowsView, visible_tokens
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 PICTURE = re.compile(r"(data:image/(?:png|svg\+xml);base64,[A-Za-z0-9+/=]+)")
+NOTHING = "·"  # in a table, of what has no value
+GROUPED = re.compile(r"(?<=\d),(?=\d{3}\b)")
 SHORT = 12  # characters that never need to break
 _JOINT = re.compile(r"[_/]|\.(?!\d)|(?<!\d)\.")
 
@@ -55,7 +59,7 @@ def _environment() -> Environment:
         "legend": legend,
         "small": _small,
     }
-    environment.filters |= {"marks": _marks, "breakable": _breakable}
+    environment.filters |= {"marks": _marks, "breakable": _breakable, "as_csv": _as_csv}
     return environment
 
 
@@ -82,6 +86,14 @@ def _breakable(text: str) -> Markup:
     """Names of settings and files break at their joints, where a phone is narrower than they are; numbers do not."""
     escaped = escape(text)
     return Markup(_JOINT.sub(r"\g<0><wbr>", escaped)) if len(text) > SHORT else escaped
+
+
+def _as_csv(chart: Chart) -> str:
+    """A link within the page to a chart's table as a file, with numbers as programs read them."""
+    table = StringIO()
+    rows = ([GROUPED.sub("", cell) if cell != NOTHING else "" for cell in row] for row in chart.rows)
+    csv.writer(table, lineterminator="\n").writerows([chart.head, *rows])
+    return "data:text/csv;charset=utf-8," + quote(printable(table.getvalue()), ",:")
 
 
 def report_page(run: Run) -> str:

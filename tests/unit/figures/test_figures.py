@@ -31,6 +31,7 @@ from ft.figures.draw import axes_of, colours, draw, legend
 from ft.figures.small import range_picture, sparkline
 from ft.figures.svg_file import figure_file
 from ft.figures.text import sparkline as text_sparkline
+from ft.figures.training import SPAN, smooth
 
 SVG = "{http://www.w3.org/2000/svg}"
 LOSS = Lines("Loss", "step", "nats", (Series("held out", (Point(0, 2.0), Point(50, 1.0), Point(100, 0.0))),))
@@ -278,3 +279,14 @@ def test_a_sparkline_of_text_goes_from_the_first_value_to_the_last():
     assert text_sparkline([8, 6, 4, 2, 1]) == "█▆▄▂▁"
     assert text_sparkline([1, NAN, 1]) == "▁▁"
     assert len(text_sparkline(list(range(500)))) == 24
+
+
+def test_a_smoothed_line_keeps_the_level_and_follows_what_lasts():
+    flat = smooth([Point(step, 2.0) for step in range(30)])
+    assert [round(point.y, 9) for point in flat] == [2.0] * 30
+    stepped = smooth([Point(step, float(step >= 50)) for step in range(150)])
+    assert stepped[49].y == 0
+    assert 0.6 < stepped[50 + SPAN - 1].y < 0.7  # all but 1/e of the way
+    broken = smooth([Point(0, 1.0), Point(1, math.nan), Point(2, 1.0)])
+    assert [point.y for point in broken[::2]] == [1.0, 1.0]
+    assert math.isnan(broken[1].y)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -84,6 +87,24 @@ def test_curves_are_the_lines_of_the_metrics_file(run):
     drawn = {series.name: [(p.x, p.y) for p in series.points] for series in loss.series}
     assert drawn["held out"] == [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
     assert drawn["training rows"] == [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def test_a_charts_table_can_be_saved_from_the_page(run):
+    page, name = report_page(run()), "Loss.csv"
+    link = re.search(rf'download="{name}" href="data:text/csv;charset=utf-8,([^"]+)"', page)
+    assert link
+    head, *rows = csv.reader(unquote(link[1]).splitlines())
+    loss = next(chart for chart in parts(run(), 0, Lines) if chart.title == "Loss")
+    assert head == loss.head
+    assert [[cell or "·" for cell in row] for row in rows] == loss.rows
+
+
+def test_the_contents_name_places_of_the_page(run):
+    page = report_page(run())
+    contents = page[page.index('class="contents"') : page.index("</nav>")]
+    places = re.findall(r'href="#([^"]+)"', contents)
+    assert len(places) > 3
+    assert all(f'id="{place}"' in page for place in places)
 
 
 def test_counts_of_rows_and_tokens_are_those_of_the_prepared_rows(run):
