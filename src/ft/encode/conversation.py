@@ -476,4 +476,5 @@ def _messages(row: Row) -> tuple[list[Message], int | None]:
     if row.get("prompt") and row.get("completion"):
         check_columns(row, LABELS)  # the format alone lets an unwanted answer pass
         return [*row["prompt"], *row["completion"]], len(row["prompt"])
-    raise BadRow("it has no messages, no prompt and completion, and no text", f"It has: {', '.join(row)}.")
+    what = "the row has neither `messages`, nor `prompt` and `completion`, nor `text`"
+    raise BadRow(what, f"It has: {', '.join(row)}.")

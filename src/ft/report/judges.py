@@ -55,7 +55,7 @@ class VersionScores:
 
 @dataclass(frozen=True)
 class VersionWins:
-    """How often a version's answer is the better one, ties as half, with its 95 % interval; and what length does."""
+    """How often a version's answer is the better one (ties count half), with a 95 % interval; and what length does."""
 
     win_rate: float
     low: float
@@ -212,7 +212,7 @@ def _table(verdicts: Sequence[VersionVerdict]) -> Table:
         characters = mean(len(answer.text) for answer in scores.own.values())
         trained_for = "yes" if scores.is_trained_for else "no"
         lines.append((scores.version.name, scores.judge, trained_for, *texts, f"{characters:.0f}", _worst(scores)))
-    note = "Answers that are the better ones, ties as half, with 95 % intervals; characters of the mean answer."
+    note = "Answers that are the better ones (a tie is half a win), with 95 % intervals; characters of the mean answer."
     return Table(head, tuple(lines), "What the judges say", note=note)
 
 

@@ -290,6 +290,8 @@ def show(numbers: Mapping[str, Any]) -> None:
         line = f"the longer answer won {numbers['longer_wins']:.0%} of {numbers['longer_pairs']} decided pairs"
         alike = numbers["like_length_win_rate"]
         like_length = (
-            "" if alike is None else f"; win rate {alike:.1%} among {numbers['like_length_pairs']} of like length"
+            ""
+            if alike is None
+            else f"; win rate {alike:.1%} among {numbers['like_length_pairs']} pairs of similar length"
         )
         console.print(line + like_length)

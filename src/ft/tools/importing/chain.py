@@ -121,7 +121,7 @@ def _complete_batch(draft: StageDraft) -> None:
             draft.comments["train", key] = "1 there; the loss reads a batch as a whole"
             if key == A_DEVICE and (times := train.get(ACCUMULATED, 1)) % 2 == 0:
                 train[ACCUMULATED] = times // 2
-                draft.comments["train", ACCUMULATED] = f"{times} there: as many rows a step"
+                draft.comments["train", ACCUMULATED] = f"{times} there: the same global batch"
 
 
 def _complete_adapter(draft: StageDraft) -> None:
