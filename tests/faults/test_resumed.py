@@ -124,7 +124,7 @@ def test_what_is_logged_after_an_interruption_is_what_an_undisturbed_run_logs(ba
 
 def logged(job: Job) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without how fast it went."""
-    clocks = ("runtime", "per_second")
+    clocks = ("runtime", "per_second", "peak_memory")
     lines = read_lines(job.folder / artifacts.METRICS)
     return [{name: value for name, value in line.items() if not name.endswith(clocks)} for line in lines]
 

@@ -144,6 +144,16 @@ class Axes:
             yield text(self.across(value), HEIGHT - BOTTOM + 15, words, anchor)
         yield text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x, style="name")
 
+    def draw_epochs(self, per_place: float) -> Iterator[Markup]:
+        """A second axis at the top, of epochs, where so many go by in a place; the first label says what it counts."""
+        low, high = self.across.low * per_place, self.across.high * per_place
+        marks = [mark for mark in ticks(low, high, 4) if max(low, 0) < mark <= high]
+        for number, mark in enumerate(marks):
+            x = self.across(mark / per_place)
+            yield rule(x, TOP - 4, x, TOP, "axis")
+            anchor = "end" if x > WIDTH - RIGHT - 8 else "middle"
+            yield text(x, TOP - 8, f"epoch {tick(mark)}" if number == 0 else tick(mark), anchor)
+
     def path(self, points: Iterable[Point]) -> str:
         """'M46 182L198 97': the way through the points."""
         return "M" + "L".join(f"{short(self.across(p.x))} {short(self.up(p.y))}" for p in points)

@@ -115,6 +115,8 @@ class Lines(Chart):
     """Values by something that grows: steps, turns, numbers of answers. `level` is a line to compare with.
 
     places  names of 0, 1, … on the axis, where they are no numbers
+    best    the point that a ring marks
+    epochs  how many go by in one of `x`, for a second axis; 0: none
     """
 
     title: str
@@ -126,17 +128,26 @@ class Lines(Chart):
     diagonal: bool = False
     note: str = ""
     places: tuple[str, ...] = ()
+    best: Point | None = None
+    epochs: float = 0.0
 
     @property
     def names(self) -> list[str]:
         return [series.name for series in self.series]
 
     @property
+    def head(self) -> list[str]:
+        return [self.x, *["epoch"] * bool(self.epochs), *self.names]
+
+    @property
     def rows(self) -> list[list[str]]:
         # NaN is unequal to itself, so it would be a row of its own in each series: such points have no row
         places = sorted({point.x for series in self.series for point in series.points if math.isfinite(point.x)})
         by_place = [{point.x: point for point in series.points} for series in self.series]
-        return [[self._place(x), *(self._cell(points.get(x)) for points in by_place)] for x in places]
+        return [[*self._places(x), *(self._cell(points.get(x)) for points in by_place)] for x in places]
+
+    def _places(self, x: float) -> list[str]:
+        return [self._place(x), *([f"{x * self.epochs:.2f}"] if self.epochs else [])]
 
     def _place(self, x: float) -> str:
         return self.places[int(x)] if self.places else _step(x)

@@ -98,11 +98,15 @@ def _lines(chart: charts.Lines, name: str) -> Iterator[Markup]:
         yield from axes.level(chart.level)
     if chart.diagonal:
         yield axes.diagonal()
+    if chart.epochs:
+        yield from axes.draw_epochs(chart.epochs)
     coloured = list(zip(colours(chart.names), chart.series, strict=True))
     for colour, series in coloured:
         yield from _band(series, axes, colour)
     for colour, series in sorted(coloured, key=lambda pair: not pair[1].thin):
         yield from _line(series, axes, colour)
+    if chart.best:
+        yield circle(axes.across(chart.best.x), axes.up(chart.best.y), 5, "best")
 
 
 def finite_runs(points: Sequence[Point]) -> Iterator[list[Point]]:

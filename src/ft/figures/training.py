@@ -6,17 +6,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from ft import artifacts
 from ft.figures.charts import Chart, Lines, Point, Series, thin_out
+from ft.figures.numbers import format_number, is_finite
 from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
 MOST_POINTS = 120
 SMOOTHED_FROM = 20  # values, where single batches of rows hide what the loss does
 SPAN = 10  # a smoothed value weighs those before it less by e every so many
-BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss")
+BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss|peak_memory")
+RISE = 1.02  # times the lowest eval loss; the last steps of a schedule move it by less
 
 Values = Mapping[str, tuple[Point, ...]]
 """Key → what is logged under it, by step."""
@@ -37,6 +39,7 @@ LOSS = "Loss"
 KL = Panel("Distance to the reference (KL)", "nats an answer", {"answers": "answers/kl", "trainer": "kl"}, level=0.0)
 PANELS = (
     Panel(LOSS, "nats", {"": "loss"}),
+    Panel("Learning rate", "", {"Learning rate": "learning_rate"}),
     Panel("Reward margin (chosen − rejected)", "reward", {"": "rewards/margins"}),
     Panel("Reward accuracy", "share", {"": "rewards/accuracies"}, share=True, level=0.5),
     Panel("Label accuracy", "share", {"": "labels/accuracies"}, share=True, level=0.5),
@@ -65,9 +68,13 @@ class Curves:
 
 def curves(files: ResultFiles) -> Curves:
     """Everything that metrics.jsonl says by step."""
-    values = logged_values(files.lines(artifacts.METRICS))
-    panels = [chart for panel in _panels(values, files.blocks) if (chart := _chart(panel, values))]
-    others = [chart for key in _other_keys(values) if (chart := _chart(Panel(key, "", {"": key}), values))]
+    lines = files.lines(artifacts.METRICS)
+    values, epochs = logged_values(lines), _epochs_per_step(lines)
+    best = _Best.of(files.blocks.get("train") or {})
+    panels = [chart for panel in _panels(values, files.blocks) if (chart := _chart(panel, values, epochs, best))]
+    others = [
+        chart for key in _other_keys(values) if (chart := _chart(Panel(key, "", {"": key}), values, epochs, best))
+    ]
     held_out = values.get("eval_loss", ())
     line = held_out if len(held_out) > 1 else values.get("reward") or values.get("loss", ())
     return Curves(tuple(panels), tuple(others), tuple(point.y for point in thin_out(line, MOST_POINTS)))
@@ -103,7 +110,59 @@ def logged_values(lines: Sequence[Mapping[str, Any]]) -> Values:
     return {key: tuple(points) for key, points in by_key.items()}
 
 
-def _chart(panel: Panel, values: Values) -> Lines | None:
+def _epochs_per_step(lines: Sequence[Mapping[str, Any]]) -> float:
+    """By the last line that knows both; each step reads as many rows as the others."""
+    known = ((line.get("epoch"), line.get("step")) for line in reversed(lines))
+    return next((epoch / step for epoch, step in known if _is_positive(epoch) and _is_positive(step)), 0.0)
+
+
+def _is_positive(value: object) -> TypeGuard[float]:
+    return type(value) in (int, float) and is_finite(value) and value > 0  # type: ignore[arg-type,operator]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """Which value says what step is the best, and whether that step's weights are what the stage leaves."""
+
+    key: str
+    greater: bool
+    is_kept: bool
+
+    @classmethod
+    def of(cls, train: Mapping[str, Any]) -> _Best:
+        """As transformers' TrainingArguments has it: the loss, unless `metric_for_best_model` names another value."""
+        key = str(train.get("metric_for_best_model") or "loss").removeprefix("eval_")
+        greater = train.get("greater_is_better")
+        return cls(
+            key,
+            not key.endswith("loss") if greater is None else bool(greater),
+            bool(train.get("load_best_model_at_end")),
+        )
+
+    def point(self, points: Sequence[Point]) -> Point | None:
+        """Of several; nothing is the best of one."""
+        finite_points = [point for point in points if point.is_finite]
+        sign = 1 if self.greater else -1
+        return max(finite_points, key=lambda point: sign * point.y) if len(finite_points) > 1 else None
+
+    def note(self, point: Point, last: Point) -> str:
+        of = "eval loss" if self.key == "loss" else self.key
+        kept = ", whose weights are kept" if self.is_kept else ""
+        words = f"Ring: best step {point.x:,g} ({of} {format_number(point.y)}){kept}."
+        rose = self.key == "loss" and rise(point.y, last.y)
+        return (
+            f"{words} The eval loss rose to {format_number(last.y)} by step {last.x:,g}: overfitting."
+            if rose
+            else words
+        )
+
+
+def rise(best: float, last: float) -> bool:
+    """Whether the eval loss was clearly lower before the end: the model overfits from there on."""
+    return last > RISE * best > 0
+
+
+def _chart(panel: Panel, values: Values, epochs: float, best: _Best) -> Lines | None:
     series = []
     for name, key in panel.keys.items():
         held_out, trained = values.get(f"eval_{key}"), values.get(key)
@@ -117,8 +176,13 @@ def _chart(panel: Panel, values: Values) -> Lines | None:
             series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out) or is_noisy))
     if not series:
         return None
-    note = " ".join(filter(None, (_best_note(panel, values), _thinning_note(panel, values))))
-    return Lines(panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=note)
+    measured = values.get(f"eval_{best.key}", ()) if best.key in panel.keys.values() else ()
+    point = best.point(measured)
+    best_note = best.note(point, measured[-1]) if point else ""
+    note = " ".join(filter(None, (best_note, _thinning_note(panel, values))))
+    return Lines(
+        panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=note, best=point, epochs=epochs
+    )
 
 
 def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -130,13 +194,6 @@ def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
             total, weights = keep * total + point.y, keep * weights + 1
         smoothed.append(Point(point.x, total / weights if point.is_finite else point.y))
     return tuple(smoothed)
-
-
-def _best_note(panel: Panel, values: Values) -> str:
-    """Where the eval loss was lowest: a run that went on past that step has overfitted."""
-    points = [point for point in values.get("eval_loss", ()) if point.is_finite] if panel.title == LOSS else []
-    best = min(points, key=lambda point: point.y, default=None)
-    return f"Lowest eval loss: {best.y:.3f} at step {best.x:,g}." if best and len(points) > 1 else ""
 
 
 def _thinning_note(panel: Panel, values: Values) -> str:

@@ -209,7 +209,7 @@ def _overlay(charts: Sequence[tuple[str, Lines]]) -> Lines:
     for letter, chart in charts:
         bold = [one for one in chart.series if not one.thin and one.name != "before"]
         series += [replace(one, name=f"{letter} {one.name}".strip()) for one in bold]
-    return replace(charts[0][1], series=tuple(series))
+    return replace(charts[0][1], series=tuple(series), best=None, epochs=0.0, note="")
 
 
 def _beside(charts: Sequence[tuple[str, Dots]]) -> Dots:

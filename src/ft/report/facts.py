@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from ft import artifacts
+from ft.artifacts import PEAK_MEMORY, TOKENS_PER_SECOND
 from ft.encode.truncation import long_rows_words
+from ft.figures.numbers import is_finite
 from ft.files import read_json
 from ft.report.numbers import duration
 from ft.report.parts import Sentences, Table
@@ -98,6 +101,24 @@ def versions(results: Sequence[Result]) -> Table | None:
     )
     rows = tuple((name, *(versions.get(name, "·") for versions in sets)) for name in names)
     return Table(head, rows, "Versions")
+
+
+def training_line(lines: Sequence[Mapping[str, Any]], took: float | None) -> str:
+    """'1 min 26 s · 572 steps · 1.00 epochs · 5,213 tokens/s · peak memory 1.1 GiB' of a stage's metrics.jsonl; nothing
+    where none of its steps is logged. The speed is the median of the logs'."""
+    columns = {
+        key: [line[key] for line in lines if type(line.get(key)) in (int, float) and is_finite(line[key])]
+        for key in ("step", "epoch", TOKENS_PER_SECOND, PEAK_MEMORY, "learning_rate")
+    }
+    steps, epochs, speeds, peaks, rates = columns.values()
+    if not steps or not rates:
+        return ""
+    words = [duration(took)] if took is not None else []
+    words.append(f"{max(steps):,g} steps")
+    words += [f"{max(epochs):.2f} epochs"] if epochs else []
+    words += [f"{median(speeds):,.0f} tokens/s"] if speeds else []
+    words += [f"peak memory {max(peaks) / 2**30:.1f} GiB"] if peaks else []
+    return " · ".join([*words, f"learning rate up to {max(rates):.1e}"])
 
 
 def rows_part(stage: ReportedStage) -> list[Table | Sentences]:

@@ -12,10 +12,10 @@ from ft.recipe.kind import function_at
 from ft.report import answers
 from ft.report.chain import Chain, chain
 from ft.report.curves import curve_sections
-from ft.report.facts import energy, hardware, rows_part, seconds, versions, watt_hours
+from ft.report.facts import energy, hardware, rows_part, seconds, training_line, versions, watt_hours
 from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
-from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, rise
+from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, rise_warning
 from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
@@ -58,6 +58,7 @@ class StageView:
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     curve: tuple[float, ...] = ()
+    training: str = ""
 
     @property
     def state(self) -> str:
@@ -148,7 +149,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
     settings = safely(files, "settings", lambda: _settings(stage)) or []
     facts = safely(files, "facts", lambda: _stage_facts(stage)) or []
     settings_warning = safely(files, "settings", stage.settings_warning) or []
-    overfits = [warning] if (warning := rise(stage.result.numbers)) else []
+    overfits = [warning] if (warning := rise_warning(stage.result.numbers)) else []
     damage = [f"{where} is not as a stage writes it and was left out." for where in stage.result.damage]
     unfinished = _unfinished_warning(stage, files)
     warnings = [*settings_warning, *stage.unmet(), *damage, *files.problems, *unfinished, *overfits]
@@ -161,6 +162,7 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
         facts=tuple(facts),
         warnings=tuple(dict.fromkeys(warnings)),
         curve=tuple(curve),
+        training=training_line(files.lines(artifacts.METRICS), seconds(stage.result)),
     )
 
 

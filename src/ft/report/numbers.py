@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ft.figures.numbers import format_number, is_finite
+from ft.figures.training import rise
 
 HELD_OUT, LOSS = "eval loss", "training loss"
 OF_LOSS = ("perplexity", "bits_per_byte")  # the loss in other units
@@ -179,13 +180,10 @@ def _speaks_for_itself(number: Number) -> bool:
     return isinstance(number.value, int) and not isinstance(number.value, bool) and number.value != 0
 
 
-RISE = 1.02  # times the lowest eval loss; the last steps of a schedule move it by less
-
-
-def rise(metrics: Mapping[str, Any]) -> str:
+def rise_warning(metrics: Mapping[str, Any]) -> str:
     """That the eval loss was lower before the end, or nothing."""
     best, last, step = (metrics.get(f"eval_loss{end}") for end in ("_best", "", "_best_step"))
-    if not all(_is_number(value) for value in (best, last, step)) or not last > RISE * best > 0:  # type: ignore[operator]
+    if not all(_is_number(value) for value in (best, last, step)) or not rise(best, last):  # type: ignore[arg-type]
         return ""
     what = f"The eval loss was lowest at step {step:,} ({best:.3f}) and rose to {last:.3f}: it overfits from there on."
     return f"{what} Train fewer epochs, or keep the best checkpoint with `load_best_model_at_end: true`."

@@ -85,7 +85,8 @@ def _marks(text: str) -> Markup:
 def _breakable(text: str) -> Markup:
     """Names of settings and files break at their joints, where a phone is narrower than they are; numbers do not."""
     escaped = escape(text)
-    return Markup(_JOINT.sub(r"\g<0><wbr>", escaped)) if len(text) > SHORT else escaped
+    # as a str: the pieces that `sub` joins would be escaped by a Markup
+    return Markup(_JOINT.sub(r"\g<0><wbr>", str(escaped))) if len(text) > SHORT else escaped
 
 
 def _as_csv(chart: Chart) -> str:

@@ -18,7 +18,7 @@ from ft.files import read_json
 from ft.recipe.kind import function_at
 from ft.report.gather import safely
 from ft.report.judges import judge_parts
-from ft.report.numbers import rise, summary
+from ft.report.numbers import rise_warning, summary
 from ft.report.parts import Answers, PromptAnswers, Sentences
 from ft.report.rounds import list_measures, version_table
 from ft.report.run import of_plan
@@ -82,7 +82,7 @@ def show_results(stages: Sequence[PlannedStage], console: Console) -> None:
         numbers = Text(summary(planned.result.numbers, planned.stage.kind.display.summary))
         curve = Text(_curve(planned), style="cyan") if console.is_terminal else Text("")
         console.print(Text(f"{planned.name}:", style="bold"), numbers, *([curve] if curve else []))
-        if warning := rise(planned.result.numbers):
+        if warning := rise_warning(planned.result.numbers):
             console.print(Text(f"  {warning}", style="yellow"))
     models = _last_models(finished)
     evaluated = [planned for planned in models if any(p.stage.init == planned.name for p in finished)] or models

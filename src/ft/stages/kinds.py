@@ -246,7 +246,7 @@ _KINDS: dict[str, Kind] = {
         rows="documents",
         memory="ft.fit.kinds:sft",
         unsupported={},
-        front_curves=1,
+        front_curves=2,
         row_defaults={"train_on": "all"},
         families=(),
     ),
@@ -258,7 +258,7 @@ _KINDS: dict[str, Kind] = {
             rows="conversations",
             memory="ft.fit.kinds:sft",
             unsupported={},
-            front_curves=1,
+            front_curves=2,
             families=(),
             reads_pictures=True,
         )
@@ -317,7 +317,7 @@ _KINDS: dict[str, Kind] = {
         unsupported=_REWARD_UNSUPPORTED,
         leaves=frozenset({"reward_model"}),
         blocks={"reward": Owner("ft.stages.reward:RewardOptions")},
-        front_curves=3,
+        front_curves=4,
         summary=("accuracy", "steps"),
     ),
     "rloo": _rl_kind(

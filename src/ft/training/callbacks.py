@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ft.artifacts import PEAK_MEMORY, TOKENS_PER_SECOND
 from ft.files import append_lines, finite_or_none, write_lines
 from ft.models.device import peak_memory
 from ft.progress import Progress
@@ -23,6 +24,52 @@ PREFERENCES = {  # of pairs the accuracy of tokens says nothing
     "rewards/margins": "reward margin",
 }
 SCORES = {"loss": "loss", "eval_loss": "eval loss", "accuracy": "pair accuracy", "margin": "score margin"}
+
+
+class Resources(TrainerCallback):
+    """Adds to each log of training steps what they took: tokens a second of the steps since the last such log, without
+    evaluations and checkpoints between them, and the most bytes of memory there were."""
+
+    def __init__(self) -> None:
+        self.tokens: float | None = None  # counted so far; None where a run goes on, until its first log
+        self.seconds = self.started = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tokens = 0 if state.global_step == 0 else None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds += time.monotonic() - self.started
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "learning_rate" not in logs:
+            return  # of an evaluation, or the summary at the end
+        resources: dict[str, float] = {PEAK_MEMORY: peak_memory()}
+        if speed := self._tokens_per_second(logs.get("num_tokens")):
+            resources[TOKENS_PER_SECOND] = round(speed, 1)
+        for line in (logs, *state.log_history[-1:]):  # which checkpoints keep, and a resumed run writes again
+            line.update(resources)
+
+    def _tokens_per_second(self, tokens: float | None) -> float | None:
+        """Since the last call; `tokens` is how many there were in all, where that is logged."""
+        before, seconds = self.tokens, self.seconds
+        if tokens is None or not seconds:
+            return None
+        self.tokens, self.seconds = tokens, 0.0
+        return (tokens - before) / seconds if before is not None else None
 
 
 class MetricsFile(TrainerCallback):
@@ -113,7 +160,6 @@ class ShownProgress(TrainerCallback):
         self.name, self.shown = name, shown
         self.progress: Progress | None = None
         self.measures: dict[str, str] = {}
-        self.speed = _Speed()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -121,15 +167,8 @@ class ShownProgress(TrainerCallback):
         quiet = not state.is_world_process_zero
         self.progress = Progress(f"{self.name}: step", state.max_steps, state.global_step, quiet=quiet)
         self.progress.__enter__()
-        self.speed = _Speed(0 if state.global_step == 0 else None)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.speed.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.speed.end()
         if self.progress:
             self.progress.reach(state.global_step)
 
@@ -152,37 +191,13 @@ class ShownProgress(TrainerCallback):
             yield f"epoch {values['epoch']:.2f}"
         if values.get("learning_rate") is not None:
             yield f"lr {values['learning_rate']:.1e}"
-        if rate := self.speed.tokens_a_second(values.get("num_tokens")):
-            yield f"{rate:,.0f} tokens/s"
-        if memory := peak_memory():
-            yield f"{memory / 2**30:.1f} GiB"
+        if values.get(TOKENS_PER_SECOND):
+            yield f"{values[TOKENS_PER_SECOND]:,.0f} tokens/s"
+        if values.get(PEAK_MEMORY):
+            yield f"{values[PEAK_MEMORY] / 2**30:.1f} GiB"
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.progress:
             self.progress.__exit__(None, None, None)
-
-
-class _Speed:
-    """Tokens a second of the steps themselves, without evaluations and checkpoints between them.
-
-    `tokens` is what was counted when it began; None where a run goes on, whose first log tells.
-    """
-
-    def __init__(self, tokens: float | None = None) -> None:
-        self.tokens, self.seconds, self.started = tokens, 0.0, 0.0
-
-    def begin(self) -> None:
-        self.started = time.monotonic()
-
-    def end(self) -> None:
-        self.seconds += time.monotonic() - self.started
-
-    def tokens_a_second(self, tokens: float | None) -> float | None:
-        """Since the last call; `tokens` is how many there were in all, where that is logged."""
-        before, seconds = self.tokens, self.seconds
-        if tokens is None or not seconds:
-            return None
-        self.tokens, self.seconds = tokens, 0.0
-        return (tokens - before) / seconds if before is not None else None

@@ -74,7 +74,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     """The trainer with what ft records and shows while it trains: of the log, the values that `shown` names."""
     from transformers import PrinterCallback
 
-    from ft.training.callbacks import LOSSES, MetricsFile, ShownProgress
+    from ft.training.callbacks import LOSSES, MetricsFile, Resources, ShownProgress
     from ft.training.experts import log_expert_load
     from ft.training.finite import stop_at_non_finite
     from ft.training.held_out import measure_over_rows
@@ -90,7 +90,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     measure_over_rows(trainer, job.rows is not None)
     log_expert_load(trainer)
     progress = ShownProgress(job.name, shown or LOSSES)
-    for callback in (MetricsFile(job.folder / artifacts.METRICS), progress):
+    for callback in (Resources(), MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)
     carry_token_count(trainer)
     trainer.remove_callback(PrinterCallback)  # ShownProgress speaks

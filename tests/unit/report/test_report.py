@@ -129,6 +129,12 @@ def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):
     assert ("train.per_device_train_batch_size", "8", "8") not in table.rows
 
 
+def test_names_of_settings_break_at_their_joints_and_are_whole_words_for_a_reader(run):
+    page = report_page(run())
+    assert ">train.<wbr>max_<wbr>steps</td>" in page
+    assert "&lt;wbr&gt;" not in page
+
+
 def test_scores_by_topic_are_counted_from_the_answers(run):
     rows = [{"topic": "colour", "prompt": "?", "completion": "x", "score": float(n > 0)} for n in range(4)]
     (answered(run(), rows[0]) / "answers.jsonl").write_text(

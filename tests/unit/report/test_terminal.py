@@ -12,7 +12,7 @@ from rich.console import Console
 
 import tiny
 from ft.files import write_json, write_lines
-from ft.report.numbers import rise, summary
+from ft.report.numbers import rise_warning, summary
 from ft.report.terminal import show_results
 from ft.stages import STAGES
 
@@ -71,8 +71,8 @@ def test_what_was_measured_after_training_had_begun_is_not_told_as_before(said: 
 @pytest.mark.parametrize(("last", "line"), [(0.612, False), (0.705, True)])
 def test_an_eval_loss_that_rose_after_its_best_step_is_told(last: float, line: bool):
     numbers = {"eval_loss_best": 0.61, "eval_loss_best_step": 100, "eval_loss": last}
-    assert bool(rise(numbers)) == line
-    assert not line or "lowest at step 100 (0.610) and rose to 0.705" in rise(numbers)
+    assert bool(rise_warning(numbers)) == line
+    assert not line or "lowest at step 100 (0.610) and rose to 0.705" in rise_warning(numbers)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STAGES if STAGES[kind].display.summary])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import AutoModelForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
@@ -9,7 +11,7 @@ from ft import artifacts
 from ft.files import read_lines
 from ft.recipe.job import Job
 from ft.training import callbacks
-from ft.training.callbacks import ChosenFalls, MetricsFile, ShownProgress
+from ft.training.callbacks import ChosenFalls, MetricsFile, Resources, ShownProgress
 from ft.training.checkpoints import latest
 from ft.training.loop import add_callbacks
 from wording import Like
@@ -73,27 +75,34 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(arguments, capsys)
     state.global_step = 4
     shown.on_log(arguments, state, TrainerControl(), logs={"loss": 1.5, "mean_token_accuracy": 0.25, "epoch": 1})
     shown.on_log(arguments, state, TrainerControl(), logs={"train_runtime": 3.0})
-    told = capsys.readouterr().err.splitlines()
-    assert [line.rpartition("  ")[0] for line in told] == [  # the memory of this process stands last
+    assert capsys.readouterr().err.splitlines() == [
         "sft: step 0/4  eval loss 2.000",
         "sft: step 4/4  eval loss 2.000  loss 1.500  token accuracy 0.250  epoch 1.00",
     ]
 
 
-def test_the_speed_is_of_the_steps_alone(arguments, capsys, monkeypatch):
+def test_the_log_says_the_speed_of_the_steps_alone_and_the_memory(tmp_path, arguments, capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    shown, state = ShownProgress("sft"), TrainerState(global_step=0, max_steps=4)
-    shown.on_train_begin(arguments, state, TrainerControl())
-    for step in (1, 2):
-        shown.on_step_begin(arguments, state, TrainerControl())
-        now[0] += 2  # and as long an evaluation behind it
-        shown.on_step_end(arguments, state, TrainerControl())
-        now[0] += 2
-        state.global_step = step
-        logs = {"loss": 1.0, "num_tokens": 100.0 * step, "learning_rate": 8e-4}
-        shown.on_log(arguments, state, TrainerControl(), logs=logs)
-    assert ["lr 8.0e-04  50 tokens/s" in line for line in capsys.readouterr().err.splitlines()] == [True, True]
+    monkeypatch.setattr(callbacks, "peak_memory", lambda: 3 << 29)
+    state = TrainerState(global_step=0, max_steps=4)
+    every = (Resources(), MetricsFile(tmp_path / "metrics.jsonl"), ShownProgress("sft"))
+    for event in ("on_train_begin", *("on_step_begin", "on_step_end", "on_log") * 2):
+        given: dict[str, Any] = {}
+        if event == "on_step_end":
+            now[0] += 2
+            state.global_step += 1
+        if event == "on_log":
+            now[0] += 2  # as long an evaluation behind each step
+            given["logs"] = {"loss": 1.0, "num_tokens": 100.0 * state.global_step, "learning_rate": 8e-4}
+            state.log_history.append({**given["logs"], "step": state.global_step})
+        for callback in every:
+            getattr(callback, event)(arguments, state, TrainerControl(), **given)
+    assert ["lr 8.0e-04  50 tokens/s  1.5 GiB" in line for line in capsys.readouterr().err.splitlines()] == [True, True]
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [(line["tokens_per_second"], line["peak_memory"]) for line in lines] == [(50.0, 3 << 29)] * 2
+    every[1].rewrite(state)  # at a resume
+    assert read_lines(tmp_path / "metrics.jsonl") == lines
 
 
 def chosen_answers(*seen: tuple[float, float]) -> None:
