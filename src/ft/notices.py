@@ -16,6 +16,7 @@ from typing import Any
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # no library reports home; TRL does at every trainer
     "DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have begun is warned of
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ft.errors import Problems, UserError
 from ft.models.device import device_arguments, gpus
@@ -80,15 +81,15 @@ def _add_refusals(problems: Problems, check: Callable[..., object], *values: obj
 
 
 def tracker_problems(stages: Iterable[Stage]) -> Problems:
-    """Trackers that are none, that are not installed, or that have no key."""
+    """Trackers that are none, that are not installed, or that have no key or token."""
     problems = Problems()
     for stage in stages:
         for name in named_trackers(stage.blocks.get("train", {}).get("report_to")):
-            _add_tracker(name, stage.where, problems)
+            _add_tracker(name, stage.blocks["train"], stage.where, problems)
     return problems
 
 
-def _add_tracker(name: str, where: str, problems: Problems) -> None:
+def _add_tracker(name: str, train: Mapping[str, Any], where: str, problems: Problems) -> None:
     if name not in TRACKERS:
         problems.add(where, f"train.report_to: '{name}'", f"There are: none, {', '.join(TRACKERS)}.")
     elif not is_installed(name):
@@ -96,6 +97,19 @@ def _add_tracker(name: str, where: str, problems: Problems) -> None:
     elif name == "wandb" and not _wandb_can_log():
         fix = "Set WANDB_API_KEY, or WANDB_MODE=offline to keep the run on this machine."
         problems.add(where, "train.report_to: wandb has no key", fix)
+    elif name == "trackio" and (space := _space_without_token(train)):
+        fix = "Set HF_TOKEN, or leave the Space out to keep the run on this machine."
+        problems.add(where, f"train.report_to: trackio has no token for the Space '{space}'", fix)
+
+
+def _space_without_token(train: Mapping[str, Any]) -> str | None:
+    """The Space that Trackio is to write to, where nobody is logged in to the Hub."""
+    space = train.get("trackio_space_id") or os.environ.get("TRACKIO_SPACE_ID")
+    if not space:
+        return None
+    from huggingface_hub import get_token
+
+    return None if get_token() else str(space)
 
 
 def _wandb_can_log() -> bool:

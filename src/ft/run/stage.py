@@ -30,7 +30,7 @@ from ft.run.distributed import has_lost_another
 from ft.run.executor import ENDS_WITH_PARENT
 from ft.secret_files import clean, in_rows, refuse
 from ft.stages import STAGES
-from ft.training.trackers import finish as finish_trackers
+from ft.training.trackers import record_result
 from ft.versions import versions
 
 
@@ -56,11 +56,11 @@ def make_stage(job_file: Path) -> None:
             talk.print(f"{job.name}: process {os.environ['RANK']} ends, because another one has ended")
             sys.exit(1)
         raise
-    finish_trackers()
     check_files(job)
     check_model_bytes(job)
     if os.environ.get("RANK", "0") != "0":
         return
+    record_result(job, numbers)
     _no_secrets(job, numbers)
     from ft.models.device import describe
 

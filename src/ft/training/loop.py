@@ -19,7 +19,7 @@ from ft.models.processor import tokenizer_of
 from ft.recipe.batch import A_DEVICE, accumulation
 from ft.recipe.job import Job
 from ft.training.stage_trainer import StageTrainer
-from ft.training.trackers import tracker_arguments
+from ft.training.trackers import follow_runs, tracker_arguments
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -93,6 +93,7 @@ def add_callbacks(trainer: StageTrainer, job: Job, shown: Mapping[str, str] | No
     for callback in (Resources(), MetricsFile(job.folder / artifacts.METRICS), progress):
         trainer.add_callback(callback)
     carry_token_count(trainer)
+    follow_runs(trainer, job)
     trainer.remove_callback(PrinterCallback)  # ShownProgress speaks
     return trainer
 

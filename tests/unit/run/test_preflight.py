@@ -64,6 +64,14 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_package(problems):
     assert problems({"report_to": "trackio"}) == ["train.report_to: trackio is not installed. pip install trackio"]
 
 
+def test_a_space_that_nobody_is_logged_in_for_is_refused(problems, monkeypatch):
+    monkeypatch.setattr("ft.run.preflight.is_installed", lambda name: True)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert problems({"report_to": "trackio"}) == []
+    train = {"report_to": "trackio", "trackio_space_id": "me/curves"}
+    assert problems(train) == [Like("train.report_to: … token … Space 'me/curves'. Set HF_TOKEN, …")]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("key", ["bf16", "fp16", "tf32"])
 def test_half_precision_without_a_gpu_is_refused(key, problems):
