@@ -36,8 +36,9 @@ def judge_command(
     as_json: AsJson = False,
 ) -> None:
     """Which of two models answers better, and how sure that is. What is answered and judged is kept."""
+    from ft.figures.result_files import ResultFiles
     from ft.files import read_json
-    from ft.report.numbers import summary
+    from ft.report.measured import preferred_model
     from ft.tools.judge import JudgeChoice, JudgeRequest, compare, find_model
     from ft.tools.stats import file_source
 
@@ -65,4 +66,4 @@ def judge_command(
     if as_json:
         print_json({"folder": str(folder), **numbers})
     else:
-        out.print(f"{summary(numbers)}\n{folder}")
+        out.print(f"{preferred_model(ResultFiles(folder))}\n{runs / folder.parent.name / folder.name}")

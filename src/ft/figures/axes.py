@@ -52,15 +52,40 @@ def short(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def way_through(places: Sequence[tuple[float, float]], join: str = "l", end: str = "") -> str:
+    """Steps from each place to the next, in tenths that never add up to more: half as long as places are. `end` stands
+    behind each: 'h0' with the join 'm' makes dots of them."""
+    way, before = "", (0, 0)
+    for number, place in enumerate(places):
+        here = (round(10 * place[0]), round(10 * place[1]))
+        x, y = (_tenths(a - b) for a, b in zip(here, before, strict=True))
+        command = "M" if number == 0 else join if number == 1 or end else "" if x.startswith("-") else " "
+        way += f"{command}{x}{'' if y.startswith('-') else ' '}{y}{end}"
+        before = here
+    return way
+
+
+def _tenths(count: int) -> str:
+    return f"{count / 10:.1f}".removesuffix(".0").replace("0.", ".", abs(count) < 10)
+
+
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}"{}>{}</text>').format(
-        short(x), short(y), anchor, Markup(' class="{}"').format(style) if style else "", words
-    )
+    """Words with their middle, start or end at a place: the middle is what `chart.css` says of all."""
+    names = " ".join(filter(None, (anchor.removeprefix("middle"), style)))
+    attribute = Markup(' class="{}"').format(names) if names else ""
+    return Markup('<text x="{}" y="{}"{}>{}</text>').format(short(x), short(y), attribute, words)
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
     places = (short(v) for v in (x1, y1, x2, y2))
     return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(*places, style)
+
+
+def rules(ends: Iterable[tuple[float, float, float, float]], style: str) -> Markup:
+    """Straight lines in one style as one path: (x1, y1, x2, y2) each."""
+    ways = (way_through([(x1, y1), (x2, y2)]) for x1, y1, x2, y2 in ends)
+    way = "".join(ways)
+    return line(way, style) if way else Markup("")
 
 
 def line(way: str, style: str) -> Markup:
@@ -74,6 +99,11 @@ def box(x: float, y: float, width: float, height: float, style: str) -> Markup:
 
 def circle(x: float, y: float, radius: float, style: str) -> Markup:
     return Markup('<circle cx="{}" cy="{}" r="{}" class="{}"/>').format(short(x), short(y), radius, style)
+
+
+def dots(places: Sequence[tuple[float, float]], style: str) -> Markup:
+    """Lines of no length with round ends: nine bytes each, where a circle takes fifty."""
+    return line(way_through(places, "m", "h0"), style)
 
 
 # Scales of what is drawn
@@ -134,8 +164,8 @@ class Axes:
         """Grid, marks and labels."""
         if y:
             yield text(0, 9, y, "start", "name")
+        yield rules(((LEFT, self.up(value), WIDTH - RIGHT, self.up(value)) for value in self.up.marks), "grid")
         for value in self.up.marks:
-            yield rule(LEFT, self.up(value), WIDTH - RIGHT, self.up(value), "grid")
             yield text(LEFT - 6, self.up(value) + 4, tick(value, share), "end")
         yield rule(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")
         for value in self.across.marks:
@@ -155,8 +185,8 @@ class Axes:
             yield text(x, TOP - 8, f"epoch {tick(mark)}" if number == 0 else tick(mark), anchor)
 
     def path(self, points: Iterable[Point]) -> str:
-        """'M46 182L198 97': the way through the points."""
-        return "M" + "L".join(f"{short(self.across(p.x))} {short(self.up(p.y))}" for p in points)
+        """'M46 182l152-85': the way through the points."""
+        return way_through([(self.across(p.x), self.up(p.y)) for p in points])
 
     def level(self, value: float) -> Iterator[Markup]:
         """A line across at a value, where the scale reaches it."""
@@ -177,8 +207,8 @@ class Axes:
 def row_axes(across: Scale, labels: Sequence[str], x: str, share: bool) -> Iterator[Markup]:
     """The marks of a drawing with a row each label."""
     bottom = ROWS_TOP + ROW * len(labels)
+    yield rules(((across(mark), ROWS_TOP, across(mark), bottom) for mark in across.marks), "grid")
     for mark in across.marks:
-        yield rule(across(mark), ROWS_TOP, across(mark), bottom, "grid")
         yield text(across(mark), bottom + 15, tick(mark, share))
     yield text((LABELS + WIDTH - RIGHT) / 2, bottom + 33, x, style="name")
     for place, label in enumerate(labels):

@@ -27,6 +27,7 @@ from ft.figures.axes import (
     Axes,
     box,
     circle,
+    dots,
     finite_values,
     line,
     named_scale,
@@ -35,6 +36,7 @@ from ft.figures.axes import (
     row_axes,
     row_scale,
     rule,
+    rules,
     short,
     text,
     value_scale,
@@ -60,7 +62,17 @@ def colours(names: Sequence[str]) -> list[int]:
 
 def draw(chart: Chart, name: str) -> Markup:
     """The chart as an SVG element; `name` makes the ids of its title and description its own."""
-    return element(chart, name, Markup('class="chart" role="img"'))
+    return element(chart, name, Markup('class="chart" role="img"{}').format(_hover(chart)))
+
+
+def _hover(chart: Chart) -> Markup:
+    """What a page's script finds the row of the chart's table by, from where the pointer is."""
+    if isinstance(chart, charts.Lines) and not chart.places and any(series.finite_points for series in chart.series):
+        across = axes_of(chart).across
+        return Markup(' data-x="{} {}"').format(across.low, across.high)
+    if isinstance(chart, charts.RowChart):
+        return Markup(' data-row="{} {}"').format(ROWS_TOP, ROW)
+    return Markup(' data-bins=""' if isinstance(chart, charts.Histogram) else "")
 
 
 def element(chart: Chart, name: str, attributes: Markup) -> Markup:
@@ -127,9 +139,8 @@ def _line(series: charts.Series, axes: Axes, colour: int) -> Iterator[Markup]:
     if way := "".join(axes.path(run) for run in runs if len(run) > 1):
         yield line(way, f"line c{colour}{' thin' * series.thin}")
     dotted = len(series.points) < MOST_DOTTED and not series.thin
-    for run in runs:
-        for point in run if dotted or len(run) == 1 else ():
-            yield circle(axes.across(point.x), axes.up(point.y), 2.2, f"dot c{colour}")
+    if points := [point for run in runs if dotted or len(run) == 1 for point in run]:
+        yield dots([(axes.across(point.x), axes.up(point.y)) for point in points], f"dots c{colour}")
 
 
 def _band(series: charts.Series, axes: Axes, colour: int) -> Iterator[Markup]:
@@ -145,22 +156,27 @@ def _band(series: charts.Series, axes: Axes, colour: int) -> Iterator[Markup]:
 # Rows: dots and shares
 
 
-def _dots(chart: charts.Dots, name: str) -> Iterator[Markup]:
-    dots = [dot for _, row in chart.rows_of_dots for dot in row]
-    values = finite_values(v for d in dots for v in (d.value, *(interval(d.low, d.high) or ())))
+def _dots(chart: charts.Dots, _: str) -> Iterator[Markup]:
+    all_dots = [dot for _, row in chart.rows_of_dots for dot in row]
+    values = finite_values(v for d in all_dots for v in (d.value, *(interval(d.low, d.high) or ())))
     across = row_scale(values, chart.share and all(0 <= v <= 1 for v in values))
     yield from row_axes(across, chart.row_names, chart.x, chart.share)
     if chart.level is not None:
         x = across(chart.level)
         yield rule(x, ROWS_TOP, x, ROWS_TOP + ROW * len(chart.row_names), "level")
-    by_name = dict(zip(chart.names, colours(chart.names), strict=True))
+    for colour, name in zip(colours(chart.names), chart.names, strict=True):
+        placed = [(dot, y) for dot, y in _places_of_dots(chart) if dot.series == name]
+        ends = [(pair, y) for dot, y in placed if (pair := interval(dot.low, dot.high))]
+        yield rules(((across(low), y, across(high), y) for (low, high), y in ends), f"whisker c{colour}")
+        if points := [(across(dot.value), y) for dot, y in placed if math.isfinite(dot.value)]:
+            yield dots(points, f"dots large c{colour}")
+
+
+def _places_of_dots(chart: charts.Dots) -> Iterator[tuple[charts.Dot, float]]:
+    """Each dot and its height: those of a row lie close below each other."""
     for place, (_, row) in enumerate(chart.rows_of_dots):
         for number, dot in enumerate(row):
-            y = ROWS_TOP + ROW * (place + 0.5) + (number - (len(row) - 1) / 2) * min(7, 18 / len(row))
-            if ends := interval(dot.low, dot.high):
-                yield rule(across(ends[0]), y, across(ends[1]), y, f"whisker c{by_name[dot.series]}")
-            if math.isfinite(dot.value):
-                yield circle(across(dot.value), y, 3.6, f"dot c{by_name[dot.series]}")
+            yield dot, ROWS_TOP + ROW * (place + 0.5) + (number - (len(row) - 1) / 2) * min(7, 18 / len(row))
 
 
 def _shares(chart: charts.Shares, name: str) -> Iterator[Markup]:
@@ -195,16 +211,15 @@ def _histogram(chart: charts.Histogram, name: str) -> Iterator[Markup]:
 
 
 def _scatter(chart: charts.Scatter, name: str) -> Iterator[Markup]:
-    groups = [chart.finite_dots(dots) for _, dots in chart.groups]
+    groups = [chart.finite_dots(pairs) for _, pairs in chart.groups]
     axes = Axes(
-        place_scale([x for dots in groups for x, _ in dots]), value_scale([y for dots in groups for _, y in dots])
+        place_scale([x for pairs in groups for x, _ in pairs]), value_scale([y for pairs in groups for _, y in pairs])
     )
     yield from axes.draw(chart.x, chart.y, share=False)
     if chart.zero:
         yield from (*axes.level(0), *axes.place(0))
-    for colour, dots in zip(colours(chart.names), groups, strict=True):
-        # A line of no length with round ends is a dot of nine bytes; a circle takes fifty
-        yield line("".join(f"M{short(axes.across(x))} {short(axes.up(y))}h0" for x, y in dots), f"cloud c{colour}")
+    for colour, pairs in zip(colours(chart.names), groups, strict=True):
+        yield dots([(axes.across(x), axes.up(y)) for x, y in pairs], f"cloud c{colour}")
 
 
 def _heat_map(chart: charts.HeatMap, name: str) -> Iterator[Markup]:

@@ -14,7 +14,7 @@ from ft.figures.numbers import format_number, is_finite
 from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
-MOST_POINTS = 120
+MOST_POINTS, FEW_POINTS = 120, 60  # of a line; fewer where it is folded away
 SMOOTHED_FROM = 20  # values, where single batches of rows hide what the loss does
 SPAN = 10  # a smoothed value weighs those before it less by e every so many
 BOOKKEEPING = re.compile(r"step|epoch|total_flos|.*_runtime|.*_per_second|(eval_)?num_tokens|train_loss|peak_memory")
@@ -72,9 +72,8 @@ def curves(files: ResultFiles) -> Curves:
     values, epochs = logged_values(lines), _epochs_per_step(lines)
     best = _Best.of(files.blocks.get("train") or {})
     panels = [chart for panel in _panels(values, files.blocks) if (chart := _chart(panel, values, epochs, best))]
-    others = [
-        chart for key in _other_keys(values) if (chart := _chart(Panel(key, "", {"": key}), values, epochs, best))
-    ]
+    folded = (Panel(key, "", {"": key}) for key in _other_keys(values))
+    others = [chart for panel in folded if (chart := _chart(panel, values, epochs, best, FEW_POINTS))]
     held_out = values.get("eval_loss", ())
     line = held_out if len(held_out) > 1 else values.get("reward") or values.get("loss", ())
     return Curves(tuple(panels), tuple(others), tuple(point.y for point in thin_out(line, MOST_POINTS)))
@@ -162,24 +161,24 @@ def rise(best: float, last: float) -> bool:
     return last > RISE * best > 0
 
 
-def _chart(panel: Panel, values: Values, epochs: float, best: _Best) -> Lines | None:
+def _chart(panel: Panel, values: Values, epochs: float, best: _Best, most: int = MOST_POINTS) -> Lines | None:
     series = []
     for name, key in panel.keys.items():
         held_out, trained = values.get(f"eval_{key}"), values.get(key)
         if held_out:
-            series.append(Series(", ".join(filter(None, (name, "held out"))), thin_out(held_out, MOST_POINTS)))
+            series.append(Series(", ".join(filter(None, (name, "held out"))), thin_out(held_out, most)))
         if trained:
             label = ", ".join(filter(None, (name, "training rows"))) if held_out or not name else name
             is_noisy = panel.title == LOSS and len(trained) >= SMOOTHED_FROM
             if is_noisy:
-                series.append(Series(f"{label}, smoothed", thin_out(smooth(trained), MOST_POINTS)))
-            series.append(Series(label, thin_out(trained, MOST_POINTS), thin=bool(held_out) or is_noisy))
+                series.append(Series(f"{label}, smoothed", thin_out(smooth(trained), most)))
+            series.append(Series(label, thin_out(trained, most), thin=bool(held_out) or is_noisy))
     if not series:
         return None
     measured = values.get(f"eval_{best.key}", ()) if best.key in panel.keys.values() else ()
     point = best.point(measured)
     best_note = best.note(point, measured[-1]) if point else ""
-    note = " ".join(filter(None, (best_note, _thinning_note(panel, values))))
+    note = " ".join(filter(None, (best_note, _thinning_note(panel, values, most))))
     return Lines(
         panel.title, "step", panel.y, tuple(series), panel.share, panel.level, note=note, best=point, epochs=epochs
     )
@@ -196,10 +195,10 @@ def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(smoothed)
 
 
-def _thinning_note(panel: Panel, values: Values) -> str:
-    most = max(len(values.get(f"{side}{key}", ())) for key in panel.keys.values() for side in ("", "eval_"))
-    stride = -(-most // MOST_POINTS)
-    return f"Every {stride}th of {most:,} logged values." if stride > 1 else ""
+def _thinning_note(panel: Panel, values: Values, most: int) -> str:
+    longest = max(len(values.get(f"{side}{key}", ())) for key in panel.keys.values() for side in ("", "eval_"))
+    stride = -(-longest // most)
+    return f"Every {stride}th of {longest:,} logged values." if stride > 1 else ""
 
 
 def _other_keys(values: Values) -> list[str]:

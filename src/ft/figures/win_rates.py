@@ -12,14 +12,15 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
 OUTCOMES = ("wins", "ties", "losses")
+LENGTHS = {"longer": "our answer longer", "like": "of similar length", "shorter": "our answer shorter"}
 
 
 def win_rates(files: ResultFiles) -> Figures:
     """From metrics.json: win rates and outcomes of all pairs, by what they are about, and by which answer is longer."""
-    groups = _groups(files.mapping(artifacts.NUMBERS))
+    by_name = groups(files.mapping(artifacts.NUMBERS))
     dots = tuple(
         (name, (Dot("win rate", g["win_rate"], g.get("win_rate_low"), g.get("win_rate_high"), g.get("pairs")),))
-        for name, g in groups.items()
+        for name, g in by_name.items()
         if parse_number(g.get("win_rate")) is not None
     )
     if not dots:
@@ -28,7 +29,7 @@ def win_rates(files: ResultFiles) -> Figures:
     charts: list[Chart] = [Dots("Win rate", "share of pairs", dots, share=True, level=0.5, note=note)]
     counts = tuple(
         (name, tuple(float(g[outcome]) for outcome in OUTCOMES))
-        for name, g in groups.items()
+        for name, g in by_name.items()
         if all(type(g.get(outcome)) in (int, float) for outcome in OUTCOMES)
     )
     if counts:
@@ -36,8 +37,9 @@ def win_rates(files: ResultFiles) -> Figures:
     return {"judge": charts}
 
 
-def _groups(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    groups: dict[str, Mapping[str, Any]] = {"all pairs": metrics}
-    groups |= {str(name): group for name, group in (metrics.get("by") or {}).items()}
+def groups(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The outcomes of all pairs, of those about one thing, and by which answer is longer."""
+    by_name: dict[str, Mapping[str, Any]] = {"all pairs": metrics}
+    by_name |= {str(name): group for name, group in (metrics.get("by") or {}).items()}
     by_length = (metrics.get("by_length") or {}).items()
-    return groups | {f"ours {name}" + " length" * (name == "like"): group for name, group in by_length}
+    return by_name | {LENGTHS.get(name, name): group for name, group in by_length}

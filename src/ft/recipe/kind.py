@@ -65,6 +65,7 @@ class Refused:
 class Display:
     """How a report shows a stage; with nothing said, by its files: numbers, pictures, tables, lines.
 
+    verdict        function of a `figures.result_files.ResultFiles` that returns what came of it in a sentence
     sections       functions of a `figures.result_files.ResultFiles` that return sections
     headline       pattern of the number that matters, of several the last, which is the hardest; "": the first that has
                    an interval, or where the loss ended
@@ -75,6 +76,7 @@ class Display:
     working_files  what it keeps for going on after an interruption, or what stands in other files too
     """
 
+    verdict: str = ""
     sections: tuple[str, ...] = ()
     headline: str = ""
     summary: tuple[str, ...] = ()

@@ -27,11 +27,12 @@ def cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more characters)"
 
 
-def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
+def prompt_of(row: Mapping[str, Any], pictures: bool = True) -> tuple[Message, ...]:
     value = row.get("prompt", row.get("question", _before_last_answer(row.get("messages"))))
     if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
         return tuple(
-            Message(str(one.get("role", "user")), cut(text_of(one)), pictures_of_message(one)) for one in value
+            Message(str(one.get("role", "user")), cut(text_of(one)), pictures_of_message(one) if pictures else ())
+            for one in value
         )
     return (Message("user", cut(text_of(value))),)
 
@@ -67,15 +68,15 @@ def _answers(rows: Sequence[Mapping[str, Any]], show: Callable[[Mapping[str, Any
 
 
 def _evaluation_row(row: Mapping[str, Any]) -> PromptAnswers:
-    after = _side("after" if "baseline_completion" in row else "answer", row["completion"], row.get("score"))
+    after = judged_answer("after" if "baseline_completion" in row else "answer", row["completion"], row.get("score"))
     if "baseline_completion" not in row:
         return PromptAnswers(prompt_of(row), (after,))
     return PromptAnswers(
-        prompt_of(row), (_side("before", row["baseline_completion"], row.get("baseline_score")), after)
+        prompt_of(row), (judged_answer("before", row["baseline_completion"], row.get("baseline_score")), after)
     )
 
 
-def _side(name: str, text: object, score: object) -> JudgedAnswer:
+def judged_answer(name: str, text: object, score: object) -> JudgedAnswer:
     if isinstance(score, bool) or not isinstance(score, (int, float)):
         return JudgedAnswer(name, cut(text_of(text)))
     if score in (0, 1):

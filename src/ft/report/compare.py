@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
@@ -11,12 +11,14 @@ from ft.figures.charts import Chart, Dot, Dots, Lines
 from ft.figures.numbers import format_number
 from ft.report.facts import energy, hardware, seconds
 from ft.report.gather import Report, StageView, gather_report
-from ft.report.numbers import Number, duration, numbers_of
-from ft.report.parts import Answers, Charts, PromptAnswers, Section, Table
+from ft.report.numbers import Number, duration, main_numbers, numbers_of
+from ft.report.parts import Answers, Charts, Section, Table
 from ft.report.run import Run
-from ft.report.settings import UNKNOWN, format_setting
+from ft.report.settings import settings_that_differ
+from ft.report.shared_answers import shared_answers
 
 MOST_CHARTS = 8
+OTHER_ROWS = "·: the rows they were measured on differ, so losses and shares cannot be compared."
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,11 @@ class ComparedStage:
 @dataclass(frozen=True)
 class Comparison:
     runs: tuple[LetteredRun, ...]
+    numbers: Table | None
     glance: Dots | None
     overview: Table
     facts: Table
+    answers: Answers | None
     stages: tuple[ComparedStage, ...]
 
 
@@ -49,7 +53,15 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     reports = tuple(LetteredRun(letter, gather_report(run)) for letter, run in zip(ascii_uppercase, runs, strict=False))
     names = dict.fromkeys(stage.result.name for one in reports for stage in one.report.stages)
     stages = tuple(_stage(name, reports) for name in names)
-    return Comparison(reports, _glance(names, reports), _overview(names, reports), _facts(reports), stages)
+    return Comparison(
+        runs=reports,
+        numbers=_main_numbers(names, reports),
+        glance=_glance(names, reports),
+        overview=_overview(names, reports),
+        facts=_facts(reports),
+        answers=shared_answers({one.letter: one.report.run for one in reports}),
+        stages=stages,
+    )
 
 
 def _of(one: LetteredRun, name: str) -> StageView | None:
@@ -60,7 +72,28 @@ def _views(name: str, reports: Sequence[LetteredRun]) -> list[tuple[str, StageVi
     return [(one.letter, stage) for one in reports if (stage := _of(one, name)) is not None]
 
 
-def _glance(names: Mapping[str, None], reports: Sequence[LetteredRun]) -> Dots | None:
+def _main_numbers(names: Iterable[str], reports: Sequence[LetteredRun]) -> Table | None:
+    """The numbers that a run ends with, of every stage that several runs have made, with their differences."""
+    letters, rows = [one.letter for one in reports], list[tuple[str, ...]]()
+    for name in names:
+        views = [_of(one, name) for one in reports]
+        if sum(stage is not None and stage.result.state == "done" for stage in views) > 1:
+            rows += [(name, *row) for row in _number_rows(views, _main_numbers_of)]
+    if not rows:
+        return None
+    note = OTHER_ROWS if any(cell == "·" for row in rows for cell in row[2 + len(letters) :]) else ""
+    return Table(("stage", "", *_columns(letters)), tuple(rows), "Main numbers, with 95 % intervals", note=note)
+
+
+def _main_numbers_of(stage: StageView) -> list[Number]:
+    return main_numbers(stage.result.result.numbers, stage.result.display.summary)
+
+
+def _columns(letters: Sequence[str]) -> list[str]:
+    return [*letters, *(f"{letter} − {letters[0]}" for letter in letters[1:])]
+
+
+def _glance(names: Iterable[str], reports: Sequence[LetteredRun]) -> Dots | None:
     """The main number of each stage that measures a share, a dot a run."""
     rows = []
     for name in names:
@@ -72,28 +105,27 @@ def _glance(names: Mapping[str, None], reports: Sequence[LetteredRun]) -> Dots |
     return Dots("What was measured, with 95 % intervals", "share", tuple(rows), share=True) if rows else None
 
 
-def _overview(names: Mapping[str, None], reports: Sequence[LetteredRun]) -> Table:
-    def cell(stage: StageView | None) -> str:
-        if stage is None:
-            return "·"
-        words = [stage.took or stage.state, *([f"{stage.number.label} {stage.number.text}"] if stage.number else [])]
-        return ", ".join(words)
-
+def _overview(names: Iterable[str], reports: Sequence[LetteredRun]) -> Table:
     rows = []
     for name in names:
         views = [stage.result for _, stage in _views(name, reports) if stage.result.state == "done"]
         shared = "the same result" if len(views) == len(reports) and len({r.fingerprint for r in views}) == 1 else ""
-        rows.append((name, *(cell(_of(one, name)) for one in reports), shared))
-    return Table(("stage", *(one.letter for one in reports), ""), tuple(rows), "Stages side by side", numeric=False)
+        stages = [_of(one, name) for one in reports]
+        rows.append((name, *(stage.took or stage.state if stage else "·" for stage in stages), shared))
+    return Table(("stage", *(one.letter for one in reports), ""), tuple(rows), "Stages and their time", numeric=False)
 
 
 def _facts(reports: Sequence[LetteredRun]) -> Table:
     def of(run: Run) -> tuple[str, ...]:
         took = sum(seconds(result) or 0.0 for result in run.results)
-        seed = "·" if run.seed is None else str(run.seed)
+        seeds = (
+            [run.seed]
+            if run.seed is not None
+            else [result.key["seed"] for result in run.results if result.key.get("seed")]
+        )
         return (
-            run.name,
-            seed,
+            run.title,
+            ", ".join(map(str, sorted(set(seeds)))) or "·",
             run.repeat or "·",
             hardware(run.results) or "·",
             duration(took),
@@ -103,7 +135,8 @@ def _facts(reports: Sequence[LetteredRun]) -> Table:
     columns = [of(one.report.run) for one in reports]
     labels = ("run", "seed", "command", "hardware", "time", "energy")
     rows = tuple((label, *(column[place] for column in columns)) for place, label in enumerate(labels))
-    return Table(("", *(one.letter for one in reports)), rows, "The runs", numeric=False)
+    known = tuple(row for row in rows if set(row[1:]) != {"·"})
+    return Table(("", *(one.letter for one in reports)), known, "The runs", numeric=False)
 
 
 def _stage(name: str, reports: Sequence[LetteredRun]) -> ComparedStage:
@@ -112,56 +145,40 @@ def _stage(name: str, reports: Sequence[LetteredRun]) -> ComparedStage:
     same = shared and all(stage.result.state == "done" for _, stage in views)
     parts: list[Section] = []
     if len(views) > 1 and not shared:
-        tables = [table for table in (_settings(views), _numbers(views)) if table]
-        parts += [Section("What differs", tuple(tables))] if tables else []
+        settings, numbers = settings_that_differ([(letter, stage.result) for letter, stage in views]), _numbers(views)
+        parts += [Section("What differs", (settings,))] if settings else []
         charts = tuple(_charts(views))[:MOST_CHARTS]
         parts += [Section("Curves", (Charts(charts),))] if charts else []
-        answers = _answers(views)
-        parts += [Section("Answers", (answers,))] if answers else []
+        parts += [Section("All numbers", (numbers,), folded=True)] if numbers else []
     return ComparedStage(name, views[0][1].result.kind, same, tuple(parts))
-
-
-def _settings(views: Sequence[tuple[str, StageView]]) -> Table | None:
-    """Everything that decides the results and is not the same in all."""
-    keys = [dict(flat(stage.result.key)) for _, stage in views]
-    names = dict.fromkeys(name for key in keys for name in key)
-    rows = []
-    for name in names:
-        values = [key.get(name, UNKNOWN) for key in keys]
-        if any(value != values[0] for value in values):
-            rows.append((name, *(format_setting(value)[:80] for value in values)))
-    head = ("setting", *(letter for letter, _ in views))
-    return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
-
-
-def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('train.beta', 0.1) for every leaf of nested mappings and lists; stages above are named by their fingerprints."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list) and value and isinstance(value[0], (Mapping, list)):
-        for place, inner in enumerate(value, 1):
-            yield from flat(inner, f"{prefix}[{place}]")
-    else:
-        yield prefix, value
 
 
 def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
     """Every number of all runs, and by how much the others differ from the first."""
-    by_run = [{n.name: n for n in numbers_of(stage.result.result.numbers)} for _, stage in views]
-    names = dict.fromkeys(name for numbers in by_run for name in numbers)
-    letters = [letter for letter, _ in views]
-    comparable = [_measured_on(stage) == _measured_on(views[0][1]) for _, stage in views]
-    rows = []
-    for name in names:
+    stages = [stage for _, stage in views]
+    rows = tuple(_number_rows(stages, lambda stage: numbers_of(stage.result.result.numbers)))
+    note = "" if _comparable(stages) else OTHER_ROWS
+    head = ("", *_columns([letter for letter, _ in views]))
+    return Table(head, rows, "Numbers, with 95 % intervals", note=note) if rows else None
+
+
+def _number_rows(
+    stages: Sequence[StageView | None], choose: Callable[[StageView], Sequence[Number]]
+) -> Iterator[tuple[str, ...]]:
+    """(label, number of each run, difference of each but the first from the first), a row a number."""
+    by_run = [{n.name: n for n in choose(stage)} if stage else {} for stage in stages]
+    first = stages[0]
+    alike = [bool(first and stage and _measured_on(stage) == _measured_on(first)) for stage in stages[1:]]
+    for name in dict.fromkeys(name for numbers in by_run for name in numbers):
         values = [numbers.get(name) for numbers in by_run]
-        label = next(n.label for n in values if n)
-        pairs = zip(values[1:], comparable[1:], strict=True)
+        label = next(number.label for number in values if number)
+        pairs = zip(values[1:], alike, strict=True)
         differences = [_difference(values[0], n) if same or (n and type(n.value) is int) else "·" for n, same in pairs]
-        rows.append((label, *map(_cell, values), *differences))
-    head = ("", *letters, *(f"{letter} − {letters[0]}" for letter in letters[1:]))
-    note = "" if all(comparable) else "The rows they were measured on differ: losses and shares cannot be compared."
-    return Table(head, tuple(rows), "Numbers, with 95 % intervals", note=note) if rows else None
+        yield label, *map(_cell, values), *differences
+
+
+def _comparable(stages: Sequence[StageView]) -> bool:
+    return all(_measured_on(stage) == _measured_on(stages[0]) for stage in stages)
 
 
 def _measured_on(stage: StageView) -> tuple[Any, ...]:
@@ -223,20 +240,3 @@ def _beside(charts: Sequence[tuple[str, Dots]]) -> Dots:
 
 def _series_name(letter: str, name: str) -> str:
     return letter if name in ("after", "score") else f"{letter} {name}"
-
-
-def _answers(views: Sequence[tuple[str, StageView]]) -> Answers | None:
-    """Prompts that all runs show, with the newest answer of each."""
-    by_run: list[dict[Any, PromptAnswers]] = []
-    for _, stage in views:
-        parts = [part for section in stage.sections for part in section.parts if isinstance(part, Answers)]
-        by_run.append({row.prompt: row for part in parts[:1] for row in part.rows if row.prompt and row.sides})
-    shared = [prompt for prompt in by_run[0] if all(prompt in rows for rows in by_run[1:])]
-    letters = [letter for letter, _ in views]
-    rows = tuple(
-        PromptAnswers(
-            p, tuple(replace(rows[p].sides[-1], name=letter) for letter, rows in zip(letters, by_run, strict=True))
-        )
-        for p in shared
-    )
-    return Answers(rows) if rows else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ft import artifacts
@@ -16,7 +16,7 @@ from ft.report.facts import energy, hardware, rows_part, seconds, training_line,
 from ft.report.generic import numbers_table, other_files
 from ft.report.masks import masked_rows
 from ft.report.numbers import HELD_OUT, LOSS, Number, duration, main_number, numbers_of, rise_warning
-from ft.report.parts import Answers, DialogueText, Section, Sentences, Table
+from ft.report.parts import Answers, DialogueText, Part, Section, Sentences, Table
 from ft.report.rounds import fold_rounds, rounds_sections
 from ft.report.run import ReportedStage, Run
 from ft.report.settings import settings_table, short_path, sources_table
@@ -25,6 +25,7 @@ from ft.training.trackers import places_to_look
 
 STATES = {"done": "done", "unfinished": "unfinished", "absent": "pending"}
 MOST_CARDS, FEW_CARDS = 6, 3
+SAMPLES = 3  # prompts whose answers stand at the top
 
 T = TypeVar("T")
 SectionMaker = Callable[[ResultFiles], list[Section]]
@@ -59,6 +60,7 @@ class StageView:
     warnings: tuple[str, ...]
     curve: tuple[float, ...] = ()
     training: str = ""
+    verdict: str = ""
 
     @property
     def state(self) -> str:
@@ -95,6 +97,15 @@ class Report:
     problems: tuple[tuple[str, str], ...] = field(default=())
 
     @property
+    def subject(self) -> StageView | None:
+        """The stage that it is about, where it is of a single result."""
+        return next((stage for stage in self.stages if stage.result.name == self.run.subject), None)
+
+    @property
+    def other_stages(self) -> tuple[StageView, ...]:
+        return tuple(stage for stage in self.stages if stage is not self.subject)
+
+    @property
     def finished(self) -> str:
         """When the last of its stages was, or nothing."""
         results = [stage.result.result for stage in self.stages if stage.result.result.done]
@@ -126,6 +137,8 @@ def gather_report(run: Run) -> Report:
     model = next((short_path(r.model) for r in run.stages if r.model), "")
     stages = tuple(_stage(stage, run) for stage in run.stages)
     main_stages = [stage for stage in stages if stage.result in run.main_stages]
+    samples = () if run.subject else tuple(_samples(main_stages))
+    stages = tuple(_without_samples(stage, samples) for stage in stages)
     rows, by_name = fold_rounds(run), {stage.result.name: stage for stage in stages}
     return Report(
         run=run,
@@ -134,7 +147,7 @@ def gather_report(run: Run) -> Report:
         chain_rows=tuple(ChainView(row.stage.name, by_name[row.newest], row.rounds) for row in rows),
         stages=stages,
         cards=tuple(_cards(main_stages)),
-        samples=tuple(_samples(main_stages)),
+        samples=samples,
         facts=tuple(_facts(run)),
         versions=versions(run.results),
         rounds=tuple(rounds_sections(run)),
@@ -162,6 +175,9 @@ def _stage(stage: ReportedStage, run: Run) -> StageView:
         facts=tuple(facts),
         warnings=tuple(dict.fromkeys(warnings)),
         curve=tuple(curve),
+        verdict=safely(files, "verdict", lambda: function_at(stage.display.verdict)(files)) or ""
+        if stage.display.verdict and stage.result.done
+        else "",
         training=training_line(files.lines(artifacts.METRICS), seconds(stage.result)),
     )
 
@@ -210,7 +226,7 @@ def safely(files: ResultFiles, name: str, make: Callable[[], T]) -> T | None:
 
 def _settings(stage: ReportedStage) -> list[Section]:
     tables = [table for table in (settings_table(stage), sources_table(stage)) if table]
-    return [Section("Settings and data", tuple(tables))] if tables else []
+    return [Section("Settings and data", tuple(tables), folded=True)] if tables else []
 
 
 def _stage_facts(stage: ReportedStage) -> list[tuple[str, str]]:
@@ -272,10 +288,31 @@ def _samples(stages: Sequence[StageView]) -> list[tuple[str, Answers | DialogueT
         for section in stage.sections:
             for part in section.parts:
                 if isinstance(part, Answers) and not any(isinstance(p, Answers) for _, p in samples):
-                    samples.append((stage.result.name, Answers(part.rows[:3], "")))
+                    samples.append((stage.result.name, Answers(part.rows[:SAMPLES])))
                 if isinstance(part, DialogueText) and not any(isinstance(p, DialogueText) for _, p in samples):
                     samples.append((stage.result.name, part))
     return samples
+
+
+def _without_samples(stage: StageView, samples: Sequence[tuple[str, Answers | DialogueText]]) -> StageView:
+    """The stage without what stands at the top of the page already."""
+    at_top = [part for name, part in samples if name == stage.result.name]
+    if not at_top:
+        return stage
+    sections = []
+    for section in stage.sections:
+        parts = [rest for part in section.parts if (rest := _rest(part, at_top))]
+        sections += [replace(section, parts=tuple(parts))] if parts else []
+    return replace(stage, sections=tuple(sections))
+
+
+def _rest(part: Part, at_top: Sequence[Answers | DialogueText]) -> Part | None:
+    if not isinstance(part, Answers):
+        return None if part in at_top else part
+    if Answers(part.rows[:SAMPLES]) not in at_top:
+        return part
+    note = f"{part.note} The first {SAMPLES} stand at the top.".strip()
+    return Answers(part.rows[SAMPLES:], note) if part.rows[SAMPLES:] else None
 
 
 def headline(card: NumberCard) -> str:

@@ -166,12 +166,16 @@ def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tu
 
 
 def summary(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> str:
-    """The numbers that matter in a line, SHOWN at most: those that the patterns `names` name, in their order and of
-    several the last, which is the hardest; without patterns the first that are compared or sure, then counts."""
+    """The numbers that matter in a line."""
+    return ", ".join(number.words for number in main_numbers(metrics, names))
+
+
+def main_numbers(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> list[Number]:
+    """SHOWN numbers at most: those that the patterns `names` name, in their order and of several the last, which is the
+    hardest; without patterns the first that are compared or sure, then counts."""
     numbers = numbers_of(metrics)
     named = [matches[-1] for name in names if (matches := [n for n in numbers if re.fullmatch(name, n.name)])]
-    chosen = named or [number for number in numbers if _speaks_for_itself(number)]
-    return ", ".join(number.words for number in chosen[:SHOWN])
+    return (named or [number for number in numbers if _speaks_for_itself(number)])[:SHOWN]
 
 
 def _speaks_for_itself(number: Number) -> bool:

@@ -1,14 +1,13 @@
-"""Pages of one file each: nothing to load, light and dark as the reader's screen is; no script but in the index."""
+"""Pages of one file each: nothing to load, light and dark as the reader's screen is. All is there without a script; one
+of a few lines shows values under the pointer and saves tables, and the index has one that sorts and filters."""
 
 from __future__ import annotations
 
-import csv
 import re
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
-from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,6 @@ from ft.tools.show import RowsView, visible_tokens
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 PICTURE = re.compile(r"(data:image/(?:png|svg\+xml);base64,[A-Za-z0-9+/=]+)")
-NOTHING = "·"  # in a table, of what has no value
-GROUPED = re.compile(r"(?<=\d),(?=\d{3}\b)")
 SHORT = 12  # characters that never need to break
 _JOINT = re.compile(r"[_/]|\.(?!\d)|(?<!\d)\.")
 
@@ -59,7 +56,7 @@ def _environment() -> Environment:
         "legend": legend,
         "small": _small,
     }
-    environment.filters |= {"marks": _marks, "breakable": _breakable, "as_csv": _as_csv}
+    environment.filters |= {"marks": _marks, "breakable": _breakable}
     return environment
 
 
@@ -89,14 +86,6 @@ def _breakable(text: str) -> Markup:
     return Markup(_JOINT.sub(r"\g<0><wbr>", str(escaped))) if len(text) > SHORT else escaped
 
 
-def _as_csv(chart: Chart) -> str:
-    """A link within the page to a chart's table as a file, with numbers as programs read them."""
-    table = StringIO()
-    rows = ([GROUPED.sub("", cell) if cell != NOTHING else "" for cell in row] for row in chart.rows)
-    csv.writer(table, lineterminator="\n").writerows([chart.head, *rows])
-    return "data:text/csv;charset=utf-8," + quote(printable(table.getvalue()), ",:")
-
-
 def report_page(run: Run) -> str:
     """The report of a run; the same files give the same bytes."""
     took = sum(seconds(result) or 0.0 for result in run.results)
@@ -119,15 +108,13 @@ def comparison_page(runs: Sequence[Run]) -> str:
 def index_page(runs: Path) -> str:
     """All results of a runs folder in one table, newest first, which a script sorts and filters."""
     rows = [_index_row(result) for result in reversed(entries(runs))]
-    script = _style("index.js")
     return _page(
         "index.html.jinja",
         rows=rows,
         recipes=len({row["recipe"] for row in rows}),
         columns=("recipe", "stage", "kind", "state", "when", "time", "numbers", "ID"),
         style=Markup(colours_css()) + _style("style.css", "report.css", "index.css"),
-        script=script,
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        **_script("index.js"),
     )
 
 
@@ -149,7 +136,13 @@ def _render(template: str, **values: Any) -> str:
         return draw(chart, f"chart-{next(numbers)}")
 
     style = Markup(colours_css() + chart_css()) + _style("style.css", "report.css")
-    return _page(template, draw=draw_chart, style=style, **values)
+    return _page(template, draw=draw_chart, style=style, **_script("charts.js"), **values)
+
+
+def _script(name: str) -> dict[str, str]:
+    """A script, and the hash by which the page's policy lets it run, and no other."""
+    script = _style(name)
+    return {"script": script, "script_hash": b64encode(sha256(script.encode()).digest()).decode()}
 
 
 def _page(template: str, **values: Any) -> str:

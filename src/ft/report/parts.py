@@ -13,6 +13,17 @@ from ft.figures.charts import Chart
 HALF_PAGE = 64  # characters, the space between columns not counted
 
 
+class Cell(str):
+    """Text of a table with what is said of it where a pointer rests: a hash."""
+
+    hint: str
+
+    def __new__(cls, text: str, hint: str) -> Cell:
+        cell = super().__new__(cls, text)
+        cell.hint = hint
+        return cell
+
+
 @dataclass(frozen=True)
 class Table:
     """Sentences and numbers; all columns but the first are right-aligned where `numeric`."""

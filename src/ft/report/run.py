@@ -81,6 +81,7 @@ class ReportedStage:
 class Run:
     """A chain of stages: a recipe's, or what stands in a folder. `repeat` is the command that makes it again.
 
+    subject     the stage it is about, where it is of a single result and those this was made from
     rounds      those of the recipe
     not_needed  stage of a later round → why it is not made
     """
@@ -92,6 +93,13 @@ class Run:
     skipped: tuple[str, ...] = ()
     rounds: tuple[Rounds, ...] = ()
     not_needed: Mapping[str, str] = field(default_factory=dict)
+    subject: str = ""
+
+    @property
+    def title(self) -> str:
+        """'tiny-chat', or 'sft of tiny-chat' of a single result."""
+        stage = self.get(self.subject)
+        return f"{self.subject} of {stage.result.folder.parent.name}" if stage else self.name
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -166,7 +174,8 @@ def of_folder(path: Path) -> Run:
     """The results of a run's folder, the newest of each stage; or of one stage's folder, with those it is made from."""
     folder = path.resolve()
     if Result(folder).job:
-        return Run(folder.name, tuple(map(_of_result, _with_parents(Result(folder)))))
+        result = Result(folder)
+        return Run(folder.name, tuple(map(_of_result, _with_parents(result))), subject=result.stage)
     newest: dict[str, Result] = {}
     for file in sorted(folder.glob(f"*/{artifacts.JOB}"), key=lambda file: (file.stat().st_mtime, file)):
         if ".old-" not in file.parent.name:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ft import artifacts
 from ft.files import read_json
 from ft.recipe.check import defaults
-from ft.report.parts import Table
+from ft.report.parts import Cell, Table
 from ft.report.run import ReportedStage
 from ft.stages import STAGES
 
@@ -47,23 +48,87 @@ def format_setting(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+NOT_OPTIONS = ("path", "format", "sha256")
+
+
 def sources_table(stage: ReportedStage) -> Table | None:
-    """Where rows come from, and how they are read; the hash of each source that is a file."""
-    keys = stage.key.get("data") or [{}] * len(stage.data)
+    """Where rows come from, and how they are read; the hash of each source that is a file as its hint."""
     rows = []
+    for name, source in zip(sources(stage), stage.data, strict=False):
+        options = (f"{k} {format_setting(v)}" for k, v in source.items() if k not in NOT_OPTIONS and v is not None)
+        rows.append((name, str(source.get("format", "·")), ", ".join(options)))
+    return Table(("source", "format", "options"), tuple(rows), "Data", numeric=False) if rows else None
+
+
+def sources(stage: ReportedStage) -> list[Cell]:
+    """The name of each source of rows, with the hashes of its files as a hint."""
+    keys = stage.key.get("data") or [{}] * len(stage.data)
+    names = []
     for source, key in zip(stage.data, keys, strict=False):
-        files = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
-        options = ", ".join(
-            f"{k} {format_setting(v)}" for k, v in source.items() if k not in ("path", "format") and v is not None
-        )
-        rows.append((short_path(source["path"]), str(source.get("format", "·")), options, ", ".join(files) or "·"))
-    head = ("source", "format", "options", "hash")
-    return Table(head, tuple(rows), "Data", numeric=False) if rows else None
+        hashes = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
+        names.append(Cell(short_path(source["path"]), f"SHA-256 {', '.join(hashes)}" if hashes else ""))
+    return names
+
+
+def settings_that_differ(stages: Sequence[tuple[str, ReportedStage]]) -> Table | None:
+    """Everything that decides the results and is not the same in all, a column a run by its letter: data by files and
+    rows, other results by their stages, and hashes as hints alone."""
+    columns = [_deciding(letter, stage) for letter, stage in stages]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = []
+    for name in names:
+        values = [column.get(name, Cell("·", "")) for column in columns]
+        if len({(value, value.hint) for value in values}) > 1:
+            rows.append((name, *_told_apart(values)))
+    head = ("setting", *(letter for letter, _ in stages))
+    return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
+
+
+def _deciding(letter: str, stage: ReportedStage) -> dict[str, Cell]:
+    names = sources(stage)
+    decisive = {"data": Cell(", ".join(names), "; ".join(name.hint for name in names))} if names else {}
+    counts = {side: of.get("rows", 0) for side, of in stats_of(stage).items() if side in ("train", "eval")}
+    if counts:
+        decisive["rows"] = Cell(", ".join(f"{count:,} {ROWS[side]}" for side, count in counts.items()), "")
+    parents = {role: name for name, role in stage.links}
+    for name, value in flat(stage.key):
+        if re.fullmatch(r"data(\[\d+\])?\.files|data\[\d+\]\.files\[\d+\]", name):
+            continue
+        text = format_setting(value)
+        if re.fullmatch(r"[0-9a-f]{12,64}", text):
+            source = short_path(stage.model or "") if name.startswith("model") else ""
+            decisive[name] = Cell(parents.get(name.removeprefix("inputs."), source), text)
+        else:
+            decisive[name] = Cell(text[:80], "")
+    return decisive
+
+
+ROWS = {"train": "trained", "eval": "held out"}
+
+
+def _told_apart(values: Sequence[Cell]) -> list[Cell]:
+    """Those whose text is another's, though they are not the same, say so."""
+    cells: list[Cell] = []
+    for value in values:
+        same_text = any(value == other and value.hint != other.hint for other in cells)
+        cells.append(Cell(f"{value} (another version)".lstrip(), value.hint) if same_text else value)
+    return cells
+
+
+def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('train.beta', 0.1) for every leaf of nested mappings and lists; stages above are named by their fingerprints."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], (Mapping, list)):
+        for place, inner in enumerate(value, 1):
+            yield from flat(inner, f"{prefix}[{place}]")
+    else:
+        yield prefix, value
 
 
 def _hash(file: object) -> str:
-    text = file[-1] if isinstance(file, list) and file else file
-    return str(text)[:12]
+    return str(file[-1] if isinstance(file, list) and file else file)
 
 
 def short_path(path: str) -> str:

@@ -457,6 +457,7 @@ _KINDS: dict[str, Kind] = {
         infers=True,
         memory="ft.fit.answering:judging",
         display=Display(
+            verdict="ft.report.measured:preferred_model",
             sections=("ft.report.measured:win_rates", "ft.report.answers:verdicts"),
             headline="win_rate",
             summary=("win_rate", "wins", "losses"),

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from ft.figures.axes import Scale, ticks
+from ft.figures.axes import Scale, ticks, way_through
 from ft.figures.charts import (
     Chart,
     Dot,
@@ -128,7 +128,7 @@ def test_what_is_not_finite_is_left_out_of_the_drawing_and_said(chart):
 def test_a_line_has_a_gap_where_a_value_is_missing():
     values = (2.0, 1.0, NAN, 1.0, 0.0)
     chart = Lines("Loss", "step", "nats", (Series("", tuple(map(Point, range(5), values))),))
-    assert tree(draw(chart, "c")).find("path").attrib["d"].count("M") == 2
+    assert tree(draw(chart, "c")).find("path[@class='line c0']").attrib["d"].count("M") == 2
     assert chart.caption == "1 value is not finite and not drawn."
     assert chart.rows[2] == ["2", "not a number"]
     assert chart.description == "Loss: from 2.000 at step 0 to 0 at step 4, between 0 and 2.000."
@@ -138,9 +138,18 @@ def test_a_line_has_a_gap_where_a_value_is_missing():
 
 
 def test_a_known_series_stands_at_known_places():
-    assert axes_of(LOSS).path(LOSS.series[0].points) == "M46 22L198 107L350 192"
+    assert axes_of(LOSS).path(LOSS.series[0].points) == "M46 22l152 85 152 85"
     assert LOSS.description == "held out: from 2.000 at step 0 to 0 at step 100, between 0 and 2.000."
     assert LOSS.rows == [["0", "2.000"], ["50", "1.000"], ["100", "0"]]
+
+
+def test_steps_of_a_path_are_short_and_end_where_their_places_are():
+    places = [(0.0, 10.0), (0.1, 9.9), (100.33, 9.9), (50.0, -0.04), (50.0, 60.25)]
+    way = way_through(places)
+    assert way == "M0 10l.1-.1 100.2 0-50.3-9.9 0 60.2"
+    steps = [float(step) for step in re.findall(r"-?(?:\d*\.\d|\d+)", way)]
+    ends = (sum(steps[::2]), sum(steps[1::2]))
+    assert ends == pytest.approx((50.0, 60.2))
 
 
 def test_a_scale_maps_its_ends_and_what_lies_between():
@@ -185,7 +194,7 @@ def test_steps_are_whole():
 
 def test_intervals_are_drawn_and_told():
     band = tree(draw(CHARTS["bands"], "c")).find("path[@class='band c0']")
-    assert band.attrib["d"] == "M46 22L350 90L350 124L46 39Z"
+    assert band.attrib["d"] == "M46 22l304 68 0 34-304-85Z"
     assert CHARTS["bands"].rows[1] == ["2", "50.0% (40.0% to 60.0%)"]
 
 
@@ -197,14 +206,15 @@ def test_the_interval_of_a_single_point_is_a_whisker():
 
 def test_dots_and_whiskers_stand_where_their_values_are():
     root = tree(draw(CHARTS["dots"], "c"))
-    assert [circle.attrib["cx"] for circle in root.findall("circle")] == ["112", "227"]
-    assert [root.find("line[@class='whisker c0']").attrib[name] for name in ("x1", "x2")] == ["169.5", "284.5"]
+    dots = [root.find(f"path[@class='dots large c{colour}']").attrib["d"] for colour in (5, 0)]
+    assert dots == ["M112 19.5h0", "M227 26.5h0"]
+    assert root.find("path[@class='whisker c0']").attrib["d"] == "M169.5 26.5l115 0"
     assert CHARTS["dots"].rows == [["sum", "0.0%", "50.0% (25.0% to 75.0%) of 12"]]
 
 
 def test_a_histogram_shows_shares_of_each_group():
-    steps = tree(draw(CHARTS["histogram"], "c")).findall("path")
-    assert steps[0].attrib["d"] == "M46 192L46 138.9L198 138.9L198 32.6L350 32.6L350 192"
+    steps = tree(draw(CHARTS["histogram"], "c")).findall("path[@class='steps c0']")
+    assert steps[0].attrib["d"] == "M46 192l0-53.1 152 0 0-106.3 152 0 0 159.4"
     assert CHARTS["histogram"].description == "safe: 4, most between 1.000 and 2.000."
 
 
@@ -215,8 +225,8 @@ def test_values_are_counted_in_bins_that_hold_the_least_and_the_greatest():
 
 
 def test_a_scatter_has_a_dot_for_every_pair():
-    cloud = tree(draw(CHARTS["scatter"], "c")).find("path")
-    assert cloud.attrib["d"] == "M46 22h0M350 192h0"
+    cloud = tree(draw(CHARTS["scatter"], "c")).find("path[@class='cloud c0']")
+    assert cloud.attrib["d"] == "M46 22h0m304 170h0"
 
 
 def test_parts_of_a_whole_fill_the_bar():

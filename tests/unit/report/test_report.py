@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
+import hashlib
 import json
 import re
 import shutil
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -23,12 +22,13 @@ from ft.figures.charts import Dots, Lines, Point, Series
 from ft.figures.numbers import format_number
 from ft.figures.svg_file import figure_file
 from ft.files import read_json, write_json
-from ft.report.compare import compare_runs, flat
+from ft.report.compare import compare_runs
 from ft.report.gather import gather_report
 from ft.report.numbers import duration, main_number, numbers_of
 from ft.report.page import comparison_page, report_page, write
 from ft.report.parts import Answers, Charts, MaskedRows, Picture
 from ft.report.run import ReportedStage, Run, is_current, of_folder, of_plan
+from ft.report.settings import flat
 from ft.result import Result
 from ft.stages import STAGES
 from wording import Like
@@ -89,14 +89,11 @@ def test_curves_are_the_lines_of_the_metrics_file(run):
     assert drawn["training rows"] == [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_a_charts_table_can_be_saved_from_the_page(run):
-    page, name = report_page(run()), "Loss.csv"
-    link = re.search(rf'download="{name}" href="data:text/csv;charset=utf-8,([^"]+)"', page)
-    assert link
-    head, *rows = csv.reader(unquote(link[1]).splitlines())
-    loss = next(chart for chart in parts(run(), 0, Lines) if chart.title == "Loss")
-    assert head == loss.head
-    assert [[cell or "·" for cell in row] for row in rows] == loss.rows
+def test_the_only_script_of_a_page_is_the_one_its_policy_names(run):
+    page = report_page(run())
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert page.count("<script") == 1
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in page
 
 
 def test_the_contents_name_places_of_the_page(run):
@@ -131,7 +128,7 @@ def test_settings_are_those_that_differ_from_the_class(run, made, tmp_path):
 
 def test_names_of_settings_break_at_their_joints_and_are_whole_words_for_a_reader(run):
     page = report_page(run())
-    assert ">train.<wbr>max_<wbr>steps</td>" in page
+    assert ">train.<wbr>max_<wbr>steps<" in page
     assert "&lt;wbr&gt;" not in page
 
 
@@ -194,14 +191,14 @@ def test_what_rows_and_models_say_is_escaped(run):
     row = {"topic": EVIL, "prompt": [{"role": EVIL, "content": EVIL}], "completion": EVIL, "score": 1.0}
     answered(run(), {**row, "baseline_completion": EVIL, "baseline_score": 0.0})
     page = report_page(run())
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert "<b onclick" not in page
     assert page.count("{{ 7 * 7 }} {% raw %}") >= 3  # as it was written, not as a template reads it
 
 
 def test_the_page_names_no_other_file(run):
     page = report_page(run())
-    assert not any(word in page for word in ("http:", "https:", 'src="/', "@import", "url(", "<link", "<script"))
+    assert not any(word in page for word in ("http:", "https:", 'src="/', "@import", "url(", "<link", "<script src"))
     assert 'content="default-src &#39;none&#39;; style' in page
 
 
@@ -339,6 +336,20 @@ def test_a_requirement_that_is_not_met_is_said_first(tmp_path):
     )
 
 
+def test_answers_that_stand_at_the_top_do_not_stand_twice(run):
+    row = {"prompt": "say it", "completion": "an answer", "score": 1.0}
+    folder = answered(run(), row, answer=0.5)
+    lines = (json.dumps({**row, "completion": f"answer {n}."}) + "\n" for n in range(5))
+    (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_json(
+        folder / "dialogue.json", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello."}]
+    )
+    page = report_page(run())
+    assert [page.count(f">answer {n}.<") for n in range(5)] == [1] * 5
+    assert page.count(">hello.<") == 1
+    assert page.index(">answer 2.<") < page.index('id="stage-evaluate"') < page.index(">answer 3.<")
+
+
 def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
     fixed = {"prompt": [{"role": "user", "content": "hi"}], "reward": 0.5, "rewards": {"kind": 0.25}, "kl": None}
     rows = [
@@ -352,6 +363,30 @@ def test_rollouts_show_the_same_prompt_at_the_start_and_at_the_end(tmp_path):
     assert [(side.name, side.text) for side in ends.rows[0].sides] == [("step 0", "eval 0"), ("step 9", "eval 9")]
     assert [row.sides[0].text for row in sampled.rows] == ["train 0", "train 5", "train 9"]
     assert sampled.rows[0].sides[0].verdict == "kind 0.250, length 3, reward 0.500"
+
+
+@pytest.mark.parametrize(
+    ("rate", "low", "high", "verdict"),
+    [
+        (0.96, 0.93, 0.98, "dpo is preferred to sft: dpo wins 96.0% of 40 pairs"),
+        (0.04, 0.02, 0.07, "sft is preferred to dpo: dpo wins 4.0% of 40 pairs"),
+        (0.62, 0.48, 0.73, "Neither dpo nor sft is clearly preferred: dpo wins 62.0% of 40 pairs"),
+    ],
+)
+def test_the_page_of_a_judge_begins_with_its_verdict_and_the_interval(tmp_path, rate, low, high, verdict):
+    numbers = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high, "pairs": 40, "models": ["dpo", "sft"]}
+    folder = tmp_path / "judged" / "judge-0123456789ab"
+    folder.mkdir(parents=True)
+    write_json(folder / "metrics.json", numbers)
+    write_json(folder / "job.json", {"name": "judge", "kind": "judge", "fingerprint": "0123456789ab"})
+    write_json(folder / "done.json", {"stage": "judge", "kind": "judge", "numbers": numbers})
+    row = {"prompt": "hi", "answer": "yes", "other_answer": "no", "outcome": "win"}
+    (folder / "verdicts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    page = report_page(of_folder(folder))
+    sentence = f"{verdict}, ties counted half (95 % interval {low:.1%} to {high:.1%})."
+    places = [page.index(text) for text in (">judge of judged<", sentence, ">all pairs<", ">yes<", 'id="chain"')]
+    assert places == sorted(places)
+    assert page.count(sentence) == 1
 
 
 def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
@@ -370,7 +405,7 @@ def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
     ]
     assert shown.rows[0].note == "why: both; the judge: B is better"
     (rates,) = parts(run, 0, Dots)
-    assert rates.rows == [["all pairs", "25.0%"], ["ours like length", "50.0%"]]
+    assert rates.rows == [["all pairs", "25.0%"], ["of similar length", "50.0%"]]
 
 
 def test_a_loss_with_an_interval_is_no_share():
@@ -516,10 +551,44 @@ def two(run, made, tmp_path) -> list[Run]:
 
 
 def test_a_comparison_names_the_settings_that_differ_and_by_how_much_numbers_do(two):
-    settings, numbers = compare_runs(two).stages[0].sections[0].parts
-    assert settings.rows == (("train.learning_rate", "0.01", "0.5"),)
-    assert numbers.head == ("", "A", "B", "B − A")
-    assert numbers.rows[0][3] == "+0.250"
+    comparison = compare_runs(two)
+    differing, *_, every_number = comparison.stages[0].sections
+    assert differing.parts[0].rows == (("train.learning_rate", "0.01", "0.5"),)
+    assert every_number.parts[0].head == ("", "A", "B", "B − A")
+    assert every_number.parts[0].rows[0][3] == "+0.250"
+    assert comparison.numbers.rows[0] == ("sft", *every_number.parts[0].rows[0])
+    page = comparison_page(two)
+    assert page.index("Main numbers") < page.index("Stages and their time") < page.index('id="stage-sft"')
+
+
+def test_other_rows_and_other_results_are_told_by_their_names_and_no_hash_stands_in_the_text(two):
+    first, other = two
+    hashes = {"init": "ab" * 6, "data": [{"files": [[".jsonl", "cd" * 32]], "format": "messages"}]}
+    stage = other.stages[0]
+    changed = replace(
+        stage, key={**stage.key, **hashes}, links=(("base", "init"),), data=({"path": "data/mine.jsonl"},)
+    )
+    runs = [first, replace(other, stages=(changed, *other.stages[1:]))]
+    rows = {row[0]: row[1:] for row in compare_runs(runs).stages[0].sections[0].parts[0].rows}
+    assert (rows["data"][1], rows["init"]) == ("data/mine.jsonl", ("·", "base"))
+    page = comparison_page(runs)
+    assert 'title="SHA-256 ' + "cd" * 32 in page
+    assert not re.search(r"[0-9a-f]{12}", re.sub(r"<style>.*?</style>|<[^>]+>", "", page, flags=re.DOTALL))
+
+
+def test_answers_of_several_runs_to_the_same_prompt_stand_side_by_side(two, made, tmp_path):
+    """Also where the runs evaluated under other names, and in a dialogue."""
+    asked = {"prompt": [{"role": "user", "content": "hello"}], "score": 1.0}
+    for run, text in zip(two, ("hi", "ho"), strict=True):
+        folder = answered(run, {**asked, "completion": text, "baseline_completion": "?"}, answer=0.5)
+        talk = [{"role": "user", "content": "bye"}, {"role": "assistant", "content": f"{text} bye"}]
+        write_json(folder / "dialogue.json", talk)
+    first, other = two
+    other = replace(other, stages=(other.stages[0], replace(other.stages[1], name="test")))
+    rows = compare_runs([first, other]).answers.rows
+    shown = [(row.prompt[-1].text, [(side.name, side.text) for side in row.sides]) for row in rows]
+    assert shown == [("hello", [("A", "hi"), ("B", "ho")]), ("bye", [("A", "hi bye"), ("B", "ho bye")])]
+    assert compare_runs([first, first]).answers is None
 
 
 def test_a_comparison_lays_curves_over_each_other(two):
@@ -544,7 +613,7 @@ def test_losses_over_other_held_out_rows_are_not_subtracted(two):
     first, other = two
     key = {**other.stages[0].key, "data": [{"path": "other.jsonl"}]}
     stages = (replace(other.stages[0], key=key), *other.stages[1:])
-    numbers = compare_runs([first, replace(other, stages=stages)]).stages[0].sections[0].parts[1]
+    numbers = compare_runs([first, replace(other, stages=stages)]).stages[0].sections[-1].parts[0]
     by_label = {row[0]: row[3] for row in numbers.rows}
     assert (by_label["eval loss"], by_label["steps"]) == ("·", "±0")
     assert "cannot be compared" in numbers.note
