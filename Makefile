@@ -70,7 +70,7 @@ export: $(STAMP) ## export the newest model of RECIPE (LoRA merged, card, Modelf
 	$(FT) export "$(RECIPE)" $(ARGS)
 
 eval: RECIPE = recipes/tiny/eval.yaml
-eval: $(STAMP) ## held-out loss, answers against references, and the model after DPO judged against the one before
+eval: $(STAMP) ## eval loss, answers against references, and the model after DPO judged against the one before
 	$(FT) run "$(RECIPE)" $(ARGS)
 
 tools: RECIPE = recipes/tiny/tools.yaml

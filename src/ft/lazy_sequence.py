@@ -1,4 +1,4 @@
-"""A sequence of more members than memory should hold: each is made anew whenever it is read."""
+"""A sequence of more members than memory should hold: each is made again whenever it is read."""
 
 from __future__ import annotations
 

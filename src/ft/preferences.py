@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ALIKE = 0.1
-"""Answers whose lengths differ by at most this share of the longer one are of like length."""
+"""Answers whose lengths differ by at most this share of the longer one are of similar length."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def margin(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) ->
 
 
 def length_controlled(first: RatedAnswer, second: RatedAnswer, limits: PreferenceLimits) -> Sign:
-    """The higher score of two answers of like length, so that nothing is won by being short or long."""
+    """The higher score of two answers of similar length, so that nothing is won by being short or long."""
     return _higher_score(first, second) if of_like_length(first.words, second.words) else 0
 
 

@@ -68,7 +68,7 @@ def _place(run: Run, path: str, runs: Path) -> Path:
 
 @contextmanager
 def write_report_after(recipe: Recipe, sets: Sequence[str], runs: Path) -> Iterator[None]:
-    """The page of what a run has made, however it ends; a page that is true already is left alone.
+    """The page of what a run has made, however it ends; an up-to-date page is not rewritten.
 
     Of a run that fails it is written in silence: the last words are what went wrong.
     """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RowsKey = Mapping[str, Any]
-PREPARED_AS = 3  # raise when rendering or packing changes, so that rows prepared before are made anew
+PREPARED_AS = 3  # raise when rendering or packing changes, so that rows prepared before are made again
 EARLIER = (2,)
 BATCH = 1000  # rows rendered in one tokenizer call
 

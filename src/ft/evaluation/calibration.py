@@ -23,7 +23,7 @@ def sigmoid(values: Any) -> np.ndarray:
 
 
 def log_loss(differences: Sequence[float]) -> float:
-    """Mean of -log sigmoid(d), in nats a pair; who knows nothing has ln 2 = 0.693."""
+    """Mean of -log sigmoid(d), in nats a pair; random guessing has ln 2 = 0.693."""
     return float(np.logaddexp(0, -np.asarray(differences)).mean())
 
 

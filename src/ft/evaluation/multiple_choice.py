@@ -47,7 +47,7 @@ class MultipleChoice:
         choices, answer = record.get("choices"), record.get("answer")
         texts = isinstance(choices, Sequence) and all(isinstance(choice, str) for choice in choices)
         if not texts or len(choices or ()) != len(LETTERS) or not isinstance(answer, str) or answer not in [*LETTERS]:
-            raise BadRow(f"the question {record['question']!r} lacks five choices or its key", fix)
+            raise BadRow(f"the question {record['question']!r} has not five choices and a key", fix)
         return MultipleChoice(record["question"], tuple(choices or ()), answer)
 
 

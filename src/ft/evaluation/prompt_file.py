@@ -96,7 +96,7 @@ class PromptFile:
         try:
             text = self._template.render(**self.trial)
         except Exception as error:
-            raise fail(where, f"prompt is no template that renders: {error}", "Mend it.") from error
+            raise fail(where, f"prompt is no template that renders: {error}", "Fix it.") from error
         if missing := [name for name, words in self.shown.items() if words not in text]:
             what = f"the prompt never shows the {' and the '.join(missing)}"
             raise fail(where, what, f"The template sees {', '.join(self.trial)}.")

@@ -93,7 +93,7 @@ def quality(summaries: Sequence[Summary], levels: Sequence[int], seed: int) -> d
 def compare(own: Summary, other: Summary, preference: str, limits: PreferenceLimits) -> PairOutcome:
     """Which summary of one article is better, by one of ft.preferences. An empty one loses to any other.
 
-    A pair that no judge could read has no outcome, and one of unlike lengths none that controls for length.
+    A pair that no judge could read has no outcome, and one of different lengths none that controls for length.
     """
     lengths = (own.words, other.words)
     if own.right is None or other.right is None:
@@ -110,7 +110,7 @@ def win_rates(
     own: Sequence[Summary], other: Sequence[Summary], preference: str, limits: PreferenceLimits, seed: int
 ) -> dict[str, Any]:
     """Win rate (wins and half of the ties) by the preference, with its 95 % interval by article, and beside it the one
-    among summaries of like length by score alone, since the preference itself may pay for being short."""
+    among summaries of similar length by score alone, since the preference itself may pay for being short."""
     pairs = [compare(mine, theirs, preference, limits) for mine, theirs in zip(own, other, strict=True)]
     controlled = [compare(mine, theirs, "length_controlled", limits) for mine, theirs in zip(own, other, strict=True)]
     numbers = rate(pairs, seed)

@@ -113,7 +113,7 @@ def orders(pairs: Sequence[PairOutcome]) -> dict[str, Any]:
 
 
 def length(pairs: Sequence[PairOutcome], seed: int) -> dict[str, Any]:
-    """How often the longer answer won, of won and lost pairs of unlike length; the win rate where lengths are alike.
+    """How often the longer answer won, of won and lost pairs of different length; the win rate where lengths are alike.
 
     Lengths are in characters, which every tokenizer counts alike.
     """
@@ -146,7 +146,7 @@ def groups(pairs: Sequence[PairOutcome], values: Sequence[str], seed: int) -> di
 
 
 def by_length(pairs: Sequence[PairOutcome], seed: int) -> dict[str, dict[str, Any]]:
-    """The win rate where our answer is the shorter one, of like length, and the longer one."""
+    """The win rate where our answer is the shorter one, of similar length, and the longer one."""
     kinds: dict[str, Callable[[PairOutcome], bool]] = {
         "shorter": lambda pair: not of_like_length(pair) and pair.lengths[0] < pair.lengths[1],
         "like": of_like_length,

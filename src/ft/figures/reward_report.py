@@ -113,7 +113,7 @@ def _length(metrics: Row, rows: Sequence[Row], model: str) -> Iterator[Scatter]:
         return
     rank = metrics.get("length", {}).get(model, {}).get("tokens", {}).get("pairs", {}).get("spearman")
     note = f"{_thinning_note(dots)}" + ("" if rank is None else f" Rank correlation over all pairs {rank:+.2f}.")
-    x, y = "tokens of chosen less tokens of rejected", "difference of scores"
+    x, y = "tokens, chosen − rejected", "difference of scores"
     yield Scatter(f"{model}: length", x, y, (("pairs", _some(dots)),), zero=True, note=note.strip())
 
 

@@ -59,7 +59,7 @@ PANELS = (
 @dataclass(frozen=True)
 class Curves:
     """`panels`: charts of what every stage of the kind logs. `others`: of everything else. `values`: of the line that
-    stands for all, held-out loss, else reward, else loss."""
+    stands for all, eval loss, else reward, else loss."""
 
     panels: tuple[Chart, ...] = ()
     others: tuple[Chart, ...] = ()

@@ -1,6 +1,6 @@
 """What to change so that a stage fits: in order of least harm, each combination tried by recomputing the stage.
 
-The global batch (rows a step) stays what it is. What costs time comes before what changes what is learnt.
+The global batch (rows per step) stays what it is. What costs time comes before what changes what is learnt.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _checkpointing(setting: Setting) -> Change | None:
 
 
 def _batch(setting: Setting) -> Change | None:
-    """Half as many rows side by side, twice as many times: the same rows a step."""
+    """Half as many rows side by side, twice as many times: the same global batch."""
     rows = int(setting.train.get("per_device_train_batch_size", 0))
     if rows < 2 * _least_rows(setting) or rows % 2:
         return None

@@ -326,7 +326,7 @@ def _count_by_peft(shape: Shape, lora: Mapping[str, Any], where: str, scores: bo
             warnings.filterwarnings("ignore", "You have passed exclude_modules")
             model = get_peft_model(build_on_meta(shape.config, scores, layers), config, low_cpu_mem_usage=True)
     except (ValueError, TypeError) as error:
-        raise fail(where, f"PEFT cannot put `lora:` on this model: {str(error).splitlines()[0]}", "Mend it.") from error
+        raise fail(where, f"PEFT cannot put `lora:` on this model: {str(error).splitlines()[0]}", "Fix it.") from error
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole = sum(parameter.numel() for name, parameter in trained.items() if "modules_to_save" in name)
     ranks: dict[str, int] = {}

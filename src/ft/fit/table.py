@@ -126,7 +126,7 @@ def _below(fits: FitPlan) -> list[str]:
             lines.append(f"{fit.stage}: {fit.problem}")
         lines += [f"{fit.stage}: {note}" for note in fit.notes if fit.moments]
         if fit.shape == BUILT_IN:
-            lines.append(f"{fit.stage}: {fit.shape}: the model's config was not reached")
+            lines.append(f"{fit.stage}: {fit.shape} of the model, since its config could not be fetched")
         lines += _time(fits, row)
         if row.advice:
             lines += _advice_lines(fit.stage, row.advice, fits.gpu)

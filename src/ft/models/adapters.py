@@ -60,7 +60,7 @@ def _peft_errors() -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise fail("lora", f"PEFT cannot put it on this model: {lines[0]}", "Mend the block.") from error
+        raise fail("lora", f"PEFT cannot put it on this model: {lines[0]}", "Fix the block.") from error
 
 
 def with_scoring_adapter(base: Any, adapter: Path | None, lora: Mapping[str, Any]) -> Any:

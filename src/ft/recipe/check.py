@@ -283,7 +283,7 @@ def _coerce_values(owner: Owner, values: Block, name: str, problems: Problems) -
             problems.add(values.where(key), f"{name}.{key} is {value_text(value)}", str(error))
         _refuse_inner_keys(inner_keys(schema.annotations[key]), value, f"{name}.{key}", problems)
     for key in [k for k in schema.required if k not in owner.reserved and k not in values]:
-        problems.add(values.where(), f"{name} lacks the key '{key}'", f"Write `{key}: …`.")
+        problems.add(values.where(), f"{name}: the key '{key}' is missing", f"Write `{key}: …`.")
     return canonical
 
 

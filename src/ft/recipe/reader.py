@@ -202,7 +202,7 @@ class RecipeReader:
         from ft.recipe.template import template_fault  # jinja2, which most recipes do not need for a plan
 
         if text and (fault := template_fault(text)):
-            self.problems.add(tree.where("chat_template"), f"chat_template is no template: {fault}", "Mend it.")
+            self.problems.add(tree.where("chat_template"), f"chat_template is no template: {fault}", "Fix it.")
 
     def local(self, block: Block, key: str, value: str) -> Path | None:
         """The file or folder meant, relative to the recipe that wrote it; None for a Hub id."""
@@ -308,7 +308,7 @@ class RecipeReader:
             present = rename_old_keys(value, outer, Problems(), [])
             if present.get(inner) is None:
                 where = value.where(inner) if inner in value else value.where()
-                self.problems.add(where, f"{outer} lacks the key '{inner}'", f"Write `{inner}: …`.")
+                self.problems.add(where, f"{outer}: the key '{inner}' is missing", f"Write `{inner}: …`.")
         elif value is None:
             example = f"{outer}: {{{inner}: …}}" if inner else f"{outer}:"
             what = f"kind '{block['kind']}' needs the block '{outer}'"

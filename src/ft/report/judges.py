@@ -70,7 +70,7 @@ class VersionWins:
 
     @property
     def may_be_length(self) -> bool:
-        """Won, but by the longer answer nearly always, and not where both are of like length."""
+        """Won, but by the longer answer nearly always, and not where both are of similar length."""
         longer = self.longer_wins is not None and self.longer_wins >= MOSTLY
         return self.low > 0.5 and longer and (self.like_length_low is None or self.like_length_low <= 0.5)
 
@@ -115,7 +115,7 @@ def alarms(verdicts: Sequence[VersionVerdict]) -> Iterator[str]:
                     yield f"{claim}, and {contradiction}: {rates}. The reward is being exploited."
             if comparison.may_be_length and not own.is_code:
                 longer = format_number(comparison.longer_wins, True)
-                yield f"{claim} by length: {longer} of the pairs it decides go to the longer answer, and like ones tie."
+                yield f"{claim} by length: the longer answer wins {longer}, and answers of similar length tie."
 
 
 def _checks(other: VersionScores, own: VersionScores) -> bool:

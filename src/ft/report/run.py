@@ -72,7 +72,7 @@ class ReportedStage:
     def unmet(self) -> list[str]:
         """What `require:` asks for and the stage did not reach."""
         return [
-            f"The recipe requires {name} of at least {self.require[name]:g}; it is {value}. The chain stops here."
+            f"The recipe requires {name} of at least {self.require[name]:g}; it is {value}. The run stops here."
             for name, value in self.result.unmet(self.require).items()
         ]
 

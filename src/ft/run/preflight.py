@@ -61,7 +61,7 @@ def _machine(launch: Launch, problems: Problems) -> None:
 
 
 def _same_processes(planned: PlannedStage, launch: Launch, problems: Problems) -> None:
-    """An interrupted run goes on with the rows a step it began with."""
+    """An interrupted run goes on with the global batch it began with."""
     processes = planned.result.job.get("processes", launch.processes)
     resumes = planned.state == "unfinished" and bool(planned.result.checkpoints)
     if resumes and processes != launch.processes and not planned.stage.global_batch:

@@ -209,7 +209,7 @@ def _raise_for(planned: PlannedStage, code: int) -> None:
 
 
 def _say_batch(planned: PlannedStage, launch: Launch) -> None:
-    """Several processes see more rows a step, unless the recipe says how many; and only training uses them."""
+    """Several processes see more rows per step, unless the recipe says how many; and only training uses them."""
     if launch.processes == 1:
         return
     name, stage, batch = planned.name, planned.stage, planned.batch

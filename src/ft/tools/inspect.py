@@ -171,7 +171,7 @@ def notes(found: Inspection) -> list[str]:
     if shape.layer.experts:
         lines.append("4-bit loading leaves the experts in bfloat16: they are tensors of three dimensions.")
     if shape.origin == BUILT_IN:
-        lines.append("The config was not reached: sizes are those ft knows, and what decides no size is not said.")
+        lines.append("The config could not be fetched: built-in sizes are used, and what decides no size is left out.")
     return lines
 
 

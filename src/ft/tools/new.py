@@ -73,7 +73,7 @@ def fork(
 ) -> Fork:
     """Look at the rows and write the recipe. Raises UserError, and writes nothing, where the rows would not train."""
     if options.too_long not in (None, *TOO_LONG):
-        fix = "Write drop_turns (whole oldest turns leave), drop, or split (documents are cut into pieces)."
+        fix = "Write drop_turns (drops the oldest turns), drop, or split (documents are cut into pieces)."
         raise fail("--too-long", f"'{options.too_long}'", fix)
     path = _place(plan.recipe, options)
     source, notes = _source(options)

@@ -96,7 +96,7 @@ class HeldOutBatches(Sampler[list[int]]):
 
 
 def measure_over_rows(trainer: StageTrainer, has_prepared_rows: bool) -> None:
-    """Let the trainer's held-out loss and metrics be means over tokens or rows. Trainers whose rows are not prepared
+    """Let the trainer's eval loss and metrics be means over tokens or rows. Trainers whose rows are not prepared
     make their own batches, of answers."""
     means = ExactMeans(trainer)
     trainer.compute_loss, trainer.log = means.compute_loss, means.log

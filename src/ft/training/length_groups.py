@@ -1,4 +1,4 @@
-"""Batches of rows of like length, in an order that seed and epoch decide and nothing else."""
+"""Batches of rows of similar length, in an order that seed and epoch decide and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class LengthGroups(Sampler[int]):
-    """Places of rows, `batch` rows of like length behind each other; every process draws the same order."""
+    """Places of rows, `batch` rows of similar length behind each other; every process draws the same order."""
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int):
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0

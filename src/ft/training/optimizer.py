@@ -31,4 +31,4 @@ def try_optimizer(args: TrainingArguments, model: PreTrainedModel, where: str) -
         what = (
             f"train: the optimizer '{OptimizerNames(args.optim).value}' cannot be made: {' '.join(str(error).split())}"
         )
-        raise fail(where, what, "Mend `optim`, `optim_args`, or the number it names.") from error
+        raise fail(where, what, "Fix `optim`, `optim_args`, or the number it names.") from error

@@ -67,9 +67,9 @@ class Structure:
     def _attention(self) -> str:
         if self.both_ways is None:
             return "attention not measured"
-        prompt = "a prompt sees itself both ways" if self.both_ways else "no token sees what stands behind it"
-        window = f", each sees {self.window:,} tokens (window)" if self.window else ""
-        return prompt + (", an answer nothing behind it" if self.both_ways else "") + window
+        prompt = "a prompt attends to all of itself" if self.both_ways else "no token attends to later ones"
+        window = f", each attends to {self.window:,} tokens (window)" if self.window else ""
+        return prompt + (", an answer to nothing later" if self.both_ways else "") + window
 
     def _experts(self) -> Iterator[str]:
         if self.experts:

@@ -107,7 +107,7 @@ def test_what_is_not_read_is_counted_once_with_the_keys_of_messages():
         first = DIALOGUE[0] | ({"name": "Ann"} if number else {})
         row = {"messages": [first, DIALOGUE[1]], "id": number + 1, "source": "web" if number else "", "tools": []}
         unread.add(format_row("messages", row, {}))
-    assert unread.notes == ["Not read: id (3 rows), source (2 rows), messages.name (2 rows)."]
+    assert unread.notes == ["Fields not read: id (3 rows), source (2 rows), messages.name (2 rows)."]
 
 
 def test_a_name_that_would_move_a_terminal_is_escaped_and_shortened():

@@ -334,7 +334,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "preference",
         {**PAIR, "prompt": "something else"},
-        "prompt is not what chosen and rejected begin with Drop the column prompt or mend it.",
+        "prompt is not what chosen and rejected begin with Drop the column prompt or fix it.",
     ),
     (
         "hh_pairs",

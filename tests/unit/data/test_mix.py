@@ -41,7 +41,7 @@ def test_columns_that_a_stage_does_not_read_are_named_once(tmp_path: Path, caplo
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     reads = {"prompt", "answer"}
     assert len(list(mix_rows([Source(str(path))], seed=1, bad=BadRows("error"), reads=reads))) == 3
-    assert [record.getMessage() for record in caplog.records] == ["Not read: topic (3 rows), who (3 rows)."]
+    assert [record.getMessage() for record in caplog.records] == ["Fields not read: topic (3 rows), who (3 rows)."]
 
 
 def test_sources_come_one_after_the_other_in_file_order_with_their_place(tmp_path: Path) -> None:

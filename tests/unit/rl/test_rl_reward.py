@@ -192,4 +192,4 @@ def test_the_penalty_of_unfinished_answers_has_one_unit_a_key(tmp_path):
 
 
 def test_the_length_of_answers_must_be_written(tmp_path):
-    assert "train lacks the key 'max_completion_length'" in refused(tmp_path, train={"max_steps": 2})
+    assert "train: the key 'max_completion_length' is missing" in refused(tmp_path, train={"max_steps": 2})

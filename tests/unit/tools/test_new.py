@@ -120,8 +120,7 @@ def test_long_rows_need_a_word_of_what_becomes_of_them(forks: Forks, tmp_path: P
         encoding="utf-8"
     )
     assert refused(lambda: forks(rows, name="b", too_long="cut")) == (
-        "--too-long: 'cut'. "
-        "Write drop_turns (whole oldest turns leave), drop, or split (documents are cut into pieces)."
+        "--too-long: 'cut'. Write drop_turns (drops the oldest turns), drop, or split (documents are cut into pieces)."
     )
 
 

@@ -137,7 +137,7 @@ def test_what_is_not_read_is_named_by_each_command_that_reads_rows_made_before_t
     made = forks("documents.jsonl", too_long="drop")
     for _ in range(2):
         shown(made, tmp_path)
-        assert "sft: Not read: timestamp (10 rows), url (10 rows)." in capsys.readouterr().err
+        assert "sft: Fields not read: timestamp (10 rows), url (10 rows)." in capsys.readouterr().err
 
 
 def test_pieces_and_short_documents_fill_rows_together(forks: Forks, tmp_path: Path) -> None:
@@ -148,5 +148,5 @@ def test_pieces_and_short_documents_fill_rows_together(forks: Forks, tmp_path: P
 
 def test_documents_in_pieces_hold_every_token_and_name_their_other_columns(forks: Forks, tmp_path: Path) -> None:
     view = shown(forks("documents.jsonl", too_long="split"), tmp_path)
-    assert view.stats["notes"] == ["Not read: timestamp (10 rows), url (10 rows)."]
+    assert view.stats["notes"] == ["Fields not read: timestamp (10 rows), url (10 rows)."]
     assert view.stats["too_long"] == {"rows": 2, "dropped": 0, "turns": 0, "pieces": 4}

@@ -64,7 +64,7 @@ def mixtral() -> MixtralForCausalLM:
 def test_a_decoder_is_seen_to_be_causal(model):
     found = measure_structure(model, "recipe.yaml:3", 64)
     assert (found.both_ways, found.sees_future) == (False, False)
-    assert "no token sees what stands behind it" in found.words
+    assert "no token attends to later ones" in found.words
     assert sum(found.trained.values()) == sum(value.numel() for value in model.parameters())
 
 
@@ -136,4 +136,4 @@ def test_every_stage_that_trains_tells_and_writes_it(base, data, tmp_path):
     stage = tiny.trained(tmp_path, base, data, {"max_steps": 1})
     structure = read_json(stage.folder / "structure.json")
     assert structure["both_ways"] is False
-    assert structure["words"].startswith("no token sees what stands behind it")
+    assert structure["words"].startswith("no token attends to later ones")

@@ -264,7 +264,7 @@ def read_message(message: Message, where: str) -> Message:
         if calls := _one_of(message, CALL_KEYS, where):
             found[CALLS] = read_calls(calls, where)
     elif others := [key for key in (*REASONING_KEYS, *CALL_KEYS) if message.get(key)]:
-        raise BadRow(f"{where} has {others[0]}", "Only the assistant thinks and calls: leave it out, or mend its role.")
+        raise BadRow(f"{where} has {others[0]}", "Only the assistant thinks and calls: leave it out, or fix its role.")
     return found
 
 
@@ -362,7 +362,7 @@ class UnreadFields:
             f"{printable_line(name, 80)} ({count:,} rows)" for name, count in self.counts.most_common(SHOWN_FIELDS)
         ]
         others_text = f" and {len(self.counts) - SHOWN_FIELDS:,} more" if len(self.counts) > SHOWN_FIELDS else ""
-        return [f"Not read: {', '.join(first)}{others_text}."]
+        return [f"Fields not read: {', '.join(first)}{others_text}."]
 
 
 SHOWN_FIELDS = 12

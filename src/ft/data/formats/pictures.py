@@ -208,7 +208,7 @@ def picture_bytes(picture: str) -> bytes:
     except binascii.Error as error:
         raise BadRow(f"its picture is no base64: {error}", "Encode the file's bytes again.") from error
     except OSError as error:
-        raise BadRow(f"its picture {picture} cannot be read: {error.strerror}", "Mend the file, or drop it.") from error
+        raise BadRow(f"its picture {picture} cannot be read: {error.strerror}", "Fix the file, or drop it.") from error
 
 
 def open_picture(picture: str) -> Image:

@@ -189,7 +189,7 @@ def _check_prompt(candidates: object, shared: list[Message]) -> None:
     else:
         same = words(dialogue(candidates, "prompt")) == words(shared)
     if not same:
-        raise BadRow("prompt is not what chosen and rejected begin with", "Drop the column prompt or mend it.")
+        raise BadRow("prompt is not what chosen and rejected begin with", "Drop the column prompt or fix it.")
 
 
 # Public data sets with answers that have scores

@@ -85,7 +85,7 @@ def compute_entries(
     if failures and not accepts_failures:
         what = f"{len(failures):,} of {len(items):,} could not be computed"
         first = next(iter(failures.values()))["failed"]
-        fix = "The others are kept, and the same command goes on: mend these rows, or leave them out."
+        fix = "The others are kept, and the same command goes on: fix these rows, or leave them out."
         raise fail(name, f"{what}, first: {first}", fix)
     stored = EntryFile(file) if todo else stored
     if todo and batch_size is not None:

@@ -13,7 +13,7 @@ from ft.tools.importing.draft import StageDraft
 NAME = "axolotl"
 
 DIFFERENCES = {
-    "dropped": "axolotl drops rows longer than sequence_len without a word; here whole oldest turns leave, and what "
+    "dropped": "axolotl drops rows longer than sequence_len without a word; here the oldest turns go, and what "
     "is still too long is dropped and counted.",
     "pairs_dropped": "axolotl drops or cuts rows of preferences longer than sequence_len without a word; here they are "
     "dropped and counted.",

@@ -15,7 +15,7 @@ from ft.tools.importing.draft import PARENTS, StageDraft, is_on, items_of, seque
 NAME = "LLaMA-Factory"
 
 DIFFERENCES = {
-    "cut": "LLaMA-Factory cuts prompts and answers at cutoff_len without a word; here whole oldest turns leave, and "
+    "cut": "LLaMA-Factory cuts prompts and answers at cutoff_len without a word; here the oldest turns go, and "
     "what is still too long is dropped and counted.",
     "pairs_cut": "LLaMA-Factory cuts rows of preferences at cutoff_len without a word; here one that is too long is "
     "dropped and counted.",

@@ -15,7 +15,7 @@ NAME = "ms-swift"
 
 DIFFERENCES = {
     "dropped": "ms-swift drops rows longer than max_length and says no more than a count, or cuts them where "
-    "truncation_strategy says so; here whole oldest turns leave, and what is still too long is dropped and counted.",
+    "truncation_strategy says so; here the oldest turns go, and what is still too long is dropped and counted.",
     "pairs_dropped": "ms-swift drops rows of preferences longer than max_length, or cuts them; here they are dropped "
     "and counted.",
     "orpo": "ms-swift's ORPO is TRL's, which counts the likelihood of the prompt too, and longer answers more; here "

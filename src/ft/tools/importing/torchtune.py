@@ -14,7 +14,7 @@ NAME = "torchtune"
 
 DIFFERENCES = {
     "cut": "torchtune cuts rows at the tokenizer's max_seq_len without a word, or at nothing where it is null; here "
-    "whole oldest turns leave, and what is still too long is dropped and counted.",
+    "the oldest turns are dropped, and what is still too long is dropped and counted.",
     "length": "The config has no max_seq_len, so rows have any length there; ft needs one: `max_length`.",
     "questions": "This data set trains on the questions too where nothing else is said, and so does `train_on: all`; "
     "`assistant` trains on answers alone.",

@@ -14,7 +14,7 @@ from ft.tools.importing.draft import Omission, StageDraft, is_on, sequence
 NAME = "TRL"
 
 DIFFERENCES = {
-    "cut": "TRL cuts rows at max_length without a word, in the middle of an answer; here whole oldest turns leave, "
+    "cut": "TRL cuts rows at max_length without a word, in the middle of an answer; here the oldest turns are dropped, "
     "and what is still too long is dropped and counted.",
     "pairs_cut": "TRL cuts prompts and answers without a word; here a row that is too long is dropped and counted.",
     "orpo": "TRL's ORPO counts the likelihood of the prompt too, and longer answers more; here that of the chosen "

@@ -107,7 +107,7 @@ def brings_reference(rows: Any) -> bool:
     if 0 < missing < len(names) * len(rows):
         lacking = next(n for n, value in enumerate(rows[names[0]]) if value is None)
         fix = "Give every row both, or none."
-        raise fail(rows[lacking]["where"], f"the row lacks {' and '.join(names)}, which other rows have", fix)
+        raise fail(rows[lacking]["where"], f"{' and '.join(names)} is missing in the row, and stands in others", fix)
     return not missing
 
 
