@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 Opens = Callable[..., Any]
 BOTH = pytest.mark.parametrize("name", ["report", "comparison"])
+NAME = "one => one.ariaHidden || one.ariaLabel || one.alt || one.querySelector('title')?.textContent"
 EVERY = pytest.mark.parametrize("name", ["report", "comparison", "index"])
 
 
@@ -109,13 +112,29 @@ def test_headings_go_down_one_level_at_a_time(opened: Opens, name: str) -> None:
 
 @BOTH
 def test_every_picture_has_a_name_or_says_nothing(opened: Opens, name: str) -> None:
-    pictures = (
-        opened(name)
-        .locator("svg, img")
-        .evaluate_all("all => all.map(one => one.ariaHidden || one.alt || one.querySelector('title')?.textContent)")
-    )
+    pictures = opened(name).locator("svg, img").evaluate_all(f"all => all.map({NAME})")
     assert len(pictures) > 10
     assert all(pictures)
+
+
+def test_a_pointer_over_a_chart_shows_its_values_and_its_table_can_be_saved(opened: Opens, tmp_path: Path) -> None:
+    page = opened("report")
+    figure = page.locator("#stage-dpo figure").first
+    svg = figure.locator("svg.chart")
+    box = svg.bounding_box()
+    assert box
+    svg.hover(position={"x": box["width"] * 349 / 360, "y": box["height"] / 2})  # the last step
+    last = figure.locator("tbody tr").last.locator("td").all_text_contents()
+    shown = page.locator(".tip").text_content() or ""
+    assert page.locator(".tip").is_visible()
+    assert all(value in shown for value in last)
+    figure.locator("summary").click()
+    for name, read in (("CSV", lambda text: next(csv.reader([text.splitlines()[-1]]))), ("JSON", json.loads)):
+        with page.expect_download() as download:
+            figure.get_by_text(f"Save as {name}").click()
+        text = download.value.path().read_text(encoding="utf-8")
+        values = read(text) if name == "CSV" else [*read(text)[-1].values()]
+        assert values == ["" if value == "·" else value for value in last]
 
 
 @BOTH

@@ -39,7 +39,9 @@ from ft.figures.axes import (
     rules,
     short,
     text,
+    tick,
     value_scale,
+    way_through,
 )
 from ft.figures.block_stack import BlockStack, draw_stack, stack_height
 from ft.figures.charts import Chart, Point, interval
@@ -89,6 +91,8 @@ def height(chart: Chart) -> float:
         return stack_height(chart)
     if isinstance(chart, charts.RowChart):
         return ROWS_TOP + ROW * len(chart.row_names) + BOTTOM
+    if isinstance(chart, charts.Histogram) and len(chart.counts) > MOST_OVERLAID:
+        return STRIP * len(chart.counts) + BOTTOM
     return WIDTH - LEFT - RIGHT + TOP + BOTTOM if isinstance(chart, charts.HeatMap) else HEIGHT
 
 
@@ -199,6 +203,9 @@ def _histogram(chart: charts.Histogram, name: str) -> Iterator[Markup]:
     if len(edges) < len(chart.edges) or len(edges) < 2:
         return  # counts without a place; `caption` says so
     columns = [[count / (sum(counts) or 1) for count in counts] for _, counts in chart.counts]
+    if len(columns) > MOST_OVERLAID:
+        yield from _strips(chart, edges, columns)
+        return
     axes = Axes(ranged_scale(edges[0], edges[-1]), value_scale([0.0, *(v for column in columns for v in column)]))
     yield from axes.draw(chart.x, chart.y, share=True)
     for colour, column in zip(colours(chart.names), columns, strict=True):
@@ -208,6 +215,28 @@ def _histogram(chart: charts.Histogram, name: str) -> Iterator[Markup]:
         yield line(axes.path([*points, Point(edges[-1], 0.0)]), f"steps c{colour}")
     for mark in chart.marks:
         yield from axes.place(mark)
+
+
+MOST_OVERLAID, STRIP = 2, 46
+
+
+def _strips(chart: charts.Histogram, edges: Sequence[float], columns: Sequence[Sequence[float]]) -> Iterator[Markup]:
+    """Small multiples: each series in a strip of its own below the others, at one scale."""
+    across, bottom = ranged_scale(edges[0], edges[-1]), STRIP * len(columns)
+    most = max((value for column in columns for value in column), default=0.0) or 1.0
+    yield rules(((across(mark), 0, across(mark), bottom) for mark in across.marks), "grid")
+    for number, (name, colour, column) in enumerate(zip(chart.names, colours(chart.names), columns, strict=True)):
+        foot = STRIP * (number + 1)
+        heights = [foot - value / most * (STRIP - 14) for value in column]
+        corners = [(across(x), y) for low, high, y in zip(edges, edges[1:], heights, strict=False) for x in (low, high)]
+        yield line(way_through([(LEFT, foot), *corners, (WIDTH - RIGHT, foot)]), f"steps c{colour}")
+        yield text(LEFT, foot - STRIP + 11, name, "start", "row")
+    for mark in across.marks:
+        yield text(across(mark), bottom + 15, tick(mark))
+    yield text((LEFT + WIDTH - RIGHT) / 2, bottom + 33, chart.x, style="name")
+    for mark in chart.marks:
+        if across.low <= mark <= across.high:
+            yield rule(across(mark), 0, across(mark), bottom, "level")
 
 
 def _scatter(chart: charts.Scatter, name: str) -> Iterator[Markup]:

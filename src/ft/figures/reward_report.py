@@ -13,10 +13,10 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
 RATINGS = {
-    "significantly": "much better",
+    "significantly": "significantly better",
     "better": "better",
     "slightly": "slightly better",
-    "negligibly": "hardly better",
+    "negligibly": "negligibly better",
     "none": "not rated",
     "average": "all",
 }

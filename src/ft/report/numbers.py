@@ -40,11 +40,16 @@ LABELS = {
     "held_out": "eval prompts",
     "repeated": "duplicate prompts",
     "length": "tokens per answer",
+    "contrast": "contrastive loss",
+    "matching": "matching loss",
+    "generation": "generation loss",
+    "vqa_accuracy": "VQA accuracy",
     "explained_variance": "explained variance of the critic",
 }
 PATTERNS = {
     r"turn_(\d+)": "follow the instruction in turn {}",
     r"attention_turn_(\d+)": "attention to the instruction in turn {}",
+    r"(text|image)_r(\d+)": "R@{1}, the right {0} found",
     r"best_of_(\d+)": "reward of the best of {}",
     r"(?:other_)?accuracy_([1-4])": "pair accuracy, rating {}",
     r"accuracy_([a-z]+)": "pair accuracy, {}",
@@ -74,7 +79,7 @@ class Number:
         if self.name in LABELS:
             return LABELS[self.name]
         matches = ((re.fullmatch(pattern, self.name), label) for pattern, label in PATTERNS.items())
-        return next((label.format(match[1]) for match, label in matches if match), self.name.replace("_", " "))
+        return next((label.format(*match.groups()) for match, label in matches if match), self.name.replace("_", " "))
 
     @property
     def share(self) -> bool:
@@ -153,9 +158,11 @@ def _is_number(value: object) -> bool:
 
 
 def _number(name: str, metrics: Mapping[str, Any]) -> Number:
-    was = metrics.get(f"baseline_{name}", metrics.get(f"{name}_first"))
+    was, step = metrics.get(f"baseline_{name}", metrics.get(f"{name}_first")), metrics.get(f"{name}_first_step")
+    if step and step == metrics.get("steps"):
+        was = None  # the first evaluation was the last one too
     (low, high), (was_low, was_high) = _interval(name, metrics), _interval(f"baseline_{name}", metrics)
-    return Number(name, metrics[name], was, low, high, was_low, was_high, metrics.get(f"{name}_first_step"))
+    return Number(name, metrics[name], was, low, high, was_low, was_high, step)
 
 
 def _interval(name: str, metrics: Mapping[str, Any]) -> tuple[float, float] | tuple[None, None]:

@@ -218,6 +218,15 @@ def test_a_histogram_shows_shares_of_each_group():
     assert CHARTS["histogram"].description == "safe: 4, most between 1.000 and 2.000."
 
 
+def test_more_than_two_histograms_stand_below_each_other_at_one_scale():
+    counts = (("a", (1, 3)), ("b", (4, 0)), ("c", (1, 1)))
+    root = tree(draw(Histogram("H", "x", (0.0, 1.0, 2.0), counts), "c"))
+    feet = [float(path.attrib["d"].split()[1].split("l")[0]) for path in root.findall("path")[1:]]
+    assert feet == [46, 92, 138]  # and the fullest bin of all is as high as its strip
+    assert [path.attrib["d"].split("l")[1].split()[0] for path in root.findall("path")[1:]] == ["0-8", "0-32", "0-16"]
+    assert {"a", "b", "c", "x"} <= set(texts(root))
+
+
 def test_values_are_counted_in_bins_that_hold_the_least_and_the_greatest():
     chart = histogram("H", "x", {"a": [0.0, 0.4, 1.0], "b": [0.5]}, bins=2)
     assert (chart.edges, chart.counts) == ((0.0, 0.5, 1.0), (("a", (2, 1)), ("b", (0, 1))))

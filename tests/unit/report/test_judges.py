@@ -123,7 +123,7 @@ def test_a_judge_that_has_seen_the_last_version_alone_says_nothing_of_the_one_be
 def test_a_win_of_longer_answers_alone_is_said_to_be_length(results: Results):
     results.judged("wins-1", [1.0] * 40, text=f"{START} and many more of them")
     (warning,) = results.warnings()
-    assert "by length: 100.0% of the pairs" in warning
+    assert "by length: the longer answer wins 100.0%" in warning
 
 
 def test_the_table_says_what_is_trained_for_and_which_topic_loses_most(results: Results):

@@ -397,7 +397,7 @@ def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
         tmp_path / "metrics.json",
         {"models": ["dpo", "sft"], "win_rate": 0.25, "by_length": {"like": {"win_rate": 0.5}}},
     )
-    run = Run("run", (ReportedStage("judge", "judge", Result(tmp_path), "1"),))
+    run = Run("run", (ReportedStage("judge", "judge", Result(tmp_path), "1"),), subject="judge")
     (shown,) = parts(run, 0, Answers)
     assert [(side.name, side.text, side.verdict) for side in shown.rows[0].sides] == [
         ("dpo", "yes", "lost"),

@@ -62,6 +62,11 @@ def test_counts_of_nothing_are_left_out(said: Said):
     assert said({"rows": 4_500, "too_long": 0}) == "sft: 4,500 rows"
 
 
+def test_an_evaluation_that_was_the_only_one_is_no_before(said: Said):
+    numbers = {"eval_loss_first": 0.9, "eval_loss_first_step": 50, "eval_loss": 0.9, "steps": 50}
+    assert said(numbers) == "sft: eval loss 0.900, 50 steps"
+
+
 def test_what_was_measured_after_training_had_begun_is_not_told_as_before(said: Said):
     numbers = {"eval_loss_first": 0.915, "eval_loss_first_step": 50, "eval_loss": 0.705, "steps": 200}
     assert said(numbers) == "sft: eval loss 0.915 (step 50) → 0.705, 200 steps"
