@@ -13,12 +13,12 @@ from ft.figures.charts import Chart
 HALF_PAGE = 64  # characters, the space between columns not counted
 
 
-class Cell(str):
+class HintedText(str):
     """Text of a table with what is said of it where a pointer rests: a hash."""
 
     hint: str
 
-    def __new__(cls, text: str, hint: str) -> Cell:
+    def __new__(cls, text: str, hint: str) -> HintedText:
         cell = super().__new__(cls, text)
         cell.hint = hint
         return cell

@@ -10,7 +10,7 @@ from typing import Any
 from ft import artifacts
 from ft.files import read_json
 from ft.recipe.check import defaults
-from ft.report.parts import Cell, Table
+from ft.report.parts import HintedText, Table
 from ft.report.run import ReportedStage
 from ft.stages import STAGES
 
@@ -60,13 +60,13 @@ def sources_table(stage: ReportedStage) -> Table | None:
     return Table(("source", "format", "options"), tuple(rows), "Data", numeric=False) if rows else None
 
 
-def sources(stage: ReportedStage) -> list[Cell]:
+def sources(stage: ReportedStage) -> list[HintedText]:
     """The name of each source of rows, with the hashes of its files as a hint."""
     keys = stage.key.get("data") or [{}] * len(stage.data)
     names = []
     for source, key in zip(stage.data, keys, strict=False):
         hashes = [_hash(file) for file in key.get("files", ())] if isinstance(key, Mapping) else []
-        names.append(Cell(short_path(source["path"]), f"SHA-256 {', '.join(hashes)}" if hashes else ""))
+        names.append(HintedText(short_path(source["path"]), f"SHA-256 {', '.join(hashes)}" if hashes else ""))
     return names
 
 
@@ -77,19 +77,19 @@ def settings_that_differ(stages: Sequence[tuple[str, ReportedStage]]) -> Table |
     names = dict.fromkeys(name for column in columns for name in column)
     rows = []
     for name in names:
-        values = [column.get(name, Cell("·", "")) for column in columns]
+        values = [column.get(name, HintedText("·", "")) for column in columns]
         if len({(value, value.hint) for value in values}) > 1:
             rows.append((name, *_told_apart(values)))
     head = ("setting", *(letter for letter, _ in stages))
     return Table(head, tuple(rows), "Settings that differ", numeric=False) if rows else None
 
 
-def _deciding(letter: str, stage: ReportedStage) -> dict[str, Cell]:
+def _deciding(letter: str, stage: ReportedStage) -> dict[str, HintedText]:
     names = sources(stage)
-    decisive = {"data": Cell(", ".join(names), "; ".join(name.hint for name in names))} if names else {}
+    decisive = {"data": HintedText(", ".join(names), "; ".join(name.hint for name in names))} if names else {}
     counts = {side: of.get("rows", 0) for side, of in stats_of(stage).items() if side in ("train", "eval")}
     if counts:
-        decisive["rows"] = Cell(", ".join(f"{count:,} {ROWS[side]}" for side, count in counts.items()), "")
+        decisive["rows"] = HintedText(", ".join(f"{count:,} {ROWS[side]}" for side, count in counts.items()), "")
     parents = {role: name for name, role in stage.links}
     for name, value in flat(stage.key):
         if re.fullmatch(r"data(\[\d+\])?\.files|data\[\d+\]\.files\[\d+\]", name):
@@ -97,21 +97,21 @@ def _deciding(letter: str, stage: ReportedStage) -> dict[str, Cell]:
         text = format_setting(value)
         if re.fullmatch(r"[0-9a-f]{12,64}", text):
             source = short_path(stage.model or "") if name.startswith("model") else ""
-            decisive[name] = Cell(parents.get(name.removeprefix("inputs."), source), text)
+            decisive[name] = HintedText(parents.get(name.removeprefix("inputs."), source), text)
         else:
-            decisive[name] = Cell(text[:80], "")
+            decisive[name] = HintedText(text[:80], "")
     return decisive
 
 
 ROWS = {"train": "trained", "eval": "held out"}
 
 
-def _told_apart(values: Sequence[Cell]) -> list[Cell]:
+def _told_apart(values: Sequence[HintedText]) -> list[HintedText]:
     """Those whose text is another's, though they are not the same, say so."""
-    cells: list[Cell] = []
+    cells: list[HintedText] = []
     for value in values:
         same_text = any(value == other and value.hint != other.hint for other in cells)
-        cells.append(Cell(f"{value} (another version)".lstrip(), value.hint) if same_text else value)
+        cells.append(HintedText(f"{value} (another version)".lstrip(), value.hint) if same_text else value)
     return cells
 
 
