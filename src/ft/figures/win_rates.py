@@ -12,7 +12,7 @@ from ft.figures.result_files import ResultFiles
 from ft.figures.write import Figures
 
 OUTCOMES = ("wins", "ties", "losses")
-LENGTHS = {"longer": "our answer longer", "like": "of similar length", "shorter": "our answer shorter"}
+LENGTHS = {"longer": "ours longer", "like": "similar length", "shorter": "ours shorter"}
 
 
 def win_rates(files: ResultFiles) -> Figures:

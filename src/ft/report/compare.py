@@ -78,11 +78,11 @@ def _main_numbers(names: Iterable[str], reports: Sequence[LetteredRun]) -> Table
     for name in names:
         views = [_of(one, name) for one in reports]
         if sum(stage is not None and stage.result.state == "done" for stage in views) > 1:
-            rows += [(name, *row) for row in _number_rows(views, _main_numbers_of)]
+            rows += [(f"{name}: {label}", *cells) for label, *cells in _number_rows(views, _main_numbers_of, _text)]
     if not rows:
         return None
-    note = OTHER_ROWS if any(cell == "·" for row in rows for cell in row[2 + len(letters) :]) else ""
-    return Table(("stage", "", *_columns(letters)), tuple(rows), "Main numbers, with 95 % intervals", note=note)
+    note = OTHER_ROWS if any(cell == "·" for row in rows for cell in row[1 + len(letters) :]) else ""
+    return Table(("", *_columns(letters)), tuple(rows), "Main numbers", note=note)
 
 
 def _main_numbers_of(stage: StageView) -> list[Number]:
@@ -156,14 +156,16 @@ def _stage(name: str, reports: Sequence[LetteredRun]) -> ComparedStage:
 def _numbers(views: Sequence[tuple[str, StageView]]) -> Table | None:
     """Every number of all runs, and by how much the others differ from the first."""
     stages = [stage for _, stage in views]
-    rows = tuple(_number_rows(stages, lambda stage: numbers_of(stage.result.result.numbers)))
+    rows = tuple(_number_rows(stages, lambda stage: numbers_of(stage.result.result.numbers), _with_interval))
     note = "" if _comparable(stages) else OTHER_ROWS
     head = ("", *_columns([letter for letter, _ in views]))
     return Table(head, rows, "Numbers, with 95 % intervals", note=note) if rows else None
 
 
 def _number_rows(
-    stages: Sequence[StageView | None], choose: Callable[[StageView], Sequence[Number]]
+    stages: Sequence[StageView | None],
+    choose: Callable[[StageView], Sequence[Number]],
+    show: Callable[[Number | None], str],
 ) -> Iterator[tuple[str, ...]]:
     """(label, number of each run, difference of each but the first from the first), a row a number."""
     by_run = [{n.name: n for n in choose(stage)} if stage else {} for stage in stages]
@@ -174,7 +176,7 @@ def _number_rows(
         label = next(number.label for number in values if number)
         pairs = zip(values[1:], alike, strict=True)
         differences = [_difference(values[0], n) if same or (n and type(n.value) is int) else "·" for n, same in pairs]
-        yield label, *map(_cell, values), *differences
+        yield label, *map(show, values), *differences
 
 
 def _comparable(stages: Sequence[StageView]) -> bool:
@@ -190,10 +192,13 @@ def _measured_on(stage: StageView) -> tuple[Any, ...]:
     return *(key.get(name) for name in names), train.get("max_length"), tokenizer
 
 
-def _cell(number: Number | None) -> str:
-    if number is None:
-        return "·"
-    return number.text + (f" ({number.interval})" if number.interval else "")
+def _text(number: Number | None) -> str:
+    """Without an interval, which would not fit a phone."""
+    return number.text if number else "·"
+
+
+def _with_interval(number: Number | None) -> str:
+    return _text(number) + (f" ({number.interval})" if number and number.interval else "")
 
 
 def _difference(one: Number | None, other: Number | None) -> str:

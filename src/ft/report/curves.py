@@ -29,10 +29,15 @@ def curve_sections(files: ResultFiles, in_front: int | None) -> tuple[list[Secti
 
 
 def flat_words(chart: Lines) -> str:
-    """What a chart says of which every line is one point, or the same throughout; nothing of others."""
+    """What a chart says of which every line is one point, or the same throughout; nothing of others, and of those with
+    values that are not finite."""
     lines = {series.name or chart.title: [point.y for point in series.finite_points] for series in chart.series}
     values = [value for line in lines.values() for value in line]
-    if not values or any(len(line) > 1 and not _is_flat(line, chart.share) for line in lines.values()):
+    if (
+        not values
+        or chart.not_finite
+        or any(len(line) > 1 and not _is_flat(line, chart.share) for line in lines.values())
+    ):
         return ""
     if chart.share and all(0 <= value < NEARLY_NONE for value in values):
         return f"{chart.title}: below {NEARLY_NONE:.0%} throughout."

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -31,6 +32,7 @@ NEVER_SHOWN = {
     artifacts.SCORE_TABLE,
     artifacts.TRACKER_RUN,
 }
+STORED = re.compile(r"-[0-9a-f]{12,}\.jsonl$")  # answers kept under what decides them, which stand in other files too
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -49,7 +51,7 @@ def numbers_table(numbers: list[Number]) -> Table | None:
 
 def other_files(files: ResultFiles) -> list[Section]:
     """Sections for what no other shows; tables and lines are folded, since nobody knows what matters in them."""
-    files.shown |= NEVER_SHOWN
+    files.shown |= NEVER_SHOWN | {file.name for file in files.not_shown(".jsonl") if STORED.search(file.name)}
     sections = _pictures(files)
     for file in files.not_shown(".csv"):
         rows = files.table(file.name)

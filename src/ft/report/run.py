@@ -97,8 +97,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        """'tiny-chat', or 'sft of tiny-chat' of a single result."""
+        """'tiny-chat'; of a single result 'sft of tiny-chat', 'judge: dpo against sft'."""
         stage = self.get(self.subject)
+        models = {role: name for name, role in stage.links} if stage else {}
+        if "init" in models and "other" in models:
+            return f"{self.subject}: {models['init']} against {models['other']}"
         return f"{self.subject} of {stage.result.folder.parent.name}" if stage else self.name
 
     @property

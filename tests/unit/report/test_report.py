@@ -405,7 +405,7 @@ def test_a_verdict_shows_who_won_and_what_the_judge_said(tmp_path):
     ]
     assert shown.rows[0].note == "why: both; the judge: B is better"
     (rates,) = parts(run, 0, Dots)
-    assert rates.rows == [["all pairs", "25.0%"], ["of similar length", "50.0%"]]
+    assert rates.rows == [["all pairs", "25.0%"], ["similar length", "50.0%"]]
 
 
 def test_a_loss_with_an_interval_is_no_share():
@@ -556,7 +556,10 @@ def test_a_comparison_names_the_settings_that_differ_and_by_how_much_numbers_do(
     assert differing.parts[0].rows == (("train.learning_rate", "0.01", "0.5"),)
     assert every_number.parts[0].head == ("", "A", "B", "B − A")
     assert every_number.parts[0].rows[0][3] == "+0.250"
-    assert comparison.numbers.rows[0] == ("sft", *every_number.parts[0].rows[0])
+    assert comparison.numbers.rows[0] == (
+        f"sft: {every_number.parts[0].rows[0][0]}",
+        *every_number.parts[0].rows[0][1:],
+    )
     page = comparison_page(two)
     assert page.index("Main numbers") < page.index("Stages and their time") < page.index('id="stage-sft"')
 
