@@ -265,7 +265,7 @@ def test_what_is_obeyed_behind_a_change_is_counted_and_drawn(judged):
     assert "outcomes" not in cells["seen"]["after"]
     bars = {chart.title: chart for chart in consistency(ResultFiles(judged.folder))["changes"]}
     assert len(bars) == 4
-    assert bars["What is obeyed behind a change, changed often"].row_names == ["0", "1"]
+    assert bars["What is followed after a change, changed often"].row_names == ["0", "1"]
 
 
 def test_a_model_is_asked_in_the_cells_named_and_by_default_in_the_simple_ones(tmp_path):

@@ -22,10 +22,12 @@ def consistency(files: ResultFiles) -> Figures:
             point = Point(turn, recall, parse_number(row.get("low")), parse_number(row.get("high")))
             lines.setdefault(text_of(row.get("cell")), {}).setdefault(text_of(row.get("model")), []).append(point)
     compared = {cell: models for cell, models in lines.items() if len(models) > 1} or dict(list(lines.items())[:1])
-    charts: list[Chart] = [_recall(f"Obeyed, {cell.replace('_', ' ')}", models) for cell, models in compared.items()]
+    charts: list[Chart] = [
+        _recall(f"Instruction followed, {cell.replace('_', ' ')}", models) for cell, models in compared.items()
+    ]
     after = {cell.replace("_", " "): models["after"] for cell, models in lines.items() if "after" in models}
     if len(after) > 1:
-        charts.append(_recall("Obeyed after training, every cell", after, bands=False))
+        charts.append(_recall("Instruction followed after training, every cell", after, bands=False))
     return {"consistency": charts, "changes": _outcomes(files.mapping(artifacts.NUMBERS))}
 
 
@@ -44,7 +46,7 @@ def _outcomes(numbers: Mapping[str, Any]) -> list[Chart]:
     for cell, models in numbers.get("cells", {}).items():
         if outcomes := models.get("after", {}).get("outcomes"):
             bars = tuple((since, tuple(float(of.get(name, 0)) for name in OUTCOMES)) for since, of in outcomes.items())
-            title = f"What is obeyed behind a change, {cell.replace('_', ' ')}"
+            title = f"What is followed after a change, {cell.replace('_', ' ')}"
             charts.append(Shares(title, "turns since the change", tuple(OUTCOMES.values()), bars))
     return charts
 

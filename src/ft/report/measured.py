@@ -42,7 +42,7 @@ def tasks(files: ResultFiles) -> list[Section]:
 
 def consistency(files: ResultFiles) -> list[Section]:
     """Recall by turn, and a dialogue to see what it is counted from."""
-    sections = _section("How long an instruction is obeyed", files, by_turn.consistency(files))
+    sections = _section("How long an instruction is followed", files, by_turn.consistency(files))
     return [Section(one.title, (*one.parts, *_obedience(files))) for one in sections]
 
 
@@ -58,7 +58,13 @@ def _obedience(files: ResultFiles) -> Iterator[Answers]:
     turns = []
     for turn in sorted({row["turn"] for row in dialogue_rows if row.get("turn") in (1, 4, 10, 20)}):
         in_turn = [row for row in dialogue_rows if row["turn"] == turn]
-        turns.append(PromptAnswers(_question_messages(in_turn[0]), tuple(map(_obeys, in_turn)), f"turn {turn}"))
+        turns.append(
+            PromptAnswers(
+                _question_messages(in_turn[0]),
+                tuple(map(_obeys, in_turn)),
+                "" if "question" in in_turn[0] else f"turn {turn}",
+            )
+        )
     instruction = ", ".join(first["obeyed"]) if isinstance(first.get("obeyed"), Mapping) else "an instruction"
     cell = text_of(first.get("cell")).replace("_", " ")
     yield Answers(tuple(turns), f"The first dialogue of “{cell}”; asked for, once at its start: {instruction}.")
@@ -77,7 +83,7 @@ def _obeys(row: Row) -> JudgedAnswer:
     good = all(obeyed.values()) if isinstance(obeyed, Mapping) else None
     right = {True: ", answer right", False: ", answer wrong"}.get(row.get("right"), "")  # type: ignore[arg-type]
     return JudgedAnswer(
-        text_of(row.get("model")), text_of(row.get("answer")), ("obeyed" if good else "not obeyed") + right, good
+        text_of(row.get("model")), text_of(row.get("answer")), ("followed" if good else "not followed") + right, good
     )
 
 

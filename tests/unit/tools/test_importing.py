@@ -163,8 +163,8 @@ stages:
   # What differs:
   # - axolotl writes rows of the type alpaca with a prompt of its own (### Instruction:); here every
   #   row is a conversation, written by the chat template.
-  # - axolotl drops rows longer than sequence_len without a word; here the oldest turns go, and
-  #   what is still too long is dropped and counted.
+  # - axolotl drops rows longer than sequence_len without a word; here the oldest turns go, and what
+  #   is still too long is dropped and counted.
   - kind: sft
     data:
       - {path: tatsu-lab/alpaca, format: alpaca}

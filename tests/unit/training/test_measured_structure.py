@@ -99,7 +99,7 @@ def test_attention_that_sees_the_future_stops_the_run():
 def test_a_window_is_measured_to_the_token(window):
     found = measure_structure(mistral(sliding_window=window), "recipe.yaml:3", 64)
     assert found.window == window
-    assert f"each sees {window} tokens (window)" in found.words
+    assert f"each attends to {window} tokens (window)" in found.words
 
 
 def test_a_window_that_no_row_reaches_is_not_told_of():
