@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from itertools import count
@@ -86,18 +87,35 @@ def _breakable(text: str) -> Markup:
     return Markup(_JOINT.sub(r"\g<0><wbr>", str(escaped))) if len(text) > SHORT else escaped
 
 
-def report_page(run: Run) -> str:
+@dataclass(frozen=True)
+class WatchBar:
+    """What a page that follows a run says of itself: 'running', and when its files last changed, or nothing. Its script
+    asks for a page of another `etag`."""
+
+    state: str
+    updated: str
+    etag: str
+
+
+def report_page(run: Run, watch: WatchBar | None = None) -> str:
     """The report of a run; the same files give the same bytes."""
     took = sum(seconds(result) or 0.0 for result in run.results)
     report = gather_report(run)
     return _render(
         "report.html.jinja",
+        *(["watch.js"] if watch else []),
         report=report,
         lanes=chain.draw_chain(report.chain),
         stamp=run.stamp,
         hardware=hardware(run.results),
         took=duration(took) if took else "",
+        watch=watch,
     )
+
+
+def waiting_page(name: str, why: str, watch: WatchBar) -> str:
+    """In the place of a report that cannot be made now."""
+    return _render("waiting.html.jinja", "watch.js", name=name, why=why, watch=watch)
 
 
 def comparison_page(runs: Sequence[Run]) -> str:
@@ -129,19 +147,19 @@ def _index_row(result: Result) -> dict[str, Any]:
     }
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(template: str, *scripts: str, **values: Any) -> str:
     numbers = count(1)
 
     def draw_chart(chart: Chart) -> Markup:
         return draw(chart, f"chart-{next(numbers)}")
 
     style = Markup(colours_css() + chart_css()) + _style("style.css", "report.css")
-    return _page(template, draw=draw_chart, style=style, **_script("charts.js"), **values)
+    return _page(template, draw=draw_chart, style=style, **_script("charts.js", *scripts), **values)
 
 
-def _script(name: str) -> dict[str, str]:
+def _script(*names: str) -> dict[str, str]:
     """A script, and the hash by which the page's policy lets it run, and no other."""
-    script = _style(name)
+    script = _style(*names)
     return {"script": script, "script_hash": b64encode(sha256(script.encode()).digest()).decode()}
 
 

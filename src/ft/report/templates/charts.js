@@ -16,9 +16,9 @@ const rowAt = (svg, rows, x, y) => {
   if (row) return rows[Math.floor((y - row.split(" ")[0]) / row.split(" ")[1])];
   return bins === undefined ? undefined : rows[Math.floor(share * rows.length)];
 };
-for (const figure of document.querySelectorAll("figure")) {
+const showValues = (figure) => {
   const svg = figure.querySelector("svg.chart"), table = figure.querySelector("details table");
-  if (!svg || !table) continue;
+  if (!svg || !table) return;
   const head = cells(table.tHead.rows[0]), rows = [...table.tBodies[0].rows];
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect(), scale = WIDTH / box.width;
@@ -51,4 +51,5 @@ for (const figure of document.querySelectorAll("figure")) {
   links.className = "note";
   links.append(save("CSV", "text/csv", csv), " · ", save("JSON", "application/json", json));
   table.closest("details").append(links);
-}
+};
+document.querySelectorAll("figure").forEach(showValues);
