@@ -247,7 +247,7 @@ def test_a_reward_model_below_what_is_required_stops_the_chain(carded):
         with pytest.raises(StageFailed) as stopped:
             run(tiny.checked(file, ["report-card.require={accuracy: 0.9}"]), runs)
     value = carded.done["numbers"]["accuracy"]
-    said = f"report-card: accuracy is {value:.4g}, and the recipe requires 0.9. The chain stops here."
+    said = f"report-card: accuracy is {value:.4g}, and the recipe requires 0.9. The run stops here."
     assert str(stopped.value) == said
     assert not tiny.planned(file, runs).stage("dpo").folder.exists()
 

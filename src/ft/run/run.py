@@ -233,5 +233,5 @@ def _gate(planned: PlannedStage) -> None:
             raise fail(planned.stage.where, f"require: no metric '{metric}'", f"There are: {names}.")
         if not is_at_least(value, least):
             number = f"{value:.4g}" if isinstance(value, (int, float)) else "no number"
-            text = f"{planned.name}: {metric} is {number}, and the recipe requires {least}. The chain stops here."
+            text = f"{planned.name}: {metric} is {number}, and the recipe requires {least}. The run stops here."
             raise StageFailed(text, 1)

@@ -149,8 +149,8 @@ def test_the_model_to_talk_to_is_the_one_that_was_evaluated_not_one_it_was_compa
     assert shown[begin + 1 : begin + 6] == [
         "system: love your cat.",
         "  user: (turn 1) and?",
-        " after: a cat. [obeyed, answer right]",
+        " after: a cat. [followed, answer right]",
         "  user: (turn 4) and?",
-        " after: a cat. [obeyed, answer right]",
+        " after: a cat. [followed, answer right]",
     ]
     assert shown[-1] == f"talk to better: ft chat {there['better']}"

@@ -119,7 +119,7 @@ def test_what_is_no_finite_number_meets_no_requirement(written, chain, tmp_path)
     finish(chain, runs, first={}, judge={"answer": 0.25})
     done = tiny.planned(chain, runs).stage("judge").folder / "done.json"
     done.write_text(done.read_text(encoding="utf-8").replace("0.25", written), encoding="utf-8")
-    with pytest.raises(StageFailed, match="The chain stops here"):
+    with pytest.raises(StageFailed, match="The run stops here"):
         run(tiny.checked(chain, ["judge.require={answer: 0.5}"]), runs)
 
 
