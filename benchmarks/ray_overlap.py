@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
 WAYS = ("live", "overlapped")
 
@@ -83,11 +83,13 @@ def train(folder: Path, way: str, steps: int) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
+    from ft.models.device import keep_freed_memory
     from ft.models.generation.executor import use_engine
     from ft.stages import dpo
     from ft.training.dpo import overlapped
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a stage's process does
     job, begins, ends = job_of(folder, way, steps), [], []
     file, original = folder / "reference.txt", overlapped._log_probs
     file.write_text("", encoding="utf-8")

@@ -19,7 +19,7 @@ from ft.recipe import read
 from ft.results.store import plan
 from ft.stages import STAGES, sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 16
 TEXT = "it is a wide blue sky with some white clouds and a yellow sun over the green grass"
 RECIPE = f"""
