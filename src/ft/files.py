@@ -170,8 +170,11 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def json_line(row: Mapping[str, Any], path: Path) -> str:
     """One line of the file `path`, newline and all. What JSON has no form for is a number of some library, as torch's
     are, or is written as text. Raises UserError where a number is NaN or infinite."""
-    _refuse_nan(row, path)
-    return json.dumps(row, default=_plain, ensure_ascii=False) + "\n"
+    try:
+        return json.dumps(row, default=_plain, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:  # which names no key
+        _refuse_nan(row, path)
+        raise
 
 
 def finite_or_none(value: object) -> object:

@@ -58,14 +58,14 @@ class EntryFile(Mapping[str, Mapping[str, Any]]):
         place = self.place(key)
         if place is None:
             raise KeyError(key)
-        entry: dict[str, Any] = json.loads(self._line(place))
+        entry: dict[str, Any] = json.loads(self._line(place).decode())  # of bytes json would guess the encoding
         del entry["key"]
         return entry
 
     def place(self, key: str) -> int | None:
         """Of the key's line in the file, from 0."""
         text = key.encode()
-        if self._next < len(self) and not self._has_repeats and _key(self._line(self._next)) == text:
+        if self._next < len(self) and not self._has_repeats and self._has_key(self._next, text):
             self._next += 1
             return self._next - 1
         number = self._hashes.searchsorted(hash(text), side="right") - 1
@@ -76,6 +76,11 @@ class EntryFile(Mapping[str, Mapping[str, Any]]):
                 return place
             number -= 1  # another key of the same hash
         return None
+
+    def _has_key(self, place: int, text: bytes) -> bool:
+        """Whether the line's key is this one, by its first bytes alone; False for one that JSON writes otherwise."""
+        start = self._starts[place] + len(KEY)
+        return self._lines[start : start + len(text) + 1] == text + b'"' and b"\\" not in text
 
     def _line(self, place: int) -> bytes:
         return bytes(self._lines[self._starts[place] : self._starts[place + 1]])
