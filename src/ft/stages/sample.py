@@ -29,7 +29,7 @@ from ft.errors import fail
 from ft.figures.sampling import sampling
 from ft.figures.write import write_figures
 from ft.files import write_lines
-from ft.lazy_sequence import joined
+from ft.lazy_sequence import LazySequence, joined
 from ft.models.generation.backends import BackendOptions, WorkerSpec
 from ft.models.generation.decoding import decoding_of, with_decoding
 from ft.models.generation.sampler import SampledAnswer, Sampler
@@ -117,14 +117,14 @@ def make(job: Job) -> dict[str, Any]:
     scores = scorer.scores(pool.samples, "scores")
     counts = read.counts | drawn.counts | {"unscored": sum(not score.is_readable for score in scores)}
     rows = _Rows(options, lambda: pool.by_prompt(read.prompts, scores))
+    write_lines(job.folder / artifacts.SAMPLES, _describe_samples(drawn, scores))
+    write_lines(job.folder / artifacts.ROWS, rows)
     counts |= rows.counts
     if not counts["rows"] or not any(score.is_readable for score in islice(scores, len(drawn.usable))):
         raise fail(job.where, f"no answer can be taken: {counts}", "Look at answers.jsonl.")
-    write_lines(job.folder / artifacts.SAMPLES, _describe_samples(drawn, scores))
-    write_lines(job.folder / artifacts.ROWS, rows)
     numbers = counts | {"temperature": temperature, "round": read.round}
     if scorer.scores_anything:
-        numbers |= _measure_gain(job, options, drawn, scores[: len(drawn.usable)])
+        numbers |= _measure_gain(job, options, drawn, LazySequence(len(drawn.usable), scores.__getitem__))
     write_figures(job, sampling, f"{job.name}, {len(read.prompts):,} prompts")
     return numbers
 
@@ -250,30 +250,39 @@ def _choose_temperature(job: Job, tried: Mapping[float, DrawnAnswers], scorer: A
 
 
 class _Rows:
-    """The rows of all prompts' candidates, made again whenever they are asked for, since they may be millions. Of those
+    """The rows of all prompts' candidates, made anew whenever they are asked for, since they may be millions. Of those
     `options.keep` leaves the share that is worth most: where even the best answer is bad, it teaches badness.
 
-    counts  ties (prompts that give no row), weak (rows that are not kept), rows
+    counts  of the rows made last: ties (prompts that give no row), weak (rows that are not kept), rows
     """
 
     def __init__(self, options: SampleOptions, candidates: Callable[[], Iterator[list[Sample]]]):
         self.options, self.candidates = options, candidates
-        rewards, ties = array("d"), 0
-        for row in self._all():
-            ties += row is None
-            if row is not None:
-                rewards.append(row["margin"] if "chosen" in row else row["sampled"]["score"])
-        count = math.ceil(options.keep * len(rewards))
-        best_first = sorted(range(len(rewards)), key=lambda place: -rewards[place]) if count < len(rewards) else ()
-        self._weak = frozenset(best_first[count:])
-        self.counts = {"ties": ties, "weak": len(self._weak), "rows": count}
+        self._weak = self._find_weak() if options.keep < 1 else frozenset()
+        self.counts = dict.fromkeys(("ties", "weak", "rows"), 0)
 
     def _all(self) -> Iterator[Row | None]:
         return (row for samples in self.candidates() for row in ROWS_BY_WRITE[self.options.write](samples))
 
+    def _find_weak(self) -> frozenset[int]:
+        """Numbers, among the rows, of those that are not kept."""
+        rewards = array("d")
+        for row in self._all():
+            if row is not None:
+                rewards.append(row["margin"] if "chosen" in row else row["sampled"]["score"])
+        best_first = sorted(range(len(rewards)), key=lambda place: -rewards[place])
+        return frozenset(best_first[math.ceil(self.options.keep * len(rewards)) :])
+
     def __iter__(self) -> Iterator[Row]:
-        rows = (row for row in self._all() if row is not None)
-        return (row for place, row in enumerate(rows) if place not in self._weak)
+        self.counts = counts = dict.fromkeys(self.counts, 0)
+        for row in self._all():
+            if row is None:
+                counts["ties"] += 1
+            elif counts["rows"] + counts["weak"] in self._weak:
+                counts["weak"] += 1
+            else:
+                counts["rows"] += 1
+                yield row
 
 
 # What it was worth
