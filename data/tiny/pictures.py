@@ -33,6 +33,7 @@ NUMBERS = ("no", "a", "two", "three")
 COUNTS = ("none", "one", "two", "three")
 HELD_OUT = 0.2
 SINGLE_PICTURES, DOUBLE_PICTURES, CHATS, THIRD_TURNS = 5, 2, 900, 120
+DRAWN = 3  # times that often each scene is drawn with a caption: fewer, and an encoder learns the pictures by heart
 
 
 class Thing(NamedTuple):
@@ -187,8 +188,9 @@ def caption_texts(rng: random.Random) -> Iterator[Row]:
 
 
 def captions(rng: random.Random) -> Iterator[Row]:
-    for scene in trained_scenes(rng):
-        yield {"image": draw(scene, rng), "caption": scene.caption}
+    for _ in range(DRAWN):
+        for scene in trained_scenes(rng):
+            yield {"image": draw(scene, rng), "caption": scene.caption}
 
 
 def held_out_captions(rng: random.Random) -> Iterator[Row]:
