@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ft.imports import import_when_used
+
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # no library reports home; TRL does at every trainer
     "DISABLE_TELEMETRY": "1",
@@ -51,6 +53,7 @@ def quiet_libraries() -> None:
     # What the package `kernels` loads is code from the Hub, by which bitsandbytes and transformers replace their own
     # where it is installed. None makes Python say that it is not.
     sys.modules["kernels"] = None  # type: ignore[assignment]
+    import_when_used()
     for logger, text in LOGGED.items():
         logging.getLogger(logger).addFilter(_Without(text))
     for text, category in WARNED:

@@ -13,7 +13,7 @@ import tiny
 from ft.files import read_json, read_lines
 
 LORA = {**tiny.LORA, "lora_dropout": 0.1}  # draws random numbers at every step
-TIMES = re.compile(r"runtime|per_second|seconds|total_flos|train_loss|time$")
+TIMES = re.compile(r"runtime|per_second|seconds|peak_memory|total_flos|train_loss|time$")
 Stage = dict[str, Any]
 
 

@@ -146,7 +146,7 @@ def trained_weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def logged(trainer: Any) -> list[dict[str, Any]]:
-    timed = ("runtime", "per_second", "total_flos")
+    timed = ("runtime", "per_second", "total_flos", "peak_memory")
     lines = trainer.state.log_history
     return [{key: line[key] for key in line if not any(word in key for word in timed)} for line in lines]
 

@@ -6,7 +6,7 @@ from ft.figures.charts import Lines
 from ft.figures.numbers import format_number
 from ft.figures.result_files import ResultFiles
 from ft.figures.training import curves
-from ft.report.parts import Charts, Section, Sentences
+from ft.report.parts import Charts, Part, Section, Sentences
 
 NEARLY_NONE = 0.01  # of shares: a line of them lies on the axis
 
@@ -21,8 +21,9 @@ def curve_sections(files: ResultFiles, in_front: int | None) -> tuple[list[Secti
         files.replace_pictures("curves", "loss", "preferences", "reward", "learning")
         flat = {chart.title: words for chart in front if isinstance(chart, Lines) and (words := flat_words(chart))}
         drawn = tuple(chart for chart in front if chart.title not in flat)
-        parts = [*([Charts(drawn)] if drawn else []), *([Sentences(tuple(flat.values()))] if flat else [])]
-        sections.append(Section("Curves", tuple(parts)))
+        charts: tuple[Part, ...] = (Charts(drawn),) if drawn else ()
+        words: tuple[Part, ...] = (Sentences(tuple(flat.values())),) if flat else ()
+        sections.append(Section("Curves", charts + words))
     if folded := (*run_curves.panels[len(front) :], *run_curves.others):
         sections.append(Section("More curves", (Charts(folded),), folded=True))
     return sections, list(run_curves.values)
