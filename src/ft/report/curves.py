@@ -21,9 +21,10 @@ def curve_sections(files: ResultFiles, in_front: int | None) -> tuple[list[Secti
         files.replace_pictures("curves", "loss", "preferences", "reward", "learning")
         flat = {chart.title: words for chart in front if isinstance(chart, Lines) and (words := flat_words(chart))}
         drawn = tuple(chart for chart in front if chart.title not in flat)
-        charts: tuple[Part, ...] = (Charts(drawn),) if drawn else ()
-        words: tuple[Part, ...] = (Sentences(tuple(flat.values())),) if flat else ()
-        sections.append(Section("Curves", charts + words))
+        parts: list[Part] = [Charts(drawn)] if drawn else []
+        if flat:
+            parts.append(Sentences(tuple(flat.values())))
+        sections.append(Section("Curves", tuple(parts)))
     if folded := (*run_curves.panels[len(front) :], *run_curves.others):
         sections.append(Section("More curves", (Charts(folded),), folded=True))
     return sections, list(run_curves.values)
