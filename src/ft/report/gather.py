@@ -102,6 +102,13 @@ class Report:
         return next((stage for stage in self.stages if stage.result.name == self.run.subject), None)
 
     @property
+    def verdict(self) -> str:
+        """How far it came, by the last of the numbers that matter; of a single result as its kind says."""
+        if self.subject:
+            return self.subject.verdict
+        return headline(self.cards[-1]) if self.cards else ""
+
+    @property
     def other_stages(self) -> tuple[StageView, ...]:
         return tuple(stage for stage in self.stages if stage is not self.subject)
 

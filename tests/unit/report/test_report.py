@@ -156,6 +156,14 @@ def test_the_main_number_has_its_interval_and_what_it_was(run):
     assert "<small>10.0% → </small>90.0%" in report_page(run())
 
 
+def test_the_page_of_a_run_begins_with_how_far_it_came(run):
+    answered(
+        run(), {"prompt": "?", "completion": "!"}, answer=0.9, answer_low=0.8, answer_high=0.95, baseline_answer=0.1
+    )
+    before_sections = report_page(run()).partition("<h2")[0]
+    assert '<p class="verdict">evaluate, accuracy: from 10.0% to 90.0%, 95 % interval' in before_sections
+
+
 def test_of_numbers_by_turn_the_last_one_counts():
     found = {
         "turn_2": 0.9,
