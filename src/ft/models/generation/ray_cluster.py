@@ -34,6 +34,7 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name what binds every port to loopback, on Linux too
     "RAY_worker_niceness": "0",  # actors would else give way to everything on this machine, by 15
+    "RAY_prestart_worker_first_driver": "0",  # a process a core, where actors are few
     "RAY_AUTH_MODE": "token",  # other users of this machine reach loopback as well
 }
 ALL_GPUS = "FT_ALL_GPUS"

@@ -9,6 +9,7 @@ Needs Ray (`pip install 'ft[ray]'`), and on a cluster ft on every node, which al
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,10 +45,14 @@ class InferenceActor:
 
     def load(self) -> UserError | None:
         """The error is returned, since Ray would wrap it."""
+        from ft.models.device import keep_freed_memory
+
         try:
             self.model()
         except UserError as error:
             return error
+        if "torch" in sys.modules:  # as a stage's own process does, which computes a tenth faster so
+            keep_freed_memory()
         return None
 
     def compute(self, work: Work[Any, Any], items: Sequence[Any], known_to_work: bool) -> Computed | UserError:
