@@ -1,4 +1,4 @@
-"""Imports of large libraries, in half of the time."""
+"""Imports of large libraries, in less time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def import_when_used() -> None:
     """Let this process import what few stages use only where it is used: wandb, which TRL and transformers import to
     ask whether it is there, and torch's compiler, which bitsandbytes asks for when it is imported. Call it before the
     first of them is imported; a second call changes nothing."""
-    if "wandb" not in sys.modules and (spec := importlib.util.find_spec("wandb")):
+    spec = importlib.util.find_spec("wandb") if "wandb" not in sys.modules else None
+    if spec and spec.origin:  # without one it is a folder of that name, in which wandb has left its runs
         sys.modules["wandb"] = wandb = importlib.util.module_from_spec(spec)
         wandb.__class__ = _ModuleWhenUsed
         wandb.run = None  # type: ignore[attr-defined] # as before its init(); transformers asks for it

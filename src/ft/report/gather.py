@@ -308,12 +308,12 @@ def _without_samples(stage: StageView, samples: Sequence[tuple[str, Answers | Di
         return stage
     sections = []
     for section in stage.sections:
-        parts = [rest for part in section.parts if (rest := _rest(part, at_top))]
+        parts = [left for part in section.parts if (left := _part_without_samples(part, at_top))]
         sections += [replace(section, parts=tuple(parts))] if parts else []
     return replace(stage, sections=tuple(sections))
 
 
-def _rest(part: Part, at_top: Sequence[Answers | DialogueText]) -> Part | None:
+def _part_without_samples(part: Part, at_top: Sequence[Answers | DialogueText]) -> Part | None:
     if not isinstance(part, Answers):
         return None if part in at_top else part
     if Answers(part.rows[:SAMPLES]) not in at_top:

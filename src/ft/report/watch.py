@@ -1,6 +1,6 @@
 """A page that follows a run (`ft report RUN --watch`), served to this machine alone.
 
-Nothing works while nobody looks: a browser asks, and the page is made anew where the run's files have changed.
+Nothing works while nobody looks: a browser asks, and the page is built again where the run's files have changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAUSE = 10  # times as long as a page took to make passes before the next: at mo
 
 
 @dataclass(frozen=True)
-class _Made:
+class _BuiltPage:
     """A page, the state of the files it was made from, and when and in how many seconds it was made."""
 
     text: str
@@ -43,17 +43,19 @@ class WatchedPage:
     def __init__(self, name: str, folder: Path, read_run: Callable[[], Run]):
         self.name, self.folder, self.read_run = name, folder, read_run
         self._lock = Lock()
-        self._made: _Made | None = None
+        self._built: _BuiltPage | None = None
 
     def newest(self) -> tuple[str, str]:
         """(HTML, ETag): another tag where, and only where, the page has changed."""
         with self._lock:
             files, now = digest(sorted(self._files()), 16), time.monotonic()
-            if self._made is None or (files != self._made.files and now >= self._made.at + PAUSE * self._made.seconds):
+            if self._built is None or (
+                files != self._built.files and now >= self._built.at + PAUSE * self._built.seconds
+            ):
                 text, etag = self._make()
                 done = time.monotonic()
-                self._made = _Made(text, etag, files, done, done - now)
-            return self._made.text, self._made.etag
+                self._built = _BuiltPage(text, etag, files, done, done - now)
+            return self._built.text, self._built.etag
 
     def _make(self) -> tuple[str, str]:
         updated = self._last_update()

@@ -250,7 +250,7 @@ def _choose_temperature(job: Job, tried: Mapping[float, DrawnAnswers], scorer: A
 
 
 class _Rows:
-    """The rows of all prompts' candidates, made anew whenever they are asked for, since they may be millions. Of those
+    """The rows of all prompts' candidates, made again whenever they are asked for, since they may be millions. Of those
     `options.keep` leaves the share that is worth most: where even the best answer is bad, it teaches badness.
 
     counts  of the rows made last: ties (prompts that give no row), weak (rows that are not kept), rows
